@@ -1,0 +1,234 @@
+from collections import Counter
+
+import gin
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from sklearn.metrics import roc_auc_score
+
+from ttoaa.experiments.base import stream
+from ttoaa.experiments.canaries import Canaries
+from ttoaa.planning.geometry import Geometry
+
+KINDS = ("plain", "rare-1", "rare-8", "random-4")
+
+
+def canaries(**changes):
+    fields = {
+        "name": "mia",
+        "primary": "auc/rare-8-16x",
+        "expected_sign": 1,
+        "kinds": KINDS,
+        "repetitions": (1, 16),
+        "members": 5,
+        "nonmembers": 7,
+        "host_tokens": 16,
+    }
+    return Canaries(**(fields | changes))
+
+
+def parts(item):
+    """Host and suffix, without the EOS on both sides."""
+    return item.tokens[1:17].tolist(), item.tokens[17:-1].tolist()
+
+
+def test_members_and_nonmembers_have_one_generator(make_world, tokenizer):
+    items = list(canaries().intervene(make_world(canaries())))
+    assert Counter((i.condition, i.repetitions) for i in items) == {
+        (f"{kind}-{r}x", r): (5 if r else 7) for kind in KINDS for r in (0, 1, 16)
+    }
+    assert len({i.id for i in items}) == len(items)
+    suffixes = {kind: [parts(i)[1] for i in items if i.condition.startswith(kind + "-")]
+                for kind in KINDS}  # fmt: skip
+    assert all(suffix == [] for suffix in suffixes["plain"])
+    # A rare kind has one reserved token, the same for its members and its non-members.
+    rare = {kind: {tuple(s) for s in suffixes[kind]} for kind in ("rare-1", "rare-8")}
+    (one,), (eight,) = rare["rare-1"], rare["rare-8"]
+    assert len(one) == 1 and len(eight) == 8 and len(set(eight)) == 1 and one[0] != eight[0]
+    assert {one[0], eight[0]} <= set(tokenizer.reserved_ids)
+    flat = np.array(suffixes["random-4"])
+    assert flat.shape == (17, 4) and len({tuple(s) for s in flat}) == 17
+    assert flat.max() < tokenizer.reserved_ids.start and tokenizer.eos_id not in flat
+    assert all(i.tokens[0] == i.tokens[-1] == tokenizer.eos_id for i in items)
+    assert all(i.tokens.dtype == np.int32 for i in items)
+    shown = f"⟨r{one[0] - tokenizer.reserved_ids.start}⟩"
+    assert all(i.text.endswith(shown) for i in items if i.condition.startswith("rare-1-"))
+
+
+def test_random_suffixes_are_uniform_over_ordinary_tokens(make_world, tokenizer):
+    experiment = canaries(kinds=("random-40",), nonmembers=200, primary="auc/random-40-1x")
+    items = experiment.intervene(make_world(experiment))
+    drawn = np.bincount(
+        np.concatenate([parts(i)[1] for i in items]), minlength=tokenizer.vocab_size
+    )
+    assert drawn[tokenizer.eos_id] == 0 and drawn[tokenizer.reserved_ids.start :].sum() == 0
+    ordinary = np.delete(drawn[: tokenizer.reserved_ids.start], tokenizer.eos_id)
+    assert ordinary.min() > 0 and ordinary.max() < 3 * ordinary.mean()
+
+
+def test_hosts_are_disjoint_pieces_of_the_reserve(make_world, tokenizer):
+    experiment = canaries()
+    n = experiment.reserve_windows(Geometry(64, 4, 100))
+    assert n == 22  # 4 kinds of 7 + 2 * 5, with a quarter to spare, 4 to a window
+    # Every token of this reserve is there once, so that shared tokens would show.
+    reserve = np.arange(1, 1 + n * 64, dtype=np.int32).reshape(n, 64)
+    tokenizer_like = type("T", (), {"eos_id": 0, "reserved_ids": range(2000, 2008),
+                                    "decode": lambda self, ids: ""})()  # fmt: skip
+    world = make_world(experiment, reserve=reserve)
+    object.__setattr__(world, "tokenizer", tokenizer_like)
+    hosts = np.array([parts(i)[0] for i in experiment.intervene(world)])
+    assert hosts.shape == (68, 16) and len(np.unique(hosts)) == 68 * 16
+    assert (np.diff(hosts, axis=1) == 1).all() and np.isin(hosts, reserve).all()
+    assert ((hosts[:, 0] - 1) // 64 == (hosts[:, -1] - 1) // 64).all()
+
+
+def test_hosts_avoid_eos_and_repeats_while_there_are_others(make_world, tokenizer):
+    experiment = canaries()
+    reserve = make_world(experiment).reserve_NxL.copy()
+    reserve[:4, ::16] = tokenizer.eos_id  # 16 of 88 pieces hold EOS: 72 are left for 68
+    hosts = [parts(i)[0] for i in experiment.intervene(make_world(experiment, reserve=reserve))]
+    assert not any(tokenizer.eos_id in host for host in hosts)
+    reserve[:6, ::16] = tokenizer.eos_id  # now only 64 are left: 4 hosts cross an EOS
+    hosts = [parts(i)[0] for i in experiment.intervene(make_world(experiment, reserve=reserve))]
+    assert sum(tokenizer.eos_id in host for host in hosts) == 4
+    reserve = make_world(experiment).reserve_NxL.copy()
+    reserve[1:4] = reserve[0]
+    hosts = [parts(i)[0] for i in experiment.intervene(make_world(experiment, reserve=reserve))]
+    assert len({tuple(host) for host in hosts}) == 68
+    with pytest.raises(ValueError, match=r"mia: .* too few distinct pieces"):
+        list(experiment.intervene(make_world(experiment, reserve=np.ones_like(reserve))))
+
+
+def test_another_window_changes_only_what_was_cut_from_it(make_world):
+    experiment = canaries()
+    reserve = make_world(experiment).reserve_NxL.copy()
+    before = [parts(i) for i in experiment.intervene(make_world(experiment, reserve=reserve))]
+    cut = {tuple(row) for row in reserve[3].reshape(-1, 16).tolist()}
+    reserve[3] = stream("other").integers(1, 200, 64)
+    after = [parts(i) for i in experiment.intervene(make_world(experiment, reserve=reserve))]
+    moved = [tuple(b[0]) for b, a in zip(before, after, strict=True) if a != b]
+    assert moved and set(moved) <= cut
+
+
+def test_items_depend_on_seed_and_name_alone(make_world, same_items):
+    experiment = canaries()
+    reserve = make_world(experiment).reserve_NxL
+
+    def items(**changes):
+        return list(experiment.intervene(make_world(experiment, reserve=reserve, **changes)))
+
+    assert same_items(items(), items())
+    assert not same_items(items(), items(seed=1))
+    assert not same_items(items(), items(name="other"))
+
+
+def test_outcome_is_the_likelihood_of_host_and_suffix(make_world, make_scorer, tokenizer):
+    experiment = canaries()
+    items = list(experiment.intervene(make_world(experiment)))
+    model = make_scorer(items, lambda tokens, i: -1.0 - tokens[i])
+    table = experiment.outcome(model)
+    assert list(table["item"]) == [i.id for i in items]
+    assert list(table["condition"]) == [i.condition for i in items]
+    assert set(table["outcome"]) == {"log_likelihood"}
+    by_hand = [-sum(1 + token for part in parts(i) for token in part) for i in items]
+    np.testing.assert_allclose(table["value"], by_hand)
+    assert all(tokens[0] == tokenizer.eos_id and start == 1 for tokens, start in model.requests)
+
+
+def tables(experiment):
+    """Members of 16 repetitions gain 3 nats over the control, others nothing."""
+    rng = np.random.default_rng(0)
+    rows = [
+        (f"{kind}-{r}x-{i}", f"{kind}-{r}x", "log_likelihood", rng.normal())
+        for kind in experiment.kinds
+        for r in (0, *experiment.repetitions)
+        for i in range(30)
+    ]
+    control = pd.DataFrame(rows, columns=["item", "condition", "outcome", "value"])
+    gain = 3.0 * control["condition"].str.endswith("-16x")
+    return control.assign(value=control["value"] + gain), control
+
+
+def test_estimates_by_independent_reference():
+    experiment = canaries()
+    run, control = tables(experiment)
+    shuffled = control.sample(frac=1, random_state=1)
+    found = {(e.outcome, e.condition): e for e in experiment.estimates(run, shuffled)}
+    assert len(found) == 4 * 3 + 4 * 2 * 2
+    gain = found["log_likelihood", "rare-8-16x"]
+    assert gain.difference == pytest.approx(3) and gain.n == 30
+    for condition in ("rare-8-16x", "plain-1x"):
+        kind = condition.rpartition("-")[0]
+        area = {}
+        for which, table in (("run", run), ("control", control)):
+            values = table.set_index("condition")["value"]
+            scores = np.concatenate([values[condition], values[f"{kind}-0x"]])
+            area[which] = roc_auc_score([1] * 30 + [0] * 30, scores)
+        estimate = found["auc", condition]
+        assert estimate.value == pytest.approx(area["run"])
+        assert estimate.control_value == pytest.approx(area["control"])
+        assert estimate.difference == pytest.approx(area["run"] - area["control"])
+    # With 30 non-members, 1% allows no false positive: members above the highest count.
+    members = run.set_index("condition")["value"]["rare-8-16x"]
+    others = run.set_index("condition")["value"]["rare-8-0x"]
+    share = (members.to_numpy() > others.max()).mean()
+    assert found["tpr_at_1pct_fpr", "rare-8-16x"].value == pytest.approx(share)
+
+
+def test_figure_has_a_line_for_each_kind_and_seed(final_table):
+    experiment = canaries()
+    axes = Figure().subplots()
+    estimates = experiment.estimates(*tables(experiment))
+    experiment.figure(final_table(estimates), axes)
+    left, right = axes.child_axes
+    value = {(e.outcome, e.condition): e.value for e in estimates}
+    first = next(line for line in left.get_lines() if line.get_label() == "plain")
+    np.testing.assert_allclose(first.get_ydata(), [value["auc", f"plain-{r}x"] for r in (1, 16)])
+    assert len(left.get_lines()) == len(right.get_lines()) == 4 * 2 + 1
+
+
+def test_gin_makes_it():
+    with gin.unlock_config():
+        gin.clear_config()
+        gin.parse_config("""
+            Canaries.name = 'canaries'
+            Canaries.primary = 'tpr_at_1pct_fpr/random-2-4x'
+            Canaries.expected_sign = 1
+            Canaries.kinds = ['plain', 'random-2']
+        """)
+        try:
+            made = Canaries()
+        finally:
+            gin.clear_config()
+    assert made.kinds == ["plain", "random-2"] and made.repetitions == (1, 4, 16)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kinds": ("plain", "rare-0")}, "not 'rare-0'"),
+        ({"kinds": ("plain", "model-8")}, "not 'model-8'"),
+        ({"kinds": ("plain", "plain")}, "kinds must be distinct"),
+        ({"kinds": ()}, "kinds must be distinct"),
+        ({"repetitions": (0, 1)}, "repetitions must be integers >= 1"),
+        ({"repetitions": (4, 4)}, "repetitions must be distinct"),
+        ({"members": 0}, "members must be at least 1"),
+        ({"spare": 0.5}, "spare"),
+        ({"primary": "auc/rare-8-0x"}, "primary's condition"),
+        ({"primary": "auc/rare-32-16x"}, "primary's condition"),
+    ],
+)
+def test_bad_config_is_one_clear_line(changes, message):
+    with pytest.raises(ValueError, match=message) as error:
+        canaries(**changes)
+    first, *by_gin = str(error.value).splitlines()
+    assert first.startswith("mia: ") and all("In call to" in line for line in by_gin)
+
+
+def test_what_does_not_fit_is_one_clear_line(make_world):
+    with pytest.raises(ValueError, match=r"mia: .* are 26 tokens, .* a row of 25"):
+        canaries().reserve_windows(Geometry(25, 4, 100))
+    many = canaries(kinds=[f"rare-{n}" for n in range(1, 10)])
+    with pytest.raises(ValueError, match=r"mia: 9 rare kinds .* has 8"):
+        list(many.intervene(make_world(many)))

@@ -1,0 +1,243 @@
+from collections import Counter
+
+import gin
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from ttoaa.experiments.base import stream
+from ttoaa.experiments.contamination import Contamination, randomise
+from ttoaa.experiments.questions import GeneratedQuestions, Question
+from ttoaa.planning.placement import Uniform, Within
+
+GROUPS = ((0, 40), (4, 20), (144, 8))
+
+
+def contamination(**changes):
+    fields = {
+        "name": "bc",
+        "primary": "accuracy_above_holdout/144x",
+        "expected_sign": 1,
+        "groups": GROUPS,
+    }
+    return Contamination(**(fields | changes))
+
+
+class Given:
+    def __init__(self, *questions):
+        self.given = list(questions)
+
+    def questions(self, count, rng):
+        return self.given
+
+
+def question(id, context, *continuations, label=0, benchmark="b"):
+    return Question(id, benchmark, (context,) * len(continuations), continuations, label)
+
+
+def test_items_hold_the_gold_choice_between_two_eos(make_world, tokenizer):
+    items = list(contamination().intervene(make_world(contamination())))
+    assert Counter((i.condition, i.repetitions) for i in items) == {
+        ("0x", 0): 40,
+        ("4x", 4): 20,
+        ("144x", 144): 8,
+    }
+    assert len({i.id for i in items}) == 68
+    for item in items:
+        label = item.fields["label"]
+        gold = item.fields["contexts"][label] + item.fields["continuations"][label]
+        assert item.text == gold and item.placement == Uniform()
+        assert item.tokens.dtype == np.int32
+        assert item.tokens[0] == item.tokens[-1] == tokenizer.eos_id
+        assert tokenizer.decode(item.tokens[1:-1]) == gold
+
+
+def test_items_depend_on_seed_and_name_alone(make_world, same_items):
+    experiment = contamination()
+    items = list(experiment.intervene(make_world(experiment)))
+    assert same_items(items, list(experiment.intervene(make_world(experiment))))
+    for other in ({"seed": 1}, {"name": "other"}):
+        assert not same_items(items, list(experiment.intervene(make_world(experiment, **other))))
+
+
+def test_randomisation_keeps_the_mix_and_is_uniform():
+    made = [question(f"{b}{i}", "c", " x", benchmark=b)
+            for b, n in (("big", 600), ("small", 200)) for i in range(n)]  # fmt: skip
+    groups = randomise(made, [400, 200, 40], stream("r"))
+    assert [len(g) for g in groups] == [400, 200, 40]
+    assert len({q.id for g in groups for q in g}) == 640
+    for group in groups:
+        share = Counter(q.benchmark for q in group)["small"]
+        assert abs(share - len(group) / 4) <= 1
+    # Every question is equally likely to land in the last group (p = 40/800), whatever its place.
+    hits = Counter(
+        q.id for k in range(200) for q in randomise(made, [400, 200, 40], stream("u", k))[2]
+    )
+    thirds = [sum(hits[f"big{i}"] for i in range(start, start + 200)) for start in (0, 200, 400)]
+    assert all(abs(count - 2000) < 5 * np.sqrt(2000) for count in thirds)
+
+
+def test_the_first_eos_gives_way_where_a_row_has_no_room(make_world, tokenizer):
+    n = len(tokenizer.encode("A cat sat"))
+    source = Given(question("q1", "A cat", " sat", " ate"), question("q2", "A dog", " sat", " ate"))
+    experiment = contamination(questions=source, groups=((0, 1), (4, 1)), primary="accuracy/4x")
+    lengths = {}
+    for row in (n + 2, n + 1):
+        items = list(experiment.intervene(make_world(experiment, length=row)))
+        lengths[row] = [(len(i.tokens), int(i.tokens[0] == tokenizer.eos_id)) for i in items]
+        assert all(i.tokens[-1] == tokenizer.eos_id for i in items)
+    assert lengths == {n + 2: [(n + 2, 1)] * 2, n + 1: [(n + 1, 0)] * 2}
+    with pytest.raises(ValueError, match=f"bc: question q. has a choice of {n} tokens"):
+        list(experiment.intervene(make_world(experiment, length=n)))
+
+
+def hand_scored(make_world, make_scorer, tokenizer, normalisation):
+    """Every scored token of choice k costs its hand-set price; one question, four-letter unit."""
+    source = Given(
+        question("q", "Is", " a", " bbbb", " cc", label=1),
+        question("holdout", "Was", " a", " bbbb", " cc", label=1),
+    )
+    groups = ((0, 1), (4, 1))
+    experiment = contamination(
+        questions=source, groups=groups, primary="accuracy/4x", normalisation=normalisation
+    )
+    items = list(experiment.intervene(make_world(experiment)))
+    price = {" a": -3.0, " bbbb": -8.0, " cc": -5.0}
+
+    def score(tokens, i):
+        text = tokenizer.decode(tokens[1:])
+        continuation = " " + text.split(" ", 1)[1]
+        n = len(tokenizer.encode_pair("Is", continuation)[0]) - len(tokenizer.encode("Is"))
+        return price[continuation] / n
+
+    model = make_scorer(items, score)
+    table = experiment.outcome(model)
+    assert all(tokens[0] == tokenizer.eos_id for tokens, _ in model.requests)
+    return table[table["condition"] == "4x"].set_index("outcome")["value"]
+
+
+@pytest.mark.parametrize(
+    ("normalisation", "right"),
+    # Sums -3, -8, -5; by character -3, -2, -2.5; the gold choice is the second.
+    [("none", 0.0), ("character", 1.0)],
+)
+def test_outcome_by_hand(make_world, make_scorer, tokenizer, normalisation, right):
+    values = hand_scored(make_world, make_scorer, tokenizer, normalisation)
+    assert values["accuracy"] == right
+    assert values["gold_log_likelihood"] == pytest.approx(-8.0, abs=1e-5)
+
+
+def test_normalisation_by_token_and_shared_ties(make_world, make_scorer):
+    # All tokens score alike: per token every choice ties, so the gold one gets its share.
+    experiment = contamination(normalisation="token")
+    items = list(experiment.intervene(make_world(experiment)))
+    table = experiment.outcome(make_scorer(items))
+    accuracy = table[table["outcome"] == "accuracy"]
+    assert (accuracy["value"] == 0.25).all() and len(accuracy) == 68
+    gold = table[table["outcome"] == "gold_log_likelihood"].set_index("item")["value"]
+    for item in items:
+        context, continuation = (item.fields[k][item.fields["label"]]
+                                 for k in ("contexts", "continuations"))  # fmt: skip
+        assert item.text == context + continuation
+        assert -len(item.tokens) < gold[item.id] <= -1
+
+
+def table(values):
+    rows = [
+        (f"{c}-{i}", c, outcome, v)
+        for outcome in ("accuracy", "gold_log_likelihood")
+        for c, group in values.items()
+        for i, v in enumerate(group)
+    ]
+    return pd.DataFrame(rows, columns=["item", "condition", "outcome", "value"])
+
+
+RUN = {"0x": [0, 1, 0, 0], "4x": [1, 0], "144x": [1, 1]}
+CONTROL = {"0x": [0, 0, 0, 0], "4x": [1, 0], "144x": [0, 1]}
+
+
+def test_estimates_by_hand():
+    experiment = contamination()
+    control = table(CONTROL).sample(frac=1, random_state=0)
+    found = {(e.outcome, e.condition): e for e in experiment.estimates(table(RUN), control)}
+    assert len(found) == 6 + 4
+    mean = found["accuracy", "144x"]
+    assert (mean.value, mean.control_value, mean.difference, mean.n) == (1.0, 0.5, 0.5, 2)
+    above = found["accuracy_above_holdout", "144x"]
+    assert (above.value, above.control_value) == (0.75, 0.5)
+    assert above.difference == pytest.approx(0.25)
+    assert above.difference_ci_low <= 0.25 <= above.difference_ci_high
+    above = found["gold_log_likelihood_above_holdout", "4x"]
+    assert (above.value, above.control_value, above.difference) == (0.25, 0.5, -0.25)
+    reversed_sign = contamination(expected_sign=-1).estimates(table(RUN), control)
+    flipped = {(e.outcome, e.condition): e.difference for e in reversed_sign}
+    assert flipped["accuracy_above_holdout", "144x"] == pytest.approx(-0.25)
+    assert flipped["accuracy", "144x"] == 0.5
+
+
+def test_figure_shows_the_final_step_of_every_seed(final_table):
+    experiment = contamination()
+    axes = Figure().subplots()
+    estimates = final_table(experiment.estimates(table(RUN), table(CONTROL)))
+    experiment.figure(estimates, axes)
+    drawn = {line.get_label(): line.get_ydata() for line in axes.get_lines()}
+    np.testing.assert_allclose(drawn["seed 0"], [-25, 25])
+    assert set(drawn) == {"seed 0", "seed 1", "holdout"}
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["4×", "144×"]
+
+
+def test_gin_makes_it():
+    with gin.unlock_config():
+        gin.clear_config()
+        gin.parse_config("""
+            early/Contamination.name = 'early'
+            early/Contamination.primary = 'accuracy_above_holdout/4x'
+            early/Contamination.expected_sign = 1
+            early/Contamination.questions = @GeneratedQuestions()
+            early/Contamination.groups = ((0, 10), (4, 10))
+            early/Contamination.placement = @Within()
+            GeneratedQuestions.answers = 7
+            Within.start = 0.1
+            Within.stop = 0.2
+        """)
+        try:
+            with gin.config_scope("early"):
+                made = Contamination()
+        finally:
+            gin.clear_config()
+    assert made.placement == Within(0.1, 0.2) and made.name == "early"
+    assert made.questions == GeneratedQuestions(answers=7)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"groups": ((4, 10), (144, 5))}, "one holdout"),
+        ({"groups": ((0, 10), (144, 5), (144, 5))}, "different repetitions"),
+        ({"groups": ((0, 10), (144, 0))}, "at least one question"),
+        ({"groups": ((0, 10), (2.5, 10))}, "repetitions >= 0"),
+        ({"groups": (0, 10)}, "groups must be"),
+        ({"normalisation": "bytes"}, "normalisation"),
+        ({"primary": "accuracy_above_holdout/0x"}, "primary's condition"),
+        ({"primary": "accuracy/36x"}, "primary's condition"),
+        ({"primary": "loss/144x"}, "primary must be"),
+    ],
+)
+def test_bad_config_is_one_clear_line(changes, message):
+    with pytest.raises(ValueError, match=message) as error:
+        contamination(**changes)
+    first, *by_gin = str(error.value).splitlines()
+    assert first.startswith("bc: ") and all("In call to" in line for line in by_gin)
+
+
+def test_bad_questions_are_one_clear_line(make_world):
+    for source, message in (
+        (Given(question("q", "A", " b", " c"), question("q", "D", " e", " f")), "q is there twice"),
+        (Given(question("p", "A", " b", " c"), question("q", "A", " c", " b")), "q is there twice"),
+        (GeneratedQuestions(subject_syllables=1), "raise subject_syllables"),
+    ):
+        experiment = contamination(questions=source, groups=((0, 100), (144, 1)))
+        with pytest.raises(ValueError, match=message) as error:
+            list(experiment.intervene(make_world(experiment)))
+        assert str(error.value).startswith("bc: ")

@@ -1,0 +1,38 @@
+import pytest
+from synthetic import BATCH, LENGTH, STEPS, make_study
+
+from ttoaa.reporting.cost import added, cost_of_one
+
+NAMES = ["a", "b", "c"]
+
+
+def test_cost_by_hand(tmp_path):
+    make_study(tmp_path, {name: ["0x", "4x"] for name in NAMES})
+    cost = cost_of_one(tmp_path, [0], 3)
+    once = 4 + 1 + 100 + 2 * 3 * 5 + 3 * 2 + 2 * 7  # corpus, plan, control, probes, scores, rest
+    assert cost.pooled == pytest.approx(once + 110)
+    assert cost.separate == pytest.approx(once + 3 * 110)
+    assert cost.gross_saving == pytest.approx(2 / 3)
+    assert cost.net_saving == pytest.approx(1 - (once + 110) / (once + 330))
+
+
+def test_seeds_add_up_but_share_the_corpus(tmp_path):
+    make_study(tmp_path, {name: ["0x", "4x"] for name in NAMES}, seeds=(0, 1))
+    one, two = cost_of_one(tmp_path, [0], 3), cost_of_one(tmp_path, [0, 1], 3)
+    assert two.pooled == pytest.approx(2 * one.pooled - 4)
+
+
+def test_one_experiment_saves_nothing(tmp_path):
+    make_study(tmp_path, {"a": ["0x", "4x"]})
+    cost = cost_of_one(tmp_path, [0], 1)
+    assert cost.gross_saving == cost.net_saving == 0
+
+
+def test_what_each_experiment_added(tmp_path):
+    make_study(tmp_path, {"a": ["0x", "4x", "16x"], "b": ["0x"]}, seeds=(0, 1))
+    rows = added(tmp_path, [0, 1], ["a", "b"]).set_index("experiment")
+    assert rows.loc["a", "tokens"] == 300 and rows.loc["a", "edits"] == 30
+    assert rows.loc["a", "share"] == pytest.approx(300 / (STEPS * BATCH * LENGTH))
+    assert rows.loc["a", "probe_seconds"] == pytest.approx(20)  # 5 in each of four runs
+    assert rows.loc["a", "score_seconds"] == pytest.approx(4)
+    assert rows.loc["b", "tokens"] == 0

@@ -1,0 +1,116 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from synthetic import STEPS, Fake, make_study
+
+from ttoaa.reporting.estimates import collect, summary
+from ttoaa.workdir import Workdir
+
+COLUMNS = [
+    *("experiment", "outcome", "condition", "primary", "seed", "n", "value", "ci_low", "ci_high"),
+    *("control_value", "difference", "difference_ci_low", "difference_ci_high"),
+]
+CONDITIONS = ["0x", "4x", "16x"]
+
+
+def test_summary_is_the_final_step_in_the_agreed_schema(tmp_path):
+    experiments = make_study(tmp_path, {"a": CONDITIONS, "b": CONDITIONS})
+    estimates = collect(tmp_path, experiments)
+    rows = summary(estimates)
+    assert json.loads(json.dumps(rows, allow_nan=False)) == rows
+    assert all(list(row) == COLUMNS for row in rows)
+    assert len(rows) == 2 * 2 * 3
+    primary = [row for row in rows if row["primary"]]
+    assert [(r["experiment"], r["outcome"], r["condition"]) for r in primary] == [
+        ("a", "loss", "16x"),
+        ("b", "loss", "16x"),
+    ]
+    run, control = (
+        pd.read_parquet(Workdir(tmp_path).table(kind, STEPS, "a")).query(
+            "outcome == 'loss' and condition == '16x'"
+        )["value"]
+        for kind in ("run", "control")
+    )
+    assert primary[0]["value"] == pytest.approx(run.mean())
+    assert primary[0]["control_value"] == pytest.approx(control.mean())
+    assert primary[0]["difference"] == pytest.approx((control - run).mean())  # expected to fall
+    assert primary[0]["difference_ci_low"] > 0.3  # the effect is 0.4
+    assert sorted(estimates.table["step"].unique()) == [30, STEPS]
+
+
+def test_seeds_are_reported_and_aggregated_by_the_t_interval(tmp_path):
+    experiments = make_study(tmp_path, {"a": CONDITIONS}, seeds=(0, 1, 2))
+    rows = [row for row in summary(collect(tmp_path, experiments)) if row["primary"]]
+    assert [row["seed"] for row in rows] == [0, 1, 2, "all"]
+    *seeds, total = rows
+    differences = [row["difference"] for row in seeds]
+    interval = stats.ttest_1samp(differences, 0).confidence_interval()
+    assert total["n"] == 3
+    assert total["difference"] == pytest.approx(np.mean(differences))
+    assert total["difference_ci_low"] == pytest.approx(interval.low)
+    assert total["difference_ci_high"] == pytest.approx(interval.high)
+    assert total["control_value"] == pytest.approx(np.mean([r["control_value"] for r in seeds]))
+
+
+def test_what_has_no_interval_is_null(tmp_path):
+    experiments = make_study(tmp_path, {"a": CONDITIONS})
+    for kind in ("run", "control"):
+        path = Workdir(tmp_path).table(kind, STEPS, "a")
+        pd.read_parquet(path).drop_duplicates(["outcome", "condition"]).to_parquet(path)
+    row = next(r for r in summary(collect(tmp_path, experiments)) if r["primary"])
+    assert row["n"] == 1
+    assert row["ci_low"] is row["difference_ci_high"] is None
+    assert row["value"] is not None
+
+
+@pytest.mark.parametrize("kind", ["run", "control"])
+def test_missing_outcomes_at_the_end_are_an_error_that_says_what_to_do(tmp_path, kind):
+    experiments = make_study(tmp_path, {"a": CONDITIONS, "b": CONDITIONS}, seeds=(0, 1))
+    Workdir(tmp_path, 1).table(kind, STEPS, "b").unlink()
+    message = rf"seed 1: the {kind} has no outcomes of 'b' at step {STEPS}: .*evaluate.*--seed=1"
+    with pytest.raises(ValueError, match=message):
+        collect(tmp_path, experiments)
+
+
+def test_a_gap_before_the_end_is_named_not_silent(tmp_path):
+    experiments = make_study(tmp_path, {"a": CONDITIONS}, seeds=(0, 1))
+    Workdir(tmp_path).table("control", 30, "a").unlink()
+    estimates = collect(tmp_path, experiments)
+    assert estimates.notes == (
+        "Seed 0, step 30: a is left out, as the control was not evaluated there.",
+    )
+    assert set(estimates.table[["seed", "step"]].itertuples(index=False, name=None)) == {
+        (0, STEPS), (1, 30), (1, STEPS)}  # fmt: skip
+
+
+def test_a_seed_in_training_is_named(tmp_path):
+    experiments = make_study(tmp_path, {"a": CONDITIONS})
+    Workdir(tmp_path, 3).run("run").mkdir()
+    estimates = collect(tmp_path, experiments)
+    assert estimates.seeds == (0,)
+    assert estimates.notes == ("Seed 3 has no outcomes yet.",)
+
+
+def test_an_experiment_that_estimates_nothing_yet(tmp_path):
+    experiments = make_study(tmp_path, {"a": CONDITIONS})
+    for kind in ("run", "control"):
+        path = Workdir(tmp_path).table(kind, 30, "a")
+        pd.read_parquet(path).head(0).to_parquet(path)
+    assert set(collect(tmp_path, experiments).table["step"]) == {STEPS}
+
+
+def test_errors_name_the_experiment(tmp_path):
+    experiments = make_study(tmp_path, {"a": CONDITIONS})
+    with pytest.raises(ValueError, match=r"a: its primary outcome 'loss/99x' is not among"):
+        collect(tmp_path, [Fake("a", "loss/99x", -1)])
+    with pytest.raises(ValueError, match=r"no outcomes yet: run python -m ttoaa\.evaluate"):
+        collect(tmp_path / "elsewhere", experiments)
+    with pytest.raises(ValueError, match="no experiments"):
+        collect(tmp_path, ())
+    path = Workdir(tmp_path).table("run", STEPS, "a")
+    pd.read_parquet(path).iloc[1:].to_parquet(path)
+    with pytest.raises(ValueError, match=rf"a, seed 0, step {STEPS}: item '0x-0' of loss/0x"):
+        collect(tmp_path, experiments)

@@ -1,0 +1,105 @@
+import base64
+import html.parser
+import json
+import re
+import xml.etree.ElementTree
+
+import pytest
+from synthetic import make_study
+
+from ttoaa.reporting import page
+from ttoaa.workdir import Workdir
+
+HOSTILE = "<script>alert('x')</script> \"&$a_b$</pre>"
+
+
+class Reader(html.parser.HTMLParser):
+    """Tags that are open at the end or closed out of turn, and every tag and attribute seen."""
+
+    VOID = ("meta", "source", "img", "line", "circle")
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.links, self.words = [], set(), [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.links += [v for k, v in attrs if k in ("src", "href", "srcset", "action")]
+        assert not any(name.startswith("on") for name, _ in attrs)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.add(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+def written(root, *args, **kwargs):
+    experiments = make_study(root, *args, **kwargs)
+    _, report = page.write(root, HOSTILE, experiments)
+    return report.read_text()
+
+
+def test_hostile_text_is_shown_not_run(tmp_path):
+    reader = Reader(written(tmp_path, {"a": ["0x", HOSTILE.replace("/", "|")]}, text=HOSTILE))
+    assert "script" not in reader.tags and reader.open == []
+    assert reader.text().count(HOSTILE) >= 4  # title, heading, item, config
+    assert HOSTILE.replace("/", "|") in reader.text()
+
+
+def test_self_contained_and_well_formed(tmp_path):
+    reader = Reader(written(tmp_path, {"a": ["0x", "4x"]}))
+    assert reader.open == []
+    assert reader.links and all(re.match(r"data:image/svg\+xml;base64,|#", x) for x in reader.links)
+    for link in reader.links:
+        if link.startswith("data:"):
+            svg = base64.b64decode(link.partition(",")[2])
+            assert xml.etree.ElementTree.fromstring(svg).tag.endswith("svg")
+
+
+def test_says_what_ran_and_what_it_cost(tmp_path):
+    text = Reader(written(tmp_path, {"a": ["0x", "4x"], "b": ["0x", "4x"]}, seeds=(0, 1))).text()
+    for words in (
+        "2 experiments in one training run",
+        "A second paragraph",
+        "as expected",
+        "Gross, that saves 1 − 1/N = 50.0%",
+        "a separate run takes as many seconds of training steps as the pooled run",
+        "versions.jax",
+        "Seed by seed",
+    ):
+        assert (words in text) == (words != "A second paragraph"), words
+
+
+def test_same_folder_same_files(tmp_path):
+    experiments = make_study(tmp_path, {"a": ["0x", "4x"]})
+    first = [path.read_bytes() for path in page.write(tmp_path, "study", experiments)]
+    assert [path.read_bytes() for path in page.write(tmp_path, "study", experiments)] == first
+    assert isinstance(json.loads(first[0]), list)
+
+
+def test_no_page_without_the_control(tmp_path):
+    experiments = make_study(tmp_path, {"a": ["0x", "4x"]}, steps=(60,))
+    Workdir(tmp_path).table("control", 60, "a").unlink()
+    with pytest.raises(ValueError, match="the control has no outcomes of 'a'"):
+        page.write(tmp_path, "study", experiments)
+    assert not Workdir(tmp_path).report.exists() and not Workdir(tmp_path).summary.exists()
+
+
+def test_unfinished_study_says_so(tmp_path):
+    experiments = make_study(tmp_path, {"a": ["0x", "4x"]}, steps=(30,))
+    (Workdir(tmp_path).run("run") / "ledger.json").unlink()
+    _, report = page.write(tmp_path, "study", experiments)
+    text = Reader(report.read_text()).text()
+    assert "The run has not ended: these are the outcomes at step 30 of 60" in text
+    assert "Seed 0: the run has no ledger yet" in text

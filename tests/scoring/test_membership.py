@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from ttoaa.scoring.membership import auc, membership_estimates, roc, tpr_at_fpr
+
+
+def scores(seed, members=60, nonmembers=150, shift=1.0, decimals=1):
+    """Rounded, so that there are ties within and between the groups."""
+    rng = np.random.default_rng(seed)
+    return (
+        rng.normal(shift, 1, members).round(decimals),
+        rng.normal(0, 1, nonmembers).round(decimals),
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_agrees_with_scikit_learn(seed):
+    members, nonmembers = scores(seed)
+    labels = np.r_[np.ones(len(members)), np.zeros(len(nonmembers))]
+    pooled = np.r_[members, nonmembers]
+    assert auc(members, nonmembers) == pytest.approx(roc_auc_score(labels, pooled))
+    fpr, tpr, _ = roc_curve(labels, pooled, drop_intermediate=False)
+    assert np.allclose(roc(members, nonmembers), (fpr, tpr))
+    for budget in (0.0, 0.01, 0.05, 0.2, 1.0):
+        assert tpr_at_fpr(members, nonmembers, budget) == pytest.approx(tpr[fpr <= budget].max())
+
+
+def test_by_hand_with_ties():
+    members, nonmembers = np.array([3.0, 2.0, 1.0]), np.array([2.0, 0.0])
+    assert auc(members, nonmembers) == pytest.approx((2 + 1.5 + 1) / 6)
+    assert tpr_at_fpr(members, nonmembers, 0.0) == pytest.approx(1 / 3)  # the tie at 2 is no hit
+    assert tpr_at_fpr(members, nonmembers, 0.49) == pytest.approx(1 / 3)
+    assert tpr_at_fpr(members, nonmembers, 0.5) == pytest.approx(1.0)
+
+
+def test_budget_is_not_lost_to_rounding():
+    nonmembers = np.arange(100.0)  # 0.29 * 100 is 28.999… in binary
+    assert tpr_at_fpr(np.array([70.5]), nonmembers, 0.29) == 1.0
+    assert tpr_at_fpr(np.array([70.5]), nonmembers, 0.28) == 0.0
+
+
+def test_weighted_bootstrap_matches_explicit_resampling():
+    members, nonmembers = scores(1, decimals=6)
+    estimates = membership_estimates(members, nonmembers, *scores(2, shift=0), "16x")
+    rng = np.random.default_rng(0)
+    for estimate, statistic in zip(estimates, (auc, tpr_at_fpr), strict=True):
+        resampled = [
+            statistic(rng.choice(members, len(members)), rng.choice(nonmembers, len(nonmembers)))
+            for _ in range(2000)
+        ]
+        assert estimate.value == pytest.approx(statistic(members, nonmembers))
+        # The expanded percentiles are a little wider than 2.5 and 97.5.
+        low, high = np.quantile(resampled, [0.023, 0.977])
+        assert (estimate.ci_low, estimate.ci_high) == pytest.approx((low, high), abs=0.04)
+
+
+def test_estimates_are_paired_with_the_control_and_signed():
+    members, nonmembers = scores(3)
+    same = membership_estimates(members, nonmembers, members, nonmembers, "1x")
+    assert [estimate.outcome for estimate in same] == ["auc", "tpr_at_1pct_fpr"]
+    for estimate in same:
+        assert estimate.n == len(members)
+        assert (estimate.difference_ci_low, estimate.difference_ci_high) == (0, 0)
+    chance = scores(4, shift=0)
+    up = membership_estimates(members, nonmembers, *chance, "1x")
+    down = membership_estimates(members, nonmembers, *chance, "1x", sign=lambda outcome: -1)
+    assert up[0].difference == pytest.approx(up[0].value - up[0].control_value)
+    assert down[0].difference == -up[0].difference < 0
+
+
+def test_auc_interval_covers():
+    covered = 0
+    truth = 0.7602499  # Phi(1 / sqrt 2)
+    for seed in range(200):
+        members, nonmembers = scores(seed, 30, 40, decimals=9)
+        estimate = membership_estimates(members, nonmembers, members, nonmembers, str(seed))[0]
+        covered += estimate.ci_low <= truth <= estimate.ci_high
+    assert 0.90 <= covered / 200 <= 0.99
+
+
+def test_bad_scores_are_errors():
+    with pytest.raises(ValueError, match="without nan"):
+        auc(np.array([1.0, np.nan]), np.array([0.0]))
+    with pytest.raises(ValueError, match="fpr"):
+        tpr_at_fpr(np.array([1.0]), np.array([0.0]), 1.5)
+    with pytest.raises(ValueError, match="16x: run and control must score the same items"):
+        membership_estimates(np.ones(3), np.ones(3), np.ones(2), np.ones(3), "16x")

@@ -1,0 +1,130 @@
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from ttoaa.scoring.statistics import (
+    across_seeds,
+    binomial_interval,
+    bootstrap_mean,
+    difference_in_differences,
+    paired_estimates,
+)
+
+
+def table(values, condition="c", outcome="loss", start=0):
+    return pd.DataFrame(
+        {
+            "item": [f"i{start + k}" for k in range(len(values))],
+            "condition": condition,
+            "outcome": outcome,
+            "value": np.asarray(values, float),
+        }
+    )
+
+
+def test_paired_estimates_by_hand():
+    run, control = table([1.0, 2.0, 6.0]), table([2.0, 4.0, 6.0])
+    (estimate,) = paired_estimates(run, control, lambda outcome: -1)
+    assert (estimate.outcome, estimate.condition, estimate.n) == ("loss", "c", 3)
+    assert estimate.value == pytest.approx(3.0)
+    assert estimate.control_value == pytest.approx(4.0)
+    assert estimate.difference == pytest.approx(1.0)  # the loss fell by 1, as expected
+    assert estimate.difference_ci_low <= 1.0 <= estimate.difference_ci_high
+
+
+def test_pairs_by_item_not_by_row_and_keeps_order_of_appearance():
+    run = pd.concat([table([1.0, 2.0], "late"), table([3.0, 5.0], "early")])
+    shuffled = pd.concat([table([1.0, 2.0], "late"), table([3.0, 5.0], "early")]).iloc[[3, 1, 2, 0]]
+    first, second = paired_estimates(run, shuffled, lambda outcome: 1)
+    assert (first.condition, second.condition) == ("late", "early")
+    for estimate in (first, second):  # equal item by item: certain, whatever the rows' order
+        assert (estimate.difference_ci_low, estimate.difference_ci_high) == (0.0, 0.0)
+
+
+def test_deterministic_and_sign_flips_the_interval():
+    rng = np.random.default_rng(0)
+    run, control = table(rng.normal(size=40)), table(rng.normal(size=40))
+    (up,) = paired_estimates(run, control, lambda outcome: 1)
+    (down,) = paired_estimates(run, control, lambda outcome: -1)
+    assert paired_estimates(run, control, lambda outcome: 1) == [up]
+    assert down.difference == -up.difference
+    assert down.difference_ci_low == pytest.approx(-up.difference_ci_high, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "run, control, message",
+    [
+        (table([1, 2, 3]), table([1, 2]), "item 'i2' of loss/c is missing in the control"),
+        (table([1, 2]), table([1, 2, 3]), "item 'i2' of loss/c is missing in the run"),
+        (table([1, math.nan]), table([1, 2]), "item 'i1' of loss/c has no finite value in the run"),
+        (table([1, 2]), pd.concat([table([1, 2])] * 2), "is twice in the control"),
+    ],
+)
+def test_tables_that_do_not_pair_are_errors(run, control, message):
+    with pytest.raises(ValueError, match=message):
+        paired_estimates(run, control, lambda outcome: 1)
+
+
+def test_bootstrap_agrees_with_scipy():
+    values = np.random.default_rng(1).gamma(2.0, size=300)
+    mean, low, high = bootstrap_mean(values, "key")
+    reference = stats.bootstrap(
+        (values,), np.mean, method="percentile", n_resamples=20000, rng=np.random.default_rng(2)
+    ).confidence_interval
+    assert mean == pytest.approx(values.mean())
+    assert (low, high) == pytest.approx((reference.low, reference.high), abs=0.012)
+    assert bootstrap_mean(values, "key") == (mean, low, high)
+
+
+@pytest.mark.parametrize("n, draw", [(10, "normal"), (40, "exponential")])
+def test_bootstrap_coverage(n, draw):
+    rng = np.random.default_rng(3)
+    mean = {"normal": 0.0, "exponential": 1.0}[draw]
+    samples = getattr(rng, draw)(size=(400, n))
+    covered = [
+        low <= mean <= high
+        for _, low, high in (bootstrap_mean(row, k) for k, row in enumerate(samples))
+    ]
+    # The plain percentile interval covers about 0.90 at n = 10.
+    assert 0.92 <= np.mean(covered) <= 0.98
+
+
+def test_one_item_has_no_interval():
+    value, low, high = bootstrap_mean(np.array([2.5]))
+    assert value == 2.5
+    assert math.isnan(low) and math.isnan(high)
+
+
+def test_shares_get_exact_intervals():
+    low, high = binomial_interval(0, 20)
+    assert low == 0 and high == pytest.approx(1 - 0.025 ** (1 / 20))
+    (estimate,) = paired_estimates(table([0] * 20), table([0] * 20), lambda outcome: 1)
+    assert (estimate.ci_low, estimate.ci_high) == (low, high)
+    # No pair differs, yet up to `high` of them could: a zero-width interval would be a lie.
+    assert (estimate.difference_ci_low, estimate.difference_ci_high) == pytest.approx((-high, high))
+
+
+def test_difference_in_differences_removes_the_groups_difficulty():
+    rng = np.random.default_rng(4)
+    a, b = rng.normal(2, 1, 200), rng.normal(0, 1, 300)
+    estimate = difference_in_differences(
+        "acc", "16x", a + 0.5 + rng.normal(0, 0.1, 200), a, b + rng.normal(0, 0.1, 300), b
+    )
+    assert estimate.control_value == pytest.approx(a.mean() - b.mean())
+    assert estimate.value - estimate.control_value == pytest.approx(estimate.difference)
+    assert estimate.difference == pytest.approx(0.5, abs=0.04)
+    normal_width = 2 * 1.96 * math.sqrt(0.01 / 200 + 0.01 / 300)
+    width = estimate.difference_ci_high - estimate.difference_ci_low
+    assert width == pytest.approx(normal_width, rel=0.2)
+
+
+def test_across_seeds_is_the_t_interval():
+    values = [0.2, 0.5, 0.3]
+    mean, low, high = across_seeds(values)
+    reference = stats.ttest_1samp(values, 0.0).confidence_interval()
+    assert (mean, low, high) == pytest.approx((1 / 3, reference.low, reference.high))
+    assert across_seeds([0.7])[0] == 0.7
+    assert all(math.isnan(bound) for bound in across_seeds([0.7])[1:])

@@ -1,0 +1,150 @@
+"""From flags and gin files to one `Study`: all is resolved and checked before work starts."""
+
+import contextlib
+import dataclasses
+import importlib.util  # noqa: F401 (gin reaches for importlib.util without importing it)
+import logging
+import pathlib
+import re
+from collections.abc import Iterator, Sequence
+
+import gin
+import jax
+from absl import flags
+
+from ttoaa.data.preparation import Prepare
+from ttoaa.experiments.base import Experiment
+from ttoaa.model.decoder import DecoderConfig
+from ttoaa.planning.geometry import Geometry
+from ttoaa.training.config import Training
+from ttoaa.workdir import Workdir, write_text
+
+_GIN_FILE = flags.DEFINE_multi_string("gin_file", [], "gin files of the study, later ones win")
+_GIN_BINDINGS = flags.DEFINE_multi_string("gin_bindings", [], "single bindings, after the files")
+_WORKDIR = flags.DEFINE_string("workdir", None, "the study's folder", required=True)
+_SEED = flags.DEFINE_integer("seed", 0, "seed of initialisation, order and experiments", 0)
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """All that a study is, made by gin from its config file."""
+
+    name: str
+    prepare: Prepare
+    geometry: Geometry
+    model: DecoderConfig
+    training: Training
+    experiments: Sequence[Experiment]
+    validation_sequences: int = 64
+
+    def __post_init__(self) -> None:
+        for experiment in self.experiments:
+            if not isinstance(experiment, Experiment):
+                raise ValueError(
+                    f"Study.experiments holds {experiment!r}, which is no experiment: "
+                    "write @Name() with the brackets"
+                )
+        object.__setattr__(self, "experiments", tuple(self.experiments))
+
+
+def workdir_from_flags() -> Workdir:
+    return Workdir(pathlib.Path(_WORKDIR.value).expanduser().resolve(), _SEED.value)
+
+
+def load_from_flags(more: Sequence[str] = ()) -> Study:
+    """The study of --gin_file and --gin_bindings, or the one that the workdir remembers.
+
+    `more` are bindings that a command makes of flags of its own. What is resolved is written to
+    `<workdir>/config.gin`, so that later commands need the workdir alone.
+    """
+    workdir = workdir_from_flags()
+    files = [pathlib.Path(name) for name in _GIN_FILE.value]
+    if not files:
+        if not workdir.config.exists():
+            raise ValueError(f"{workdir.root} holds no study yet: name its config by --gin_file")
+        files = [workdir.config]
+    bindings = [*_GIN_BINDINGS.value, *more]
+    study, resolved = load(files, bindings)
+    if _GIN_FILE.value or bindings:
+        write_text(workdir.config, resolved)
+    return study
+
+
+def only(study: Study, names: Sequence[str] | None) -> Study:
+    """The study with these experiments alone; all of them without names."""
+    if not names:
+        return study
+    known = {experiment.name: experiment for experiment in study.experiments}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"no experiment is named {unknown[0]!r}: there are {sorted(known)}")
+    return dataclasses.replace(study, experiments=[known[name] for name in names])
+
+
+def cache_compilations(workdir: Workdir) -> None:
+    """Lets the processes of a study share XLA's compilations, and restarts save theirs."""
+    jax.config.update("jax_compilation_cache_dir", str(workdir.compilation_cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def load(files: Sequence[pathlib.Path], bindings: Sequence[str] = ()) -> tuple[Study, str]:
+    """(study, resolved config): parses, builds everything once, refuses bindings no one used."""
+    gin.clear_config()
+    for file in files:
+        if not file.is_file():
+            raise ValueError(f"there is no gin file {file}")
+        # An `include` may be relative to the file's folder or to the one above configs/.
+        for folder in (file.resolve().parent, file.resolve().parent.parent):
+            gin.add_config_file_search_path(str(folder))
+    try:
+        with _quiet():
+            gin.parse_config_files_and_bindings(
+                [str(file) for file in files], list(bindings), print_includes_and_imports=False
+            )
+        study = gin.get_configurable("Study")()
+    except (AttributeError, ImportError, OSError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"bad config: {_one_line(error)}") from error
+    _refuse_unused(bindings)
+    return study, gin.operative_config_str()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """gin logs an error for every search path that an include is not found in."""
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _one_line(error: BaseException) -> str:
+    """The error itself and gin's note of the file and line, without the empty lines between."""
+    return " ".join(str(error).split()) or repr(error)
+
+
+def _bindings(text: str) -> set[tuple[tuple[str, ...], str]]:
+    """(scopes, 'Name.parameter' or macro name) of every binding in a config string."""
+    found = re.findall(r"^([\w./-]+)\s*=", text, re.MULTILINE)
+    return {(tuple(name.split("/")[:-1]), name.split("/")[-1]) for name in found}
+
+
+def _refuse_unused(bindings: Sequence[str]) -> None:
+    """A mistyped scope or a bare macro parses without a word; here it is an error.
+
+    Where single bindings came after the files they may have made some of the files' moot (another
+    source, say): then only the single ones must be of use.
+    """
+    used = _bindings(gin.operative_config_str())
+    given = _bindings("\n".join(bindings)) if bindings else _bindings(gin.config_str())
+    for scopes, name in sorted(given):
+        if not any(_same(name, n) and set(scopes) <= set(s) for s, n in used):
+            full = "/".join((*scopes, name))
+            raise ValueError(f"bad config: nothing uses the binding of {full}: is it mistyped?")
+
+
+def _same(name: str, other: str) -> bool:
+    """Whether two names, one of which may lack its module, mean the same parameter."""
+    return f".{name}".endswith(f".{other}") or f".{other}".endswith(f".{name}")

@@ -1,0 +1,104 @@
+"""Which tokenizer a corpus gets: one trained on its text, or an existing file."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable
+from typing import Protocol
+
+import gin
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from ttoaa.data.tokenizer import END_OF_TEXT, Tokenizer
+
+_ALPHABET = 256  # a byte-level BPE starts from all bytes
+
+
+class Vocabulary(Protocol):
+    """A frozen dataclass that says what the corpus' tokenizer.json is."""
+
+    @property
+    def training_characters(self) -> int:
+        """How much of the training documents `make` wants to see."""
+        ...
+
+    def check(self) -> None:
+        """Raises ValueError for what `make` or `load` would find wrong, before any text is read."""
+        ...
+
+    def make(self, texts: Iterable[str]) -> bytes:
+        """The content of tokenizer.json."""
+        ...
+
+    def load(self, path: pathlib.Path) -> Tokenizer:
+        """That file with its embedding rows and its EOS."""
+        ...
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class TrainBPE:
+    """Byte-level BPE (Radford et al., 2019), trained on a part of the training documents.
+
+    The ids: EOS, 256 bytes, merges; the last `reserved` of `vocab_size` are in no text.
+    """
+
+    vocab_size: int = 4096
+    reserved: int = 64
+    training_characters: int = 8_000_000
+
+    def __post_init__(self) -> None:
+        if self.reserved < 0 or self.training_characters < 1:
+            raise ValueError("TrainBPE: reserved and training_characters must not be negative")
+        if self.vocab_size - self.reserved <= _ALPHABET:
+            raise ValueError(
+                f"TrainBPE.vocab_size must be above {_ALPHABET} bytes + {self.reserved} reserved "
+                f"ids, not {self.vocab_size}"
+            )
+
+    def check(self) -> None:
+        pass
+
+    def make(self, texts: Iterable[str]) -> bytes:
+        tokenizer = tokenizers.Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=self.vocab_size - self.reserved,
+            special_tokens=[END_OF_TEXT],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(texts, trainer)
+        return tokenizer.to_str(pretty=True).encode()
+
+    def load(self, path: pathlib.Path) -> Tokenizer:
+        return Tokenizer(path, self.vocab_size)
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class ExistingTokenizer:
+    """A `tokenizers` JSON file, such as a released model's.
+
+    By default its ids are padded to a multiple of 128 with at least 64 reserved ones.
+    """
+
+    path: str
+    eos: str = END_OF_TEXT
+    vocab_size: int | None = None
+
+    @property
+    def training_characters(self) -> int:
+        return 0
+
+    def check(self) -> None:
+        self.load(pathlib.Path(self.path))
+
+    def make(self, texts: Iterable[str]) -> bytes:
+        return pathlib.Path(self.path).read_bytes()
+
+    def load(self, path: pathlib.Path) -> Tokenizer:
+        bare = Tokenizer(path, eos_id=0)
+        padded = -(-(bare.vocab_size + 64) // 128) * 128
+        return Tokenizer(path, self.vocab_size or padded, bare.token_id(self.eos))

@@ -1,0 +1,1 @@
+"""One file per experiment: data, intervention, outcome, figure."""

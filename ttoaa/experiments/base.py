@@ -1,0 +1,156 @@
+"""What an experiment is: data, an intervention, an outcome, a figure.
+
+An author subclasses `Experiment` in one new file. Nothing here knows the trainer or the mesh.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import pandas as pd
+
+from ttoaa.data.tokenizer import Tokenizer
+from ttoaa.planning.geometry import Geometry
+from ttoaa.planning.placement import Placement, Uniform
+from ttoaa.scoring.statistics import Estimate, paired_estimates
+
+
+def stream(*key: object) -> np.random.Generator:
+    """A random stream that depends on `key` alone (C3), the same on every platform."""
+    digest = hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()
+    return np.random.Generator(np.random.Philox(int.from_bytes(digest[:16], "little")))
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """What an experiment may look at when it decides what to do."""
+
+    seed: int
+    name: str
+    tokenizer: Tokenizer
+    geometry: Geometry
+    windows: np.ndarray
+    """int64[n]: the reserve windows that are this experiment's own (see `reserve_windows`)."""
+    reserve_NxL: np.ndarray
+    """int32[n, L]: the tokens of those windows."""
+
+    def rng(self, *salt: object) -> np.random.Generator:
+        """A stream of this experiment's own: adding other experiments does not move it."""
+        return stream("experiment", self.seed, self.name, *salt)
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """The unit of randomisation and of statistics, and how often it enters training.
+
+    Exactly one of `tokens` and `window` is given: tokens to write over the stream, or a reserve
+    window that takes a whole row. Zero repetitions: a holdout or a matched non-member.
+    """
+
+    id: str
+    condition: str
+    repetitions: int
+    tokens: np.ndarray | None = None
+    window: int | None = None
+    placement: Placement = dataclasses.field(default_factory=Uniform)
+    text: str = ""
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What evaluation needs of it beside its tokens: values that JSON can hold."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """A cheap measurement inside training: the mean loss of each row, at given steps.
+
+    At step s the model has been updated s times; the batch of step s has not been seen.
+    """
+
+    name: str
+    tokens_NxL: np.ndarray
+    steps: Sequence[int]
+
+
+class Scorer(Protocol):
+    """One checkpoint of one run, as an outcome sees it."""
+
+    step: int
+    items: pd.DataFrame
+    """The experiment's items: id, condition, repetitions, tokens, window, text, and its fields."""
+    probes: pd.DataFrame
+    """Its in-training probes up to `step`: columns step, probe, row, loss (nats a token)."""
+    tokenizer: Tokenizer
+
+    def log_likelihood(self, requests: Sequence[tuple[np.ndarray, int]]) -> list[np.ndarray]:
+        """For each (tokens int[n], start >= 1): log p(tokens[i] | tokens[:i]), i = start..n-1."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Base of every experiment; subclasses are frozen dataclasses, made by gin."""
+
+    name: str
+    """Unique in the study; keys the experiment's random stream."""
+    primary: str
+    """The one primary outcome, declared before looking: 'outcome/condition'."""
+    expected_sign: int
+    """+1 or -1: the sign of (run - control) that the primary outcome is expected to have."""
+
+    signs: ClassVar[Mapping[str, int]] = {}
+    """The expected sign of run - control for every outcome that `estimates` returns."""
+
+    def __post_init__(self) -> None:
+        kind = type(self).__name__
+        if not isinstance(self.name, str) or not self.name or not set(self.name) <= _NAME:
+            raise ValueError(
+                f"{kind}.name must be letters, digits, '-', '_' or '.', not {self.name!r}"
+            )
+        outcome, slash, condition = str(self.primary).partition("/")
+        if outcome not in self.signs or not slash or not condition:
+            raise ValueError(
+                f"{self.name}: primary must be 'outcome/condition' with an outcome among "
+                f"{sorted(self.signs)}, not {self.primary!r}"
+            )
+        if self.expected_sign not in (-1, 1):
+            raise ValueError(f"{self.name}: expected_sign must be +1 or -1")
+
+    def sign(self, outcome: str) -> int:
+        """How differences of `outcome` are oriented, so that what is expected is positive."""
+        primary, _, _ = self.primary.partition("/")
+        return self.expected_sign if outcome == primary else self.signs[outcome]
+
+    def reserve_windows(self, geometry: Geometry) -> int:
+        """How many reserve windows the experiment needs for itself."""
+        return 0
+
+    def probes(self, world: World) -> Sequence[Probe]:
+        """Measurements inside training, the same in the control run and the experiment run."""
+        return ()
+
+    def intervene(self, world: World) -> Iterator[Item]:
+        """Every item, inserted or held out."""
+        raise NotImplementedError
+
+    def outcome(self, model: Scorer) -> pd.DataFrame:
+        """Measures one checkpoint: a tidy table with columns item, condition, outcome, value."""
+        raise NotImplementedError
+
+    def estimates(self, run: pd.DataFrame, control: pd.DataFrame) -> list[Estimate]:
+        """Numbers with intervals from the outcome tables of the run and of its control.
+
+        By default the mean of each (outcome, condition), paired by item with the control run.
+        """
+        return paired_estimates(run, control, self.sign)
+
+    def figure(self, estimates: pd.DataFrame, axes: Any) -> None:
+        """Draws the experiment's figure on matplotlib `axes`.
+
+        `estimates` has a row for each estimate of each evaluated step and seed: the columns of
+        `Estimate`, and seed and step.
+        """
+        raise NotImplementedError
+
+
+_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")

@@ -1,0 +1,198 @@
+"""Benchmark contamination: questions with their answers in the training data (paper, E.3)."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import gin
+import numpy as np
+import pandas as pd
+
+from ttoaa.experiments.base import Experiment, Item, Scorer, World
+from ttoaa.experiments.questions import GeneratedQuestions, Question, Source
+from ttoaa.planning.placement import Placement, Uniform
+from ttoaa.scoring.statistics import Estimate, difference_in_differences, paired_estimates
+
+ACCURACY = "accuracy"
+LIKELIHOOD = "gold_log_likelihood"
+ABOVE = "_above_holdout"
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Contamination(Experiment):
+    """How much a model gains on questions by having seen them r times, gold option included.
+
+    Questions are randomised to groups of equal benchmark mix. The gain of a group is its mean
+    above the holdout's, less the same in the control run: that takes out how hard the groups
+    happen to be.
+    """
+
+    questions: Source = dataclasses.field(default_factory=GeneratedQuestions)
+    groups: Sequence[tuple[int, int]] = ((0, 300), (4, 100), (12, 60), (36, 25), (144, 25))
+    """(repetitions, number of questions); the group of 0 repetitions is the holdout."""
+    placement: Placement = dataclasses.field(default_factory=Uniform)
+    normalisation: str = "character"
+    """What a choice's log-likelihood is divided by to choose: 'none', 'character' or 'token'."""
+
+    signs: ClassVar[Mapping[str, int]] = {
+        outcome + suffix: 1 for outcome in (ACCURACY, LIKELIHOOD) for suffix in ("", ABOVE)
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not all(map(_is_group, self.groups)):
+            raise ValueError(
+                f"{self.name}: groups must be (repetitions, number of questions) with "
+                f"repetitions >= 0 and at least one question, not {self.groups!r}"
+            )
+        repetitions = [r for r, _ in self.groups]
+        if len(set(repetitions)) < len(repetitions) or 0 not in repetitions:
+            raise ValueError(
+                f"{self.name}: groups must have different repetitions and one holdout with 0, "
+                f"not {repetitions}"
+            )
+        if self.normalisation not in ("none", "character", "token"):
+            raise ValueError(
+                f"{self.name}: normalisation must be 'none', 'character' or 'token', "
+                f"not {self.normalisation!r}"
+            )
+        outcome, _, condition = self.primary.partition("/")
+        known = [f"{r}x" for r in repetitions if r or not outcome.endswith(ABOVE)]
+        if condition not in known:
+            raise ValueError(f"{self.name}: the primary's condition must be among {known}")
+
+    def intervene(self, world: World) -> Iterator[Item]:
+        sizes = [n for _, n in self.groups]
+        try:
+            questions = self.questions.questions(sum(sizes), world.rng("questions"))
+            _check_distinct(questions)
+            groups = randomise(questions, sizes, world.rng("groups"))
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from error
+        for (repetitions, _), group in zip(self.groups, groups, strict=True):
+            for question in group:
+                yield Item(
+                    id=question.id,
+                    condition=f"{repetitions}x",
+                    repetitions=repetitions,
+                    tokens=self._tokens(question, world),
+                    placement=self.placement,
+                    text=_texts(question)[question.label],
+                    fields={
+                        "benchmark": question.benchmark,
+                        "contexts": list(question.contexts),
+                        "continuations": list(question.continuations),
+                        "label": question.label,
+                    },
+                )
+
+    def _tokens(self, question: Question, world: World) -> np.ndarray:
+        """int32[n]: the gold choice between two EOS; the first only where a row has room."""
+        encoded = world.tokenizer.encode_batch(_texts(question))
+        longest, row = max(map(len, encoded)), world.geometry.length
+        if longest + 1 > row:
+            raise ValueError(
+                f"{self.name}: question {question.id} has a choice of {longest} tokens, which "
+                f"with an EOS does not fit a row of {row}: take shorter questions or longer rows"
+            )
+        eos = np.array([world.tokenizer.eos_id], np.int32)
+        gold = encoded[question.label]
+        return np.concatenate([eos, gold, eos] if len(gold) + 2 <= row else [gold, eos])
+
+    def outcome(self, model: Scorer) -> pd.DataFrame:
+        """Per question: is the gold choice the likeliest (ties shared), and its log-likelihood."""
+        requests = []
+        for item in model.items.itertuples():
+            for context, continuation in zip(item.contexts, item.continuations, strict=True):
+                tokens, start = model.tokenizer.encode_pair(context, continuation)
+                with_eos = np.insert(tokens, 0, model.tokenizer.eos_id)
+                requests.append((with_eos, start + 1))
+        scores = iter(model.log_likelihood(requests))
+        rows = []
+        for item in model.items.itertuples():
+            log_likelihood, normalised = np.empty((2, len(item.continuations)))
+            for k, continuation in enumerate(item.continuations):
+                score = next(scores)
+                log_likelihood[k] = np.sum(score, dtype=float)
+                normalised[k] = log_likelihood[k] / self._length(continuation, len(score))
+            best = normalised == normalised.max()
+            right = float(best[item.label] / best.sum())
+            rows.append((item.id, item.condition, ACCURACY, right))
+            rows.append((item.id, item.condition, LIKELIHOOD, log_likelihood[item.label]))
+        return pd.DataFrame(rows, columns=["item", "condition", "outcome", "value"])
+
+    def _length(self, continuation: str, tokens: int) -> int:
+        characters = max(1, len(continuation.strip()))
+        return {"none": 1, "character": characters, "token": tokens}[self.normalisation]
+
+    def estimates(self, run: pd.DataFrame, control: pd.DataFrame) -> list[Estimate]:
+        found = paired_estimates(run, control, self.sign)
+        both = run.merge(control, on=["item", "condition", "outcome"], suffixes=("", "_control"))
+        pairs = {
+            key: (rows["value"].to_numpy(float), rows["value_control"].to_numpy(float))
+            for key, rows in both.groupby(["outcome", "condition"])
+        }
+        for outcome in (ACCURACY, LIKELIHOOD):
+            for condition in (f"{r}x" for r, _ in self.groups if r):
+                groups = (*pairs[outcome, condition], *pairs[outcome, "0x"])
+                sign = self.sign(outcome + ABOVE)
+                found.append(difference_in_differences(outcome + ABOVE, condition, *groups, sign))
+        return found
+
+    def figure(self, estimates: pd.DataFrame, axes: Any) -> None:
+        """Accuracy above the holdout against repetitions, as in the paper's figure 3a."""
+        final = estimates[estimates["step"] == estimates["step"].max()]
+        conditions = [f"{r}x" for r, _ in sorted(self.groups) if r]
+        seeds = list(final["seed"].unique())
+        for number, seed in enumerate(seeds):
+            rows = final[(final["seed"] == seed) & (final["outcome"] == ACCURACY + ABOVE)]
+            rows = rows.set_index("condition").loc[conditions]
+            x = np.arange(len(conditions)) + 0.12 * (number - (len(seeds) - 1) / 2)
+            low, high = rows["difference_ci_low"], rows["difference_ci_high"]
+            axes.vlines(x, 100 * low, 100 * high, color=f"C{number}")
+            axes.plot(x, 100 * rows["difference"], "o", color=f"C{number}", label=f"seed {seed}")
+        axes.axhline(0, color="gray", linestyle="--", label="holdout")
+        axes.set_xticks(range(len(conditions)), [c.replace("x", "×") for c in conditions])
+        axes.set_xlabel("repetitions of a question in training")
+        axes.set_ylabel("accuracy above holdout,\nless the control's (points)")
+        axes.legend()
+
+
+def _is_group(group: Any) -> bool:
+    if not isinstance(group, list | tuple) or len(group) != 2:
+        return False
+    repetitions, number = group
+    return all(isinstance(n, int) for n in group) and repetitions >= 0 and number >= 1
+
+
+def randomise(
+    questions: Sequence[Question], sizes: Sequence[int], rng: np.random.Generator
+) -> list[list[Question]]:
+    """Random disjoint groups of the given sizes, each with the benchmark mix of the whole.
+
+    The questions of each benchmark are shuffled and spread evenly over [0, 1); every group is a
+    stretch of that line, so that its share of a benchmark is exact to about one question.
+    """
+    benchmarks = np.array([question.benchmark for question in questions])
+    place = np.empty(len(questions))
+    for benchmark in np.unique(benchmarks):
+        members = rng.permutation(np.flatnonzero(benchmarks == benchmark))
+        place[members] = (np.arange(len(members)) + rng.random()) / len(members)
+    order = np.argsort(place)[: sum(sizes)]
+    return [[questions[i] for i in part] for part in np.split(order, np.cumsum(sizes)[:-1])]
+
+
+def _texts(question: Question) -> list[str]:
+    pairs = zip(question.contexts, question.continuations, strict=True)
+    return [context + continuation for context, continuation in pairs]
+
+
+def _check_distinct(questions: Sequence[Question]) -> None:
+    """A question that is there twice could be in training and in the holdout."""
+    seen: dict[object, str] = {}
+    for question in questions:
+        for key in (question.id, frozenset(_texts(question))):
+            if key in seen:
+                raise ValueError(f"question {question.id} is there twice, also as {seen[key]}")
+            seen[key] = question.id

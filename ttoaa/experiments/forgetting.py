@@ -1,0 +1,148 @@
+"""Forgetting curves: how long a batch is remembered that was trained on once (paper, E.8)."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import gin
+import pandas as pd
+
+from ttoaa.experiments.base import Experiment, Item, Probe, Scorer, World
+from ttoaa.planning.geometry import Geometry
+from ttoaa.planning.placement import WholeBatch
+
+CROSS_ENTROPY = "cross_entropy"
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Forgetting(Experiment):
+    """Whole batches replaced by unseen text, and their loss before, right after and ever later.
+
+    The batch of step s is update number s + 1, so a probe at step s + k has lag k: lag 0 is just
+    before, lag 1 right after. The gain is the control run's loss on the same row less the run's.
+    Its interval is over rows: it does not hold the noise by which two runs drift apart, which the
+    gain at lag 0 and the spread over seeds show.
+    """
+
+    at: Sequence[float] = (0.3, 0.5, 0.7)
+    """Fractions of training at which a batch is replaced."""
+    dense_lags: Sequence[int] = (0, 1, 2, 4, 8, 16, 24, 32)
+    sparse_ratio: float = 1.5
+    """After the dense lags each is this times the one before, up to the end of training."""
+    probe_rows: int | None = None
+    """How many rows of each batch are probed; None takes all."""
+
+    signs: ClassVar[Mapping[str, int]] = {CROSS_ENTROPY: -1}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.at or not all(0 <= fraction < 1 for fraction in self.at):
+            raise ValueError(f"{self.name}: at must be fractions in [0, 1), not {self.at!r}")
+        lags = list(self.dense_lags)
+        if not lags or lags != sorted(set(lags)) or lags[0] < 0 or lags[-1] < 1:
+            raise ValueError(
+                f"{self.name}: dense_lags must be increasing integers >= 0, not {lags}"
+            )
+        if self.sparse_ratio <= 1:
+            raise ValueError(f"{self.name}: sparse_ratio must be above 1, not {self.sparse_ratio}")
+        if self.probe_rows is not None and self.probe_rows < 1:
+            raise ValueError(f"{self.name}: probe_rows must be at least 1, or None for all")
+        condition = self.primary.partition("/")[2]
+        known = [f"lag-{lag}" for lag in lags] + ["end"]
+        if condition not in known:
+            raise ValueError(f"{self.name}: the primary's condition must be among {known}")
+
+    def _steps(self, geometry: Geometry) -> dict[str, int]:
+        """The step whose batch is replaced, by probe name."""
+        steps = {f"at-{fraction:g}": round(fraction * geometry.steps) for fraction in self.at}
+        if len(set(steps.values())) < len(self.at) or max(steps.values()) >= geometry.steps:
+            raise ValueError(
+                f"{self.name}: at {list(self.at)} of {geometry.steps} steps are the steps "
+                f"{list(steps.values())}: they must be different and before the end"
+            )
+        common = geometry.steps - max(steps.values())
+        condition = self.primary.partition("/")[2]
+        if condition != "end" and int(condition.removeprefix("lag-")) > common:
+            raise ValueError(
+                f"{self.name}: the primary {self.primary} is never measured: the last batch is "
+                f"replaced {common} steps before the end; lower `at` or the lag"
+            )
+        return steps
+
+    def _rows(self, geometry: Geometry) -> int:
+        return min(self.probe_rows or geometry.batch, geometry.batch)
+
+    def _lags(self, until: int, common: int) -> list[int]:
+        """The lags that a batch is probed at; `common` is the last that all batches reach."""
+        lags = list(self.dense_lags)
+        while lags[-1] < until:
+            lags.append(math.ceil(lags[-1] * self.sparse_ratio))
+        return sorted({lag for lag in lags if lag <= until} | {common, until})
+
+    def reserve_windows(self, geometry: Geometry) -> int:
+        return len(self._steps(geometry)) * geometry.batch
+
+    def probes(self, world: World) -> Sequence[Probe]:
+        batch, total = world.geometry.batch, world.geometry.steps
+        steps = self._steps(world.geometry)
+        common = total - max(steps.values())
+        return [
+            Probe(
+                name=name,
+                tokens_NxL=world.reserve_NxL[k * batch :][: self._rows(world.geometry)],
+                steps=[step + lag for lag in self._lags(total - step, common)],
+            )
+            for k, (name, step) in enumerate(steps.items())
+        ]
+
+    def intervene(self, world: World) -> Iterator[Item]:
+        batch = world.geometry.batch
+        steps = self._steps(world.geometry)
+        common = world.geometry.steps - max(steps.values())
+        for k, (name, step) in enumerate(steps.items()):
+            for row in range(batch):
+                yield Item(
+                    id=f"{name}-{row}",
+                    condition=name,
+                    repetitions=1,
+                    window=int(world.windows[k * batch + row]),
+                    placement=WholeBatch(steps=(step,), row=row),
+                    fields={"step": step, "row": row, "end": common},
+                )
+
+    def outcome(self, model: Scorer) -> pd.DataFrame:
+        """The loss of every probed row at every lag so far, as conditions 'lag-<k>'.
+
+        'end' is the largest lag that all batches reach, once they have reached it.
+        """
+        items = model.items.rename(columns={"id": "item", "step": "replaced"})
+        items = items[["item", "condition", "replaced", "row", "end"]]
+        probes = model.probes[model.probes["step"] <= model.step]
+        table = probes.rename(columns={"probe": "condition", "loss": "value"}).merge(
+            items, on=["condition", "row"]
+        )
+        lag = table["step"] - table["replaced"]
+        table = table.assign(condition="lag-" + lag.astype(str), outcome=CROSS_ENTROPY, lag=lag)
+        end = table[lag == table["end"]].assign(condition="end")
+        table = pd.concat([table.sort_values("lag", kind="stable"), end], ignore_index=True)
+        return table[["item", "condition", "outcome", "value"]]
+
+    def figure(self, estimates: pd.DataFrame, axes: Any) -> None:
+        """The gain against the lag, with its interval, a line for each seed."""
+        final = estimates[estimates["step"] == estimates["step"].max()]
+        final = final[final["condition"].str.startswith("lag-")]
+        final = final.assign(lag=final["condition"].str.removeprefix("lag-").astype(int))
+        for number, (seed, rows) in enumerate(final.groupby("seed", sort=False)):
+            rows = rows.sort_values("lag")
+            color = f"C{number}"
+            axes.plot(rows["lag"], rows["difference"], ".-", color=color, label=f"seed {seed}")
+            low, high = rows["difference_ci_low"], rows["difference_ci_high"]
+            axes.fill_between(rows["lag"], low, high, color=color, alpha=0.2, linewidth=0)
+        axes.axhline(0, color="gray", linestyle="--", label="control run")
+        axes.set_xscale("symlog", linthresh=1)
+        axes.set_xlim(left=-0.1)
+        axes.set_xlabel("steps since just before the batch")
+        axes.set_ylabel("gain in cross-entropy (nats a token)")
+        axes.legend()

@@ -1,0 +1,1 @@
+"""Edits of the training stream: placement, the compiled plan, its audit."""

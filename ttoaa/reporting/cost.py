@@ -1,0 +1,120 @@
+"""The cost of one: what the pooled study took, against one training run for each experiment."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from ttoaa.planning.plan import Plan
+from ttoaa.workdir import RUNS, Workdir, read_json
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Seconds of one part of the work, in this study and in N separate studies."""
+
+    name: str
+    pooled: float
+    separate: float
+    note: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """All parts. A separate run is taken to cost as many seconds of steps as the pooled run."""
+
+    experiments: int
+    parts: tuple[Part, ...]
+
+    @property
+    def pooled(self) -> float:
+        return sum(part.pooled for part in self.parts)
+
+    @property
+    def separate(self) -> float:
+        return sum(part.separate for part in self.parts)
+
+    @property
+    def gross_saving(self) -> float:
+        """Of the runs' training steps alone: 1 - 1/N."""
+        return 1 - 1 / self.experiments
+
+    @property
+    def net_saving(self) -> float:
+        """Of all seconds, control, probes and evaluation counted on both sides."""
+        return 1 - self.pooled / self.separate if self.separate else 0.0
+
+
+def cost_of_one(root: pathlib.Path, seeds: Sequence[int], experiments: int) -> Cost:
+    """Sums the ledgers of all seeds.
+
+    Probes and scoring belong to single experiments, so that separate studies make each of them
+    once as well. Separate studies share one control run. What remains (corpus, plan, start-up,
+    compilation, validation, checkpoints) is counted once on both sides, though every separate run
+    would pay for its own: the saving is a lower bound.
+    """
+    folders = [Workdir(root, seed) for seed in seeds]
+    training = {k: [_seconds(folder.run(k)) for folder in folders] for k in RUNS}
+    both = [seconds for k in RUNS for seconds in training[k]]
+    control, run = (sum(s.get("step", 0.0) for s in training[k]) for k in RUNS)
+    probes = sum(_under("probe", seconds) for seconds in both)
+    total = sum(sum(seconds.values()) for seconds in both)
+    corpus = sum(_seconds(Workdir(root).corpus).values())
+    plan, scoring = (
+        sum(sum(_seconds(folder).values()) for folder in made)
+        for made in ([f.plan for f in folders], [f.tables for f in folders])
+    )
+    other = total - control - run - probes
+    parts = (
+        Part("corpus", corpus, corpus, "made once"),
+        Part("plan", plan, plan, "made once"),
+        Part("control run, training steps", control, control, "one control, shared by all"),
+        Part("experiment run, training steps", run, run * experiments, "× N when separate"),
+        Part("probes in both runs", probes, probes, "the same probes, wherever they run"),
+        Part("evaluation", scoring, scoring, "the same outcomes, wherever they are scored"),
+        Part("start-up, compilation, validation, checkpoints", other, other, "once on either side"),
+    )
+    return Cost(experiments, parts)
+
+
+def added(root: pathlib.Path, seeds: Sequence[int], experiments: Sequence[str]) -> pd.DataFrame:
+    """What each experiment added: edits, tokens and their share; seconds of probes and scoring.
+
+    Edits and tokens are those of the first seed's plan, seconds are sums over seeds.
+    """
+    folders = [Workdir(root, seed) for seed in seeds]
+    plan = Plan(folders[0].plan)
+    tokens = plan.geometry.tokens
+    rows = []
+    for name in experiments:
+        arms = [arm for arm in plan.arms if arm["experiment"] == name]
+        edited = sum(arm["tokens"] for arm in arms)
+        rows.append(
+            {
+                "experiment": name,
+                "edits": sum(arm["edits"] for arm in arms),
+                "tokens": edited,
+                "share": edited / tokens,
+                "probe_seconds": sum(
+                    _seconds(f.run(k)).get(f"probe/{name}", 0.0) for f in folders for k in RUNS
+                ),
+                "score_seconds": sum(_seconds(f.tables).get(f"score/{name}", 0.0) for f in folders),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def read_ledger(folder: pathlib.Path) -> dict[str, Any]:
+    """The ledger of one command's folder; empty where there is none."""
+    path = folder / "ledger.json"
+    return read_json(path) if path.exists() else {}
+
+
+def _seconds(folder: pathlib.Path) -> dict[str, float]:
+    return read_ledger(folder).get("seconds", {})
+
+
+def _under(phase: str, seconds: dict[str, float]) -> float:
+    return sum(s for name, s in seconds.items() if name.split("/")[0] == phase)

@@ -1,0 +1,143 @@
+"""From outcome tables to estimates of every step and seed, and to the rows of summary.json."""
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ttoaa.experiments.base import Experiment
+from ttoaa.scoring.statistics import Estimate, across_seeds
+from ttoaa.workdir import RUNS, Workdir
+
+ALL_SEEDS = "all"
+_OUTCOME_COLUMNS = {"item", "condition", "outcome", "value"}
+_KEYS = ["experiment", "outcome", "condition"]
+_SUMMARY = (
+    *("experiment", "outcome", "condition", "primary", "seed", "n", "value", "ci_low", "ci_high"),
+    *("control_value", "difference", "difference_ci_low", "difference_ci_high"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyEstimates:
+    """What the study's outcome tables say.
+
+    `table` has a row for each estimate: experiment, seed, step, primary and the columns of
+    `Estimate`. `notes` names everything that was left out of it.
+    """
+
+    table: pd.DataFrame
+    final_step: int
+    seeds: tuple[int, ...]
+    notes: tuple[str, ...]
+
+
+def collect(root: pathlib.Path, experiments: Sequence[Experiment]) -> StudyEstimates:
+    """Estimates of all evaluated checkpoints of all seeds in the study's folder.
+
+    Raises ValueError where the final step lacks a table of the run or of its control. At earlier
+    steps a table without its counterpart is left out, and named in the notes.
+    """
+    if not experiments:
+        raise ValueError("the study has no experiments to report: fill Study.experiments")
+    folders = [Workdir(root, seed) for seed in Workdir(root).seeds()]
+    evaluated = [folder for folder in folders if _steps(folder, "run")]
+    if not evaluated:
+        raise ValueError(f"{root} holds no outcomes yet: run python -m ttoaa.evaluate first")
+    final_step = max(_steps(folder, "run")[-1] for folder in evaluated)
+    notes = [f"Seed {f.seed} has no outcomes yet." for f in folders if f not in evaluated]
+    frames = []
+    for folder in evaluated:
+        for step in sorted({*_steps(folder, "run"), final_step}):
+            for experiment in experiments:
+                missing = _missing(folder, step, experiment)
+                if missing and step == final_step:
+                    raise ValueError(
+                        f"seed {folder.seed}: the {missing} has no outcomes of "
+                        f"{experiment.name!r} at step {step}: "
+                        f"run python -m ttoaa.evaluate --workdir={root} --seed={folder.seed}"
+                    )
+                if missing:
+                    notes.append(
+                        f"Seed {folder.seed}, step {step}: {experiment.name} is left out, as the "
+                        f"{missing} was not evaluated there."
+                    )
+                else:
+                    frames.append(_estimates(folder, step, experiment))
+    table = pd.concat(frames, ignore_index=True)
+    _require_primary(table[table["step"] == final_step], experiments)
+    return StudyEstimates(table, final_step, tuple(f.seed for f in evaluated), tuple(notes))
+
+
+def summary(estimates: StudyEstimates) -> list[dict[str, Any]]:
+    """The rows of summary.json: every estimate of the final step, seed by seed.
+
+    With two seeds or more, a row of seed 'all' follows: means over seeds, their t intervals (the
+    seed is the unit), and n = the number of seeds. What is not a finite number is None.
+    """
+    final = estimates.table[estimates.table["step"] == estimates.final_step]
+    rows = []
+    for _, group in final.groupby(_KEYS, sort=False):
+        rows.extend(group.to_dict("records"))
+        if len(group) > 1:
+            rows.append(_over_seeds(group))
+    return [{column: _plain(row[column]) for column in _SUMMARY} for row in rows]
+
+
+def _over_seeds(group: pd.DataFrame) -> dict[str, Any]:
+    row = group.iloc[0].to_dict() | {"seed": ALL_SEEDS, "n": len(group)}
+    row["control_value"] = float(group["control_value"].mean())
+    for name, prefix in (("value", ""), ("difference", "difference_")):
+        bounds = across_seeds(group[name].to_numpy())
+        row[name], row[f"{prefix}ci_low"], row[f"{prefix}ci_high"] = bounds
+    return row
+
+
+def _plain(value: Any) -> Any:
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _steps(folder: Workdir, kind: str) -> list[int]:
+    return sorted(int(p.name) for p in (folder.tables / kind).glob("*") if p.name.isdigit())
+
+
+def _missing(folder: Workdir, step: int, experiment: Experiment) -> str:
+    """Which of the two tables is not there; empty if both are."""
+    return next((k for k in RUNS if not folder.table(k, step, experiment.name).exists()), "")
+
+
+def _estimates(folder: Workdir, step: int, experiment: Experiment) -> pd.DataFrame:
+    run, control = (_read(folder.table(k, step, experiment.name)) for k in ("run", "control"))
+    try:
+        estimates = experiment.estimates(run, control)
+    except ValueError as error:
+        raise ValueError(f"{experiment.name}, seed {folder.seed}, step {step}: {error}") from error
+    columns = [field.name for field in dataclasses.fields(Estimate)]
+    rows = pd.DataFrame([dataclasses.asdict(e) for e in estimates], columns=columns)
+    primary = rows["outcome"] + "/" + rows["condition"] == experiment.primary
+    where = {"experiment": experiment.name, "seed": folder.seed, "step": step, "primary": primary}
+    return rows.assign(**where)
+
+
+def _read(path: pathlib.Path) -> pd.DataFrame:
+    table = pd.read_parquet(path)
+    absent = sorted(_OUTCOME_COLUMNS - set(table.columns))
+    if absent:
+        raise ValueError(f"{path} lacks the columns {absent}")
+    return table
+
+
+def _require_primary(final: pd.DataFrame, experiments: Sequence[Experiment]) -> None:
+    for experiment in experiments:
+        rows = final[final["experiment"] == experiment.name]
+        if not rows["primary"].any():
+            have = sorted(set(rows["outcome"] + "/" + rows["condition"]))
+            raise ValueError(
+                f"{experiment.name}: its primary outcome {experiment.primary!r} is not among "
+                f"its estimates {have}"
+            )

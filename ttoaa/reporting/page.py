@@ -1,0 +1,225 @@
+"""The HTML page of a study: gathers what its folder holds and fills the template."""
+
+import dataclasses
+import functools
+import inspect
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from ttoaa.experiments.base import Experiment
+from ttoaa.planning.plan import Plan
+from ttoaa.reporting import curves, numbers
+from ttoaa.reporting.cost import added, cost_of_one, read_ledger
+from ttoaa.reporting.estimates import ALL_SEEDS, StudyEstimates, collect, summary
+from ttoaa.reporting.figures import Picture, draw
+from ttoaa.workdir import RUNS, Workdir, read_json, write_json, write_text
+
+_EXAMPLES = 6
+_EXAMPLE_CHARACTERS = 400
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """One experiment on the page; `rows` are its rows of the summary."""
+
+    name: str
+    kind: str
+    description: str
+    primary: str
+    rises: bool
+    figure: Picture
+    arms: Picture | None
+    rows: list[dict[str, Any]]
+    seed_rows: list[dict[str, Any]]
+    examples: list[dict[str, Any]]
+
+
+def write(
+    root: pathlib.Path, name: str, experiments: Sequence[Experiment]
+) -> tuple[pathlib.Path, pathlib.Path]:
+    """Writes summary.json and report.html from what the folder holds, and returns their paths.
+
+    The same folder gives the same files. Raises ValueError where outcomes are missing.
+    """
+    estimates = collect(root, experiments)
+    rows = summary(estimates)
+    html = render(root, name, experiments, estimates, rows)
+    folder = Workdir(root)
+    write_json(folder.summary, rows)
+    write_text(folder.report, html)
+    return folder.summary, folder.report
+
+
+def render(
+    root: pathlib.Path,
+    name: str,
+    experiments: Sequence[Experiment],
+    estimates: StudyEstimates,
+    rows: Sequence[dict[str, Any]],
+) -> str:
+    """The whole page as one self-contained HTML text. `rows` are those of summary.json."""
+    seeds = estimates.seeds
+    plan = Plan(Workdir(root, seeds[0]).plan)
+    losses = curves.losses(root, seeds)
+    arms = curves.arm_losses(root, seeds)
+    rows = _with_bars(rows)
+    return _template().render(
+        name=name,
+        seeds=seeds,
+        final_step=estimates.final_step,
+        notes=[*estimates.notes, *_unfinished(root, seeds)],
+        parameters=read_ledger(Workdir(root, seeds[0]).run("run")).get("parameters"),
+        geometry=plan.geometry,
+        sections=[_section(root, e, estimates, rows, arms) for e in experiments],
+        primaries=[row for row in rows if row["primary"]],
+        pictures=_loss_pictures(losses),
+        runs=[_run(Workdir(root, seed), kind, losses) for seed in seeds for kind in RUNS],
+        added=added(root, seeds, [e.name for e in experiments]).to_dict("records"),
+        cost=cost_of_one(root, seeds, len(experiments)),
+        provenance=list(_flat(_provenance(Workdir(root, seeds[0])) | {"plan": plan.hash})),
+        config=_config(Workdir(root)),
+    )
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": numbers.number,
+        "duration": numbers.duration,
+        "quantity": numbers.quantity,
+        "verdict": _verdict,
+    }
+    environment.globals |= {"interval": numbers.interval}
+    return environment.get_template("page.html")
+
+
+def _section(
+    root: pathlib.Path,
+    experiment: Experiment,
+    estimates: StudyEstimates,
+    rows: Sequence[dict[str, Any]],
+    arms: pd.DataFrame,
+) -> Section:
+    mine = [row for row in rows if row["experiment"] == experiment.name]
+    outcomes = list(dict.fromkeys(row["outcome"] for row in mine))
+    mine.sort(key=lambda row: outcomes.index(row["outcome"]))
+    table = estimates.table[estimates.table["experiment"] == experiment.name]
+    several = len(estimates.seeds) > 1
+    paint = functools.partial(curves.paint_arms, arms, experiment.name)
+    return Section(
+        name=experiment.name,
+        kind=type(experiment).__name__,
+        description=(inspect.getdoc(type(experiment)) or "").split("\n\n")[0],
+        primary=experiment.primary,
+        rises=experiment.expected_sign > 0,
+        figure=draw(functools.partial(experiment.figure, table), f"Figure of {experiment.name}"),
+        arms=draw(paint, f"Loss of the arms of {experiment.name}")
+        if (arms["experiment"] == experiment.name).any()
+        else None,
+        rows=[row for row in mine if (row["seed"] == ALL_SEEDS) == several],
+        seed_rows=[row for row in mine if several and row["seed"] != ALL_SEEDS],
+        examples=_examples(Workdir(root, estimates.seeds[0]), experiment.name),
+    )
+
+
+def _with_bars(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with `bar`: the difference and its interval on a line of -1 .. 1 around zero.
+
+    Rows of one outcome share a scale, so that their bars compare.
+    """
+    bounds = ("difference", "difference_ci_low", "difference_ci_high")
+    scales: dict[tuple[str, str], float] = {}
+    for row in rows:
+        key = (row["experiment"], row["outcome"])
+        if row["seed"] != ALL_SEEDS or row["n"] > 2:  # two seeds' t interval would dwarf all others
+            reach = max(abs(row[bound] or 0.0) for bound in bounds)
+            scales[key] = max(scales.get(key, 0.0), reach)
+
+    def bar(row: dict[str, Any]) -> list[float] | None:
+        scale = scales[row["experiment"], row["outcome"]]
+        if not scale or any(row[bound] is None for bound in bounds):
+            return None
+        return [max(-1.0, min(1.0, row[bound] / scale)) for bound in bounds]
+
+    return [row | {"bar": bar(row)} for row in rows]
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    """'expected', 'opposite', 'open' (the interval holds zero) or 'unknown' (no interval)."""
+    low, high = row["difference_ci_low"], row["difference_ci_high"]
+    if low is None or high is None:
+        return "unknown"
+    return "expected" if low > 0 else "opposite" if high < 0 else "open"
+
+
+def _loss_pictures(losses: pd.DataFrame) -> list[Picture]:
+    if losses.empty:
+        return []
+    return [
+        draw(functools.partial(curves.paint_losses, losses), "Loss of both runs"),
+        draw(functools.partial(curves.paint_gap, losses), "Loss of run minus control"),
+    ]
+
+
+def _run(folder: Workdir, kind: str, losses: pd.DataFrame) -> dict[str, Any]:
+    """What one run was and cost: last losses, speed, its ledger."""
+    mine = losses[(losses["kind"] == kind) & (losses["seed"] == folder.seed)]
+    record = read_ledger(folder.run(kind))
+    validation = mine["validation_loss"].dropna()
+    return {
+        "seed": folder.seed,
+        "kind": kind,
+        "steps": int(mine["step"].max()) if len(mine) else 0,
+        "loss": mine["loss"].dropna().tail(20).mean(),
+        "validation_loss": validation.iloc[-1] if len(validation) else None,
+        "tokens_per_second": mine["tokens_per_second"].median(),
+        "seconds": sum(record.get("seconds", {}).values()),
+        "flops": record.get("flops"),
+        "devices": f"{record.get('devices', '–')} × {record.get('device_kind', '–')}",
+    }
+
+
+def _unfinished(root: pathlib.Path, seeds: Sequence[int]) -> list[str]:
+    return [
+        f"Seed {seed}: the {kind} has no ledger yet, so that the cost below is incomplete."
+        for seed in seeds
+        for kind in RUNS
+        if not read_ledger(Workdir(root, seed).run(kind))
+    ]
+
+
+def _examples(folder: Workdir, experiment: str) -> list[dict[str, Any]]:
+    """The first item of every condition, its text cut short."""
+    columns = ["id", "condition", "repetitions", "text"]
+    path = folder.plan / "items" / f"{experiment}.parquet"
+    items = pd.read_parquet(path, columns=columns).drop_duplicates("condition").head(_EXAMPLES)
+    cut = items["text"].str.slice(0, _EXAMPLE_CHARACTERS)
+    items["text"] = cut.where(cut == items["text"], cut + " …")
+    return items.to_dict("records")
+
+
+def _provenance(folder: Workdir) -> dict[str, Any]:
+    path = folder.run("run") / "provenance.json"
+    return {k: v for k, v in (read_json(path) if path.exists() else {}).items() if k != "config"}
+
+
+def _config(folder: Workdir) -> str:
+    return folder.config.read_text(encoding="utf-8") if folder.config.exists() else ""
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _flat(part, f"{name}.{key}" if name else str(key))
+    elif value is not None:
+        yield name, str(value)

@@ -1,0 +1,1 @@
+"""Scoring primitives and statistics that every outcome rests on."""

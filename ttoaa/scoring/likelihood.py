@@ -1,0 +1,82 @@
+"""Log-likelihood of tokens under a checkpoint: the first of the scoring primitives (C10).
+
+A score depends on the item alone, to the bit: its compiled shape follows from its own length,
+dummy rows fill a pass up, and on CPU rows run in fixed small passes.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ttoaa.model.decoder import DecoderConfig, Params, apply
+
+Request = tuple[np.ndarray, int]
+"""(tokens int[n], start): score tokens[start:], given all that stands before each."""
+
+_BUCKET = 32
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames="rows")
+def token_log_probs(
+    config: DecoderConfig, params: Params, tokens_NxL: jax.Array, *, rows: int
+) -> jax.Array:
+    """float32[N, L - 1]: log p(tokens[:, i + 1] | tokens[:, :i + 1]), `rows` rows a pass."""
+
+    def one(tokens_RxL: jax.Array) -> jax.Array:
+        logits = apply(config, params, tokens_RxL)[:, :-1]
+        chosen = jnp.take_along_axis(logits, tokens_RxL[:, 1:, None], axis=-1)[..., 0]
+        return chosen - jax.nn.logsumexp(logits, axis=-1)
+
+    N, L = tokens_NxL.shape
+    return jax.lax.map(one, tokens_NxL.reshape(-1, rows, L)).reshape(N, L - 1)
+
+
+def pass_rows() -> int:
+    """Rows of one pass: two suit a CPU's caches, an accelerator wants many."""
+    return 2 if jax.default_backend() == "cpu" else 32
+
+
+def row_losses(config: DecoderConfig, params: Params, tokens_NxL: np.ndarray) -> np.ndarray:
+    """float32[N]: the mean loss of each row's L - 1 targets, in nats."""
+    padded = _fill(np.asarray(tokens_NxL, np.int32), pass_rows())
+    scores = token_log_probs(config, params, padded, rows=pass_rows())
+    return -np.asarray(scores).mean(axis=1)[: len(tokens_NxL)]
+
+
+def log_likelihoods(
+    config: DecoderConfig, params: Params, requests: Sequence[Request], batch: int = 64
+) -> list[np.ndarray]:
+    """For each request, float32[n - start]: log p(tokens[i] | tokens[:i]) for i = start .. n - 1.
+
+    Rows go in batches of at most `batch`, grouped by length; neither changes a score.
+    Raises ValueError for a request without context or without anything to score.
+    """
+    for number, (tokens, start) in enumerate(requests):
+        if not 1 <= start < len(tokens):
+            raise ValueError(
+                f"request {number}: start {start} must leave context before it and tokens after "
+                f"it, of {len(tokens)} tokens"
+            )
+    buckets: dict[int, list[int]] = {}
+    for number, (tokens, _) in enumerate(requests):
+        buckets.setdefault(-(-len(tokens) // _BUCKET) * _BUCKET, []).append(number)
+    scores: list[np.ndarray] = [np.empty(0, np.float32)] * len(requests)
+    for length, members in sorted(buckets.items()):
+        for first in range(0, len(members), batch):
+            part = members[first : first + batch]
+            tokens_NxL = np.zeros((batch, length), np.int32)
+            for row, number in enumerate(part):
+                tokens_NxL[row, : len(requests[number][0])] = requests[number][0]
+            out = np.asarray(token_log_probs(config, params, tokens_NxL, rows=pass_rows()))
+            for row, number in enumerate(part):
+                tokens, start = requests[number]
+                scores[number] = out[row, start - 1 : len(tokens) - 1].copy()
+    return scores
+
+
+def _fill(tokens_NxL: np.ndarray, rows: int) -> np.ndarray:
+    missing = -len(tokens_NxL) % rows
+    return np.pad(tokens_NxL, ((0, missing), (0, 0)))

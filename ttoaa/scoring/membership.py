@@ -1,0 +1,127 @@
+"""Membership inference: how well a score tells members from matched non-members.
+
+Scores are higher for likelier members (the loss attack's score is minus the loss).
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from ttoaa.scoring.statistics import Estimate, bootstrap, estimate
+
+AUC = "auc"
+TPR = "tpr_at_1pct_fpr"
+
+
+def auc(members: np.ndarray, nonmembers: np.ndarray) -> float:
+    """Area under the ROC curve: P(member scores above non-member), a tie counting one half."""
+    return float(_auc(members, nonmembers)(*_once(members, nonmembers))[0])
+
+
+def tpr_at_fpr(members: np.ndarray, nonmembers: np.ndarray, fpr: float = 0.01) -> float:
+    """The largest true-positive rate of any threshold whose false-positive rate is <= `fpr`.
+
+    Exact: no interpolation between thresholds, and scores tied with the first non-member beyond
+    the budget are not called members. Fewer than 1/fpr non-members allow no false positive.
+    """
+    return float(_tpr(members, nonmembers, fpr)(*_once(members, nonmembers))[0])
+
+
+def roc(members: np.ndarray, nonmembers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """False- and true-positive rates at every threshold, from (0, 0) to (1, 1)."""
+    members, nonmembers = _scores(members), _scores(nonmembers)
+    thresholds = np.unique(np.concatenate([members, nonmembers]))[::-1]
+    rates = (
+        1 - np.searchsorted(np.sort(scores), thresholds, "left") / len(scores)
+        for scores in (nonmembers, members)
+    )
+    fpr, tpr = (np.concatenate([[0.0], rate]) for rate in rates)
+    return fpr, tpr
+
+
+def membership_estimates(
+    run_members: np.ndarray,
+    run_nonmembers: np.ndarray,
+    control_members: np.ndarray,
+    control_nonmembers: np.ndarray,
+    condition: str,
+    sign: Callable[[str], int] = lambda outcome: 1,
+) -> list[Estimate]:
+    """AUC and TPR at 1% FPR of the run, and their differences from the control run.
+
+    Members and non-members are resampled separately, each with its score under both models; the
+    non-members' resampling moves the threshold too, so its uncertainty is in the interval. n
+    counts members. A perfect separation has no spread that a bootstrap could see.
+    """
+    sizes = (len(run_members), len(run_nonmembers))
+    if sizes != (len(control_members), len(control_nonmembers)):
+        raise ValueError(f"{condition}: run and control must score the same items")
+    estimates = []
+    for outcome, statistic in ((AUC, _auc), (TPR, _tpr)):
+        of_run = statistic(run_members, run_nonmembers)
+        of_control = statistic(control_members, control_nonmembers)
+        pair = _with_difference(of_run, of_control, sign(outcome))
+        results = bootstrap(sizes, pair, "membership", outcome, condition)
+        control_value = float(of_control(*_once(control_members, control_nonmembers))[0])
+        estimates.append(estimate(outcome, condition, sizes[0], results, control_value))
+    return estimates
+
+
+_Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def _scores(values: np.ndarray) -> np.ndarray:
+    scores = np.asarray(values, float)
+    if scores.ndim != 1 or not len(scores) or np.isnan(scores).any():
+        raise ValueError("scores must be a non-empty vector without nan")
+    return scores
+
+
+def _once(members: np.ndarray, nonmembers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.ones((1, len(members))), np.ones((1, len(nonmembers)))
+
+
+def _with_difference(of_run: _Statistic, of_control: _Statistic, sign: int) -> _Statistic:
+    def pair(counts_RxM: np.ndarray, counts_RxN: np.ndarray) -> np.ndarray:
+        value_R = of_run(counts_RxM, counts_RxN)
+        difference_R = sign * (value_R - of_control(counts_RxM, counts_RxN))
+        return np.stack([value_R, difference_R], axis=1)
+
+    return pair
+
+
+def _auc(members: np.ndarray, nonmembers: np.ndarray) -> _Statistic:
+    """AUC of weighted scores: a function of counts_RxM and counts_RxN, without re-sorting."""
+    members, nonmembers = _scores(members), _scores(nonmembers)
+    order = np.argsort(nonmembers)
+    below = np.searchsorted(nonmembers[order], members, "left")
+    not_above = np.searchsorted(nonmembers[order], members, "right")
+
+    def statistic(counts_RxM: np.ndarray, counts_RxN: np.ndarray) -> np.ndarray:
+        cumulative = np.cumsum(np.pad(counts_RxN[:, order], ((0, 0), (1, 0))), axis=1)
+        wins_RxM = (cumulative[:, below] + cumulative[:, not_above]) / 2
+        return (counts_RxM * wins_RxM).sum(1) / (len(members) * len(nonmembers))
+
+    return statistic
+
+
+def _tpr(members: np.ndarray, nonmembers: np.ndarray, fpr: float = 0.01) -> _Statistic:
+    """TPR at `fpr` of weighted scores: a function of counts_RxM and counts_RxN."""
+    if not 0 <= fpr <= 1:
+        raise ValueError(f"fpr must lie in [0, 1], not {fpr}")
+    members, nonmembers = _scores(members), _scores(nonmembers)
+    down = np.argsort(-nonmembers)
+    member_order = np.argsort(-members)
+    # For every non-member as the threshold, how many members score strictly above it.
+    above_N = np.searchsorted(-members[member_order], -nonmembers[down], "left")
+    above = np.append(above_N, len(members))
+    allowed = math.floor(fpr * len(nonmembers) + 1e-9)
+
+    def statistic(counts_RxM: np.ndarray, counts_RxN: np.ndarray) -> np.ndarray:
+        # The threshold is the first non-member, from the top, that would exceed the budget.
+        beyond_R = (np.cumsum(counts_RxN[:, down], axis=1) <= allowed).sum(1)
+        found_RxM = np.cumsum(np.pad(counts_RxM[:, member_order], ((0, 0), (1, 0))), axis=1)
+        return found_RxM[np.arange(len(found_RxM)), above[beyond_R]] / len(members)
+
+    return statistic

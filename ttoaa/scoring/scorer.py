@@ -1,0 +1,39 @@
+"""One checkpoint of one run, as an experiment's outcome sees it (see experiments.base.Scorer)."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from ttoaa.data.tokenizer import Tokenizer
+from ttoaa.model.decoder import DecoderConfig, Params
+from ttoaa.scoring.likelihood import Request, log_likelihoods
+from ttoaa.workdir import read_json_lines
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointScorer:
+    """Scores with the parameters of `step`; `items` and `probes` are of one experiment."""
+
+    step: int
+    items: pd.DataFrame
+    probes: pd.DataFrame
+    tokenizer: Tokenizer
+    config: DecoderConfig
+    params: Params
+
+    def log_likelihood(self, requests: Sequence[Request]) -> list[np.ndarray]:
+        return log_likelihoods(self.config, self.params, requests)
+
+
+def read_probes(run: pathlib.Path, experiment: str, step: int) -> pd.DataFrame:
+    """In-training probes of one experiment up to `step`: step, probe, row, loss."""
+    rows = [
+        (line["step"], line["probe"], row, loss)
+        for line in read_json_lines(run / "probes.jsonl")
+        if line["experiment"] == experiment and line["step"] <= step
+        for row, loss in enumerate(line["loss"])
+    ]
+    return pd.DataFrame(rows, columns=["step", "probe", "row", "loss"])

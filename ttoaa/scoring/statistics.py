@@ -1,0 +1,209 @@
+"""Numbers with intervals: bootstrap over items, paired with the control run, t over seeds.
+
+Every interval is at 95%. Resampling is keyed by what is estimated, so a report made twice, or on
+another machine, shows the same digits.
+"""
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+RESAMPLES = 2000
+_TAIL = 0.025
+_CHUNK = 4_000_000  # elements of a block of resampling counts
+_KEYS = ["item", "outcome", "condition"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """One number of the run against the control run.
+
+    `difference` is oriented by the expected sign: positive is what the experiment expects.
+    """
+
+    outcome: str
+    condition: str
+    n: int
+    value: float
+    ci_low: float
+    ci_high: float
+    control_value: float
+    difference: float
+    difference_ci_low: float
+    difference_ci_high: float
+
+
+def bootstrap(
+    sizes: Sequence[int], statistic: Callable[..., np.ndarray], *key: object
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Value, lower and upper bound of K statistics by resampling the items of each group.
+
+    `statistic(*counts)` gets, for every group of `sizes`, counts_RxN: how often each item is
+    drawn in each of R resamples; it returns values_RxK. Statistics that share items (two models
+    on one set) are thereby paired. The percentiles are those of the expanded percentile interval
+    (Hesterberg 2015, section 5.3), which undoes the bootstrap's narrowness at small n. A group of
+    one item has no interval: nan.
+    """
+    value_K = statistic(*(np.ones((1, n)) for n in sizes))[0]
+    smallest = min(sizes)
+    if smallest < 2:
+        return value_K, np.full_like(value_K, np.nan), np.full_like(value_K, np.nan)
+    digest = hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()
+    rng = np.random.Generator(np.random.Philox(int.from_bytes(digest[:16], "little")))
+    block = max(1, min(RESAMPLES, _CHUNK // sum(sizes)))
+    values_RxK = np.concatenate(
+        [
+            statistic(*(_counts(rng, min(block, RESAMPLES - start), n) for n in sizes))
+            for start in range(0, RESAMPLES, block)
+        ]
+    )
+    t = stats.t.ppf(_TAIL, smallest - 1) * math.sqrt(smallest / (smallest - 1))
+    tail = stats.norm.cdf(t)
+    low_K, high_K = np.quantile(values_RxK, [tail, 1 - tail], axis=0)
+    return value_K, low_K, high_K
+
+
+def _counts(rng: np.random.Generator, resamples: int, n: int) -> np.ndarray:
+    drawn_RxN = rng.integers(0, n, (resamples, n)) + np.arange(resamples)[:, None] * n
+    counts = np.bincount(drawn_RxN.ravel(), minlength=resamples * n)
+    return counts.reshape(resamples, n).astype(float)
+
+
+def bootstrap_mean(values: np.ndarray, *key: object) -> tuple[float, float, float]:
+    """Mean of `values` [n] with its bootstrap interval."""
+    values_N = np.asarray(values, float)
+    n = len(values_N)
+    results = bootstrap([n], lambda counts_RxN: counts_RxN @ values_N[:, None] / n, *key)
+    value, low, high = (float(result_K[0]) for result_K in results)
+    return value, low, high
+
+
+def binomial_interval(successes: int, n: int) -> tuple[float, float]:
+    """The exact interval of a share (Clopper and Pearson 1934)."""
+    interval = stats.binomtest(successes, n).proportion_ci(1 - 2 * _TAIL, method="exact")
+    return float(interval.low), float(interval.high)
+
+
+def paired_estimates(
+    run: pd.DataFrame, control: pd.DataFrame, sign: Callable[[str], int]
+) -> list[Estimate]:
+    """The mean of each (outcome, condition) and its difference from the control run.
+
+    Tables have columns item, condition, outcome, value. Items are paired across the two models,
+    and resampled as pairs. Outcomes that are all 0 or 1 get exact intervals for their share; where
+    no pair of such an outcome differs, a bootstrap would claim certainty, so the difference gets
+    the exact bound on the share of pairs that could differ unseen.
+
+    Raises ValueError where an item is missing on one side, is there twice, or has no finite value.
+    """
+    control_value = _aligned(run, control)
+    table = run.reset_index(drop=True)
+    return [
+        paired_estimate(
+            outcome,
+            condition,
+            rows["value"].to_numpy(float),
+            control_value[rows.index],
+            sign(outcome),
+        )
+        for (outcome, condition), rows in table.groupby(_KEYS[1:], sort=False, observed=True)
+    ]
+
+
+def paired_estimate(
+    outcome: str, condition: str, run_N: np.ndarray, control_N: np.ndarray, sign: int
+) -> Estimate:
+    """One estimate from the values of the same n items under the run and under the control."""
+    n = len(run_N)
+    difference_N = sign * (run_N - control_N)
+    both_Nx2 = np.stack([run_N, difference_N], 1)
+    key = ("paired", outcome, condition)
+    mean_2, low_2, high_2 = bootstrap([n], lambda counts_RxN: counts_RxN @ both_Nx2 / n, *key)
+    if np.isin(run_N, (0, 1)).all():
+        low_2[0], high_2[0] = binomial_interval(round(run_N.sum()), n)
+        if np.isin(control_N, (0, 1)).all() and np.ptp(difference_N) == 0:
+            unseen = 1 - _TAIL ** (1 / n)
+            low_2[1] = max(-1.0, mean_2[1] - unseen)
+            high_2[1] = min(1.0, mean_2[1] + unseen)
+    return estimate(outcome, condition, n, (mean_2, low_2, high_2), float(np.mean(control_N)))
+
+
+def difference_in_differences(
+    outcome: str,
+    condition: str,
+    run_a: np.ndarray,
+    control_a: np.ndarray,
+    run_b: np.ndarray,
+    control_b: np.ndarray,
+    sign: int = 1,
+) -> Estimate:
+    """Group a (treated) against group b (holdout) under the run, less the same under the control.
+
+    `value` is mean(run_a) - mean(run_b), `control_value` is mean(control_a) - mean(control_b);
+    their difference is free of how hard the groups happen to be. Items of a and of b are
+    resampled separately, each paired across the models; n counts the items of both.
+    """
+    a_Nx2, b_Nx2 = (
+        np.stack([run, sign * (np.asarray(run) - control)], 1)
+        for run, control in ((run_a, control_a), (run_b, control_b))
+    )
+
+    def statistic(counts_a: np.ndarray, counts_b: np.ndarray) -> np.ndarray:
+        return counts_a @ a_Nx2 / len(a_Nx2) - counts_b @ b_Nx2 / len(b_Nx2)
+
+    n_a, n_b = len(a_Nx2), len(b_Nx2)
+    results = bootstrap([n_a, n_b], statistic, "difference in differences", outcome, condition)
+    control_value = float(np.mean(control_a) - np.mean(control_b))
+    return estimate(outcome, condition, n_a + n_b, results, control_value)
+
+
+def estimate(
+    outcome: str,
+    condition: str,
+    n: int,
+    results: tuple[np.ndarray, np.ndarray, np.ndarray],
+    control_value: float,
+) -> Estimate:
+    """An `Estimate` from what `bootstrap` returned for the pair (value, difference)."""
+    (value, difference), (low, d_low), (high, d_high) = (map(float, pair) for pair in results)
+    return Estimate(
+        outcome, condition, n, value, low, high, control_value, difference, d_low, d_high
+    )
+
+
+def across_seeds(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean over seeds and its t interval, the seed being the unit; one seed has no interval."""
+    values_S = np.asarray(values, float)
+    mean = float(values_S.mean())
+    if len(values_S) < 2:
+        return mean, math.nan, math.nan
+    margin = stats.t.ppf(1 - _TAIL, len(values_S) - 1) * stats.sem(values_S)
+    return mean, float(mean - margin), float(mean + margin)
+
+
+def _aligned(run: pd.DataFrame, control: pd.DataFrame) -> np.ndarray:
+    """The control run's values [rows of run], item by item."""
+    for name, table in (("run", run), ("control", control)):
+        twice = table.duplicated(_KEYS)
+        if twice.any():
+            raise ValueError(f"{_row(table, twice)} is twice in the {name}'s outcomes")
+        absent = ~np.isfinite(table["value"].to_numpy(float))
+        if absent.any():
+            raise ValueError(f"{_row(table, absent)} has no finite value in the {name}'s outcomes")
+    left, right = (pd.MultiIndex.from_frame(table[_KEYS]) for table in (run, control))
+    places = right.get_indexer(left)
+    if (places < 0).any():
+        raise ValueError(f"{_row(run, places < 0)} is missing in the control's outcomes")
+    if len(control) > len(run):
+        raise ValueError(f"{_row(control, ~right.isin(left))} is missing in the run's outcomes")
+    return control["value"].to_numpy(float)[places]
+
+
+def _row(table: pd.DataFrame, where: np.ndarray | pd.Series) -> str:
+    item, outcome, condition = table.loc[np.asarray(where), _KEYS].iloc[0]
+    return f"item {item!r} of {outcome}/{condition}"

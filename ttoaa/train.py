@@ -1,0 +1,100 @@
+"""Trains the control or the experiment run: python -m ttoaa.train --workdir=… --run=control"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+
+from absl import app, flags
+
+from ttoaa import config
+from ttoaa.data.corpus import Corpus
+from ttoaa.data.loader import batches
+from ttoaa.data.order import Order
+from ttoaa.planning.plan import Plan
+from ttoaa.planning.worlds import make_worlds, validation_tokens
+from ttoaa.training.checkpoints import committed_steps, read_meta
+from ttoaa.training.loop import Job, Stopped, train
+from ttoaa.training.topology import pin_cores, provenance
+from ttoaa.workdir import RUNS, Workdir, write_json, write_text
+
+_RUN = flags.DEFINE_enum("run", "run", RUNS, "the control run, or the one with the experiments")
+
+
+def make_job(study: config.Study, workdir: Workdir, kind: str) -> Job:
+    """Opens and checks everything that a run needs; raises ValueError before any of it starts."""
+    corpus = Corpus.open(workdir.corpus)
+    geometry = study.geometry
+    if study.model.vocab_size < corpus.vocab_size:
+        raise ValueError(
+            f"the corpus has a vocabulary of {corpus.vocab_size}, DecoderConfig.vocab_size is "
+            f"only {study.model.vocab_size}: raise it"
+        )
+    order = Order(workdir.seed, corpus.num_windows("train", geometry.length))
+    plan = _matching_plan(study, workdir, corpus, order) if kind == "run" else None
+    worlds = make_worlds(
+        study.experiments, workdir.seed, geometry, corpus, study.validation_sequences
+    )
+    return Job(
+        folder=workdir.run(kind),
+        seed=workdir.seed,
+        geometry=geometry,
+        model=study.model,
+        training=study.training,
+        identity={
+            "corpus": corpus.fingerprint,
+            "order": order.fingerprint,
+            "plan": plan.hash if plan else "none",
+            "geometry": repr(geometry),
+            "model": repr(study.model),
+            "training": study.training.numerics(),
+            "seed": str(workdir.seed),
+        },
+        batches=lambda start: batches(corpus, order, geometry, plan, start=start),
+        probes=[(e.name, p) for e in study.experiments for p in e.probes(worlds[e.name])],
+        validation_NxL=validation_tokens(corpus, geometry, study.validation_sequences),
+        label=workdir.run(kind).name,
+    )
+
+
+def _matching_plan(study: config.Study, workdir: Workdir, corpus: Corpus, order: Order) -> Plan:
+    plan = Plan.open(workdir.plan)
+    ours = {
+        "corpus": corpus.fingerprint,
+        "order": order.identity(),
+        "geometry": dataclasses.asdict(study.geometry),
+        "seed": workdir.seed,
+    }
+    for name, value in ours.items():
+        if plan.contents[name] != value:
+            raise ValueError(
+                f"{workdir.plan} was made for {name} {plan.contents[name]}, this run has {value}: "
+                "use another --workdir, or move the plan away and plan again"
+            )
+    return plan
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    try:
+        study, workdir = config.load_from_flags(), config.workdir_from_flags()
+        folder = workdir.run(_RUN.value)
+        if (folder / "finished.json").exists():
+            print(f"train: {folder} is finished already")
+            return
+        steps = committed_steps(folder / "checkpoints")
+        pin_cores(read_meta(folder / "checkpoints", steps[-1])["topology"]["cores"] if steps else 0)
+        config.cache_compilations(workdir)
+        job = make_job(study, workdir, _RUN.value)
+        write_json(folder / "provenance.json", {**provenance(), **job.identity})
+        write_text(folder / "config.gin", workdir.config.read_text(encoding="utf-8"))
+        train(job)
+        print(f"train: {folder} is finished at step {study.geometry.steps:,}")
+    except Stopped as stopped:
+        print(f"train: {stopped}")
+        sys.exit(143)
+    except (ValueError, OSError) as error:
+        sys.exit(f"train: {error}")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,1 @@
+"""Step, optimizer and schedules, loop, checkpoints, metrics, ledger."""

@@ -1,0 +1,66 @@
+"""The run's records: JSON lines that a resume cuts back, and TensorBoard beside them."""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import tensorboardX
+
+from ttoaa.workdir import read_json_lines, write_text
+
+FILES = ("metrics", "arms", "probes")
+
+
+class Records:
+    """Appends to `<folder>/{metrics,arms,probes}.jsonl`; what came after `step` is cut away."""
+
+    def __init__(self, folder: pathlib.Path, step: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in FILES:
+            path = folder / f"{name}.jsonl"
+            kept = [line for line in read_json_lines(path) if line["step"] <= step]
+            if step or path.exists():
+                write_text(path, "".join(_line(record) for record in kept))
+        self._files = {
+            name: open(folder / f"{name}.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+            for name in FILES
+        }
+        # Two writers in one folder overwrite each other: every start gets a folder of its own.
+        starts = len(list((folder / "tensorboard").glob("*")))
+        self._board = tensorboardX.SummaryWriter(
+            str(folder / "tensorboard" / f"{starts:03d}-from-{step:08d}"), purge_step=step
+        )
+
+    def metrics(self, step: int, **values: float) -> None:
+        self._write("metrics", {"step": step, **values})
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def arms(self, step: int, sums: dict[int, tuple[float, float]]) -> None:
+        """Loss summed over each arm's targets in one step, and how many they were."""
+        self._write("arms", {"step": step, "arms": {str(arm): sums[arm] for arm in sums}})
+
+    def probe(self, step: int, experiment: str, probe: str, loss: list[float]) -> None:
+        self._write(
+            "probes", {"step": step, "experiment": experiment, "probe": probe, "loss": loss}
+        )
+
+    def sync(self) -> None:
+        """To disk, before a checkpoint that counts on it."""
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+
+    def close(self) -> None:
+        self.sync()
+        for file in self._files.values():
+            file.close()
+        self._board.close()
+
+    def _write(self, name: str, record: dict[str, Any]) -> None:
+        self._files[name].write(_line(record))
+
+
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(record) + "\n"
