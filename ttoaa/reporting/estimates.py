@@ -68,7 +68,8 @@ def collect(root: pathlib.Path, experiments: Sequence[Experiment]) -> StudyEstim
                     )
                 else:
                     frames.append(_estimates(folder, step, experiment))
-    table = pd.concat(frames, ignore_index=True)
+    # An outcome may have nothing to say yet at an early step; an empty frame has no types.
+    table = pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
     _require_primary(table[table["step"] == final_step], experiments)
     return StudyEstimates(table, final_step, tuple(f.seed for f in evaluated), tuple(notes))
 

@@ -82,7 +82,9 @@ class _Run:
             step = jax.numpy.asarray(self.start, jax.numpy.int32)
             self.state = {"params": params, "opt": opt, "step": step}
         self.ledger = Ledger(seconds)
-        self.records = Records(job.folder, self.start)
+        # A fresh start keeps nothing, not even the records of step 0 of one that was killed.
+        self.records = Records(job.folder, -1 if self.fresh else self.start)
+        self.saved = -1 if self.fresh else self.start
         self.dispatched: tuple[int, Metrics] | None = None
         self.last_read: float | None = None
 
@@ -148,6 +150,9 @@ class _Run:
             self._save(step)
 
     def _save(self, step: int) -> None:
+        if step == self.saved:
+            return
+        self.saved = step
         with self.ledger.phase("step"):
             self._record(self.dispatched)
             self.dispatched = None

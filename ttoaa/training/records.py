@@ -20,7 +20,7 @@ class Records:
         for name in FILES:
             path = folder / f"{name}.jsonl"
             kept = [line for line in read_json_lines(path) if line["step"] <= step]
-            if step or path.exists():
+            if path.exists():
                 write_text(path, "".join(_line(record) for record in kept))
         self._files = {
             name: open(folder / f"{name}.jsonl", "a", encoding="utf-8")  # noqa: SIM115
@@ -29,7 +29,8 @@ class Records:
         # Two writers in one folder overwrite each other: every start gets a folder of its own.
         starts = len(list((folder / "tensorboard").glob("*")))
         self._board = tensorboardX.SummaryWriter(
-            str(folder / "tensorboard" / f"{starts:03d}-from-{step:08d}"), purge_step=step
+            str(folder / "tensorboard" / f"{starts:03d}-from-{max(step, 0):08d}"),
+            purge_step=max(step, 0),
         )
 
     def metrics(self, step: int, **values: float) -> None:
