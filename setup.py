@@ -52,7 +52,7 @@ setup(
     description="Many controlled pretraining experiments inside one training run, in JAX.",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    license_expression="Apache-2.0",
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["ttoaa", "ttoaa.*"]),
     package_data={"ttoaa.reporting": ["*.html"]},

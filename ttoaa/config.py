@@ -6,7 +6,10 @@ import importlib.util  # noqa: F401 (gin reaches for importlib.util without impo
 import logging
 import pathlib
 import re
+import types
+import typing
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import gin
 import jax
@@ -39,6 +42,9 @@ class Study:
     validation_sequences: int = 64
 
     def __post_init__(self) -> None:
+        _check_types(self)
+        if self.validation_sequences < 0:
+            raise ValueError("Study.validation_sequences must not be negative")
         for experiment in self.experiments:
             if not isinstance(experiment, Experiment):
                 raise ValueError(
@@ -67,8 +73,28 @@ def load_from_flags(more: Sequence[str] = ()) -> Study:
     bindings = [*_GIN_BINDINGS.value, *more]
     study, resolved = load(files, bindings)
     if _GIN_FILE.value or bindings:
+        _refuse_other(workdir, study)
         write_text(workdir.config, resolved)
     return study
+
+
+def _refuse_other(workdir: Workdir, study: Study) -> None:
+    """Once a study has begun, what decides its bits stays: nothing of it is overwritten."""
+    if not workdir.seeds() or not workdir.config.exists():
+        return
+    begun = load([workdir.config])[0]
+    for name, theirs, ours in (
+        ("Prepare", begun.prepare, study.prepare),
+        ("Geometry", begun.geometry, study.geometry),
+        ("DecoderConfig", begun.model, study.model),
+        ("Training", begun.training.numerics(), study.training.numerics()),
+        ("validation_sequences", begun.validation_sequences, study.validation_sequences),
+    ):
+        if theirs != ours:
+            raise ValueError(
+                f"{workdir.root} holds a study with {name} {theirs}, this one has {ours}: "
+                "use another --workdir"
+            )
 
 
 def only(study: Study, names: Sequence[str] | None) -> Study:
@@ -104,7 +130,7 @@ def load(files: Sequence[pathlib.Path], bindings: Sequence[str] = ()) -> tuple[S
                 [str(file) for file in files], list(bindings), print_includes_and_imports=False
             )
         study = gin.get_configurable("Study")()
-    except (AttributeError, ImportError, OSError, TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:  # gin, tokenize and whatever the config imports raise many kinds
         raise ValueError(f"bad config: {_one_line(error)}") from error
     _refuse_unused(bindings)
     return study, gin.operative_config_str()
@@ -122,7 +148,7 @@ def _quiet() -> Iterator[None]:
 
 def _one_line(error: BaseException) -> str:
     """The error itself and gin's note of the file and line, without the empty lines between."""
-    return " ".join(str(error).split()) or repr(error)
+    return " ".join(str(error).split())[:400] or repr(error)
 
 
 def _bindings(text: str) -> set[tuple[tuple[str, ...], str]]:
@@ -148,3 +174,32 @@ def _refuse_unused(bindings: Sequence[str]) -> None:
 def _same(name: str, other: str) -> bool:
     """Whether two names, one of which may lack its module, mean the same parameter."""
     return f".{name}".endswith(f".{other}") or f".{other}".endswith(f".{name}")
+
+
+def _check_types(value: Any) -> None:
+    """Refuses a field of another type than its annotation, in `value` and all that it is made of.
+
+    gin takes any value for anything, and a reference without brackets for what it would make.
+    """
+    hints = typing.get_type_hints(type(value))
+    for field in dataclasses.fields(value):
+        given, name = getattr(value, field.name), f"{type(value).__name__}.{field.name}"
+        if callable(given) and not dataclasses.is_dataclass(type(given)):
+            raise ValueError(f"{name} is {given!r}: write @Name() with the brackets")
+        hint = hints[field.name]
+        if not _fits(given, hint):
+            raise ValueError(f"{name} must be {getattr(hint, '__name__', hint)}, not {given!r}")
+        for part in given if isinstance(given, list | tuple) else [given]:
+            if dataclasses.is_dataclass(part) and not isinstance(part, type):
+                _check_types(part)
+
+
+def _fits(given: Any, hint: Any) -> bool:
+    """As far as can be told: what meets a protocol is a dataclass, and generics go unchecked."""
+    if getattr(hint, "_is_protocol", False):
+        return dataclasses.is_dataclass(given)
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    parts = typing.get_args(hint) if union else (hint,)
+    if not all(isinstance(part, type) for part in parts):
+        return True
+    return isinstance(given, (*parts, int) if float in parts else parts)

@@ -4,7 +4,6 @@ A job of its own that needs only the study's folder. Each (checkpoint, experimen
 committed whole; what is there is not done again, so a killed job costs its open table at most.
 """
 
-import os
 import pathlib
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,7 @@ from ttoaa.scoring.scorer import CheckpointScorer, read_probes
 from ttoaa.training.checkpoints import CheckpointError, committed_steps, read
 from ttoaa.training.ledger import Ledger
 from ttoaa.training.topology import pin_cores
-from ttoaa.workdir import RUNS, Workdir, read_json, write_json
+from ttoaa.workdir import RUNS, Workdir, read_json, write_bytes, write_json
 
 _EXPERIMENTS = flags.DEFINE_list("experiments", None, "only these experiments, by name")
 _STEPS = flags.DEFINE_list("steps", None, "only checkpoints of these steps")
@@ -97,10 +96,7 @@ def commit(table: pd.DataFrame, path: pathlib.Path) -> None:
     absent = [name for name in COLUMNS if name not in table]
     if absent:
         raise ValueError(f"an outcome table needs the column {absent[0]!r}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    table.to_parquet(unfinished, index=False)
-    os.replace(unfinished, path)
+    write_bytes(path, table.to_parquet(index=False))
 
 
 def main(argv: Sequence[str]) -> None:

@@ -1,8 +1,10 @@
 """Compiles, shows and audits the plan of a run: python -m ttoaa.plan --workdir=… [--show step=K]"""
 
+import dataclasses
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from absl import app, flags
@@ -27,33 +29,38 @@ _AUDIT_SEED = flags.DEFINE_integer("audit_seed", 0, "which random batches --audi
 
 def make_plan(study: config.Study, workdir: Workdir) -> tuple[Plan, bool]:
     """(plan, whether it is new): compiles and stores the plan, or finds the same one made."""
-    wanted = experiments_fingerprint(study.experiments)
-    if workdir.plan.exists():
-        plan = Plan.open(workdir.plan)
-        if plan.meta["experiments_fingerprint"] != wanted or plan.geometry != study.geometry:
-            raise ValueError(
-                f"{workdir.plan} holds the plan of other experiments or another geometry: use "
-                "another --workdir, or move the plan and its run away and plan again"
-            )
-        return plan, False
     ledger = Ledger()
     with ledger.phase("plan"):
-        corpus = Corpus.open(workdir.corpus)
-        geometry = study.geometry
-        order = Order(workdir.seed, corpus.num_windows("train", geometry.length))
-        worlds = make_worlds(
-            study.experiments, workdir.seed, geometry, corpus, study.validation_sequences
-        )
+        made, geometry = workdir.plan.exists(), study.geometry
+        corpus = Corpus.open(workdir.corpus, verify=not made)
         identity = {
             "seed": workdir.seed,
             "corpus": corpus.fingerprint,
             "vocabulary": corpus.manifest.vocabulary,
-            "order": order.identity(),
+            "order": Order(workdir.seed, corpus.num_windows("train", geometry.length)).identity(),
+            "validation_sequences": study.validation_sequences,
         }
-        compiled = compile_plan(study.experiments, worlds, geometry, identity)
-        store(compiled, workdir.plan, {"experiments_fingerprint": wanted})
+        meta = {"experiments_fingerprint": experiments_fingerprint(study.experiments)}
+        if made:
+            plan = Plan.open(workdir.plan)
+            _check_same(plan, {**identity, "geometry": dataclasses.asdict(geometry)}, meta)
+            return plan, False
+        worlds = make_worlds(
+            study.experiments, workdir.seed, geometry, corpus, study.validation_sequences
+        )
+        store(compile_plan(study.experiments, worlds, geometry, identity), workdir.plan, meta)
     write_json(workdir.plan / "ledger.json", {"seconds": ledger.seconds})
     return Plan.open(workdir.plan), True
+
+
+def _check_same(plan: Plan, contents: dict[str, Any], meta: dict[str, str]) -> None:
+    different = [name for name, value in contents.items() if plan.contents.get(name) != value]
+    different += ["experiments" for name, value in meta.items() if plan.meta.get(name) != value]
+    if different:
+        raise ValueError(
+            f"{plan.folder} was made with another setting of {', '.join(different)}: use another "
+            "--workdir, or move the plan and its run away and plan again"
+        )
 
 
 def audit(workdir: Workdir, count: int, seed: int) -> list[str]:

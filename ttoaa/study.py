@@ -32,23 +32,37 @@ def main(argv: Sequence[str]) -> None:
     except (ValueError, OSError) as error:
         sys.exit(f"study: {error}")
     root = config.workdir_from_flags().root
-    stages = [("prepare",)]
+    stages: list[tuple[str, ...]] = [("prepare",)]
     stages += [(*stage, f"--seed={seed}") for seed in seeds for stage in STAGES]
     stages += [("report",)]
-    started = time.perf_counter()
-    for number, (module, *flags_) in enumerate(stages, start=1):
-        print(f"[{number}/{len(stages)}] {' '.join([module, *flags_])}", flush=True)
-        _run([sys.executable, "-m", f"ttoaa.{module}", f"--workdir={root}", *flags_])
+    runner, started = _Runner(), time.perf_counter()
+    for number, stage in enumerate(stages, start=1):
+        print(f"[{number}/{len(stages)}] {' '.join(stage)}", flush=True)
+        module, options = f"ttoaa.{stage[0]}", stage[1:]
+        runner.run([sys.executable, "-m", module, f"--workdir={root}", *options])
     print(f"study: done in {time.perf_counter() - started:.0f} s; open {root / 'report.html'}")
 
 
-def _run(command: Sequence[str]) -> None:
-    """Runs one stage; SIGTERM is passed on, so that a training run can save first."""
-    with subprocess.Popen(command) as process:
-        signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number))
-        code = process.wait()
-    if code:
-        sys.exit(code if code > 0 else 128 - code)
+class _Runner:
+    """Runs stages; SIGTERM is passed on, so that a training run can save, and is the last one."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[bytes] | None = None
+        self.asked = False
+        signal.signal(signal.SIGTERM, self._stop)
+
+    def run(self, command: Sequence[str]) -> None:
+        with subprocess.Popen(command) as self.process:
+            if self.asked:  # the signal came while this stage was started
+                self.process.terminate()
+            code = self.process.wait()
+        if code or self.asked:
+            sys.exit(code if code > 0 else 128 + (-code or signal.SIGTERM))
+
+    def _stop(self, number: int, frame: object) -> None:
+        self.asked = True
+        if self.process:
+            self.process.terminate()
 
 
 if __name__ == "__main__":

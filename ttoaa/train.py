@@ -12,10 +12,10 @@ from ttoaa.data.loader import batches
 from ttoaa.data.order import Order
 from ttoaa.planning.plan import Plan
 from ttoaa.planning.worlds import make_worlds, validation_tokens
-from ttoaa.training.checkpoints import committed_steps, read_meta
+from ttoaa.training.checkpoints import newest_meta
 from ttoaa.training.loop import Job, Stopped, train
-from ttoaa.training.topology import pin_cores, provenance
-from ttoaa.workdir import RUNS, Workdir, write_json, write_text
+from ttoaa.training.topology import pin_cores
+from ttoaa.workdir import RUNS, Workdir
 
 _RUN = flags.DEFINE_enum("run", "run", RUNS, "the control run, or the one with the experiments")
 
@@ -31,6 +31,11 @@ def make_job(study: config.Study, workdir: Workdir, kind: str) -> Job:
         )
     order = Order(workdir.seed, corpus.num_windows("train", geometry.length))
     plan = _matching_plan(study, workdir, corpus, order) if kind == "run" else None
+    if plan and len(plan.arms) >= study.training.max_arms:
+        raise ValueError(
+            f"the plan has {len(plan.arms)} arms beside the corpus, Training.max_arms is only "
+            f"{study.training.max_arms}: raise it"
+        )
     worlds = make_worlds(
         study.experiments, workdir.seed, geometry, corpus, study.validation_sequences
     )
@@ -53,6 +58,7 @@ def make_job(study: config.Study, workdir: Workdir, kind: str) -> Job:
         probes=[(e.name, p) for e in study.experiments for p in e.probes(worlds[e.name])],
         validation_NxL=validation_tokens(corpus, geometry, study.validation_sequences),
         label=workdir.run(kind).name,
+        config=workdir.config.read_text(encoding="utf-8"),
     )
 
 
@@ -81,13 +87,10 @@ def main(argv: Sequence[str]) -> None:
         if (folder / "finished.json").exists():
             print(f"train: {folder} is finished already")
             return
-        steps = committed_steps(folder / "checkpoints")
-        pin_cores(read_meta(folder / "checkpoints", steps[-1])["topology"]["cores"] if steps else 0)
+        meta = newest_meta(folder / "checkpoints")
+        pin_cores(meta["topology"]["cores"] if meta else None)
         config.cache_compilations(workdir)
-        job = make_job(study, workdir, _RUN.value)
-        write_json(folder / "provenance.json", {**provenance(), **job.identity})
-        write_text(folder / "config.gin", workdir.config.read_text(encoding="utf-8"))
-        train(job)
+        train(make_job(study, workdir, _RUN.value))
         print(f"train: {folder} is finished at step {study.geometry.steps:,}")
     except Stopped as stopped:
         print(f"train: {stopped}")

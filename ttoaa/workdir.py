@@ -99,5 +99,9 @@ def read_json_lines(path: pathlib.Path) -> list[dict[str, Any]]:
     """All whole lines; a last line that a kill cut short is left out."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    try:
+        return [json.loads(line) for line in lines]
+    except json.JSONDecodeError as error:
+        number = 1 + lines.index(error.doc)
+        raise ValueError(f"{path} is damaged: line {number} is not JSON") from error

@@ -75,12 +75,21 @@ class Probe:
 class Scorer(Protocol):
     """One checkpoint of one run, as an outcome sees it."""
 
-    step: int
-    items: pd.DataFrame
-    """The experiment's items: id, condition, repetitions, tokens, window, text, and its fields."""
-    probes: pd.DataFrame
-    """Its in-training probes up to `step`: columns step, probe, row, loss (nats a token)."""
-    tokenizer: Tokenizer
+    @property
+    def step(self) -> int: ...
+
+    @property
+    def items(self) -> pd.DataFrame:
+        """The experiment's items: id, condition, repetitions, tokens, window, text, its fields."""
+        ...
+
+    @property
+    def probes(self) -> pd.DataFrame:
+        """Its in-training probes up to `step`: columns step, probe, row, loss (nats a token)."""
+        ...
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
 
     def log_likelihood(self, requests: Sequence[tuple[np.ndarray, int]]) -> list[np.ndarray]:
         """For each (tokens int[n], start >= 1): log p(tokens[i] | tokens[:i]), i = start..n-1."""

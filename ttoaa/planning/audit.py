@@ -60,18 +60,19 @@ class PlainReader:
 
     def _window(self, split: str, window: int) -> list[int]:
         width = np.dtype(self.manifest["dtype"]).itemsize
+        place = window
         for shard in self.manifest["shards"]:
             if shard["split"] != split:
                 continue
             inside = shard["tokens"] // self.length
-            if window < inside:
+            if 0 <= place < inside:
                 with open(self.corpus / shard["name"], "rb") as file:
-                    file.seek(window * self.length * width)
+                    file.seek(place * self.length * width)
                     raw = file.read(self.length * width)
                 return [
                     int.from_bytes(raw[i : i + width], "little") for i in range(0, len(raw), width)
                 ]
-            window -= inside
+            place -= inside
         raise ValueError(f"window {window} of {split} does not exist")
 
 

@@ -44,7 +44,7 @@ def compile_plan(
     by_name = {experiment.name: experiment for experiment in experiments}
     items = {name: list(by_name[name].intervene(worlds[name])) for name in names}
     for name in names:
-        _check(name, items[name], geometry, worlds[name].tokenizer.vocab_size)
+        _check(name, items[name], worlds[name])
     flat = [(name, item) for name in names for item in items[name]]
     _check_capacity(flat, geometry)
 
@@ -60,7 +60,7 @@ def compile_plan(
     repetition = np.arange(len(owner)) - np.repeat(np.cumsum(repeats) - repeats, repeats)
 
     requests = _requests(flat, owner, repetition, geometry, int(identity["seed"]))
-    address = _place(requests, geometry.length, [flat[i] for i in owner])
+    address = _place(requests, geometry.length, flat, owner)
     from_reserve = np.array([item.window is not None for _, item in flat], bool)
     source = [
         start if i.window is None else i.window
@@ -94,7 +94,9 @@ def _conditions(items: Sequence[Item]) -> list[str]:
     return list(dict.fromkeys(item.condition for item in items if item.repetitions))
 
 
-def _check(name: str, items: Sequence[Item], geometry: Geometry, vocab_size: int) -> None:
+def _check(name: str, items: Sequence[Item], world: World) -> None:
+    length, vocab_size = world.geometry.length, world.tokenizer.vocab_size
+    own = set(world.windows.tolist())
     seen: set[str] = set()
     for item in items:
         where = f"{name}: item {item.id!r}"
@@ -106,10 +108,15 @@ def _check(name: str, items: Sequence[Item], geometry: Geometry, vocab_size: int
         if not isinstance(item.repetitions, int | np.integer) or item.repetitions < 0:
             raise ValueError(f"{where} has repetitions {item.repetitions!r}: a whole number >= 0")
         if item.tokens is None:
+            if item.window not in own:
+                raise ValueError(
+                    f"{where} takes the reserve's window {item.window}, which is not its own: "
+                    "ask for enough in reserve_windows and take them from world.windows"
+                )
             continue
-        if not 0 < len(item.tokens) <= geometry.length:
+        if not 0 < len(item.tokens) <= length:
             raise ValueError(
-                f"{where} has {len(item.tokens)} tokens, a row holds 1 to {geometry.length}: "
+                f"{where} has {len(item.tokens)} tokens, a row holds 1 to {length}: "
                 "shorten it or raise Geometry.length"
             )
         if np.min(item.tokens) < 0 or np.max(item.tokens) >= vocab_size:
@@ -196,11 +203,14 @@ def _fixed(name: str, item: Item, geometry: Geometry) -> np.ndarray:
     return positions * geometry.length + offsets
 
 
-def _place(requests: Requests, length: int, edits: Sequence[tuple[str, Item]]) -> np.ndarray:
+def _place(
+    requests: Requests, length: int, flat: Sequence[tuple[str, Item]], owner: np.ndarray
+) -> np.ndarray:
     try:
         return place(requests, length)
     except PlacementError as error:
-        who = " and ".join(f"{edits[e][0]} (item {edits[e][1].id!r})" for e in error.edits)
+        edits = [flat[owner[edit]] for edit in error.edits]
+        who = " and ".join(f"{name} (item {item.id!r})" for name, item in edits)
         raise ValueError(
             f"the plan does not fit: {error} for {who}: widen its placement, lower its "
             "repetitions or lengthen the run"

@@ -60,9 +60,9 @@ def place(requests: Requests, length: int) -> np.ndarray:
         taken.add(start[wins], end[wins])
         pending = pending[~wins]
     for edit in pending[np.argsort(rank[pending])]:
-        start = _search(requests, int(edit), taken, length)
-        address[edit] = start
-        taken.add(start, start + requests.length[edit : edit + 1])
+        alone = slice(edit, edit + 1)
+        address[alone] = _search(requests, int(edit), taken, length)
+        taken.add(address[alone], address[alone] + requests.length[alone])
     return address
 
 
@@ -113,7 +113,7 @@ def _below(bits: np.ndarray, bound: np.ndarray) -> np.ndarray:
 
 def _best(start: np.ndarray, end: np.ndarray, rank: np.ndarray) -> np.ndarray:
     """bool[n]: the interval outranks every other proposed one that it overlaps."""
-    order = np.lexsort((rank, start))
+    order = np.argsort(start)
     start, end, rank = start[order], end[order], rank[order]
     loses = np.zeros(len(start), bool)
     for distance in range(1, len(start)):
@@ -129,8 +129,8 @@ def _best(start: np.ndarray, end: np.ndarray, rank: np.ndarray) -> np.ndarray:
     return wins
 
 
-def _search(requests: Requests, edit: int, taken: _Taken, length: int) -> np.ndarray:
-    """int64[1]: a uniform choice among all addresses left, for an edit that kept colliding."""
+def _search(requests: Requests, edit: int, taken: _Taken, length: int) -> int:
+    """A uniform choice among all addresses left, for an edit that kept colliding."""
     low, high = int(requests.low[edit]) * length, int(requests.high[edit]) * length
     first, last = np.searchsorted(taken.start, [low, high])
     rows = np.arange(low, high, length)
@@ -144,4 +144,4 @@ def _search(requests: Requests, edit: int, taken: _Taken, length: int) -> np.nda
     pick = int(mix64(requests.key[edit : edit + 1] ^ _STEP)[0]) % total
     ends = np.cumsum(choices)
     stretch = int(np.searchsorted(ends, pick, "right"))
-    return np.array([begin[stretch] + pick - (ends[stretch] - choices[stretch])], np.int64)
+    return int(begin[stretch] + pick - (ends[stretch] - choices[stretch]))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ttoaa.data.corpus import file_sha256
 from ttoaa.planning.geometry import Geometry
 from ttoaa.workdir import read_json
 
@@ -37,7 +38,14 @@ class Plan:
         plan = cls(pathlib.Path(folder))
         if not (plan.folder / "plan.json").exists():
             raise ValueError(f"{folder} holds no plan: run python -m ttoaa.plan first")
-        if content_hash(plan.contents, plan.columns, plan.tokens) != plan.hash:
+        try:
+            whole = content_hash(plan.contents, plan.columns, plan.tokens) == plan.hash and all(
+                file_sha256(plan.folder / name) == digest
+                for name, digest in plan.meta["tables"].items()
+            )
+        except (OSError, EOFError, KeyError, TypeError, ValueError):
+            whole = False  # a file is missing, cut short or no longer what it was
+        if not whole:
             raise ValueError(f"the plan in {folder} is damaged: move it away and plan again")
         return plan
 

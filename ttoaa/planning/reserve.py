@@ -1,6 +1,7 @@
 """Who may use which window of the reserve: validation first, then each experiment its own."""
 
 import hashlib
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -25,9 +26,9 @@ def split_reserve(num_windows: int, validation: int) -> tuple[np.ndarray, np.nda
 def assign(needs: Mapping[str, int], pool: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     """For each name, int64[need] windows of `pool` that no other name has.
 
-    Each name ranks the windows by a keyed hash, and so does each window the names; the result is
-    their stable matching (Gale & Shapley, 1962), which depends on no order and changes for a name
-    only along collisions when another name is added.
+    Every slot (name, k) has a rank and a list of wishes of its own, both keyed hashes; by rank,
+    each takes its first wish that is free. So no order of names matters, and another name moves a
+    slot only if it, or one that it moved, took that slot's window.
     """
     if sum(needs.values()) > len(pool):
         wanted = ", ".join(f"{name}: {need}" for name, need in needs.items() if need)
@@ -35,33 +36,20 @@ def assign(needs: Mapping[str, int], pool: np.ndarray, seed: int) -> dict[str, n
             f"the reserve has {len(pool)} windows for experiments, but they ask for more "
             f"({wanted}): raise Prepare.reserve_fraction or lower their demands"
         )
-    names = [name for name in needs if needs[name]]
-    score = {name: _scores(f"reserve:{seed}:{name}", pool) for name in names}
-    wish = {name: np.argsort(score[name], kind="stable") for name in names}
-    asked = dict.fromkeys(names, 0)
-    owner = np.full(len(pool), -1)
-    best = np.full(len(pool), np.iinfo(np.uint64).max, np.uint64)
-    missing = {name: needs[name] for name in names}
-    while any(missing.values()):
-        for number, name in enumerate(names):
-            picks = wish[name][asked[name] : asked[name] + missing[name]]
-            asked[name] += len(picks)
-            won = picks[score[name][picks] < best[picks]]
-            for loser, lost in zip(*np.unique(owner[won], return_counts=True), strict=True):
-                if loser >= 0:
-                    missing[names[loser]] += int(lost)
-            owner[won], best[won] = number, score[name][won]
-            missing[name] -= len(won)
-    out = {name: np.empty(0, np.int64) for name in needs}
-    for number, name in enumerate(names):
-        held = np.flatnonzero(owner == number)
-        # A window keeps the place that the name alone would give it: only what collided moves.
-        places = wish[name][: needs[name]].copy()
-        lost = ~np.isin(places, held)
-        instead = held[~np.isin(held, places)]
-        places[lost] = instead[np.argsort(score[name][instead], kind="stable")]
-        out[name] = pool[places]
+    out = {name: np.empty(need, np.int64) for name, need in needs.items()}
+    slots = [(name, k) for name, need in needs.items() for k in range(need)]
+    taken: set[int] = set()
+    for name, k in sorted(slots, key=lambda slot: _hash("rank", seed, *slot)):
+        wishes = (_hash("wish", seed, name, k, n) % len(pool) for n in itertools.count())
+        wish = next(wish for wish in wishes if wish not in taken)
+        taken.add(wish)
+        out[name][k] = pool[wish]
     return out
+
+
+def _hash(*key: object) -> int:
+    text = "\x1f".join(map(str, ("reserve", *key)))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def _scores(key: str, windows: np.ndarray) -> np.ndarray:

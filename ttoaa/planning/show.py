@@ -35,9 +35,10 @@ def show_step(corpus: Corpus, order: Order, plan: Plan, step: int, context: int 
         before = corpus.tokenizer.decode(tokens[max(0, first - context) : first])
         text = corpus.tokenizer.decode(tokens[first : first + size])
         after = corpus.tokenizer.decode(tokens[first + size : first + size + context])
+        who = f"{arm['name']}  item {ids['id'][int(edits['item'][i])]}"
         lines.append(
-            f"row {row} tokens {first}-{first + size - 1}  {arm['name']}  "
-            f"item {ids['id'][int(edits['item'][i])]}  repetition {int(edits['repetition'][i])}"
+            f"row {row} tokens {first}-{first + size - 1}  {_clean(who)}  "
+            f"repetition {int(edits['repetition'][i])}"
         )
         lines.append(
             f"    {_clean(before)}{_paint(_clean(text), colour[arm['experiment']])}{_clean(after)}"

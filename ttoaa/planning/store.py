@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ttoaa.data.corpus import file_sha256
 from ttoaa.experiments.base import Item
 from ttoaa.planning.compiler import CompiledPlan
 from ttoaa.workdir import write_json, write_text
@@ -19,8 +20,9 @@ from ttoaa.workdir import write_json, write_text
 
 def store(plan: CompiledPlan, folder: pathlib.Path, meta: Mapping[str, Any]) -> None:
     """Writes `folder` whole or not at all; `meta` joins plan.json outside the content hash."""
+    for leftover in folder.parent.glob(f"{folder.name}.tmp-*"):
+        shutil.rmtree(leftover)
     unfinished = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
-    shutil.rmtree(unfinished, ignore_errors=True)
     (unfinished / "columns").mkdir(parents=True)
     (unfinished / "items").mkdir()
     for name, column in plan.columns.items():
@@ -29,8 +31,18 @@ def store(plan: CompiledPlan, folder: pathlib.Path, meta: Mapping[str, Any]) -> 
     for name, items in plan.items.items():
         pq.write_table(_item_table(items), unfinished / "items" / f"{name}.parquet")
     pq.write_table(_provenance(plan), unfinished / "provenance.parquet")
+    tables = {
+        path.relative_to(unfinished).as_posix(): file_sha256(path)
+        for path in sorted(unfinished.rglob("*.parquet"))
+    }
     write_text(unfinished / "summary.txt", summary(plan))
-    write_json(unfinished / "plan.json", {"hash": plan.hash, "contents": plan.contents, **meta})
+    write_json(
+        unfinished / "plan.json",
+        {"hash": plan.hash, "contents": plan.contents, "tables": tables, **meta},
+    )
+    for path in unfinished.rglob("*.*"):
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
     os.replace(unfinished, folder)
 
 

@@ -51,7 +51,7 @@ def log_likelihoods(
 ) -> list[np.ndarray]:
     """For each request, float32[n - start]: log p(tokens[i] | tokens[:i]) for i = start .. n - 1.
 
-    Rows go in batches of at most `batch`, grouped by length; neither changes a score.
+    Rows go in batches of about `batch`, grouped by length; neither changes a score.
     Raises ValueError for a request without context or without anything to score.
     """
     for number, (tokens, start) in enumerate(requests):
@@ -60,6 +60,7 @@ def log_likelihoods(
                 f"request {number}: start {start} must leave context before it and tokens after "
                 f"it, of {len(tokens)} tokens"
             )
+    batch = -(-batch // pass_rows()) * pass_rows()
     buckets: dict[int, list[int]] = {}
     for number, (tokens, _) in enumerate(requests):
         buckets.setdefault(-(-len(tokens) // _BUCKET) * _BUCKET, []).append(number)

@@ -4,9 +4,13 @@ Orbax restores flipped bytes as wrong numbers without a word, and takes any fold
 name for a checkpoint. So each one carries its own fingerprints, and one that fails is set aside.
 """
 
+import contextlib
+import hashlib
+import json
 import logging
 import pathlib
 import shutil
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -16,10 +20,15 @@ import orbax.checkpoint as ocp
 from ttoaa.workdir import read_json
 
 _META = ("meta", "metadata")
+_SEAL = "sha256"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is missing, unfinished or damaged."""
+    """A checkpoint that cannot be written, or is of another tree than asked."""
+
+
+class Damaged(CheckpointError):
+    """A checkpoint that is missing, unfinished or not as it was saved."""
 
 
 class Writer:
@@ -32,8 +41,6 @@ class Writer:
 
     def save(self, step: int, params: Any, opt: Any, meta: dict[str, Any]) -> None:
         """Begins to save in the background; an earlier save that failed is raised here."""
-        if not self._manager.is_saving_in_progress():
-            self._manager.wait_until_finished()  # raises what failed in the background
         prints = {"params": fingerprints(params), "opt": fingerprints(opt)}
         needed = 2 * sum(leaf.nbytes for leaf in jax.tree.leaves((params, opt)))
         free = shutil.disk_usage(self.folder).free
@@ -45,35 +52,52 @@ class Writer:
         args = ocp.args.Composite(
             params=ocp.args.StandardSave(params),
             opt=ocp.args.StandardSave(opt),
-            meta=ocp.args.JsonSave({**meta, "fingerprints": prints}),
+            meta=ocp.args.JsonSave(_sealed({**meta, "fingerprints": prints})),
         )
-        if not self._manager.save(step, args=args, force=True):
-            raise CheckpointError(f"Orbax refused to save step {step} in {self.folder}")
+        with self._told():
+            if not self._manager.is_saving_in_progress():
+                self._manager.wait_until_finished()  # raises what failed in the background
+            if not self._manager.save(step, args=args, force=True):
+                raise ValueError(f"Orbax refused step {step}")
 
-    def restore_newest(self, params: Any, opt: Any) -> tuple[int, Any, Any, dict[str, Any]] | None:
+    def restore_newest(
+        self, params: Any, opt: Any, check: Callable[[dict[str, Any]], None]
+    ) -> tuple[int, Any, Any, dict[str, Any]] | None:
         """(step, params, opt, meta) of the newest good checkpoint, like the abstract trees given.
 
-        Damaged ones are renamed, so that nothing counts them again, and named in the log.
+        Damaged ones are renamed, so that nothing counts them again, and named in the log. `check`
+        raises for the meta of a good one that is another run's: that one is left as it is.
         """
-        for step in reversed(committed_steps(self.folder)):
+        found = (path for path in self.folder.iterdir() if path.name.isdecimal())
+        for path in sorted(found, key=lambda path: int(path.name), reverse=True):
+            step = int(path.name)
             try:
+                meta = read_meta(self.folder, step)
+                check(meta)
                 restored = read(self.folder, step, params=params, opt=opt)
-                return step, restored["params"], restored["opt"], read_meta(self.folder, step)
-            except CheckpointError as error:
-                aside = self.folder / f"damaged-{step}"
+            except Damaged as error:
+                aside = self.folder / f"damaged-{path.name}"
                 shutil.rmtree(aside, ignore_errors=True)
-                (self.folder / str(step)).rename(aside)
+                path.rename(aside)
+                self._manager.reload()
                 logging.warning("%s; set aside as %s, trying an older one", error, aside.name)
-        self._manager.reload()
+            else:
+                return step, restored["params"], restored["opt"], meta
         return None
-
-    def reload(self) -> None:
-        self._manager.reload()
 
     def finish(self) -> None:
         """Waits for the last save; without it the save would be lost and no one told."""
-        self._manager.wait_until_finished()
+        with self._told():
+            self._manager.wait_until_finished()
         self._manager.close()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """What Orbax raises for a save, perhaps one begun earlier, as one line."""
+        try:
+            yield
+        except Exception as error:
+            raise CheckpointError(f"{self.folder}: a save failed: {_line(error)}") from error
 
 
 def committed_steps(folder: pathlib.Path) -> list[int]:
@@ -85,8 +109,12 @@ def committed_steps(folder: pathlib.Path) -> list[int]:
 def read(folder: pathlib.Path, step: int, **abstract: Any) -> dict[str, Any]:
     """Items of one checkpoint, each like its abstract tree, checked against its fingerprints.
 
-    `read(folder, step, params=tree)` reads parameters alone. Raises CheckpointError.
+    `read(folder, step, params=tree)` reads parameters alone. Raises CheckpointError, and Damaged
+    where the fault is the checkpoint's own.
     """
+    prints = read_meta(folder, step)["fingerprints"]
+    for name, tree in abstract.items():
+        _check_kinds(f"checkpoint {step} in {folder}", name, tree, prints[name])
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     wanted = {
         name: jax.tree.map(
@@ -99,35 +127,65 @@ def read(folder: pathlib.Path, step: int, **abstract: Any) -> dict[str, Any]:
     }
     manager = _manager(folder, read_only=True)
     try:
-        prints = read_meta(folder, step)["fingerprints"]
         args = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
         restored = manager.restore(step, args=ocp.args.Composite(**args))
-    except CheckpointError:
-        raise
     except Exception as error:  # tensorstore raises many kinds for damaged files
-        first = str(error).strip().split("\n")[0][:200]
-        raise CheckpointError(f"checkpoint {step} in {folder} cannot be read: {first}") from error
+        raise Damaged(f"checkpoint {step} in {folder} cannot be read: {_line(error)}") from error
     finally:
         manager.close()
     for name in wanted:
         ours = fingerprints(restored[name])
-        wrong = sorted(leaf for leaf in ours if ours[leaf] != prints[name].get(leaf))
+        wrong = sorted(leaf for leaf in ours if ours[leaf] != prints[name][leaf])
         if wrong:
-            raise CheckpointError(f"checkpoint {step} in {folder} is damaged: {name}{wrong[0]}")
+            raise Damaged(f"checkpoint {step} in {folder} is damaged: {name}{wrong[0]}")
     return {name: restored[name] for name in wanted}
 
 
 def read_meta(folder: pathlib.Path, step: int) -> dict[str, Any]:
+    """What was saved beside the arrays; raises Damaged where a byte of it changed."""
     try:
-        return read_json(folder.joinpath(str(step), *_META))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {step} in {folder} has no meta: {error}") from error
+        meta = read_json(folder.joinpath(str(step), *_META))
+        whole = meta == _sealed({k: v for k, v in meta.items() if k != _SEAL})
+    except (OSError, ValueError, AttributeError) as error:
+        raise Damaged(f"checkpoint {step} in {folder} has no meta: {error}") from error
+    if not whole:
+        raise Damaged(f"checkpoint {step} in {folder} is damaged: its meta")
+    return meta
 
 
-def fingerprints(tree: Any) -> dict[str, list[int]]:
-    """Two uint32 for every leaf, by path: equal on any mesh, changed by one unit in one place."""
-    flat = jax.tree_util.tree_flatten_with_path(_fingerprint_tree(tree))[0]
-    return {jax.tree_util.keystr(path): [int(x) for x in print_] for path, print_ in flat}
+def newest_meta(folder: pathlib.Path) -> dict[str, Any] | None:
+    """The meta of the newest checkpoint whose meta is whole."""
+    for step in reversed(committed_steps(folder)):
+        with contextlib.suppress(Damaged):
+            return read_meta(folder, step)
+    return None
+
+
+def _sealed(meta: dict[str, Any]) -> dict[str, Any]:
+    text = json.dumps(meta, sort_keys=True)
+    return {**meta, _SEAL: hashlib.sha256(text.encode()).hexdigest()}
+
+
+def fingerprints(tree: Any) -> dict[str, list[Any]]:
+    """[kind, uint32, uint32] of every leaf, by path: equal on any mesh, changed by one ulp."""
+    numbers = jax.tree.leaves(_fingerprint_tree(tree))
+    kinds = _kinds(tree).items()
+    return {leaf: [kind, *map(int, n)] for (leaf, kind), n in zip(kinds, numbers, strict=True)}
+
+
+def _kinds(tree: Any) -> dict[str, str]:
+    """Type and shape of every leaf, such as 'float32[3, 4]'."""
+    flat = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(p): f"{leaf.dtype}{list(leaf.shape)}" for p, leaf in flat}
+
+
+def _check_kinds(checkpoint: str, name: str, tree: Any, prints: dict[str, Any]) -> None:
+    asked, saved = _kinds(tree), {leaf: print_[0] for leaf, print_ in prints.items()}
+    for leaf in sorted({*asked, *saved}):
+        ours, theirs = asked.get(leaf, "nothing"), saved.get(leaf, "nothing")
+        if ours != theirs:
+            # Orbax would cast another type without a word.
+            raise CheckpointError(f"{checkpoint} holds {name}{leaf} as {theirs}, not as {ours}")
 
 
 @jax.jit
@@ -151,9 +209,16 @@ def _mix(h: jax.Array) -> jax.Array:
     return h ^ (h >> 16)
 
 
+def _line(error: Exception) -> str:
+    """Orbax's errors run over pages; the first line says what it is."""
+    return next(iter(str(error).strip().splitlines()), repr(error))[:200]
+
+
 def _manager(folder: pathlib.Path, **options: bool) -> ocp.CheckpointManager:
-    # Orbax tells of every phase of every save at INFO; what matters is said here.
+    # Orbax tells of every phase of every save at INFO, and a read that fails leaves pages of
+    # asyncio's; what matters is said here.
     logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     return ocp.CheckpointManager(
         folder.resolve(),
         options=ocp.CheckpointManagerOptions(**options),

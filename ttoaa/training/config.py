@@ -30,7 +30,8 @@ class Cosine:
         _check(self.peak, self.warmup)
 
     def over(self, steps: int) -> optax.Schedule:
-        decay = optax.cosine_decay_schedule(self.peak, max(1, steps - self.warmup), self.final)
+        _check_fits(steps, self.warmup, 1)
+        decay = optax.cosine_decay_schedule(self.peak, steps - self.warmup, self.final)
         return _after_warmup(self.peak, self.warmup, decay)
 
 
@@ -54,6 +55,7 @@ class ConstantLinear:
 
     def over(self, steps: int) -> optax.Schedule:
         length = max(1, round(steps * self.decay))
+        _check_fits(steps, self.warmup, length)
         decay = optax.linear_schedule(self.peak, 0.0, length, steps - length - self.warmup)
         return _after_warmup(self.peak, self.warmup, decay)
 
@@ -104,6 +106,8 @@ class Training:
         for name in ("max_arms", "checkpoint_every", "validate_every"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise ValueError(f"Training.{name} must be a positive integer")
+        if self.microbatch is not None and self.microbatch < 1:
+            raise ValueError("Training.microbatch must be a positive integer or None")
 
     def numerics(self) -> str:
         """What a checkpoint may only be continued with."""
@@ -115,6 +119,14 @@ def _check(peak: float, warmup: int) -> None:
         raise ValueError(f"a schedule's peak must be a positive number, not {peak!r}")
     if not isinstance(warmup, int) or warmup < 0:
         raise ValueError(f"a schedule's warmup must be a number of steps, not {warmup!r}")
+
+
+def _check_fits(steps: int, warmup: int, decay: int) -> None:
+    if warmup + decay > steps:
+        raise ValueError(
+            f"{warmup} steps of warm-up and {decay} of decay do not fit a run of {steps} steps: "
+            "lower the schedule's warmup or decay"
+        )
 
 
 def _after_warmup(peak: float, warmup: int, then: optax.Schedule) -> optax.Schedule:

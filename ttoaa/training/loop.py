@@ -22,8 +22,8 @@ from ttoaa.training.config import Training
 from ttoaa.training.ledger import Ledger
 from ttoaa.training.records import Records
 from ttoaa.training.step import Metrics, State, init_state, make_step
-from ttoaa.training.topology import microbatch_rows, peak_flops, topology
-from ttoaa.workdir import write_json
+from ttoaa.training.topology import microbatch_rows, peak_flops, provenance, topology
+from ttoaa.workdir import write_json, write_text
 
 ProbeList = Sequence[tuple[str, Probe]]
 """(experiment, probe) pairs."""
@@ -49,6 +49,8 @@ class Job:
     probes: ProbeList
     validation_NxL: np.ndarray
     label: str
+    config: str = ""
+    """The resolved gin config, kept beside the records."""
 
 
 def train(job: Job) -> None:
@@ -62,6 +64,7 @@ def train(job: Job) -> None:
             run.go(lambda: bool(asked))
     finally:
         run.records.close()
+        run.writer.finish()  # a save in flight is not lost, whatever ends the run
 
 
 class _Run:
@@ -71,22 +74,24 @@ class _Run:
         self.optimizer = job.training.optimizer.over(steps)
         self.writer = Writer(job.folder / "checkpoints")
         abstract = jax.eval_shape(lambda: init_state(job.model, self.optimizer, job.seed))
-        found = self.writer.restore_newest(abstract["params"], abstract["opt"])
+        found = self.writer.restore_newest(abstract["params"], abstract["opt"], self._check)
         if found is None:
             self.start, self.fresh, seconds = 0, True, {}
             self.state: State = jax.jit(lambda: init_state(job.model, self.optimizer, job.seed))()
         else:
             self.start, params, opt, meta = found
             self.fresh, seconds = False, meta["ledger"]
-            self._check(meta)
             step = jax.numpy.asarray(self.start, jax.numpy.int32)
             self.state = {"params": params, "opt": opt, "step": step}
+        write_text(job.folder / "config.gin", job.config)
+        write_json(job.folder / "provenance.json", {**provenance(), **job.identity})
         self.ledger = Ledger(seconds)
         # A fresh start keeps nothing, not even the records of step 0 of one that was killed.
         self.records = Records(job.folder, -1 if self.fresh else self.start)
         self.saved = -1 if self.fresh else self.start
         self.dispatched: tuple[int, Metrics] | None = None
         self.last_read: float | None = None
+        self.flops = job.model.flops_per_token(job.geometry.length)
 
     def go(self, asked_to_stop: Callable[[], bool]) -> None:
         job, steps = self.job, self.job.geometry.steps
@@ -104,7 +109,6 @@ class _Run:
                     break
                 if asked_to_stop():
                     self._save(step)
-                    self.writer.finish()
                     raise Stopped(f"stopped at step {step} of {steps}, saved; run again to go on")
                 with self.ledger.phase("step"):
                     batch = next(batches)
@@ -137,7 +141,7 @@ class _Run:
             with self.ledger.phase("step"):
                 self._record(self.dispatched)
                 self.dispatched = None
-        self.last_read = None  # what comes now is not the step's time
+            self.last_read = None  # what comes now is not the step's time
         for name, probe in due:
             with self.ledger.phase(f"probe/{name}"):
                 loss = row_losses(job.model, self.state["params"], probe.tokens_NxL)
@@ -175,11 +179,12 @@ class _Run:
         values = {name: np.asarray(value) for name, value in metrics.items()}
         sums, counts = values.pop("arm_loss"), values.pop("arm_targets")
         scalars = {name: float(value) for name, value in values.items()}
-        if not np.isfinite(scalars["loss"]):
-            raise ValueError(
-                f"the loss of step {step} is {scalars['loss']}: lower the peak learning rate; "
-                f"the newest checkpoint in {self.job.folder} is from before"
-            )
+        for name in ("loss", "grad_norm"):
+            if not np.isfinite(scalars[name]):
+                raise ValueError(
+                    f"{name} of step {step} is {scalars[name]}: lower the peak learning rate; "
+                    f"the newest checkpoint in {self.job.folder} is from before"
+                )
         self.records.metrics(step, **scalars, **self._speed())
         present = np.flatnonzero(counts)
         self.records.arms(step, {int(a): (float(sums[a]), float(counts[a])) for a in present})
@@ -191,11 +196,9 @@ class _Run:
         self.last_read = now
         if before is None:
             return {}
-        geometry = self.job.geometry
-        rate = geometry.batch * geometry.length / (now - before)
+        rate = self.job.geometry.batch * self.job.geometry.length / (now - before)
         peak = peak_flops()
-        flops = self.job.model.flops_per_token(geometry.length)
-        return {"tokens_per_second": rate, **({"mfu": rate * flops / peak} if peak else {})}
+        return {"tokens_per_second": rate, **({"mfu": rate * self.flops / peak} if peak else {})}
 
     def _check(self, meta: Mapping[str, Any]) -> None:
         for name, ours in self.job.identity.items():
@@ -218,7 +221,7 @@ class _Run:
             {
                 "seconds": self.ledger.seconds,
                 "tokens": geometry.tokens,
-                "flops": geometry.tokens * model.flops_per_token(geometry.length),
+                "flops": geometry.tokens * self.flops,
                 "devices": jax.device_count(),
                 "device_kind": jax.devices()[0].device_kind,
                 "parameters": model.num_params(),

@@ -22,8 +22,8 @@ def init_state(config: DecoderConfig, optimizer: optax.GradientTransformation, s
 
 def loss_sums(
     config: DecoderConfig, params: Params, tokens_BxL: jax.Array, arms_BxL: jax.Array, segments: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(squared log-partition summed, loss summed per arm [S], targets per arm [S]) in float32.
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """(loss, squared log-partition, loss per arm [S], targets per arm [S]): float32 sums.
 
     Row by row the L - 1 targets; a target belongs to the arm of its own token.
     """
@@ -34,7 +34,7 @@ def loss_sums(
     arms = arms_BxL[:, 1:].ravel()
     loss_S = jax.ops.segment_sum(loss.ravel(), arms, segments)
     count_S = jax.ops.segment_sum(jnp.ones_like(loss).ravel(), arms, segments)
-    return jnp.sum(log_partition**2), loss_S, count_S
+    return jnp.sum(loss), jnp.sum(log_partition**2), loss_S, count_S
 
 
 def make_step(
@@ -51,10 +51,9 @@ def make_step(
     schedule = training.optimizer.schedule.over(steps)
 
     def objective(params: Params, tokens: jax.Array, arms: jax.Array, targets: int) -> Any:
-        squares, loss_S, count_S = loss_sums(config, params, tokens, arms, training.max_arms)
-        # The arms' sums are for reading only: the objective sums the same losses once more.
-        total = jnp.sum(loss_S) + training.z_loss * squares
-        return total / targets, (squares / targets, loss_S, count_S)
+        # The arms' sums are for reading only: no bit of the objective goes through them.
+        sums = loss_sums(config, params, tokens, arms, training.max_arms)
+        return (sums[0] + training.z_loss * sums[1]) / targets, sums
 
     def step(state: State, tokens_BxL: jax.Array, arms_BxL: jax.Array) -> tuple[State, Metrics]:
         B, L = tokens_BxL.shape
@@ -68,13 +67,13 @@ def make_step(
         rows = jax.tree.map(lambda x: x.reshape(-1, microbatch, L), (tokens_BxL, arms_BxL))
         shapes = jax.eval_shape(lambda r: gradient(state["params"], *r, targets), _first(rows))
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        (grads, (squares, loss_S, count_S)), _ = jax.lax.scan(accumulate, zeros, rows)
+        (grads, (loss, squares, loss_S, count_S)), _ = jax.lax.scan(accumulate, zeros, rows)
 
         updates, opt = optimizer.update(grads, state["opt"], state["params"])
         params = optax.apply_updates(state["params"], updates)
         metrics = {
-            "loss": jnp.sum(loss_S) / targets,
-            "z_loss": training.z_loss * squares,
+            "loss": loss / targets,
+            "z_loss": training.z_loss * squares / targets,
             "grad_norm": optax.global_norm(grads),
             "learning_rate": schedule(state["step"]),
             "arm_loss": loss_S,

@@ -1,0 +1,87 @@
+# shellcheck shell=bash
+# Shared by the launchers: finds a Python, makes .venv/, installs ttoaa into it.
+
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
+VENV="$ROOT/.venv"
+PYTHON="$VENV/bin/python"
+
+fail() {
+  echo "$(basename "$0"): $*" >&2
+  exit 1
+}
+
+fits() { # whether the command $1 is a Python that ttoaa runs on
+  "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' >/dev/null 2>&1
+}
+
+find_python() {
+  local name
+  for name in python3.13 python3.12 python3.11 python3 python; do
+    if fits "$name"; then
+      command -v "$name"
+      return
+    fi
+  done
+  fail "needs Python 3.11, 3.12 or 3.13, and found none: install one (on Debian and Ubuntu:" \
+    "apt-get install python3 python3-venv)"
+}
+
+make_venv() {
+  local base
+  if ! fits "$PYTHON"; then
+    [[ ! -x "$PYTHON" ]] || fail "$VENV has a Python that ttoaa does not run on: remove that folder"
+    base="$(find_python)"
+    "$base" -m venv --clear --without-pip "$VENV" || fail "$base could not make $VENV"
+  fi
+  if ! "$PYTHON" -m pip --version >/dev/null 2>&1; then
+    base="$("$PYTHON" -c 'import sys; print(sys._base_executable)')"
+    # Debian keeps ensurepip in a package of its own; a pip outside can stand in for it.
+    "$PYTHON" -m ensurepip --upgrade --default-pip >/dev/null 2>&1 ||
+      "$base" -m pip --quiet --python "$PYTHON" install pip 2>/dev/null ||
+      fail "$base has neither ensurepip nor a recent pip: install one (on Debian and Ubuntu:" \
+        "apt-get install python3-venv)"
+  fi
+}
+
+accelerator() { # the extra that this machine's accelerator needs; nothing where it has none
+  local metadata=http://metadata.google.internal/computeMetadata/v1/instance/attributes
+  if [[ "$(nvidia-smi -L 2>/dev/null || true)" == *"GPU "* ]]; then
+    echo cuda
+  elif [[ -n "${TPU_ACCELERATOR_TYPE:-}" || -e /dev/accel0 ]]; then
+    echo tpu
+  elif compgen -G '/dev/vfio/[0-9]*' >/dev/null &&
+    curl -sf -m 2 -H 'Metadata-Flavor: Google' "$metadata/accelerator-type" >/dev/null 2>&1; then
+    echo tpu # newer TPU VMs pass their chips through as vfio devices, as other machines do theirs
+  fi
+}
+
+install_ttoaa() { # the core and, if given, the extra $1; nothing to do where that was done before
+  local extra="${1:-}" stamp wanted log="$VENV/install.log" started=$SECONDS
+  stamp="$VENV/installed-${extra:-core}"
+  wanted="$(echo "$ROOT" && cat "$ROOT/setup.py" "$ROOT/pyproject.toml")"
+  if fits "$PYTHON" && [[ -f "$stamp" && "$(cat "$stamp")" == "$wanted" ]]; then
+    echo "install: $VENV is complete${extra:+ with [$extra]}"
+    return
+  fi
+  make_venv
+  echo "install: ttoaa${extra:+[$extra]} into $VENV (3 GB, a few minutes; log in install.log)"
+  rm -f "$stamp"
+  if ! (cd "$ROOT" && "$PYTHON" -m pip --disable-pip-version-check --no-color install \
+    --progress-bar off --editable ".${extra:+[$extra]}" 2>&1) | tee "$log" | show_last "$started"; then
+    tail -n 15 "$log" >&2
+    fail "the installation failed, see $log"
+  fi
+  echo "$wanted" >"$stamp"
+  echo "install: done in $((SECONDS - started)) s"
+}
+
+show_last() { # the last line of what comes in, on one line of a terminal, with the time since $1
+  local line='' next started="$1" code
+  while true; do
+    code=0
+    IFS= read -r -t 1 next || code=$?
+    if [[ $code -eq 0 ]]; then line="$next"; elif [[ $code -le 128 ]]; then break; fi
+    [[ ! -t 1 ]] || printf '\r\033[K[%d s] %.68s' $((SECONDS - started)) "$line"
+  done
+  [[ ! -t 1 ]] || printf '\r\033[K'
+}

@@ -1,0 +1,98 @@
+"""A small real corpus, made of words that the tests write, and a tiny study on it."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+from fakes import Planted
+
+from ttoaa import config
+from ttoaa.data.preparation import Prepare, prepare
+from ttoaa.data.sources import TextFiles
+from ttoaa.data.vocabulary import TrainBPE
+from ttoaa.experiments.forgetting import Forgetting
+from ttoaa.model.decoder import DecoderConfig
+from ttoaa.plan import make_plan
+from ttoaa.planning.geometry import Geometry
+from ttoaa.planning.placement import Within
+from ttoaa.training.config import AdamW, ConstantLinear, Training
+from ttoaa.workdir import Workdir
+
+SENTENCE = "the river runs down to a quiet sea and every boat upon it carries grain or salt"
+
+
+@pytest.fixture(scope="session")
+def corpus_prepare(tmp_path_factory):
+    """The Prepare of `corpus`: 100 documents of common words and numbers, in several shards."""
+    rng = np.random.default_rng(13)
+    texts = []
+    for _ in range(100):
+        words = rng.choice(SENTENCE.split(), rng.integers(10, 40)).tolist()
+        texts.append(" ".join([*words, str(rng.integers(10**6))]))
+    folder = tmp_path_factory.mktemp("text")
+    (folder / "all.txt").write_text("\n%%\n".join(texts))
+    source = TextFiles([str(folder)], separator="\n%%\n")
+    return Prepare(source, TrainBPE(320, 32), reserve_fraction=0.3, shard_characters=4_500)
+
+
+@pytest.fixture(scope="session")
+def corpus_folder(corpus_prepare, tmp_path_factory):
+    """A finished corpus; shared by all tests, so whoever damages it takes a copy."""
+    folder = tmp_path_factory.mktemp("workdir") / "corpus"
+    prepare(corpus_prepare, folder, progress=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def corpus(corpus_prepare, corpus_folder):
+    """139 training and 64 reserve windows of 32 tokens: 40 steps of 8 are over two epochs."""
+    return prepare(corpus_prepare, corpus_folder, progress=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_study(corpus_prepare):
+    """40 steps of 8 rows of 32 tokens, a model of two layers, three experiments."""
+    return config.Study(
+        name="tiny",
+        prepare=corpus_prepare,
+        geometry=Geometry(length=32, batch=8, steps=40),
+        model=DecoderConfig(vocab_size=320, layers=2, width=32, heads=2, hidden=64),
+        training=Training(
+            AdamW(ConstantLinear(peak=1e-2, warmup=4)), checkpoint_every=10, validate_every=10
+        ),
+        experiments=(
+            Planted("planted", probe_steps=(0, 20, 40)),
+            Planted("late", windows=3, placement=Within(0.5, 1.0)),
+            Forgetting("forgetting", "cross_entropy/lag-1", -1, at=(0.4,)),
+        ),
+        validation_sequences=8,
+    )
+
+
+@pytest.fixture(scope="session")
+def make_workdir(corpus_folder, tmp_path_factory):
+    """Makes a new Workdir with its own copy of the corpus."""
+
+    def make(seed=0):
+        root = tmp_path_factory.mktemp("study")
+        shutil.copytree(corpus_folder, root / "corpus")
+        return Workdir(root, seed)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def plan_of(tiny_study, make_workdir):
+    """The stored Plan of these experiments, instead of the tiny study's, in a new Workdir."""
+
+    def plan(experiments, seed=0, **changes):
+        study = dataclasses.replace(tiny_study, experiments=tuple(experiments), **changes)
+        return make_plan(study, make_workdir(seed))[0]
+
+    return plan
+
+
+@pytest.fixture(scope="session")
+def tiny_plan(tiny_study, plan_of):
+    return plan_of(tiny_study.experiments)

@@ -1,0 +1,87 @@
+"""Experiments small enough for a test, importable from a gin file and from another process."""
+
+import dataclasses
+from typing import ClassVar
+
+import gin
+import numpy as np
+import pandas as pd
+
+from ttoaa.experiments.base import Experiment, Item, Probe
+from ttoaa.planning.placement import Placement, Uniform
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Planted(Experiment):
+    """`items` random texts of `length` tokens for each number of repetitions, 0 among them.
+
+    With `windows` it also takes that many whole rows from the reserve. The outcome is each text's
+    log-likelihood a token; the probe is the first items' loss at `probe_steps`.
+    """
+
+    primary: str = "log_likelihood/4x"
+    expected_sign: int = 1
+    items: int = 4
+    length: int = 9
+    repetitions: tuple[int, ...] = (0, 1, 4)
+    windows: int = 0
+    probe_steps: tuple[int, ...] = ()
+    placement: Placement = dataclasses.field(default_factory=Uniform)
+
+    signs: ClassVar = {"log_likelihood": 1}
+
+    def reserve_windows(self, geometry):
+        return self.windows
+
+    def probes(self, world):
+        texts = [item.tokens for item in self.intervene(world) if item.tokens is not None]
+        rows = np.zeros((2, world.geometry.length), np.int32)
+        rows[:, : self.length] = texts[:2]
+        return [Probe("first", rows, self.probe_steps)] if self.probe_steps else []
+
+    def intervene(self, world):
+        for r in self.repetitions:
+            for i in range(self.items):
+                rng = world.rng("item", r, i)
+                tokens = rng.integers(1, world.tokenizer.vocab_size, self.length).astype(np.int32)
+                yield Item(
+                    id=f"{r}x-{i}",
+                    condition=f"{r}x",
+                    repetitions=r,
+                    tokens=tokens,
+                    placement=self.placement,
+                    text=world.tokenizer.decode(tokens),
+                    fields={"number": i},
+                )
+        for i, window in enumerate(world.windows):
+            yield Item(f"row-{i}", "row", 1, window=int(window), placement=self.placement)
+
+    def outcome(self, model):
+        items = model.items[model.items["window"] < 0]
+        scores = model.log_likelihood([(np.asarray(t, np.int32), 1) for t in items["tokens"]])
+        return pd.DataFrame(
+            {
+                "item": items["id"].to_numpy(),
+                "condition": items["condition"].to_numpy(),
+                "outcome": "log_likelihood",
+                "value": [float(np.mean(score)) for score in scores],
+            }
+        )
+
+    def figure(self, estimates, axes):
+        axes.plot(estimates["step"], estimates["difference"], ".")
+
+
+@dataclasses.dataclass(frozen=True)
+class Given(Experiment):
+    """Exactly these items, for tests of the planner."""
+
+    primary: str = "value/x"
+    expected_sign: int = 1
+    items: tuple[Item, ...] = ()
+
+    signs: ClassVar = {"value": 1}
+
+    def intervene(self, world):
+        yield from self.items

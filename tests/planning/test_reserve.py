@@ -1,0 +1,118 @@
+import hashlib
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from ttoaa.planning.reserve import assign, split_reserve
+
+POOL = np.arange(3, 203)
+NEEDS = {"canaries": 40, "forgetting": 64, "none": 0, "verbatim": 30}
+
+
+def keyed(*key):
+    """The documented hash."""
+    text = "\x1f".join(["reserve", *map(str, key)]).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+
+
+def deferred_acceptance(needs, pool, seed):
+    """Gale and Shapley's (1962) algorithm: slots propose, a window keeps the best one so far.
+
+    All windows rank the slots alike, so its stable matching is what taking turns by rank gives.
+    """
+    slots = [(name, k) for name in needs for k in range(needs[name])]
+    proposals = dict.fromkeys(slots, 0)
+    held = {}
+    waiting = list(slots)
+    while waiting:
+        slot = waiting.pop()
+        window = keyed("wish", seed, *slot, proposals[slot]) % len(pool)
+        proposals[slot] += 1
+        rival = held.get(window)
+        if rival is None or keyed("rank", seed, *slot) < keyed("rank", seed, *rival):
+            held[window] = slot
+            slot = rival
+        if slot is not None:
+            waiting.append(slot)
+    at = {slot: int(pool[window]) for window, slot in held.items()}
+    return {name: [at[name, k] for k in range(needs[name])] for name in needs}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_it_is_the_stable_matching(seed):
+    got = assign(NEEDS, POOL, seed)
+    assert {name: windows.tolist() for name, windows in got.items()} == deferred_acceptance(
+        NEEDS, POOL, seed
+    )
+
+
+@pytest.mark.parametrize("needs", [{"a": 100, "b": 100}, {"a": 200}, {"a": 199, "b": 1}])
+def test_the_whole_pool_can_be_used(needs):
+    got = assign(needs, POOL, 0)
+    assert {name: len(windows) for name, windows in got.items()} == needs
+    np.testing.assert_array_equal(np.sort(np.concatenate(list(got.values()))), POOL)
+
+
+def test_nobody_shares_a_window():
+    got = assign(NEEDS, POOL, 1)
+    assert {name: len(windows) for name, windows in got.items()} == NEEDS
+    together = np.concatenate(list(got.values()))
+    assert len(np.unique(together)) == sum(NEEDS.values())
+    assert np.isin(together, POOL).all() and together.dtype == np.int64
+
+
+def test_the_order_of_names_does_not_matter():
+    turned = assign(dict(reversed(NEEDS.items())), POOL, 2)
+    for name, windows in assign(NEEDS, POOL, 2).items():
+        np.testing.assert_array_equal(turned[name], windows)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_another_name_moves_only_what_collides(seed):
+    """Everyone else keeps each window at its index, but for those that are taken from them."""
+    before = assign(NEEDS, POOL, seed)
+    after = assign({"new": 20, **NEEDS}, POOL, seed)
+    taken = after["new"].tolist()
+    for name, windows in before.items():
+        moved = windows != after[name]
+        taken += after[name][moved].tolist()
+    moved = np.concatenate([before[name][before[name] != after[name]] for name in NEEDS])
+    # Whoever moved lost the window to the new name, or to another slot that had to move.
+    assert np.isin(moved, taken).all()
+    assert 0 < len(moved) <= 40
+
+
+def test_windows_are_uniform_over_the_pool():
+    counts = np.zeros(40)
+    for seed in range(600):
+        for windows in assign({"a": 4, "b": 4}, np.arange(40), seed).values():
+            counts[windows] += 1
+    # Draws without replacement vary less than a multinomial: compare with the exact factor.
+    statistic = ((counts - 120) ** 2 / 120).sum() * 39 / (40 - 8)
+    assert 1e-4 < stats.chi2.sf(statistic, 39) < 1 - 1e-4
+
+
+def test_seeds_differ():
+    assert set(assign({"a": 20}, POOL, 0)["a"]) != set(assign({"a": 20}, POOL, 1)["a"])
+
+
+def test_too_much_is_an_error_that_names_the_demands():
+    with pytest.raises(ValueError, match=r"200 windows.*a: 150, c: 51.*reserve_fraction") as caught:
+        assign({"a": 150, "b": 0, "c": 51}, POOL, 0)
+    assert "\n" not in str(caught.value)
+
+
+def test_validation_windows_are_apart_and_depend_on_nothing_but_the_corpus():
+    validation, pool = split_reserve(100, 30)
+    assert len(validation) == 30 and len(pool) == 70
+    np.testing.assert_array_equal(np.sort(np.concatenate([validation, pool])), np.arange(100))
+    # Asking for more keeps the ones there were, so that two studies share most of their set.
+    np.testing.assert_array_equal(split_reserve(100, 40)[0][:30], validation)
+    assert validation.tolist() != sorted(validation.tolist())
+
+
+def test_validation_may_take_all_but_no_more():
+    assert len(split_reserve(5, 5)[1]) == 0
+    with pytest.raises(ValueError, match=r"5 windows, 6 are asked for validation"):
+        split_reserve(5, 6)

@@ -1,0 +1,131 @@
+"""What pip installs, which configs come along, and that TensorFlow stays out of the way."""
+
+import importlib.metadata
+import pathlib
+import platform
+import re
+import runpy
+import subprocess
+import sys
+
+import pytest
+import setuptools
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from ttoaa import config
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+NAMED = re.compile(r"^Study\.name\b", re.MULTILINE)  # a config without is for others to include
+STUDIES = [p for p in sorted(ROOT.glob("configs/*.gin")) if NAMED.search(p.read_text())]
+EIGHT = [
+    *("jax", "flax", "optax", "orbax-checkpoint", "grain"),
+    *("seqio", "tensorflow-datasets", "absl-py"),
+]
+
+
+@pytest.fixture(scope="module")
+def arguments():
+    """What setup.py calls setuptools.setup with."""
+    given = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(setuptools, "setup", given.update)
+        patch.chdir(ROOT)
+        runpy.run_path("setup.py")
+    return given
+
+
+@pytest.fixture(scope="module")
+def core(arguments):
+    return {r.name: r for r in map(Requirement, arguments["install_requires"])}
+
+
+@pytest.mark.parametrize("name", EIGHT)
+def test_the_core_names_the_eight_packages(core, name):
+    assert name in core
+
+
+@pytest.mark.parametrize("name", ["jax", "flax", "optax", "orbax-checkpoint", "grain"])
+def test_what_decides_the_bits_is_bounded_on_both_sides(core, name):
+    assert {specifier.operator for specifier in core[name].specifier} == {">=", "<"}
+
+
+def test_what_is_installed_is_what_setup_asks_for(arguments, core):
+    for name, requirement in core.items():
+        assert importlib.metadata.version(name) in requirement.specifier
+    assert importlib.metadata.version("ttoaa") == arguments["version"]
+    assert platform.python_version() in SpecifierSet(arguments["python_requires"])
+
+
+def test_the_extras_are_those_that_the_readme_and_launchers_name(arguments):
+    assert set(arguments["extras_require"]) == {"tpu", "cuda", "hf", "beam", "test"}
+
+
+def test_every_file_under_the_package_is_shipped(arguments):
+    shipped = set()
+    for package in arguments["packages"]:
+        folder = ROOT / package.replace(".", "/")
+        for pattern in ("*.py", *arguments["package_data"].get(package, ())):
+            shipped.update(folder.glob(pattern))
+    files = (path for path in (ROOT / "ttoaa").rglob("*") if path.is_file())
+    there = {path for path in files if path.parent.name != "__pycache__"}
+    assert there == shipped
+
+
+def test_the_quickstart_is_a_study():
+    assert ROOT / "configs/quickstart.gin" in STUDIES
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_a_config_loads_and_what_it_resolves_to_is_the_same_study(path, tmp_path):
+    study, resolved = config.load([path])
+    (tmp_path / "config.gin").write_text(resolved)
+    assert config.load([tmp_path / "config.gin"])[0] == study
+
+
+SMALL = [
+    "EmbeddedPython.max_characters = 400_000",
+    "TrainBPE.vocab_size = 512",
+    "Geometry.steps = 16",
+    "Geometry.batch = 8",
+    "DecoderConfig.layers = 1",
+    "DecoderConfig.width = 32",
+    "DecoderConfig.hidden = 32",
+    "Study.validation_sequences = 8",
+    "Contamination.groups = ((0, 4), (4, 4))",
+    "Contamination.primary = 'accuracy/4x'",
+    "Canaries.repetitions = (1,)",
+    "Canaries.members = 8",
+    "Canaries.nonmembers = 8",
+    "Canaries.primary = 'auc/plain-1x'",
+    "Forgetting.at = (0.4,)",
+    "ConstantLinear.warmup = 2",
+]
+WHOLE_STUDY = """
+import pathlib, sys
+from ttoaa import config, evaluate, plan, prepare, report, study, train
+from ttoaa.reporting import page
+from ttoaa.workdir import Workdir, write_text
+
+root, file, *bindings = sys.argv[1:]
+workdir = Workdir(pathlib.Path(root))
+small, resolved = config.load([pathlib.Path(file)], bindings)
+write_text(workdir.config, resolved)
+config.cache_compilations(workdir)
+prepare.prepare(small.prepare, workdir.corpus, progress=False)
+train.train(train.make_job(small, workdir, "control"))
+plan.make_plan(small, workdir)
+train.train(train.make_job(small, workdir, "run"))
+assert evaluate.evaluate(small, workdir)[1] == []
+page.write(workdir.root, small.name, small.experiments)
+heavy = {"tensorflow", "tensorflow_datasets", "seqio", "torch"} & set(sys.modules)
+sys.exit(f"imported {sorted(heavy)}" if heavy else 0)
+"""
+
+
+def test_a_whole_study_never_imports_tensorflow(tmp_path):
+    command = [sys.executable, "-c", WHOLE_STUDY, tmp_path / "study"]
+    command += [ROOT / "configs/quickstart.gin", *SMALL]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "study" / "report.html").exists()

@@ -1,0 +1,348 @@
+import json
+import logging
+import shutil
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from orbax.checkpoint._src.path import atomicity
+
+from ttoaa.training import checkpoints
+from ttoaa.training.checkpoints import (
+    CheckpointError,
+    Damaged,
+    Writer,
+    committed_steps,
+    fingerprints,
+    newest_meta,
+    read,
+    read_meta,
+)
+
+# Orbax leaves coroutines behind when a read fails.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+def trees(seed):
+    """(params, opt) with what is hard to carry: bfloat16, NaN, -0.0, denormals, a scalar count."""
+    rng = np.random.default_rng(seed)
+    odd = np.array([np.nan, -0.0, 0.0, np.inf, 1e-42, -np.nan], np.float32)
+    params = {
+        "embedding": rng.standard_normal((64, 48)).astype(np.float32),
+        "block": {"half": rng.standard_normal((5, 7)).astype(ml_dtypes.bfloat16), "odd": odd},
+    }
+    count = np.asarray(seed, np.int32)
+    moments = jax.tree.map(lambda x: (x * x).astype(np.float32), params)
+    return jax.tree.map(jnp.asarray, (params, (count, moments)))
+
+
+def abstract(tree):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+
+def bits(tree):
+    return [(x.dtype, x.shape, np.asarray(x).tobytes()) for x in jax.tree.leaves(tree)]
+
+
+def save(folder, steps):
+    writer = Writer(folder)
+    for step in steps:
+        params, opt = trees(step)
+        writer.save(step, params, opt, {"step": step, "ledger": {"step": 0.1 + step}, "note": "é"})
+    writer.finish()
+    return folder
+
+
+def restore(folder, check=lambda meta: None):
+    params, opt = trees(0)
+    writer = Writer(folder)
+    found = writer.restore_newest(abstract(params), abstract(opt), check)
+    writer.finish()
+    return found
+
+
+def assert_restored(found, step):
+    params, opt = trees(step)
+    assert found[0] == step
+    assert bits(found[1:3]) == bits((params, opt))
+    assert found[3]["step"] == step and found[3]["ledger"] == {"step": 0.1 + step}
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """Checkpoints of steps 3 and 12; whoever damages them takes a copy."""
+    return save(tmp_path_factory.mktemp("checkpoints") / "two", [3, 12])
+
+
+@pytest.fixture
+def copied(two, tmp_path):
+    return shutil.copytree(two, tmp_path / "copied")
+
+
+def test_round_trip_to_the_bit(two):
+    assert committed_steps(two) == [3, 12]
+    assert_restored(restore(two), 12)
+    params, _ = trees(3)
+    alone = read(two, 3, params=abstract(params))
+    assert list(alone) == ["params"] and bits(alone["params"]) == bits(params)
+    assert newest_meta(two)["step"] == 12 and newest_meta(two)["note"] == "é"
+
+
+def test_what_is_saved_is_what_was_there_when_asked(tmp_path):
+    """The training step gives its buffers away while the save still runs."""
+    params, opt = trees(1)
+    writer = Writer(tmp_path)
+    writer.save(1, params, opt, {"step": 1, "ledger": {"step": 1.1}})
+    clobber = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
+    jax.block_until_ready(clobber((params, opt)))
+    writer.finish()
+    assert_restored(restore(tmp_path), 1)
+
+
+def test_nothing_there_is_no_checkpoint(tmp_path):
+    assert committed_steps(tmp_path / "none") == []
+    assert newest_meta(tmp_path / "none") is None
+    assert restore(tmp_path / "none") is None
+
+
+def files_of(folder):
+    return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_flipped_byte_anywhere_is_harmless_or_seen(two, tmp_path, caplog):
+    """In every file, at its start, middle and end."""
+    seen, harmless = set(), set()
+    for file in files_of(two / "12"):
+        size = (two / "12" / file).stat().st_size
+        for offset in sorted({0, size // 2, size - 1} if size else ()):
+            folder = shutil.copytree(two, tmp_path / "flipped")
+            path = folder / "12" / file
+            content = bytearray(path.read_bytes())
+            content[offset] ^= 1 << (offset % 8)
+            path.write_bytes(content)
+            caplog.clear()
+            found = restore(folder)
+            assert_restored(found, found[0])
+            if found[0] == 12:
+                assert committed_steps(folder) == [3, 12]
+                harmless.add(str(file))
+            else:
+                assert committed_steps(folder) == [3]
+                assert (folder / "damaged-12").is_dir()
+                assert "checkpoint 12" in caplog.text and "damaged-12" in caplog.text
+                seen.add(str(file))
+            shutil.rmtree(folder)
+    assert "meta/metadata" in seen - harmless
+    assert any(name.startswith("params/") for name in seen), "arrays must have been damaged too"
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5])
+def test_truncated_files_are_harmless_or_seen(two, tmp_path, keep):
+    for number, file in enumerate(files_of(two / "12")):
+        folder = shutil.copytree(two, tmp_path / f"cut-{number}")
+        path = folder / "12" / file
+        path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
+        found = restore(folder)
+        assert_restored(found, found[0])
+
+
+def test_every_single_changed_digit_of_the_meta_is_seen(copied):
+    path = copied / "12/meta/metadata"
+    content = path.read_text()
+    places = [i for i, c in enumerate(content) if c.isdigit()][::17]
+    for place in places:
+        changed = str((int(content[place]) + 1) % 10)
+        path.write_text(content[:place] + changed + content[place + 1 :])
+        with pytest.raises(Damaged, match=r"checkpoint 12 in .*copied (is damaged|has no meta)"):
+            read_meta(copied, 12)
+        assert newest_meta(copied)["step"] == 3
+    path.write_text(content)
+    assert read_meta(copied, 12)["step"] == 12
+
+
+def test_all_damaged_is_no_checkpoint_and_names_every_one(copied, caplog):
+    for step in (3, 12):
+        shutil.rmtree(copied / str(step) / "params")
+    assert restore(copied) is None
+    assert "damaged-3" in caplog.text and "damaged-12" in caplog.text
+
+
+def test_a_step_can_be_saved_again_after_its_checkpoint_was_set_aside(copied):
+    shutil.rmtree(copied / "12/opt")
+    params, opt = trees(0)
+    writer = Writer(copied)
+    assert writer.restore_newest(abstract(params), abstract(opt), lambda meta: None)[0] == 3
+    params, opt = trees(12)
+    writer.save(12, params, opt, {"step": 12, "ledger": {"step": 12.1}})
+    writer.finish()
+    assert_restored(restore(copied), 12)
+
+
+@pytest.mark.parametrize("name", ["21", "0021"])
+def test_a_folder_that_only_looks_like_a_checkpoint_is_set_aside(copied, name):
+    """Orbax would take it for the newest one, and refuse to save over it."""
+    (copied / name).mkdir()
+    assert committed_steps(copied) == [3, 12]
+    assert newest_meta(copied)["step"] == 12
+    assert_restored(restore(copied), 12)
+    assert not (copied / name).exists()
+    writer = Writer(copied)
+    writer.save(21, *trees(21), {"step": 21, "ledger": {"step": 21.1}})
+    writer.finish()
+    assert committed_steps(copied) == [3, 12, 21]
+
+
+def test_an_unfinished_save_is_ignored_and_cleaned_by_the_writer_alone(copied):
+    left = copied / "20.orbax-checkpoint-tmp"
+    shutil.copytree(copied / "12", left)
+    params, _ = trees(0)
+    assert committed_steps(copied) == [3, 12]
+    read(copied, 12, params=abstract(params))
+    assert left.exists(), "a reader must not touch what a live writer may be writing"
+    assert_restored(restore(copied), 12)
+    assert not left.exists()
+
+
+def test_another_runs_checkpoint_is_refused_and_left_alone(copied):
+    def check(meta):
+        raise ValueError(f"of another run: {meta['note']}")
+
+    before = files_of(copied)
+    with pytest.raises(ValueError, match="of another run: é"):
+        restore(copied, check)
+    assert files_of(copied) == before
+
+
+@pytest.mark.parametrize(
+    ("leaf", "saved", "asked"),
+    [
+        ("embedding", "float32[64, 48]", (jnp.float32, (48, 64))),
+        ("embedding", "float32[64, 48]", (jnp.bfloat16, (64, 48))),
+        ("embedding", "float32[64, 48]", (jnp.float32, (65, 48))),
+        ("more", "nothing", (jnp.float32, (2,))),
+    ],
+)
+def test_another_type_or_shape_is_named_and_not_taken_for_damage(copied, leaf, saved, asked):
+    params, opt = map(abstract, trees(0))
+    dtype, shape = asked
+    params[leaf] = jax.ShapeDtypeStruct(shape, dtype)
+    wanted = f"{jnp.dtype(dtype)}{list(shape)}"
+    with pytest.raises(CheckpointError) as error:
+        read(copied, 12, params=params)
+    assert str(error.value).endswith(f"holds params['{leaf}'] as {saved}, not as {wanted}")
+    with pytest.raises(CheckpointError, match="holds params"):
+        writer = Writer(copied)
+        writer.restore_newest(params, opt, lambda meta: None)
+    assert committed_steps(copied) == [3, 12]
+
+
+def test_a_leaf_that_is_not_asked_for_is_named(two):
+    params, _ = map(abstract, trees(0))
+    del params["block"]["odd"]
+    with pytest.raises(CheckpointError, match=r"\['block'\]\['odd'\] as float32\[6\], not as noth"):
+        read(two, 12, params=params)
+
+
+def test_a_missing_checkpoint_is_one_line(two):
+    with pytest.raises(CheckpointError, match="checkpoint 7 in .* has no meta") as error:
+        read(two, 7, params=abstract(trees(0)[0]))
+    assert "\n" not in str(error.value)
+
+
+def test_a_disk_too_full_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    writer = Writer(tmp_path)
+    params, opt = trees(1)
+    usage = shutil.disk_usage(tmp_path)._replace(free=1_000)
+    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(
+        CheckpointError, match=r"has 0\.00 GB free, a checkpoint of step 1 may need"
+    ):
+        writer.save(1, params, opt, {})
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    writer.save(1, params, opt, {"step": 1})
+    writer.finish()
+    assert committed_steps(tmp_path) == [1]
+
+
+@pytest.mark.parametrize("when", ["next save", "finish"])
+def test_a_save_that_fails_in_the_background_is_told(tmp_path, monkeypatch, when):
+    writer = Writer(tmp_path)
+    params, opt = trees(1)
+
+    async def fail(*args, **kwargs):
+        raise ValueError("RESOURCE_EXHAUSTED: no space\nand pages\nmore")
+
+    monkeypatch.setattr(atomicity.AtomicRenameTemporaryPath, "finalize", fail)
+    writer.save(1, params, opt, {"step": 1})
+    with pytest.raises(CheckpointError) as error:
+        if when == "finish":
+            writer.finish()
+        else:
+            while writer._manager.is_saving_in_progress():
+                pass
+            writer.save(2, params, opt, {"step": 2})
+    assert str(error.value) == f"{tmp_path}: a save failed: RESOURCE_EXHAUSTED: no space"
+    assert committed_steps(tmp_path) == []
+
+
+def test_a_step_that_is_there_is_not_saved_over(copied):
+    writer = Writer(copied)
+    with pytest.raises(CheckpointError, match="a save failed"):
+        writer.save(12, *trees(1), {"step": 12})
+    writer.finish()
+    assert_restored(restore(copied), 12)
+
+
+def by_hand(leaf):
+    """The fingerprint in Python integers."""
+    raw = np.asarray(leaf)
+    values = np.frombuffer(raw.tobytes(), {1: "u1", 2: "<u2", 4: "<u4"}[raw.dtype.itemsize])
+    word = 2**32
+
+    def mix(h):
+        h = (h ^ (h >> 16)) * 0x85EBCA6B % word
+        h = (h ^ (h >> 13)) * 0xC2B2AE35 % word
+        return h ^ (h >> 16)
+
+    first = second = 0
+    for index, value in enumerate(map(int, values)):
+        first += mix((value + mix((index + 0x9E3779B9) % word)) % word)
+        second += mix((value * 0x9E3779B1) % word ^ mix((index + 0x7F4A7C15) % word))
+    return [f"{raw.dtype}{list(raw.shape)}", first % word, second % word]
+
+
+def test_fingerprints_by_hand():
+    params, opt = trees(4)
+    ours = fingerprints((params, opt))
+    leaves = jax.tree_util.tree_flatten_with_path((params, opt))[0]
+    assert ours == {jax.tree_util.keystr(path): by_hand(leaf) for path, leaf in leaves}
+    assert json.loads(json.dumps(ours)) == ours
+
+
+def test_fingerprints_change_with_one_ulp_a_sign_of_zero_and_a_swap():
+    values = np.linspace(-1, 1, 1001).astype(np.float32)
+    values[500] = 0.0
+    plain = fingerprints(values)[""]
+    for place in (0, 17, 1000):
+        changed = values.copy()
+        changed[place] = np.nextafter(values[place], np.float32(9))
+        assert all(a != b for a, b in zip(plain[1:], fingerprints(changed)[""][1:], strict=True))
+    negative = values.copy()
+    negative[500] = -0.0
+    assert fingerprints(negative)[""] != plain
+    swapped = values.copy()
+    swapped[[3, 4]] = swapped[[4, 3]]
+    assert fingerprints(swapped)[""] != plain
+    assert fingerprints(values.reshape(7, 143))[""] != plain
+
+
+def test_orbax_is_told_to_be_quiet_and_ours_is_heard(copied, caplog):
+    (copied / "12/meta/metadata").write_text("{")
+    with caplog.at_level(logging.INFO):
+        restore(copied)
+    assert [record.levelname for record in caplog.records if record.name == "absl"] == []
+    (ours,) = [r for r in caplog.records if r.name == "root"]
+    assert ours.levelname == "WARNING" and "trying an older one" in ours.getMessage()

@@ -1,0 +1,68 @@
+import json
+import os
+
+import jax
+import pytest
+
+from ttoaa.training import topology
+from ttoaa.training.topology import microbatch_rows, peak_flops, pin_cores, provenance
+
+
+@pytest.fixture
+def no_pin(monkeypatch):
+    monkeypatch.setenv("NPROC", "1")  # so that what pin_cores writes is taken back
+    monkeypatch.delenv("NPROC")
+
+
+def test_cores_are_those_of_the_run_that_is_continued(no_pin):
+    assert pin_cores(7) == 7
+    assert os.environ["NPROC"] == "7"
+
+
+@pytest.mark.parametrize("recorded", [None, 0])
+def test_a_new_run_takes_the_visible_cores(no_pin, recorded):
+    visible = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert pin_cores(recorded) == visible
+
+
+def test_the_environment_overrides(monkeypatch):
+    monkeypatch.setenv("NPROC", "3")
+    assert pin_cores(7) == 3
+    assert topology.topology()["cores"] == 3
+
+
+def test_provenance_is_json_and_names_versions(monkeypatch):
+    told = json.loads(json.dumps(provenance()))
+    assert told["packages"]["jax"] == jax.__version__
+    assert told["topology"] == topology.topology()
+    assert len(told["git_commit"]) in (0, 40)
+
+
+def test_provenance_without_git(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert provenance()["git_commit"] == ""
+
+
+@pytest.mark.parametrize(("asked", "batch", "rows"), [(None, 6, 2), (None, 5, 5), (3, 6, 3)])
+def test_rows_of_a_pass_on_cpu(asked, batch, rows):
+    assert microbatch_rows(asked, batch) == rows
+
+
+def test_rows_of_a_pass_elsewhere(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert microbatch_rows(None, 6) == 6
+
+
+def test_rows_that_do_not_divide_the_batch_are_refused():
+    with pytest.raises(ValueError, match="microbatch 4 does not divide the batch of 6 rows"):
+        microbatch_rows(4, 6)
+
+
+def test_peak_flops_are_never_a_guess(monkeypatch):
+    class Device:
+        device_kind = "TPU v5p"
+
+    assert peak_flops() is None
+    monkeypatch.setattr(jax, "devices", lambda: [Device(), Device()])
+    monkeypatch.setattr(jax, "device_count", lambda: 2)
+    assert peak_flops() == 2 * 459e12
