@@ -5,16 +5,17 @@ import shutil
 
 import numpy as np
 import pytest
+import studies
 from fakes import Planted
 
 from ttoaa import config
+from ttoaa.data.geometry import Geometry
 from ttoaa.data.preparation import Prepare, prepare
 from ttoaa.data.sources import TextFiles
 from ttoaa.data.vocabulary import TrainBPE
 from ttoaa.experiments.forgetting import Forgetting
 from ttoaa.model.decoder import DecoderConfig
 from ttoaa.plan import make_plan
-from ttoaa.planning.geometry import Geometry
 from ttoaa.planning.placement import Within
 from ttoaa.training.config import AdamW, ConstantLinear, Training
 from ttoaa.workdir import Workdir
@@ -96,3 +97,9 @@ def plan_of(tiny_study, make_workdir):
 @pytest.fixture(scope="session")
 def tiny_plan(tiny_study, plan_of):
     return plan_of(tiny_study.experiments)
+
+
+@pytest.fixture(scope="session")
+def finished(corpus_prepare, tmp_path_factory):
+    """The folder of a tiny study of two seeds that one command made, and what that printed."""
+    return studies.make(tmp_path_factory.mktemp("study"), corpus_prepare.source.paths)

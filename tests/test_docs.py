@@ -13,7 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from ttoaa import config
-from ttoaa.planning.geometry import Geometry
+from ttoaa.data.geometry import Geometry
 from ttoaa.planning.placement import Uniform, Within
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]

@@ -15,10 +15,10 @@ import gin
 import jax
 from absl import flags
 
+from ttoaa.data.geometry import Geometry
 from ttoaa.data.preparation import Prepare
 from ttoaa.experiments.base import Experiment
 from ttoaa.model.decoder import DecoderConfig
-from ttoaa.planning.geometry import Geometry
 from ttoaa.training.config import Training
 from ttoaa.workdir import Workdir, write_text
 
@@ -173,6 +173,8 @@ def _refuse_unused(bindings: Sequence[str]) -> None:
 
 def _same(name: str, other: str) -> bool:
     """Whether two names, one of which may lack its module, mean the same parameter."""
+    if not ("." in name and "." in other):
+        return name == other  # a macro
     return f".{name}".endswith(f".{other}") or f".{other}".endswith(f".{name}")
 
 

@@ -13,12 +13,13 @@ from ttoaa import config
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.loader import batches
 from ttoaa.data.order import Order
+from ttoaa.experiments.worlds import fingerprint, intervene, make_worlds
 from ttoaa.planning.audit import PlainReader, differences
-from ttoaa.planning.compiler import compile_plan, experiments_fingerprint
+from ttoaa.planning.compiler import compile_plan
+from ttoaa.planning.overlay import Overlay
 from ttoaa.planning.plan import Plan
 from ttoaa.planning.show import show_step
 from ttoaa.planning.store import store
-from ttoaa.planning.worlds import make_worlds
 from ttoaa.training.ledger import Ledger
 from ttoaa.workdir import Workdir, write_json
 
@@ -40,7 +41,7 @@ def make_plan(study: config.Study, workdir: Workdir) -> tuple[Plan, bool]:
             "order": Order(workdir.seed, corpus.num_windows("train", geometry.length)).identity(),
             "validation_sequences": study.validation_sequences,
         }
-        meta = {"experiments_fingerprint": experiments_fingerprint(study.experiments)}
+        meta = {"experiments_fingerprint": fingerprint(study.experiments)}
         if made:
             plan = Plan.open(workdir.plan)
             _check_same(plan, {**identity, "geometry": dataclasses.asdict(geometry)}, meta)
@@ -48,7 +49,9 @@ def make_plan(study: config.Study, workdir: Workdir) -> tuple[Plan, bool]:
         worlds = make_worlds(
             study.experiments, workdir.seed, geometry, corpus, study.validation_sequences
         )
-        store(compile_plan(study.experiments, worlds, geometry, identity), workdir.plan, meta)
+        interventions = intervene(study.experiments, worlds)
+        compiled = compile_plan(interventions, geometry, corpus.vocab_size, identity)
+        store(compiled, workdir.plan, meta)
     write_json(workdir.plan / "ledger.json", {"seconds": ledger.seconds})
     return Plan.open(workdir.plan), True
 
@@ -67,8 +70,9 @@ def audit(workdir: Workdir, count: int, seed: int) -> list[str]:
     """Differences between `count` random batches of the loader and their plain re-derivation."""
     corpus, plan = Corpus.open(workdir.corpus), Plan.open(workdir.plan)
     order, geometry = Order(**plan.contents["order"]), plan.geometry
+    overlay = [Overlay(plan, corpus)]
     steps = np.random.default_rng(seed).permutation(geometry.steps)[:count]
-    loaded = (next(batches(corpus, order, geometry, plan, start=s, threads=0)) for s in steps)
+    loaded = (next(batches(corpus, order, geometry, overlay, start=s, threads=0)) for s in steps)
     given = ((batch["step"], batch["tokens"], batch["arms"]) for batch in loaded)
     return differences(PlainReader(workdir.corpus, workdir.plan), given)
 

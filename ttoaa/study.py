@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     try:
         config.load_from_flags()  # a bad config ends here, before anything starts
-        seeds = [int(seed) for seed in _SEEDS.value]
+        seeds = _seeds(_SEEDS.value)
     except (ValueError, OSError) as error:
         sys.exit(f"study: {error}")
     root = config.workdir_from_flags().root
@@ -41,6 +41,12 @@ def main(argv: Sequence[str]) -> None:
         module, options = f"ttoaa.{stage[0]}", stage[1:]
         runner.run([sys.executable, "-m", module, f"--workdir={root}", *options])
     print(f"study: done in {time.perf_counter() - started:.0f} s; open {root / 'report.html'}")
+
+
+def _seeds(names: Sequence[str]) -> list[int]:
+    if not names or not all(name.isdecimal() for name in names):
+        raise ValueError(f"--seeds takes numbers such as 0,1,2, not {','.join(names)!r}")
+    return [int(name) for name in names]
 
 
 class _Runner:

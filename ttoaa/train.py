@@ -10,8 +10,9 @@ from ttoaa import config
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.loader import batches
 from ttoaa.data.order import Order
+from ttoaa.experiments.worlds import make_worlds, validation_tokens
+from ttoaa.planning.overlay import Overlay
 from ttoaa.planning.plan import Plan
-from ttoaa.planning.worlds import make_worlds, validation_tokens
 from ttoaa.training.checkpoints import newest_meta
 from ttoaa.training.loop import Job, Stopped, train
 from ttoaa.training.topology import pin_cores
@@ -31,6 +32,7 @@ def make_job(study: config.Study, workdir: Workdir, kind: str) -> Job:
         )
     order = Order(workdir.seed, corpus.num_windows("train", geometry.length))
     plan = _matching_plan(study, workdir, corpus, order) if kind == "run" else None
+    overlay = [Overlay(plan, corpus)] if plan else []
     if plan and len(plan.arms) >= study.training.max_arms:
         raise ValueError(
             f"the plan has {len(plan.arms)} arms beside the corpus, Training.max_arms is only "
@@ -54,7 +56,7 @@ def make_job(study: config.Study, workdir: Workdir, kind: str) -> Job:
             "training": study.training.numerics(),
             "seed": str(workdir.seed),
         },
-        batches=lambda start: batches(corpus, order, geometry, plan, start=start),
+        batches=lambda start: batches(corpus, order, geometry, overlay, start=start),
         probes=[(e.name, p) for e in study.experiments for p in e.probes(worlds[e.name])],
         validation_NxL=validation_tokens(corpus, geometry, study.validation_sequences),
         label=workdir.run(kind).name,

@@ -18,6 +18,7 @@ from ttoaa import config
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.loader import Batch, batches
 from ttoaa.data.order import Order
+from ttoaa.planning.overlay import Overlay
 from ttoaa.planning.plan import Plan
 from ttoaa.training.step import init_state, make_step
 from ttoaa.training.topology import microbatch_rows, pin_cores
@@ -45,10 +46,10 @@ def main(argv: Sequence[str]) -> None:
         jax.tree.map(np.asarray, metrics)
         return time.perf_counter() - start, state, float(np.mean(batch["arms"] > 0))
 
-    kinds = {"none": None, "experiments": plan}
+    kinds = {"none": [], "experiments": [Overlay(plan, corpus)]}
     loaders = {
-        kind: batches(corpus, order, geometry, chosen, start=geometry.steps // 3)
-        for kind, chosen in kinds.items()
+        kind: batches(corpus, order, geometry, transforms, start=geometry.steps // 3)
+        for kind, transforms in kinds.items()
     }
     states = {kind: init_state(model, optimizer, 0) for kind in kinds}
     seconds: dict[str, list[float]] = {kind: [] for kind in kinds}

@@ -12,11 +12,10 @@ import time
 import numpy as np
 from absl import app, flags
 
-from tests.fakes import Given
+from ttoaa.data.geometry import Geometry
 from ttoaa.data.order import mix64
-from ttoaa.experiments.base import Item, World
 from ttoaa.planning.compiler import compile_plan
-from ttoaa.planning.geometry import Geometry
+from ttoaa.planning.items import Intervention, Item
 from ttoaa.planning.occupancy import Requests, place
 
 _EDITS = flags.DEFINE_integer("edits", 5_000_000, "edits of the plan", 1)
@@ -24,19 +23,14 @@ _REPETITIONS = flags.DEFINE_integer("repetitions", 10, "edits of an item", 1)
 _COMPILE = flags.DEFINE_bool("compile", True, "time the compiler too, not the occupancy alone")
 
 GEOMETRY = Geometry(length=4096, batch=512, steps=100_000)
-
-
-class Vocabulary:
-    """All that the compiler asks a tokenizer."""
-
-    vocab_size = 100_352
+VOCAB_SIZE = 100_352
 
 
 def make_items(count):
     """Texts of 16 to 255 tokens, in 50 conditions."""
     rng = np.random.default_rng(0)
     sizes = rng.integers(16, 256, count)
-    texts = np.split(rng.integers(0, Vocabulary.vocab_size, sizes.sum(), np.int32), sizes.cumsum())
+    texts = np.split(rng.integers(0, VOCAB_SIZE, sizes.sum(), np.int32), sizes.cumsum())
     return tuple(Item(str(i), f"c{i % 50}", _REPETITIONS.value, texts[i]) for i in range(count))
 
 
@@ -63,11 +57,11 @@ def main(argv):
     requests = make_requests(n)
     timed("place", seconds, lambda: place(requests, GEOMETRY.length))
     if _COMPILE.value:
-        given = Given("synthetic", items=make_items(n // _REPETITIONS.value))
-        nothing = np.empty(0, np.int64), np.empty((0, GEOMETRY.length), np.int32)
-        worlds = {"synthetic": World(0, "synthetic", Vocabulary(), GEOMETRY, *nothing)}
+        items = make_items(n // _REPETITIONS.value)
+        given = {"synthetic": Intervention(items, np.empty(0, np.int64))}
+        identity = {"seed": 0}
         plan = timed(
-            "compile", seconds, lambda: compile_plan([given], worlds, GEOMETRY, {"seed": 0})
+            "compile", seconds, lambda: compile_plan(given, GEOMETRY, VOCAB_SIZE, identity)
         )
         timed("hash", seconds, lambda: plan.hash)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from ttoaa.data.corpus import Corpus
-from ttoaa.data.loader import Overlay, batches
+from ttoaa.data.loader import batches
 from ttoaa.data.order import Order
+from ttoaa.planning.overlay import Overlay
 
 # The corpus has 139 training windows of 32 tokens, so epochs end inside the steps 17 and 34.
 BOUNDARY = 17
@@ -19,9 +20,10 @@ LENGTH, BATCH, STEPS = 32, 8, 40
 
 @pytest.fixture(scope="module")
 def load(corpus, tiny_study, tiny_plan):
-    def load(plan=tiny_plan, **options):
+    def load(plan=tiny_plan, transforms=(), **options):
         order = Order(**tiny_plan.contents["order"])
-        return batches(corpus, order, tiny_study.geometry, plan, **options)
+        overlay = [Overlay(plan, corpus)] if plan else []
+        return batches(corpus, order, tiny_study.geometry, [*overlay, *transforms], **options)
 
     return load
 
@@ -123,13 +125,15 @@ import numpy as np
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.loader import batches
 from ttoaa.data.order import Order
+from ttoaa.planning.overlay import Overlay
 from ttoaa.planning.plan import Plan
 
 corpus, plan, first, last, options = sys.argv[1:]
 corpus, plan = Corpus.open(corpus), Plan.open(plan)
 order = Order(**plan.contents["order"])
+overlay = [Overlay(plan, corpus)]
 rows = range(int(first), int(last))
-share = list(batches(corpus, order, plan.geometry, plan, rows=rows, **json.loads(options)))
+share = list(batches(corpus, order, plan.geometry, overlay, rows=rows, **json.loads(options)))
 names = ("tokens", "arms", "position")
 np.savez(sys.stdout.buffer, **{name: np.stack([batch[name] for batch in share]) for name in names})
 """

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import tokenizers
 
+from ttoaa.data.geometry import Geometry
 from ttoaa.data.tokenizer import END_OF_TEXT, Tokenizer
 from ttoaa.experiments.base import World, stream
-from ttoaa.planning.geometry import Geometry
 
 RESERVED = 8
 

@@ -7,9 +7,9 @@ import pytest
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score
 
+from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.base import stream
 from ttoaa.experiments.canaries import Canaries
-from ttoaa.planning.geometry import Geometry
 
 KINDS = ("plain", "rare-1", "rare-8", "random-4")
 

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.forgetting import Forgetting
-from ttoaa.planning.geometry import Geometry
 from ttoaa.planning.placement import WholeBatch
 
 STEPS = {"at-0.3": 30, "at-0.5": 50, "at-0.7": 70}

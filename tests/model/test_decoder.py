@@ -61,7 +61,10 @@ def test_an_offset_is_added_to_the_input_embeddings():
 def test_no_logit_depends_on_a_later_token():
     params, tokens = loud_params(SMALL), draw_tokens(SMALL, (1, 8))
     zero = jnp.zeros((1, 8, SMALL.width))
-    squares = lambda offset: (apply(SMALL, params, tokens, offset)[0] ** 2).sum(axis=-1)
+
+    def squares(offset):
+        return (apply(SMALL, params, tokens, offset)[0] ** 2).sum(axis=-1)
+
     reaches_LxL = np.abs(jax.jit(jax.jacrev(squares))(zero)[:, 0]).max(axis=-1) > 0
     np.testing.assert_array_equal(reaches_LxL, np.tri(8, dtype=bool))
 

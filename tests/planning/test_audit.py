@@ -10,6 +10,7 @@ from ttoaa.data.corpus import Corpus, file_sha256
 from ttoaa.data.loader import batches
 from ttoaa.data.order import Order
 from ttoaa.planning.audit import PlainReader, differences
+from ttoaa.planning.overlay import Overlay
 from ttoaa.planning.plan import Plan
 
 # The corpus has 139 training windows of 32 tokens: epochs end inside the steps 17 and 34.
@@ -30,7 +31,9 @@ def loaded(corpus, plan, steps=STEPS):
     corpus, plan = Corpus.open(corpus, verify=False), Plan(plan)
     order = Order(**plan.contents["order"])
     for step in steps:
-        batch = next(batches(corpus, order, plan.geometry, plan, start=step, threads=0))
+        batch = next(
+            batches(corpus, order, plan.geometry, [Overlay(plan, corpus)], start=step, threads=0)
+        )
         yield batch["step"], batch["tokens"], batch["arms"]
 
 

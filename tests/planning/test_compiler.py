@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from fakes import Given, Planted
 
+from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.base import Item
 from ttoaa.experiments.forgetting import Forgetting
-from ttoaa.planning.compiler import compile_plan, experiments_fingerprint
-from ttoaa.planning.geometry import Geometry
+from ttoaa.experiments.worlds import fingerprint, intervene, make_worlds, validation_tokens
+from ttoaa.planning.compiler import compile_plan
 from ttoaa.planning.placement import Explicit, Uniform, WholeBatch, Within
-from ttoaa.planning.worlds import make_worlds, validation_tokens
 
 GEOMETRY = Geometry(length=32, batch=8, steps=40)
 
@@ -18,7 +18,8 @@ GEOMETRY = Geometry(length=32, batch=8, steps=40)
 def compile_(corpus):
     def compile_(*experiments, seed=0, geometry=GEOMETRY):
         worlds = make_worlds(experiments, seed, geometry, corpus, validation=8)
-        return compile_plan(experiments, worlds, geometry, {"seed": seed, "corpus": "abc"})
+        identity = {"seed": seed, "corpus": "abc"}
+        return compile_plan(intervene(experiments, worlds), geometry, corpus.vocab_size, identity)
 
     return compile_
 
@@ -117,7 +118,7 @@ def test_the_order_of_experiments_is_nothing(compile_, order):
     experiments = (FIRST, BATCHES, LATE)
     plan, turned = compile_(*experiments), compile_(*(experiments[k] for k in order))
     assert turned.hash == plan.hash
-    assert experiments_fingerprint(experiments) == experiments_fingerprint(experiments[::-1])
+    assert fingerprint(experiments) == fingerprint(experiments[::-1])
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -13,6 +13,7 @@ from ttoaa.data.loader import batches
 from ttoaa.data.order import Order
 from ttoaa.planning import store as store_module
 from ttoaa.planning.compiler import CompiledPlan
+from ttoaa.planning.overlay import Overlay
 from ttoaa.planning.plan import COLUMNS, Plan
 from ttoaa.planning.store import store
 
@@ -45,7 +46,7 @@ def test_the_provenance_table_agrees_with_the_columns(tiny_plan):
 
 def test_the_provenance_table_agrees_with_what_is_loaded(corpus, tiny_plan):
     order = Order(**tiny_plan.contents["order"])
-    loaded = list(batches(corpus, order, tiny_plan.geometry, tiny_plan))
+    loaded = list(batches(corpus, order, tiny_plan.geometry, [Overlay(tiny_plan, corpus)]))
     arms = {arm["name"]: arm["id"] for arm in tiny_plan.arms}
     table = pd.read_parquet(tiny_plan.folder / "provenance.parquet")
     for edit in table.itertuples():

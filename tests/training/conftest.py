@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 
+from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.base import Probe
 from ttoaa.model.decoder import DecoderConfig, abstract_params
-from ttoaa.planning.geometry import Geometry
 from ttoaa.training.checkpoints import read
 from ttoaa.training.config import AdamW, ConstantLinear, Training
 from ttoaa.training.loop import Job

@@ -246,7 +246,7 @@ def test_a_leaf_that_is_not_asked_for_is_named(two):
 
 
 def test_a_missing_checkpoint_is_one_line(two):
-    with pytest.raises(CheckpointError, match="checkpoint 7 in .* has no meta") as error:
+    with pytest.raises(CheckpointError, match=r"checkpoint 7 in .* has no meta") as error:
         read(two, 7, params=abstract(trees(0)[0]))
     assert "\n" not in str(error.value)
 

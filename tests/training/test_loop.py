@@ -228,7 +228,10 @@ def test_what_a_run_leaves_behind(whole):
 
 def test_speed_is_that_of_the_steps_alone(tmp_path):
     """Each batch takes 50 ms: 40 tokens then pass at no more than 800 a second."""
-    slow = lambda start: batches(start, lambda step: time.sleep(0.05))
+
+    def slow(start):
+        return batches(start, lambda step: time.sleep(0.05))
+
     train(make_job(tmp_path, batches=slow))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     rates = {line["step"]: line["tokens_per_second"] for line in lines if TIMES[0] in line}

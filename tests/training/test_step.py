@@ -25,8 +25,11 @@ TRAINING = Training(
 def data():
     """[(tokens, arms)] of every step."""
     rng = np.random.default_rng(5)
-    draw = lambda high: rng.integers(0, high, (B, L)).astype(np.int32)
-    return [(draw(MODEL.vocab_size), draw(5)) for _ in range(STEPS)]
+    highs = (MODEL.vocab_size, 5)
+    return [
+        tuple(rng.integers(0, high, (B, L)).astype(np.int32) for high in highs)
+        for _ in range(STEPS)
+    ]
 
 
 @functools.cache

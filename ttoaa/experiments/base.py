@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import pandas as pd
 
+from ttoaa.data.geometry import Geometry
 from ttoaa.data.tokenizer import Tokenizer
-from ttoaa.planning.geometry import Geometry
-from ttoaa.planning.placement import Placement, Uniform
+from ttoaa.planning.items import Item
 from ttoaa.scoring.statistics import Estimate, paired_estimates
 
 
@@ -39,25 +39,6 @@ class World:
     def rng(self, *salt: object) -> np.random.Generator:
         """A stream of this experiment's own: adding other experiments does not move it."""
         return stream("experiment", self.seed, self.name, *salt)
-
-
-@dataclasses.dataclass(frozen=True)
-class Item:
-    """The unit of randomisation and of statistics, and how often it enters training.
-
-    Exactly one of `tokens` and `window` is given: tokens to write over the stream, or a reserve
-    window that takes a whole row. Zero repetitions: a holdout or a matched non-member.
-    """
-
-    id: str
-    condition: str
-    repetitions: int
-    tokens: np.ndarray | None = None
-    window: int | None = None
-    placement: Placement = dataclasses.field(default_factory=Uniform)
-    text: str = ""
-    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """What evaluation needs of it beside its tokens: values that JSON can hold."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,8 +9,8 @@ import gin
 import numpy as np
 import pandas as pd
 
+from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.base import Experiment, Item, Scorer, World
-from ttoaa.planning.geometry import Geometry
 from ttoaa.planning.placement import Placement, Uniform
 from ttoaa.scoring.membership import AUC, TPR, membership_estimates
 from ttoaa.scoring.statistics import Estimate, paired_estimates

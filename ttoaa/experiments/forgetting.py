@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import gin
 import pandas as pd
 
+from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.base import Experiment, Item, Probe, Scorer, World
-from ttoaa.planning.geometry import Geometry
 from ttoaa.planning.placement import WholeBatch
 
 CROSS_ENTROPY = "cross_entropy"

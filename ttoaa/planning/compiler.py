@@ -1,15 +1,14 @@
-"""Turns experiments into a plan: items into edits, edits into addresses, all into columns (C3)."""
+"""Turns interventions into a plan: items into edits, edits into addresses and columns (C3)."""
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ttoaa.experiments.base import Experiment, Item, World
-from ttoaa.planning.geometry import Geometry
+from ttoaa.data.geometry import Geometry
+from ttoaa.planning.items import Intervention, Item
 from ttoaa.planning.occupancy import PlacementError, Requests, place
 from ttoaa.planning.placement import Explicit, Uniform, WholeBatch, Within
 from ttoaa.planning.plan import COLUMNS, content_hash
@@ -30,21 +29,20 @@ class CompiledPlan:
 
 
 def compile_plan(
-    experiments: Sequence[Experiment],
-    worlds: Mapping[str, World],
+    interventions: Mapping[str, Intervention],
     geometry: Geometry,
+    vocab_size: int,
     identity: Mapping[str, Any],
 ) -> CompiledPlan:
-    """Asks every experiment for its items and places every edit.
+    """Places every edit of every experiment (by name).
 
     `identity` (seed, fingerprints of corpus, vocabulary and order) becomes part of the hash.
     Raises ValueError, naming the experiment, for whatever does not fit; drops nothing.
     """
-    names = sorted(experiment.name for experiment in experiments)
-    by_name = {experiment.name: experiment for experiment in experiments}
-    items = {name: list(by_name[name].intervene(worlds[name])) for name in names}
+    names = sorted(interventions)
+    items = {name: list(interventions[name].items) for name in names}
     for name in names:
-        _check(name, items[name], worlds[name])
+        _check(name, interventions[name], geometry.length, vocab_size)
     flat = [(name, item) for name in names for item in items[name]]
     _check_capacity(flat, geometry)
 
@@ -94,11 +92,10 @@ def _conditions(items: Sequence[Item]) -> list[str]:
     return list(dict.fromkeys(item.condition for item in items if item.repetitions))
 
 
-def _check(name: str, items: Sequence[Item], world: World) -> None:
-    length, vocab_size = world.geometry.length, world.tokenizer.vocab_size
-    own = set(world.windows.tolist())
+def _check(name: str, intervention: Intervention, length: int, vocab_size: int) -> None:
+    own = set(intervention.windows.tolist())
     seen: set[str] = set()
-    for item in items:
+    for item in intervention.items:
         where = f"{name}: item {item.id!r}"
         if item.id in seen:
             raise ValueError(f"{where} occurs twice: ids must be unique in an experiment")
@@ -231,9 +228,3 @@ def _arm_rows(names: Sequence[str], columns: Mapping[str, np.ndarray]) -> list[d
         }
         for number, name in enumerate(names, start=1)
     ]
-
-
-def experiments_fingerprint(experiments: Sequence[Experiment]) -> str:
-    """sha256 of the experiments' configuration, in any order."""
-    text = json.dumps(sorted(repr(experiment) for experiment in experiments))
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ttoaa.data.corpus import file_sha256
-from ttoaa.planning.geometry import Geometry
+from ttoaa.data.geometry import Geometry
 from ttoaa.workdir import read_json
 
 COLUMNS = {

@@ -8,6 +8,7 @@ import numpy as np
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.loader import batches
 from ttoaa.data.order import Order
+from ttoaa.planning.overlay import Overlay
 from ttoaa.planning.plan import Plan
 
 _COLOURS = (32, 33, 34, 35, 36, 31, 92, 93, 94, 95, 96, 91)
@@ -16,7 +17,8 @@ _COLOURS = (32, 33, 34, 35, 36, 31, 92, 93, 94, 95, 96, 91)
 def show_step(corpus: Corpus, order: Order, plan: Plan, step: int, context: int = 8) -> str:
     """The rows of step `step` that hold edits, with `context` corpus tokens around each."""
     geometry = plan.geometry
-    batch = next(batches(corpus, order, geometry, plan, start=step, stop=step + 1, threads=0))
+    overlay = [Overlay(plan, corpus)]
+    batch = next(batches(corpus, order, geometry, overlay, start=step, stop=step + 1, threads=0))
     chosen = plan.between(step * geometry.batch, (step + 1) * geometry.batch)
     edits = {name: column[chosen] for name, column in plan.columns.items()}
     ids = plan.item_ids()

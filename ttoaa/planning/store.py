@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ttoaa.data.corpus import file_sha256
-from ttoaa.experiments.base import Item
 from ttoaa.planning.compiler import CompiledPlan
+from ttoaa.planning.items import Item
 from ttoaa.workdir import write_json, write_text
 
 

@@ -12,10 +12,10 @@ import jax
 import numpy as np
 import tqdm
 
+from ttoaa.data.geometry import Geometry
 from ttoaa.data.loader import Batch
 from ttoaa.experiments.base import Probe
 from ttoaa.model.decoder import DecoderConfig
-from ttoaa.planning.geometry import Geometry
 from ttoaa.scoring.likelihood import row_losses
 from ttoaa.training.checkpoints import Writer
 from ttoaa.training.config import Training

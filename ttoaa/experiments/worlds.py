@@ -1,12 +1,15 @@
 """The world of each experiment of a study: its random stream and its windows of the reserve."""
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ttoaa.data.corpus import Corpus
+from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.base import Experiment, World
-from ttoaa.planning.geometry import Geometry
+from ttoaa.planning.items import Intervention
 from ttoaa.planning.reserve import assign, split_reserve
 
 
@@ -42,3 +45,19 @@ def validation_tokens(corpus: Corpus, geometry: Geometry, validation: int) -> np
     """int32[validation, L]: the validation set, the same for every seed."""
     windows, _ = split_reserve(corpus.num_windows("reserve", geometry.length), validation)
     return corpus.windows("reserve", windows, geometry.length)
+
+
+def intervene(
+    experiments: Sequence[Experiment], worlds: Mapping[str, World]
+) -> dict[str, Intervention]:
+    """What every experiment does, by name."""
+    return {
+        e.name: Intervention(tuple(e.intervene(worlds[e.name])), worlds[e.name].windows)
+        for e in experiments
+    }
+
+
+def fingerprint(experiments: Sequence[Experiment]) -> str:
+    """sha256 of the experiments' configuration, in any order."""
+    text = json.dumps(sorted(repr(experiment) for experiment in experiments))
+    return hashlib.sha256(text.encode()).hexdigest()

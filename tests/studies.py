@@ -1,0 +1,150 @@
+"""A tiny study in a folder, and the real commands run on it."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+from absl import flags
+from absl.testing import flagsaver
+
+from ttoaa import config
+from ttoaa.model.decoder import abstract_params
+from ttoaa.training.checkpoints import read
+from ttoaa.training.records import FILES
+from ttoaa.training.topology import pin_cores
+from ttoaa.workdir import Workdir
+
+HERE = pathlib.Path(__file__).parent
+STEPS, EVERY = 30, 10
+GIN = f"""
+import fakes
+import slow
+import ttoaa.experiments.forgetting
+
+Study.name = 'tiny'
+Study.prepare = @Prepare()
+Study.geometry = @Geometry()
+Study.model = @DecoderConfig()
+Study.training = @Training()
+Study.experiments = [@planted/Planted(), @late/Planted(), @Forgetting()]
+Study.validation_sequences = 4
+
+Prepare.source = @TextFiles()
+Prepare.tokenizer = @TrainBPE()
+Prepare.reserve_fraction = 0.3
+TextFiles.separator = '\\n%%\\n'
+TrainBPE.vocab_size = 320
+TrainBPE.reserved = 32
+
+Geometry.length = 32
+Geometry.batch = 4
+Geometry.steps = {STEPS}
+
+DecoderConfig.vocab_size = 320
+DecoderConfig.layers = 1
+DecoderConfig.width = 16
+DecoderConfig.heads = 2
+DecoderConfig.hidden = 32
+
+Training.optimizer = @AdamW()
+Training.checkpoint_every = {EVERY}
+Training.validate_every = {EVERY}
+AdamW.schedule = @ConstantLinear()
+ConstantLinear.peak = 1e-2
+ConstantLinear.warmup = 4
+
+planted/Planted.name = 'planted'
+planted/Planted.probe_steps = (0, 7, 20, {STEPS})
+late/Planted.name = 'late'
+late/Planted.placement = @Within()
+Within.start = 0.5
+Within.stop = 1.0
+Forgetting.name = 'forgetting'
+Forgetting.primary = 'cross_entropy/lag-1'
+Forgetting.expected_sign = -1
+Forgetting.at = (0.4,)
+"""
+
+pin_cores()  # before the backend starts, as the commands do
+TIMES = ("tokens_per_second", "mfu")
+
+
+def write_gin(folder, paths):
+    """The study's config, on the text of these paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "study.gin"
+    path.write_text(f"{GIN}\nTextFiles.paths = {list(paths)!r}\n")
+    return path
+
+
+def start(module, workdir, *more, slow=0.0, **options):
+    """`python -m ttoaa.<module>`, not waited for; each batch takes `slow` seconds."""
+    env = {**os.environ, "PYTHONPATH": str(HERE), "TTOAA_TEST_SLOW": str(slow)}
+    command = [sys.executable, "-m", f"ttoaa.{module}", f"--workdir={workdir}", *more]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
+    return subprocess.Popen(command, env=env, cwd=pathlib.Path(workdir).anchor, **options)
+
+
+def run(module, workdir, *more, **options):
+    """(exit code, stdout, stderr) of the command."""
+    process = start(module, workdir, *more, **options)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def main(module, workdir, *more):
+    """Runs a command's main in this process; its exit status, or what sys.exit was given."""
+    with flagsaver.flagsaver():
+        flags.FLAGS([module.__name__, f"--workdir={workdir}", *more])
+        try:
+            module.main([])
+        except SystemExit as left:
+            return left.code
+    return 0
+
+
+def make(folder, paths):
+    """(the folder of a study of seeds 0 and 1 made by one command, what it printed)."""
+    workdir, gin = folder / "work", write_gin(folder, paths)
+    code, out, err = run("study", workdir, f"--gin_file={gin}", "--seeds=0,1")
+    assert code == 0, err
+    return workdir, out
+
+
+def copy(workdir, target, *names):
+    """A new study folder with these parts of a finished one, and its compilations."""
+    for name in ("config.gin", ".cache", "corpus", *names):
+        copied = shutil.copytree if (workdir / name).is_dir() else shutil.copy
+        target.mkdir(parents=True, exist_ok=True)
+        copied(workdir / name, target / name)
+    return target
+
+
+def params(workdir, kind, step=STEPS, seed=0):
+    model = config.load([workdir / "config.gin"])[0].model
+    folder = Workdir(workdir, seed).run(kind) / "checkpoints"
+    return jax.tree.map(np.asarray, read(folder, step, params=abstract_params(model))["params"])
+
+
+def same_bits(one, other):
+    return all(jax.tree.leaves(jax.tree.map(lambda a, b: a.tobytes() == b.tobytes(), one, other)))
+
+
+def records(run):
+    """All JSON lines of a run, without what depends on the time."""
+    found = {}
+    for name in FILES:
+        lines = [json.loads(line) for line in (run / f"{name}.jsonl").read_text().splitlines()]
+        found[name] = [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
+    return found
+
+
+def contents(folder):
+    """Every file and its bytes, but for the compilations."""
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path: path.read_bytes() for path in paths if ".cache" not in path.parts}

@@ -1,0 +1,190 @@
+import dataclasses
+import pathlib
+
+import gin
+import pytest
+import studies
+from absl import flags
+from absl.testing import flagsaver
+
+from ttoaa import config
+from ttoaa.data.sources import TextFiles
+
+QUICKSTART = pathlib.Path(__file__).parents[1] / "configs/quickstart.gin"
+
+
+@pytest.fixture
+def gin_file(tmp_path):
+    return studies.write_gin(tmp_path / "gin", ["/data/text"])
+
+
+def load(path, *bindings):
+    return config.load([path], bindings)[0]
+
+
+def error_of(path, *bindings):
+    with pytest.raises(ValueError) as error:
+        config.load([path], bindings)
+    text = str(error.value)
+    assert "\n" not in text and len(text) < 600
+    return text
+
+
+def test_a_study_is_what_its_file_says(gin_file):
+    study = load(gin_file)
+    assert study.name == "tiny" and study.geometry.steps == studies.STEPS
+    assert [e.name for e in study.experiments] == ["planted", "late", "forgetting"]
+    assert study.experiments[0].placement != study.experiments[1].placement
+    assert study.prepare.source == TextFiles(["/data/text"], separator="\n%%\n")
+
+
+def test_single_bindings_win_over_files_and_later_files_over_earlier(gin_file, tmp_path):
+    later = tmp_path / "later.gin"
+    later.write_text("Geometry.steps = 50\nGeometry.batch = 6\n")
+    study = config.load([gin_file, later], ["Geometry.batch = 8"])[0]
+    assert (study.geometry.steps, study.geometry.batch) == (50, 8)
+    assert load(gin_file).geometry.batch == 4, "nothing is left of the load before"
+
+
+@pytest.mark.parametrize("bindings", [(), ("Geometry.steps = 77", "late/Planted.items = 3")])
+def test_the_saved_config_gives_an_equal_study(gin_file, tmp_path, bindings):
+    study, text = config.load([gin_file], bindings)
+    saved = tmp_path / "config.gin"
+    saved.write_text(text)
+    again, text_again = config.load([saved])
+    assert again == study and text_again == text
+
+
+def test_the_quickstart_reloads_to_an_equal_study(tmp_path):
+    study, text = config.load([QUICKSTART])
+    (tmp_path / "config.gin").write_text(text)
+    assert load(tmp_path / "config.gin") == study
+    assert len(study.experiments) == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("Geometry.lenght = 3", "'Geometry' doesn't have a parameter named 'lenght'"),
+        ("Geometri.length = 3", "No configurable matching 'Geometri'"),
+        ("earyl/Planted.items = 3", "nothing uses the binding of earyl/Planted.items"),
+        ("planted/Geometry.steps = 3", "nothing uses the binding of planted/Geometry.steps"),
+        ("experiments = [@Forgetting()]", "nothing uses the binding of experiments"),
+        ("Cosine.peak = 3.0", "nothing uses the binding of Cosine.peak"),
+        ("Study.geometry = %SHAPE", "No bindings specified for 'SHAPE"),
+        ("Geometry.length = [", "EOF in multi-line statement"),
+        ("Geometry.length 3", "bad config: "),
+        ("import ttoaa.experiments.nothing", "No module named 'ttoaa.experiments.nothing'"),
+        ("include 'nothing.gin'", "nothing.gin"),
+        ("Geometry.length = 'long'", "Geometry.length must be a positive integer, not 'long'"),
+        ("Training.z_loss = 'x'", "Training.z_loss must be float, not 'x'"),
+        ("AdamW.beta1 = None", "AdamW.beta1 must be float, not None"),
+        ("DecoderConfig.width = 1.5", "DecoderConfig.width must be a positive integer"),
+        ("Training.microbatch = 0", "Training.microbatch must be a positive integer or None"),
+        ("Study.geometry = 3", "Study.geometry must be Geometry, not 3"),
+        ("AdamW.schedule = 0.1", "AdamW.schedule must be Schedule, not 0.1"),
+        ("Study.geometry = @Geometry", "write @Name() with the brackets"),
+        ("AdamW.schedule = @ConstantLinear", "write @Name() with the brackets"),
+        ("Study.experiments = [@Forgetting]", "write @Name() with the brackets"),
+        ("Study.experiments = @Forgetting()", "bad config: "),
+        ("Study.experiments = [3]", "holds 3, which is no experiment"),
+        ("Study.validation_sequences = -1", "validation_sequences must not be negative"),
+        ("late/Planted.placement = 'late'", "Planted.placement must be"),
+        ("late/Planted.name = 'a b'", "name must be letters"),
+    ],
+)
+def test_what_is_wrong_is_one_line_that_names_it(gin_file, line, message):
+    assert message in error_of(gin_file, line)
+    gin_file.write_text(f"{gin_file.read_text()}\n{line}\n")
+    assert message in error_of(gin_file)
+
+
+def test_a_missing_value_and_a_missing_file_are_named(gin_file, tmp_path):
+    gin_file.write_text(gin_file.read_text().replace("Geometry.steps = 30", ""))
+    assert "Geometry" in error_of(gin_file) and "steps" in error_of(gin_file)
+    assert error_of(tmp_path / "no.gin") == f"there is no gin file {tmp_path / 'no.gin'}"
+
+
+def test_an_include_is_found_beside_the_file(gin_file, tmp_path):
+    child = gin_file.parent / "child.gin"
+    child.write_text("include 'study.gin'\nGeometry.steps = 44\n")
+    assert load(child).geometry.steps == 44
+    child.write_text("include 'gin/study.gin'\nGeometry.steps = 45\n")
+    assert load(child).geometry.steps == 45
+
+
+def test_bindings_that_make_the_files_moot_are_fine(gin_file):
+    study = load(gin_file, "Prepare.source = @EmbeddedPython()")
+    assert "Python" in study.prepare.source.description
+
+
+def test_experiments_by_name(gin_file):
+    study = load(gin_file)
+    assert config.only(study, None) is study
+    picked = config.only(study, ["forgetting", "planted"]).experiments
+    assert [e.name for e in picked] == ["forgetting", "planted"]
+    with pytest.raises(ValueError, match="no experiment is named 'forgeting'"):
+        config.only(study, ["forgeting"])
+
+
+@pytest.fixture
+def from_flags(tmp_path):
+    """Calls load_from_flags on the folder `tmp_path/work` with these flags."""
+
+    def call(*given):
+        with flagsaver.flagsaver():
+            flags.FLAGS(["test", f"--workdir={tmp_path / 'work'}", *map(str, given)])
+            return config.load_from_flags()
+
+    return call
+
+
+def test_the_folder_remembers_its_study(from_flags, gin_file, tmp_path):
+    study = from_flags(f"--gin_file={gin_file}", "--gin_bindings=Geometry.steps = 31")
+    gin_file.unlink()
+    assert from_flags() == study and study.geometry.steps == 31
+    changed = from_flags("--gin_bindings=Geometry.steps = 32")
+    assert from_flags() == changed != study
+
+
+def test_a_folder_without_a_study_is_named(from_flags):
+    with pytest.raises(ValueError, match=r"work holds no study yet: name its config by --gin_file"):
+        from_flags()
+
+
+def test_a_bad_config_is_not_remembered(from_flags, gin_file, tmp_path):
+    study = from_flags(f"--gin_file={gin_file}")
+    with pytest.raises(ValueError, match="lenght"):
+        from_flags("--gin_bindings=Geometry.lenght = 3")
+    assert from_flags() == study
+
+
+@pytest.mark.parametrize(
+    ("binding", "message"),
+    [
+        ("DecoderConfig.hidden = 48", r"DecoderConfig DecoderConfig\(.*hidden=32.*hidden=48"),
+        ("Geometry.steps = 31", r"Geometry Geometry\(.*steps=30\).*steps=31\)"),
+        ("AdamW.beta2 = 0.5", r"Training AdamW\(.*beta2=0.95.*beta2=0.5"),
+        ("TrainBPE.vocab_size = 300", r"Prepare Prepare\(.*vocab_size=320.*vocab_size=300"),
+        ("Study.validation_sequences = 5", "validation_sequences 4, this one has 5"),
+    ],
+)
+@pytest.mark.parametrize("folder", ["control", "plan-s3"])
+def test_a_study_that_has_begun_is_not_made_another(
+    from_flags, gin_file, tmp_path, folder, binding, message
+):
+    study = from_flags(f"--gin_file={gin_file}")
+    (tmp_path / "work" / folder).mkdir()
+    with pytest.raises(ValueError, match=message) as error:
+        from_flags(f"--gin_bindings={binding}")
+    assert "\n" not in str(error.value)
+    assert from_flags() == study
+    more_often = from_flags("--gin_bindings=Training.checkpoint_every = 3")
+    assert more_often.training.checkpoint_every == 3
+
+
+def test_a_study_can_be_made_without_gin(tiny_study):
+    gin.clear_config()
+    assert isinstance(tiny_study.experiments, tuple)
+    with pytest.raises(ValueError, match="Study.name must be str, not 3"):
+        dataclasses.replace(tiny_study, name=3)

@@ -1,0 +1,34 @@
+"""The plan as the loader's transform: writes a batch's edits over it (contract C2)."""
+
+import numpy as np
+
+from ttoaa.data.corpus import Corpus
+from ttoaa.data.loader import Batch
+from ttoaa.planning.plan import Plan
+
+
+class Overlay:
+    """Writes the plan's edits over a batch: all experiments at once, cost by edits alone."""
+
+    def __init__(self, plan: Plan, corpus: Corpus) -> None:
+        self._plan, self._corpus = plan, corpus
+
+    def __call__(self, step: int, batch: Batch) -> Batch:
+        position, tokens = batch["position"], batch["tokens"]
+        length = tokens.shape[1]
+        chosen = self._plan.between(int(position[0]), int(position[-1]) + 1)
+        edits = {name: column[chosen] for name, column in self._plan.columns.items()}
+        lengths = edits["length"].astype(np.int64)
+        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        target = (edits["position"] - position[0]) * length + edits["offset"]
+        target = np.repeat(target, lengths) + within
+        reserve = np.flatnonzero(edits["from_reserve"])
+        windows = self._corpus.windows("reserve", edits["source"][reserve], length).ravel()
+        start = edits["source"].copy()
+        start[reserve] = np.arange(len(reserve)) * length
+        start, own = np.repeat(start, lengths) + within, np.repeat(edits["from_reserve"], lengths)
+        flat = tokens.reshape(-1)
+        flat[target[~own]] = self._plan.tokens[start[~own]]
+        flat[target[own]] = windows[start[own]]
+        batch["arms"].reshape(-1)[target] = np.repeat(edits["arm"], lengths)
+        return batch
