@@ -64,6 +64,7 @@ def load_from_flags(more: Sequence[str] = ()) -> Study:
     `more` are bindings that a command makes of flags of its own. What is resolved is written to
     `<workdir>/config.gin`, so that later commands need the workdir alone.
     """
+    logging.getLogger("jax").setLevel(logging.WARNING)  # absl shows what libraries say at INFO
     workdir = workdir_from_flags()
     files = [pathlib.Path(name) for name in _GIN_FILE.value]
     if not files:
