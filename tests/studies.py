@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -99,12 +100,15 @@ def run(module, workdir, *more, **options):
 
 def main(module, workdir, *more):
     """Runs a command's main in this process; its exit status, or what sys.exit was given."""
+    handler = signal.getsignal(signal.SIGTERM)
     with flagsaver.flagsaver():
         flags.FLAGS([module.__name__, f"--workdir={workdir}", *more])
         try:
             module.main([])
         except SystemExit as left:
             return left.code
+        finally:
+            signal.signal(signal.SIGTERM, handler)
     return 0
 
 

@@ -186,5 +186,5 @@ def test_a_study_that_has_begun_is_not_made_another(
 def test_a_study_can_be_made_without_gin(tiny_study):
     gin.clear_config()
     assert isinstance(tiny_study.experiments, tuple)
-    with pytest.raises(ValueError, match="Study.name must be str, not 3"):
+    with pytest.raises(ValueError, match=r"Study\.name must be str, not 3"):
         dataclasses.replace(tiny_study, name=3)

@@ -1,12 +1,15 @@
+import importlib
 import json
+import os
 import signal
+import sys
+import threading
 import time
 
 import pytest
 import studies
 
 from ttoaa import study
-from ttoaa.training.checkpoints import committed_steps
 from ttoaa.workdir import Workdir
 
 COLUMNS = {
@@ -55,11 +58,21 @@ def test_the_summary_has_every_outcome_of_every_seed(finished):
     assert len(held) == 2 and all(row["n"] == 4 for row in held)
 
 
-def test_what_is_done_is_not_done_again(finished):
+class InThisProcess:
+    """Runs stages as calls of their mains."""
+
+    def run(self, command):
+        module, workdir, *options = command[2:]
+        module = importlib.import_module(module)
+        assert studies.main(module, workdir.partition("=")[2], *options) in (0, None)
+
+
+def test_what_is_done_is_not_done_again(finished, monkeypatch, capsys):
     workdir, _ = finished
     before = {p: p.stat().st_mtime_ns for p in studies.contents(workdir)}
-    code, out, _ = studies.run("study", workdir)
-    assert code == 0
+    monkeypatch.setattr(study, "_Runner", InThisProcess)
+    assert studies.main(study, workdir) == 0
+    out = capsys.readouterr().out
     for line in ("was there already", "control is finished already", "run is finished already"):
         assert line in out
     assert "plan is made already" in out and "evaluate: 0 tables written" in out
@@ -67,21 +80,39 @@ def test_what_is_done_is_not_done_again(finished):
     assert touched <= {"report.html", "summary.json"}, "the report alone is made anew"
 
 
-def test_sigterm_goes_to_the_stage_and_ends_the_study(finished, tmp_path):
-    workdir = studies.copy(finished[0], tmp_path / "work")
-    process = studies.start("study", workdir, slow=0.2)
-    while process.poll() is None and not (workdir / "taken").exists():
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 143, err
-    assert "stopped at step" in out and "saved" in out and "[3/" not in out
-    (step,) = committed_steps(workdir / "control/checkpoints")
-    assert 0 <= step < 30
-    assert not (workdir / "control/finished.json").exists()
+STAGE = """
+import pathlib, signal, sys, time
+if {handles}:
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit({code}))
+pathlib.Path({started!r}).touch()
+time.sleep(30)
+"""
 
 
-def test_a_stage_that_fails_ends_the_study_with_its_code(finished, tmp_path, capfd):
+@pytest.mark.parametrize(("handles", "code"), [(True, 143), (False, 0), (True, 0), (True, 3)])
+def test_sigterm_goes_to_the_stage_and_ends_the_study(tmp_path, handles, code):
+    """Whether the stage saves first, dies of it, or comes to its end all the same."""
+    started = tmp_path / "started"
+    before = signal.getsignal(signal.SIGTERM)
+
+    def stop():
+        while not started.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop).start()
+    try:
+        runner = study._Runner()
+        script = STAGE.format(handles=handles, code=code, started=str(started))
+        with pytest.raises(SystemExit) as left:
+            runner.run([sys.executable, "-c", script])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert left.value.code == (code or 143)
+
+
+def test_a_stage_that_fails_ends_the_study_with_its_code(finished, tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(studies.HERE))
     workdir = studies.copy(finished[0], tmp_path / "work")
     shard = workdir / "corpus/train-00000.bin"
     shard.write_bytes(shard.read_bytes()[:-2])

@@ -119,6 +119,7 @@ def cache_compilations(workdir: Workdir) -> None:
 def load(files: Sequence[pathlib.Path], bindings: Sequence[str] = ()) -> tuple[Study, str]:
     """(study, resolved config): parses, builds everything once, refuses bindings no one used."""
     gin.clear_config()
+    gin.config._LOCATION_PREFIXES[1:] = []  # where an earlier load looked for includes
     for file in files:
         if not file.is_file():
             raise ValueError(f"there is no gin file {file}")

@@ -87,6 +87,14 @@ def evaluate(
     return written, failures
 
 
+def _known_steps(workdir: Workdir, names: Sequence[str]) -> list[int]:
+    there = {step for kind in RUNS for step in committed_steps(workdir.run(kind) / "checkpoints")}
+    for name in names:
+        if not name.isdecimal() or int(name) not in there:
+            raise ValueError(f"--steps: there is no checkpoint {name!r}, only {sorted(there)}")
+    return [int(name) for name in names]
+
+
 def _params(study: config.Study, run: pathlib.Path, step: int) -> Params:
     return read(run / "checkpoints", step, params=abstract_params(study.model))["params"]
 
@@ -106,7 +114,7 @@ def main(argv: Sequence[str]) -> None:
         study = config.only(study, _EXPERIMENTS.value)
         pin_cores()
         config.cache_compilations(workdir)
-        steps = [int(step) for step in _STEPS.value] if _STEPS.value else None
+        steps = _known_steps(workdir, _STEPS.value) if _STEPS.value else None
         written, failures = evaluate(study, workdir, steps)
     except (ValueError, OSError) as error:
         sys.exit(f"evaluate: {error}")

@@ -75,7 +75,7 @@ def test_other_neighbours_change_no_bit(params, requests, scores):
     assert all(same(mixed[70:80], scores))
 
 
-@pytest.mark.parametrize("batch", [1, 2, 3, 8])
+@pytest.mark.parametrize("batch", [1, 3])
 def test_the_batch_changes_no_bit(params, requests, scores, batch):
     assert all(same(log_likelihoods(MODEL, params, requests, batch), scores))
 

@@ -1,3 +1,4 @@
+import gc
 import json
 import logging
 import shutil
@@ -21,8 +22,17 @@ from ttoaa.training.checkpoints import (
     read_meta,
 )
 
-# Orbax leaves coroutines behind when a read fails.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+# Orbax leaves coroutines behind when a read fails; they are collected here, not in other tests.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def collect():
+    yield
+    gc.collect()
 
 
 def trees(seed):
