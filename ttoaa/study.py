@@ -16,13 +16,6 @@ from ttoaa import config
 
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "seeds of the study, each with runs of its own")
 
-STAGES: Sequence[tuple[str, ...]] = (
-    ("train", "--run=control"),
-    ("plan",),
-    ("train", "--run=run"),
-    ("evaluate",),
-)
-
 
 def main(argv: Sequence[str]) -> None:
     del argv
@@ -32,15 +25,17 @@ def main(argv: Sequence[str]) -> None:
     except (ValueError, OSError) as error:
         sys.exit(f"study: {error}")
     root = config.workdir_from_flags().root
-    stages: list[tuple[str, ...]] = [("prepare",)]
-    stages += [(*stage, f"--seed={seed}") for seed in seeds for stage in STAGES]
-    stages += [("report",)]
+    stages = [["prepare"], *(stage for seed in seeds for stage in _stages(seed)), ["report"]]
     runner, started = _Runner(), time.perf_counter()
-    for number, stage in enumerate(stages, start=1):
-        print(f"[{number}/{len(stages)}] {' '.join(stage)}", flush=True)
-        module, options = f"ttoaa.{stage[0]}", stage[1:]
-        runner.run([sys.executable, "-m", module, f"--workdir={root}", *options])
+    for number, (module, *options) in enumerate(stages, start=1):
+        print(f"[{number}/{len(stages)}] {' '.join([module, *options])}", flush=True)
+        runner.run([sys.executable, "-m", f"ttoaa.{module}", f"--workdir={root}", *options])
     print(f"study: done in {time.perf_counter() - started:.0f} s; open {root / 'report.html'}")
+
+
+def _stages(seed: int) -> list[list[str]]:
+    control, plan, run = ["train", "--run=control"], ["plan"], ["train", "--run=run"]
+    return [[*stage, f"--seed={seed}"] for stage in (control, plan, run, ["evaluate"])]
 
 
 def _seeds(names: Sequence[str]) -> list[int]:

@@ -6,7 +6,6 @@ out; the figure is the ratio of the two minima. Prints one JSON line.
 """
 
 import json
-import pathlib
 import time
 from collections.abc import Iterator, Sequence
 
@@ -22,14 +21,13 @@ from ttoaa.planning.overlay import Overlay
 from ttoaa.planning.plan import Plan
 from ttoaa.training.step import init_state, make_step
 from ttoaa.training.topology import microbatch_rows, pin_cores
-from ttoaa.workdir import Workdir
 
 _REPEATS = flags.DEFINE_integer("repeats", 40, "timed steps of each kind", lower_bound=30)
 
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    workdir = Workdir(pathlib.Path(flags.FLAGS.workdir).resolve())
+    workdir = config.workdir_from_flags()
     study, _ = config.load([workdir.config])
     pin_cores()
     geometry, model, training = study.geometry, study.model, study.training
