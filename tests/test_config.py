@@ -111,11 +111,45 @@ def test_an_include_is_found_beside_the_file(gin_file, tmp_path):
     assert load(child).geometry.steps == 44
     child.write_text("include 'gin/study.gin'\nGeometry.steps = 45\n")
     assert load(child).geometry.steps == 45
+    far = tmp_path / "far/away/grandchild.gin"
+    far.parent.mkdir(parents=True)
+    child.write_text("include 'study.gin'\nGeometry.steps = 46\n")
+    far.write_text(f"include '{child}'\n")
+    assert load(far).geometry.steps == 46
 
 
 def test_bindings_that_make_the_files_moot_are_fine(gin_file):
     study = load(gin_file, "Prepare.source = @EmbeddedPython()")
     assert "Python" in study.prepare.source.description
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("erly/Canaries.members = 5", "erly/Canaries.members"),
+        ("experiments = [@Forgetting()]", "experiments"),
+        ("later/Canaries.name = 'x'", "later/Canaries.name"),
+    ],
+)
+@pytest.mark.parametrize(
+    "single",
+    [(), ("Study.name = 'x'",), ("Prepare.source = @TextFiles()", "TextFiles.paths = ['/x']")],
+)
+def test_a_mistyped_binding_of_a_file_is_named_whatever_is_given_singly(
+    tmp_path, line, name, single
+):
+    path = tmp_path / "more.gin"
+    path.write_text(f"{line}\n")
+    with pytest.raises(ValueError, match=f"nothing uses the binding of {name}:"):
+        config.load([QUICKSTART, path], single)
+
+
+def test_only_what_single_bindings_replace_is_excused():
+    text = "Prepare.source = @TextFiles()", "TextFiles.paths = ['/x']"
+    assert load(QUICKSTART, *text).prepare.source == TextFiles(["/x"])
+    assert len(load(QUICKSTART, "Study.experiments = [@Forgetting()]").experiments) == 1
+    moot = "EmbeddedPython.max_characters = 3"
+    assert "the binding of EmbeddedPython.max_characters" in error_of(QUICKSTART, *text, moot)
 
 
 def test_experiments_by_name(gin_file):
@@ -181,6 +215,20 @@ def test_a_study_that_has_begun_is_not_made_another(
     assert from_flags() == study
     more_often = from_flags("--gin_bindings=Training.checkpoint_every = 3")
     assert more_often.training.checkpoint_every == 3
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "unfinished/state.json"])
+def test_a_corpus_that_has_begun_is_not_made_another(from_flags, gin_file, tmp_path, name):
+    source = "--gin_bindings=TextFiles.paths = ['/other']"
+    study = from_flags(f"--gin_file={gin_file}", source)
+    path = tmp_path / "work/corpus" / name
+    path.parent.mkdir(parents=True)
+    path.touch()
+    with pytest.raises(ValueError, match=r"/other.*/data/text.*with --workdir alone") as error:
+        from_flags(f"--gin_file={gin_file}")
+    assert "\n" not in str(error.value)
+    assert from_flags() == study == from_flags(f"--gin_file={gin_file}", source)
+    assert from_flags("--gin_bindings=Geometry.steps = 31").geometry.steps == 31
 
 
 def test_a_study_can_be_made_without_gin(tiny_study):

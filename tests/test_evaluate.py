@@ -9,8 +9,9 @@ import studies
 from fakes import Planted
 from model import reference
 
-from ttoaa import config, evaluate
+from ttoaa import config, evaluate, plan
 from ttoaa.planning.plan import Plan
+from ttoaa.scoring import tables as tables_module
 from ttoaa.workdir import Workdir, read_json
 
 
@@ -176,3 +177,43 @@ def test_a_folder_that_lacks_a_part_is_one_line(scored, part):
     shutil.rmtree(scored / part)
     error = studies.main(evaluate, scored)
     assert f"ttoaa.{'plan' if part == 'plan' else 'prepare'}" in error and "\n" not in error
+
+
+def test_a_table_of_another_checkpoint_is_made_again(scored, finished, capsys):
+    path = Workdir(scored).table("run", 20, "late")
+    tables_module.write(
+        pd.read_parquet(path).assign(value=0.0),
+        path,
+        {**tables_module.source_of(path), "checkpoint": "another"},
+    )
+    assert studies.main(evaluate, scored) == 0
+    assert "evaluate: 1 tables written" in capsys.readouterr().out
+    assert tables(scored) == tables(finished[0])
+
+
+def test_a_run_of_another_plan_is_not_scored_with_this_one(scored):
+    shutil.rmtree(scored / "plan")
+    assert studies.main(plan, scored, "--gin_bindings=late/Within.start = 0.4") in (0, None)
+    error = studies.main(evaluate, scored)
+    new = Plan.open(scored / "plan").hash
+    assert "run was made with plan" in error and new in error and "\n" not in error
+
+
+def test_an_outcome_cannot_be_declared_after_the_run(scored):
+    error = studies.main(evaluate, scored, "--gin_bindings=Forgetting.expected_sign = 1")
+    assert error.startswith("evaluate: forgetting is not configured as it was when")
+
+
+def test_a_control_run_with_other_probes_is_not_the_runs(scored):
+    opened = Plan.open(scored / "plan")
+    run = {"probes": "ours", "plan": opened.hash}
+    with pytest.raises(ValueError, match="was made with probes ours, now it would be theirs"):
+        evaluate._check_belongs(
+            Workdir(scored), opened, "run", {"control": {"probes": "theirs"}, "run": run}
+        )
+
+
+def test_without_any_checkpoint_it_says_so(finished, tmp_path):
+    workdir = studies.copy(finished[0], tmp_path / "work", "plan")
+    error = studies.main(evaluate, workdir)
+    assert "has no checkpoint yet: run python -m ttoaa.train" in error

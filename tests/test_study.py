@@ -9,7 +9,7 @@ import time
 import pytest
 import studies
 
-from ttoaa import study
+from ttoaa import plan, report, study
 from ttoaa.workdir import Workdir
 
 COLUMNS = {
@@ -135,3 +135,29 @@ def test_bad_flags_end_it_before_anything_starts(finished, tmp_path, flag, messa
     error = studies.main(study, workdir, flag)
     assert error.startswith("study: ") and message in error and "\n" not in error
     assert studies.contents(workdir) == before
+
+
+def test_seed_is_not_taken_for_seeds(finished):
+    assert "takes --seeds=0,1,2, not --seed" in studies.main(study, finished[0], "--seed=1")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("Forgetting.expected_sign = 1", "forgetting is not configured as it was when"),
+        ("late/Planted.primary = 'log_likelihood/1x'", "late is not configured as it was when"),
+    ],
+)
+def test_the_primary_outcome_cannot_be_declared_afterwards(finished, tmp_path, change, message):
+    workdir = studies.copy(finished[0], tmp_path / "work", "plan", "control", "run", "tables")
+    with open(workdir / "config.gin", "a") as file:
+        file.write(f"\n{change}\n")
+    error = studies.main(report, workdir)
+    assert error.startswith(f"report: {message}") and not (workdir / "summary.json").exists()
+
+
+def test_tables_of_another_plan_are_not_reported(finished, tmp_path):
+    workdir = studies.copy(finished[0], tmp_path / "work", "control", "run", "tables")
+    assert studies.main(plan, workdir, "--gin_bindings=late/Within.start = 0.4") in (0, None)
+    error = studies.main(report, workdir)
+    assert "is of another plan: run python -m ttoaa.evaluate again" in error

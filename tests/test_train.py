@@ -11,7 +11,7 @@ import pytest
 import studies
 from model import reference
 
-from ttoaa import config, train
+from ttoaa import config, plan, train
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.loader import batches
 from ttoaa.data.order import Order
@@ -236,7 +236,7 @@ def test_another_plan_is_refused(begun):
     shutil.rmtree(begun / "run/checkpoints")
     (begun / "other").rename(begun / "run/checkpoints")
     error = refused(begun, "--run=run")
-    assert f"made with plan none, this run has {Plan.open(begun / 'plan').hash}" in error
+    assert f"made with plan none, now it would be {Plan.open(begun / 'plan').hash}" in error
 
 
 def test_a_plan_for_another_seed_is_refused(begun):
@@ -281,3 +281,32 @@ def test_a_run_keeps_what_it_was_made_with(finished):
         kept = json.loads((folder / "provenance.json").read_text())
         assert kept["seed"] == "0" and len(kept["corpus"]) == 64
         assert (kept["plan"] == "none") == (kind == "control")
+
+
+def test_a_finished_run_of_another_plan_is_not_called_finished(finished, tmp_path):
+    workdir = studies.copy(finished[0], tmp_path / "work", "control", "run")
+    assert studies.main(plan, workdir, "--gin_bindings=late/Within.start = 0.4") in (0, None)
+    error = refused(workdir, "--run=run")
+    assert "was made with plan" in error and Plan.open(workdir / "plan").hash in error
+
+
+def test_experiments_that_were_not_planned_are_refused(begun):
+    with open(begun / "config.gin", "a") as file:
+        file.write("\nForgetting.sparse_ratio = 3.0\n")
+    error = refused(begun, "--run=run")
+    assert "forgetting is not configured as it was when" in error
+
+
+def test_a_plan_that_does_not_fit_is_refused_before_the_control_run(finished, tmp_path):
+    workdir = studies.copy(finished[0], tmp_path / "work")
+    path = workdir / "config.gin"
+    path.write_text(path.read_text() + "\nlate/Planted.repetitions = (0, 500)\n")
+    error = refused(workdir, "--run=control")
+    assert "the plan does not fit" in error and "late" in error
+    assert not (workdir / "control").exists()
+
+
+def test_what_began_a_run_stays_on_record(interrupted):
+    record = json.loads((interrupted[0] / "run/provenance.json").read_text())
+    assert record["packages"]["jax"] and record["plan"]
+    assert [start["from_step"] for start in record["continued"]][-1] > 0

@@ -16,11 +16,13 @@ import jax
 from absl import flags
 
 from ttoaa.data.geometry import Geometry
-from ttoaa.data.preparation import Prepare
+from ttoaa.data.preparation import Prepare, is_begun
 from ttoaa.experiments.base import Experiment
 from ttoaa.model.decoder import DecoderConfig
 from ttoaa.training.config import Training
 from ttoaa.workdir import Workdir, write_text
+
+Bindings = set[tuple[tuple[str, ...], str]]
 
 _GIN_FILE = flags.DEFINE_multi_string("gin_file", [], "gin files of the study, later ones win")
 _GIN_BINDINGS = flags.DEFINE_multi_string("gin_bindings", [], "single bindings, after the files")
@@ -80,21 +82,23 @@ def load_from_flags(more: Sequence[str] = ()) -> Study:
 
 
 def _refuse_other(workdir: Workdir, study: Study) -> None:
-    """Once a study has begun, what decides its bits stays: nothing of it is overwritten."""
-    if not workdir.seeds() or not workdir.config.exists():
+    """What decided bits that are there already stays: nothing of it is overwritten."""
+    prepared, trained = is_begun(workdir.corpus), bool(workdir.seeds())
+    if not (prepared or trained) or not workdir.config.exists():
         return
     begun = load([workdir.config])[0]
-    for name, theirs, ours in (
-        ("Prepare", begun.prepare, study.prepare),
+    corpus = [("Prepare", begun.prepare, study.prepare)]
+    runs = [
         ("Geometry", begun.geometry, study.geometry),
         ("DecoderConfig", begun.model, study.model),
         ("Training", begun.training.numerics(), study.training.numerics()),
         ("validation_sequences", begun.validation_sequences, study.validation_sequences),
-    ):
+    ]
+    for name, theirs, ours in corpus + runs * trained:
         if theirs != ours:
             raise ValueError(
                 f"{workdir.root} holds a study with {name} {theirs}, this one has {ours}: "
-                "use another --workdir"
+                "go on with --workdir alone, or use another --workdir"
             )
 
 
@@ -117,25 +121,58 @@ def cache_compilations(workdir: Workdir) -> None:
 
 
 def load(files: Sequence[pathlib.Path], bindings: Sequence[str] = ()) -> tuple[Study, str]:
-    """(study, resolved config): parses, builds everything once, refuses bindings no one used."""
+    """(study, resolved config): parses, builds everything, refuses bindings that no one uses."""
+    excused: Bindings = set()
+    if bindings:
+        # A single binding may make some of the files' moot (another source, say): these are
+        # excused by being of use without it.
+        with contextlib.suppress(ValueError):
+            _parse(files)
+            _build()
+        excused = _bindings(gin.operative_config_str())
+    _parse(files, bindings)
+    study = _build()
+    used = _bindings(gin.operative_config_str())
+    _refuse_unused(_bindings("\n".join(bindings)), used)
+    _refuse_unused(_bindings(gin.config_str()), used | excused)
+    return study, gin.operative_config_str()
+
+
+def _parse(files: Sequence[pathlib.Path], bindings: Sequence[str] = ()) -> None:
     gin.clear_config()
     gin.config._LOCATION_PREFIXES[1:] = []  # where an earlier load looked for includes
     for file in files:
         if not file.is_file():
             raise ValueError(f"there is no gin file {file}")
-        # An `include` may be relative to the file's folder or to the one above configs/.
-        for folder in (file.resolve().parent, file.resolve().parent.parent):
-            gin.add_config_file_search_path(str(folder))
+    with _told(), _quiet():
+        for file in files:
+            _search_includes(file.resolve())
+        gin.parse_config_files_and_bindings(
+            [str(file) for file in files], list(bindings), print_includes_and_imports=False
+        )
+
+
+def _search_includes(file: pathlib.Path) -> None:
+    """An `include` may be relative to the folder of its file or to the one above configs/."""
+    for folder in (file.parent, file.parent.parent):
+        gin.add_config_file_search_path(str(folder))
+        for name in re.findall(r"^include\s+['\"](.+)['\"]", file.read_text(), re.MULTILINE):
+            if (folder / name).is_file():
+                _search_includes(folder / name)
+
+
+def _build() -> Study:
+    with _told():
+        return gin.get_configurable("Study")()
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """gin, tokenize and whatever the config imports raise many kinds: one line of each."""
     try:
-        with _quiet():
-            gin.parse_config_files_and_bindings(
-                [str(file) for file in files], list(bindings), print_includes_and_imports=False
-            )
-        study = gin.get_configurable("Study")()
-    except Exception as error:  # gin, tokenize and whatever the config imports raise many kinds
+        yield
+    except Exception as error:
         raise ValueError(f"bad config: {_one_line(error)}") from error
-    _refuse_unused(bindings)
-    return study, gin.operative_config_str()
 
 
 @contextlib.contextmanager
@@ -153,20 +190,14 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:400] or repr(error)
 
 
-def _bindings(text: str) -> set[tuple[tuple[str, ...], str]]:
+def _bindings(text: str) -> Bindings:
     """(scopes, 'Name.parameter' or macro name) of every binding in a config string."""
     found = re.findall(r"^([\w./-]+)\s*=", text, re.MULTILINE)
     return {(tuple(name.split("/")[:-1]), name.split("/")[-1]) for name in found}
 
 
-def _refuse_unused(bindings: Sequence[str]) -> None:
-    """A mistyped scope or a bare macro parses without a word; here it is an error.
-
-    Where single bindings came after the files they may have made some of the files' moot (another
-    source, say): then only the single ones must be of use.
-    """
-    used = _bindings(gin.operative_config_str())
-    given = _bindings("\n".join(bindings)) if bindings else _bindings(gin.config_str())
+def _refuse_unused(given: Bindings, used: Bindings) -> None:
+    """A mistyped scope or a bare macro parses without a word; here it is an error."""
     for scopes, name in sorted(given):
         if not any(_same(name, n) and set(scopes) <= set(s) for s, n in used):
             full = "/".join((*scopes, name))

@@ -6,64 +6,98 @@ committed whole; what is there is not done again, so a killed job costs its open
 
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import pandas as pd
 import tqdm
 from absl import app, flags
 
 from ttoaa import config
 from ttoaa.data.corpus import Corpus
 from ttoaa.experiments.base import Experiment
-from ttoaa.model.decoder import Params, abstract_params
+from ttoaa.experiments.worlds import check_planned
+from ttoaa.model.decoder import abstract_params
 from ttoaa.planning.plan import Plan
 from ttoaa.scoring.scorer import CheckpointScorer, read_probes
-from ttoaa.training.checkpoints import CheckpointError, committed_steps, read
+from ttoaa.scoring.tables import source_of, write
+from ttoaa.training.checkpoints import CheckpointError, committed_steps, read, read_meta
 from ttoaa.training.ledger import Ledger
+from ttoaa.training.loop import check_identity
 from ttoaa.training.topology import pin_cores
-from ttoaa.workdir import RUNS, Workdir, read_json, write_bytes, write_json
+from ttoaa.workdir import RUNS, Workdir, read_json, write_json
 
 _EXPERIMENTS = flags.DEFINE_list("experiments", None, "only these experiments, by name")
 _STEPS = flags.DEFINE_list("steps", None, "only checkpoints of these steps")
 
-COLUMNS = ("item", "condition", "outcome", "value")
+Work = tuple[str, int, dict[str, str], list[Experiment]]
+"""(run, step, what its tables are made of, experiments without such a table)."""
 
 
 def missing(
-    study: config.Study, workdir: Workdir, steps: Sequence[int] | None = None
-) -> Iterator[tuple[str, int, list[Experiment]]]:
-    """(run, step, experiments without a table) of every finished checkpoint that lacks some."""
+    study: config.Study, workdir: Workdir, plan: Plan, steps: Sequence[int] | None = None
+) -> tuple[list[Work], list[str]]:
+    """What is to be done, and what cannot be: checkpoints whose meta is damaged.
+
+    Raises ValueError where control run, run and plan do not belong together, or where there is
+    no checkpoint yet.
+    """
+    todo: list[Work] = []
+    failures: list[str] = []
+    identities: dict[str, dict[str, str]] = {}
     for kind in RUNS:
-        for step in committed_steps(workdir.run(kind) / "checkpoints"):
-            if steps is not None and step not in steps:
+        folder = workdir.run(kind) / "checkpoints"
+        for step in committed_steps(folder):
+            try:
+                meta = read_meta(folder, step)
+            except CheckpointError as error:
+                failures.append(_leave_out(error, folder, step))
                 continue
-            lacking = [
-                e for e in study.experiments if not workdir.table(kind, step, e.name).exists()
-            ]
-            if lacking:
-                yield kind, step, lacking
+            identities[kind] = meta["identity"]
+            _check_belongs(workdir, plan, kind, identities)
+            source = {"plan": plan.hash, "checkpoint": meta["sha256"]}
+            tables = {e.name: workdir.table(kind, step, e.name) for e in study.experiments}
+            lacking = [e for e in study.experiments if source_of(tables[e.name]) != source]
+            if lacking and (steps is None or step in steps):
+                todo.append((kind, step, source, lacking))
+    if not identities and not failures:
+        raise ValueError(f"{workdir.root} has no checkpoint yet: run python -m ttoaa.train first")
+    return todo, failures
+
+
+def _check_belongs(
+    workdir: Workdir, plan: Plan, kind: str, identities: dict[str, dict[str, str]]
+) -> None:
+    expected = {**identities.get("control", {}), "plan": plan.hash if kind == "run" else "none"}
+    check_identity(workdir.run(kind), identities[kind], expected)
+
+
+def _leave_out(error: Exception, folder: pathlib.Path, step: int) -> str:
+    return f"{error}; remove {folder / str(step)} to leave that step out"
 
 
 def evaluate(
     study: config.Study, workdir: Workdir, steps: Sequence[int] | None = None
 ) -> tuple[int, list[str]]:
     """(tables written, failures): one failing outcome or checkpoint does not hide the others."""
-    todo = list(missing(study, workdir, steps))
+    plan = Plan.open(workdir.plan)
+    check_planned(plan, study.experiments)
+    todo, failures = missing(study, workdir, plan, steps)
     if not todo:
-        return 0, []
-    corpus, plan = Corpus.open(workdir.corpus), Plan.open(workdir.plan)
+        return 0, failures
+    tokenizer = Corpus.open(workdir.corpus).tokenizer
     path = workdir.tables / "ledger.json"
     ledger = Ledger(read_json(path)["seconds"] if path.exists() else None)
-    written, failures = 0, []
+    written = 0
     label = f"evaluate seed {workdir.seed}" if workdir.seed else "evaluate"
-    total = sum(len(experiments) for _, _, experiments in todo)
+    total = sum(len(work[3]) for work in todo)
     with tqdm.tqdm(total=total, desc=label, unit="table", dynamic_ncols=True) as bar:
-        for kind, step, experiments in todo:
+        for kind, step, source, experiments in todo:
+            run = workdir.run(kind)
             try:
                 with ledger.phase("restore"):
-                    params = _params(study, workdir.run(kind), step)
+                    abstract = abstract_params(study.model)
+                    params = read(run / "checkpoints", step, params=abstract)["params"]
             except CheckpointError as error:
-                failures.append(str(error))
+                failures.append(_leave_out(error, run / "checkpoints", step))
                 bar.update(len(experiments))
                 continue
             for experiment in experiments:
@@ -72,18 +106,18 @@ def evaluate(
                         scorer = CheckpointScorer(
                             step=step,
                             items=plan.items(experiment.name),
-                            probes=read_probes(workdir.run(kind), experiment.name, step),
-                            tokenizer=corpus.tokenizer,
+                            probes=read_probes(run, experiment.name, step),
+                            tokenizer=tokenizer,
                             config=study.model,
                             params=params,
                         )
                         table = experiment.outcome(scorer)
-                    commit(table, workdir.table(kind, step, experiment.name))
+                    write(table, workdir.table(kind, step, experiment.name), source)
                     written += 1
                 except Exception as error:  # whatever a third party's outcome raises
                     failures.append(f"{experiment.name} on {kind} step {step}: {error!r}")
+                write_json(path, {"seconds": ledger.seconds})
                 bar.update()
-    write_json(path, {"seconds": ledger.seconds})
     return written, failures
 
 
@@ -93,18 +127,6 @@ def _known_steps(workdir: Workdir, names: Sequence[str]) -> list[int]:
         if not name.isdecimal() or int(name) not in there:
             raise ValueError(f"--steps: there is no checkpoint {name!r}, only {sorted(there)}")
     return [int(name) for name in names]
-
-
-def _params(study: config.Study, run: pathlib.Path, step: int) -> Params:
-    return read(run / "checkpoints", step, params=abstract_params(study.model))["params"]
-
-
-def commit(table: pd.DataFrame, path: pathlib.Path) -> None:
-    """Writes a tidy table whole or not at all."""
-    absent = [name for name in COLUMNS if name not in table]
-    if absent:
-        raise ValueError(f"an outcome table needs the column {absent[0]!r}")
-    write_bytes(path, table.to_parquet(index=False))
 
 
 def main(argv: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from ttoaa import config
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.loader import batches
 from ttoaa.data.order import Order
-from ttoaa.experiments.worlds import fingerprint, intervene, make_worlds
+from ttoaa.experiments.worlds import fingerprints, intervene, make_worlds
 from ttoaa.planning.audit import PlainReader, differences
 from ttoaa.planning.compiler import compile_plan
 from ttoaa.planning.overlay import Overlay
@@ -41,7 +41,7 @@ def make_plan(study: config.Study, workdir: Workdir) -> tuple[Plan, bool]:
             "order": Order(workdir.seed, corpus.num_windows("train", geometry.length)).identity(),
             "validation_sequences": study.validation_sequences,
         }
-        meta = {"experiments_fingerprint": fingerprint(study.experiments)}
+        meta = {"experiments": fingerprints(study.experiments)}
         if made:
             plan = Plan.open(workdir.plan)
             _check_same(plan, {**identity, "geometry": dataclasses.asdict(geometry)}, meta)
@@ -56,7 +56,7 @@ def make_plan(study: config.Study, workdir: Workdir) -> tuple[Plan, bool]:
     return Plan.open(workdir.plan), True
 
 
-def _check_same(plan: Plan, contents: dict[str, Any], meta: dict[str, str]) -> None:
+def _check_same(plan: Plan, contents: dict[str, Any], meta: dict[str, Any]) -> None:
     different = [name for name, value in contents.items() if plan.contents.get(name) != value]
     different += ["experiments" for name, value in meta.items() if plan.meta.get(name) != value]
     if different:

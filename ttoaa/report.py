@@ -6,16 +6,23 @@ from collections.abc import Sequence
 from absl import app
 
 from ttoaa import config
+from ttoaa.experiments.worlds import check_planned
+from ttoaa.planning.plan import Plan
 from ttoaa.reporting import page
+from ttoaa.scoring.tables import check_current
+from ttoaa.workdir import Workdir
 
 
 def main(argv: Sequence[str]) -> None:
     del argv
     try:
-        study = config.load_from_flags()
-        summary, report = page.write(
-            config.workdir_from_flags().root, study.name, study.experiments
-        )
+        study, root = config.load_from_flags(), config.workdir_from_flags().root
+        for folder in (Workdir(root, seed) for seed in Workdir(root).seeds()):
+            if folder.tables.exists():
+                plan = Plan.open(folder.plan)
+                check_planned(plan, study.experiments)
+                check_current(folder.tables, plan.hash)
+        summary, report = page.write(root, study.name, study.experiments)
     except (ValueError, OSError) as error:
         sys.exit(f"report: {error}")
     print(f"report: wrote {summary} and {report}")

@@ -20,6 +20,8 @@ _SEEDS = flags.DEFINE_list("seeds", ["0"], "seeds of the study, each with runs o
 def main(argv: Sequence[str]) -> None:
     del argv
     try:
+        if flags.FLAGS["seed"].present:
+            raise ValueError("a study takes --seeds=0,1,2, not --seed")
         config.load_from_flags()  # a bad config ends here, before anything starts
         seeds = _seeds(_SEEDS.value)
     except (ValueError, OSError) as error:

@@ -10,13 +10,20 @@ from ttoaa import config
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.loader import batches
 from ttoaa.data.order import Order
-from ttoaa.experiments.worlds import make_worlds, validation_tokens
+from ttoaa.experiments.worlds import (
+    check_planned,
+    intervene,
+    make_worlds,
+    probes_fingerprint,
+    validation_tokens,
+)
+from ttoaa.planning.compiler import compile_plan
 from ttoaa.planning.overlay import Overlay
 from ttoaa.planning.plan import Plan
 from ttoaa.training.checkpoints import newest_meta
-from ttoaa.training.loop import Job, Stopped, train
+from ttoaa.training.loop import Job, Stopped, check_identity, train
 from ttoaa.training.topology import pin_cores
-from ttoaa.workdir import RUNS, Workdir
+from ttoaa.workdir import RUNS, Workdir, read_json
 
 _RUN = flags.DEFINE_enum("run", "run", RUNS, "the control run, or the one with the experiments")
 
@@ -31,16 +38,24 @@ def make_job(study: config.Study, workdir: Workdir, kind: str) -> Job:
             f"only {study.model.vocab_size}: raise it"
         )
     order = Order(workdir.seed, corpus.num_windows("train", geometry.length))
-    plan = _matching_plan(study, workdir, corpus, order) if kind == "run" else None
-    overlay = [Overlay(plan, corpus)] if plan else []
-    if plan and len(plan.arms) >= study.training.max_arms:
-        raise ValueError(
-            f"the plan has {len(plan.arms)} arms beside the corpus, Training.max_arms is only "
-            f"{study.training.max_arms}: raise it"
-        )
     worlds = make_worlds(
         study.experiments, workdir.seed, geometry, corpus, study.validation_sequences
     )
+    if kind == "run":
+        plan = _matching_plan(study, workdir, corpus, order)
+        overlay, arms, plan_hash = [Overlay(plan, corpus)], plan.arms, plan.hash
+    else:
+        # A plan that cannot work is refused now, not after a control run was paid for.
+        interventions = intervene(study.experiments, worlds)
+        identity = {"seed": workdir.seed}
+        trial = compile_plan(interventions, geometry, corpus.vocab_size, identity)
+        overlay, arms, plan_hash = [], trial.contents["arms"], "none"
+    if len(arms) >= study.training.max_arms:
+        raise ValueError(
+            f"the plan has {len(arms)} arms beside the corpus, Training.max_arms is only "
+            f"{study.training.max_arms}: raise it"
+        )
+    probes = [(e.name, p) for e in study.experiments for p in e.probes(worlds[e.name])]
     return Job(
         folder=workdir.run(kind),
         seed=workdir.seed,
@@ -50,14 +65,15 @@ def make_job(study: config.Study, workdir: Workdir, kind: str) -> Job:
         identity={
             "corpus": corpus.fingerprint,
             "order": order.fingerprint,
-            "plan": plan.hash if plan else "none",
+            "plan": plan_hash,
+            "probes": probes_fingerprint(probes),
             "geometry": repr(geometry),
             "model": repr(study.model),
             "training": study.training.numerics(),
             "seed": str(workdir.seed),
         },
         batches=lambda start: batches(corpus, order, geometry, overlay, start=start),
-        probes=[(e.name, p) for e in study.experiments for p in e.probes(worlds[e.name])],
+        probes=probes,
         validation_NxL=validation_tokens(corpus, geometry, study.validation_sequences),
         label=workdir.run(kind).name,
         config=workdir.config.read_text(encoding="utf-8"),
@@ -66,6 +82,7 @@ def make_job(study: config.Study, workdir: Workdir, kind: str) -> Job:
 
 def _matching_plan(study: config.Study, workdir: Workdir, corpus: Corpus, order: Order) -> Plan:
     plan = Plan.open(workdir.plan)
+    check_planned(plan, study.experiments)
     ours = {
         "corpus": corpus.fingerprint,
         "order": order.identity(),
@@ -87,6 +104,8 @@ def main(argv: Sequence[str]) -> None:
         study, workdir = config.load_from_flags(), config.workdir_from_flags()
         folder = workdir.run(_RUN.value)
         if (folder / "finished.json").exists():
+            made = read_json(folder / "finished.json")["identity"]
+            check_identity(folder, made, make_job(study, workdir, _RUN.value).identity)
             print(f"train: {folder} is finished already")
             return
         meta = newest_meta(folder / "checkpoints")

@@ -3,6 +3,7 @@ import dataclasses
 import errno
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -178,9 +179,26 @@ def test_text_that_changed_under_an_unfinished_corpus_is_refused(config, tmp_pat
 def test_too_little_room_is_an_error_before_writing(config, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=100_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(OSError, match=r"may need 0\.\d MB and the disk has 0\.1 MB free"):
+    with pytest.raises(OSError, match=r"may need \d\.\d MB and the disk has 0\.1 MB free"):
         prepare(config, tmp_path / "c", progress=False)
     assert not list((tmp_path / "c").iterdir())
+
+
+def test_the_room_asked_for_is_enough_for_text_of_many_bytes_a_character(tmp_path, monkeypatch):
+    """Rare ideographs of four bytes, none of which gets a token of its own."""
+    rng = np.random.default_rng(0)
+    rare = rng.integers(0x20000, 0x2A000, (60, 200))
+    (tmp_path / "a.txt").write_text("%".join("".join(map(chr, row)) for row in rare))
+    source = TextFiles([str(tmp_path)], separator="%")
+    wide = Prepare(source, TrainBPE(320, 20))
+    usage = shutil.disk_usage(tmp_path)._replace(free=0)
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "disk_usage", lambda path: usage)
+        with pytest.raises(OSError, match="may need") as error:
+            prepare(wide, tmp_path / "c", progress=False)
+    asked = 1e6 * float(re.search(r"need ([\d.]+) MB", str(error.value))[1])
+    tokens = sum(s.tokens for s in prepare(wide, tmp_path / "c", progress=False).manifest.shards)
+    assert 4 * 60 * 200 < 2 * tokens < asked
 
 
 def test_a_disk_that_fills_leaves_nothing_half_written(config, tmp_path, monkeypatch):

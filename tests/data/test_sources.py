@@ -78,6 +78,22 @@ def test_bad_files_are_named(tmp_path, name, content, message):
         texts(tmp_path / name)
 
 
+@pytest.mark.parametrize("damage", ["cut", "scrambled", "flipped"])
+def test_a_damaged_gzip_is_named(tmp_path, damage):
+    rng = np.random.default_rng(0)
+    lines = [json.dumps({"text": " ".join(map(str, rng.integers(0, 9999, 50)))}) for _ in range(99)]
+    content = bytearray(gzip.compress("\n".join(lines).encode()))
+    if damage == "cut":
+        del content[-2000:]
+    elif damage == "scrambled":
+        content[10:60] = b"\xff" * 50
+    else:
+        content[-6] ^= 1  # of the checksum
+    (tmp_path / "x.jsonl.gz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"x\.jsonl\.gz is not a whole gzip file"):
+        texts(tmp_path)
+
+
 def test_missing_and_empty_inputs_are_named(tmp_path):
     with pytest.raises(ValueError, match="nowhere does not exist"):
         texts(tmp_path / "nowhere")

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from ttoaa.data.geometry import Geometry
@@ -100,6 +101,20 @@ def test_hosts_avoid_eos_and_repeats_while_there_are_others(make_world, tokenize
         list(experiment.intervene(make_world(experiment, reserve=np.ones_like(reserve))))
 
 
+def test_members_and_nonmembers_have_hosts_of_one_quality(make_world, tokenizer):
+    experiment = canaries(kinds=("plain", "rare-1"), members=200, nonmembers=400,
+                          primary="auc/rare-1-16x")  # fmt: skip
+    reserve = make_world(experiment).reserve_NxL.copy()
+    reserve[1::29] = reserve[0]  # repeats, and documents so short that spare hosts run out
+    reserve[stream("ends").random(reserve.shape) < 1 / 40] = tokenizer.eos_id
+    items = list(experiment.intervene(make_world(experiment, reserve=reserve)))
+    conditions = pd.Series([i.condition for i in items])
+    crossing = pd.Series([tokenizer.eos_id in parts(i)[0] for i in items])
+    assert 0.1 < crossing.mean() < 0.3
+    # Replacing the first hosts first left 'plain-0x' without an EOS.
+    assert stats.chi2_contingency(pd.crosstab(conditions, crossing)).pvalue > 0.01
+
+
 def test_another_window_changes_only_what_was_cut_from_it(make_world):
     experiment = canaries()
     reserve = make_world(experiment).reserve_NxL.copy()
@@ -155,7 +170,7 @@ def test_estimates_by_independent_reference():
     run, control = tables(experiment)
     shuffled = control.sample(frac=1, random_state=1)
     found = {(e.outcome, e.condition): e for e in experiment.estimates(run, shuffled)}
-    assert len(found) == 4 * 3 + 4 * 2 * 2
+    assert len(found) == 4 * 3 + 4 * 2 * 3
     gain = found["log_likelihood", "rare-8-16x"]
     assert gain.difference == pytest.approx(3) and gain.n == 30
     for condition in ("rare-8-16x", "plain-1x"):
@@ -169,6 +184,10 @@ def test_estimates_by_independent_reference():
         assert estimate.value == pytest.approx(area["run"])
         assert estimate.control_value == pytest.approx(area["control"])
         assert estimate.difference == pytest.approx(area["run"] - area["control"])
+        above = found["log_likelihood_above_nonmembers", condition]
+        mean = run.groupby("condition")["value"].mean()
+        assert above.value == pytest.approx(mean[condition] - mean[f"{kind}-0x"])
+        assert above.difference == pytest.approx(3 if condition == "rare-8-16x" else 0)
     # With 30 non-members, 1% allows no false positive: members above the highest count.
     members = run.set_index("condition")["value"]["rare-8-16x"]
     others = run.set_index("condition")["value"]["rare-8-0x"]

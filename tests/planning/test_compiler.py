@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from fakes import Given, Planted
 from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.base import Item
 from ttoaa.experiments.forgetting import Forgetting
-from ttoaa.experiments.worlds import fingerprint, intervene, make_worlds, validation_tokens
+from ttoaa.experiments.worlds import fingerprints, intervene, make_worlds, validation_tokens
 from ttoaa.planning.compiler import compile_plan
 from ttoaa.planning.placement import Explicit, Uniform, WholeBatch, Within
 
@@ -118,7 +119,7 @@ def test_the_order_of_experiments_is_nothing(compile_, order):
     experiments = (FIRST, BATCHES, LATE)
     plan, turned = compile_(*experiments), compile_(*(experiments[k] for k in order))
     assert turned.hash == plan.hash
-    assert fingerprint(experiments) == fingerprint(experiments[::-1])
+    assert fingerprints(experiments) == fingerprints(experiments[::-1])
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -192,6 +193,18 @@ BAD = {
     "each full": Item("i", "c", 1, text(1), placement=WholeBatch([0], 0)),
     "run of 40 steps": Item("i", "c", 1, LONG[:32], placement=WholeBatch([40], 0)),
     "holds no sequence of 320": Item("i", "c", 1, text(1), placement=Within(0.5, 0.501)),
+    "2 positions but 3 offsets": Item("i", "c", 2, text(1), placement=Explicit((1, 2), (0, 1, 2))),
+    "whole numbers as positions, not .1.5": Item("i", "c", 1, text(1), placement=Explicit([1.5])),
+    "numbers as positions, not 3": Item("i", "c", 1, text(1), placement=Explicit(3)),
+    "as positions, not ..1., .2, 3": Item("i", "c", 2, text(1), placement=Explicit([[1], [2, 3]])),
+    "whole numbers as offsets": Item("i", "c", 1, text(1), placement=Explicit([1], 0.5)),
+    "whole numbers as steps": Item("i", "c", 1, LONG[:32], placement=WholeBatch([0.5], 0)),
+    "whole numbers as row": Item("i", "c", 1, LONG[:32], placement=WholeBatch([0], 1.5)),
+    "whole numbers as tokens": Item("i", "c", 1, np.array([1.5])),
+    "item 'i' has fields that cannot be stored: JSON cannot hold .3.": Item(
+        "i", "c", 1, text(1), fields={"x": {3}}
+    ),
+    "cannot be stored: keys must be": Item("i", "c", 0, text(1), fields={(1, 2): 3}),
     "unknown placement 'everywhere'": Item("i", "c", 1, text(1), placement="everywhere"),
 }
 
@@ -201,6 +214,13 @@ def test_a_bad_item_is_one_line_that_names_its_experiment(compile_, message, ite
     with pytest.raises(ValueError, match=message) as caught:
         compile_(FIRST, Given("troublesome", items=(item,)))
     assert "troublesome" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_fields_may_be_of_numpy(compile_):
+    fields = {"x": np.int64(3), "y": np.array([1, 2]), "z": np.float32(0.5), "w": np.bool_(True)}
+    given = Given("given", items=(Item("i", "c", 1, text(1), fields=fields),))
+    (item,) = compile_(given).items["given"]
+    assert json.loads(item.fields_json()) == {"x": 3, "y": [1, 2], "z": 0.5, "w": True}
 
 
 def test_a_window_that_is_not_its_own_is_refused(compile_):

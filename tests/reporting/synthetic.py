@@ -18,7 +18,7 @@ ITEMS = 30
 class Fake(Experiment):
     """Effects that grow with repetitions.
 
-    A second paragraph that the page leaves out.
+    A second paragraph with a caveat.
     """
 
     signs: ClassVar = {"accuracy": 1, "loss": -1}
@@ -133,9 +133,12 @@ def _write_training(folder, kind, seed, arms, experiments):
     write_text(folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     if kind == "run":
         write_text(folder / "arms.jsonl", "".join(json.dumps(line) + "\n" for line in arm_lines))
-    seconds = {"startup": 2.0, "compile": 3.0, "step": 100.0 if kind == "control" else 110.0}
+    seconds = {"compile": 3.0, "step": 100.0 if kind == "control" else 110.0}
     seconds |= {"validate": 1.0, "checkpoint": 1.0}
     seconds |= {f"probe/{name}": 5.0 for name in experiments}
     ledger = {"seconds": seconds, "flops": 1e12, "devices": 1, "device_kind": "cpu"}
     write_json(folder / "ledger.json", ledger)
-    write_json(folder / "provenance.json", {"versions": {"jax": "0.10"}, "git": "abc", "corpus": 1})
+    write_json(
+        folder / "provenance.json", {"versions": {"jax": "0.10"}, "git": "abc", "plan": kind}
+    )
+    write_json(folder / "finished.json", {"step": STEPS})

@@ -9,7 +9,7 @@ NAMES = ["a", "b", "c"]
 def test_cost_by_hand(tmp_path):
     make_study(tmp_path, {name: ["0x", "4x"] for name in NAMES})
     cost = cost_of_one(tmp_path, [0], 3)
-    once = 4 + 1 + 100 + 2 * 3 * 5 + 3 * 2 + 2 * 7  # corpus, plan, control, probes, scores, rest
+    once = 4 + 1 + 100 + 2 * 3 * 5 + 3 * 2 + 2 * 5  # corpus, plan, control, probes, scores, rest
     assert cost.pooled == pytest.approx(once + 110)
     assert cost.separate == pytest.approx(once + 3 * 110)
     assert cost.gross_saving == pytest.approx(2 / 3)

@@ -94,6 +94,28 @@ def test_a_seed_in_training_is_named(tmp_path):
     assert estimates.notes == ("Seed 3 has no outcomes yet.",)
 
 
+@pytest.mark.parametrize("kind", ["run", "control"])
+def test_a_seed_in_training_is_left_out_while_another_is_done(tmp_path, kind):
+    experiments = make_study(tmp_path, {"a": CONDITIONS}, seeds=(0, 1))
+    behind = Workdir(tmp_path, 1)
+    (behind.run(kind) / "finished.json").unlink()
+    assert collect(tmp_path, experiments).seeds == (0, 1)  # all outcomes are there
+    behind.table(kind, STEPS, "a").unlink()
+    estimates = collect(tmp_path, experiments)
+    assert estimates.seeds == (0,) and set(estimates.table["seed"]) == {0}
+    assert estimates.notes == ("Seed 1 is left out, as it is still in training.",)
+
+
+def test_estimates_that_raise_anything_are_one_line(tmp_path):
+    class Broken(Fake):
+        def estimates(self, run, control):
+            return run["no such\ncolumn"]
+
+    make_study(tmp_path, {"a": CONDITIONS})
+    with pytest.raises(ValueError, match=r"^a, seed 0, step 30: KeyError\('no such.*'\)$"):
+        collect(tmp_path, [Broken("a", "loss/16x", -1)])
+
+
 def test_an_experiment_that_estimates_nothing_yet(tmp_path):
     experiments = make_study(tmp_path, {"a": CONDITIONS})
     for kind in ("run", "control"):

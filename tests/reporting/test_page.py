@@ -1,11 +1,12 @@
 import base64
+import dataclasses
 import html.parser
 import json
 import re
 import xml.etree.ElementTree
 
 import pytest
-from synthetic import make_study
+from synthetic import Fake, make_study
 
 from ttoaa.reporting import page
 from ttoaa.workdir import Workdir
@@ -71,14 +72,40 @@ def test_says_what_ran_and_what_it_cost(tmp_path):
     text = Reader(written(tmp_path, {"a": ["0x", "4x"], "b": ["0x", "4x"]}, seeds=(0, 1))).text()
     for words in (
         "2 experiments in one training run",
-        "A second paragraph",
+        "A second paragraph with a caveat.",
+        "hold no run-to-run noise",
         "as expected",
         "Gross, that saves 1 − 1/N = 50.0%",
         "a separate run takes as many seconds of training steps as the pooled run",
         "versions.jax",
         "Seed by seed",
     ):
-        assert (words in text) == (words != "A second paragraph"), words
+        assert words in text, words
+
+
+def test_only_what_was_declared_is_judged(tmp_path):
+    html = written(tmp_path, {"a": ["0x", "4x", "16x"]})
+    judged = re.findall(r'class="(?:bar|verdict) ?(\w*)"', html)
+    # The primary's bar and verdict in the headline; then 2 outcomes of 3 conditions, one primary.
+    assert len(judged) == 2 + 6
+    assert judged.count("expected") == 3 and judged.count("") == 5
+
+
+def test_shows_the_plan_that_the_run_recorded(tmp_path):
+    html = written(tmp_path, {"a": ["0x", "4x"]})
+    assert "<th>plan</th><td>run</td>" in html and "ab" * 32 not in html
+
+
+def test_a_figure_that_fails_is_one_line(tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Broken(Fake):
+        def figure(self, estimates, axes):
+            estimates["no such column"]
+
+    make_study(tmp_path, {"a": ["0x", "4x"]})
+    with pytest.raises(ValueError, match=r"^figure of a: KeyError\('no such column'\)$"):
+        page.write(tmp_path, "study", [Broken("a", "loss/4x", -1)])
+    assert not Workdir(tmp_path).report.exists()
 
 
 def test_same_folder_same_files(tmp_path):

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from ttoaa.scoring.membership import auc, membership_estimates, roc, tpr_at_fpr
+from ttoaa.scoring.membership import auc, chance_tpr, membership_estimates, roc, tpr_at_fpr
 
 
 def scores(seed, members=60, nonmembers=150, shift=1.0, decimals=1):
@@ -67,6 +68,22 @@ def test_estimates_are_paired_with_the_control_and_signed():
     down = membership_estimates(members, nonmembers, *chance, "1x", sign=lambda outcome: -1)
     assert up[0].difference == pytest.approx(up[0].value - up[0].control_value)
     assert down[0].difference == -up[0].difference < 0
+
+
+@pytest.mark.parametrize("nonmembers", [30, 99, 150])
+def test_chance_is_the_mean_of_scores_that_know_nothing(nonmembers):
+    rng = np.random.default_rng(nonmembers)
+    rates = [tpr_at_fpr(rng.normal(size=40), rng.normal(size=nonmembers)) for _ in range(3000)]
+    assert abs(chance_tpr(nonmembers) - np.mean(rates)) < 4 * stats.sem(rates)
+    assert chance_tpr(500) == 6 / 501
+
+
+@pytest.mark.parametrize(("shift", "rate"), [(100, 1), (-100, 0)])
+def test_a_rate_without_spread_has_the_exact_bounds(shift, rate):
+    control = scores(6)
+    _, tpr = membership_estimates(*scores(5, shift=shift), *control, "16x")
+    exact = stats.binomtest(rate * 60, 60).proportion_ci(method="exact")
+    assert (tpr.value, tpr.ci_low, tpr.ci_high) == (rate, exact.low, exact.high)
 
 
 def test_auc_interval_covers():

@@ -1,3 +1,4 @@
+import errno
 import gc
 import json
 import logging
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from orbax.checkpoint._src.path import atomicity
 
@@ -172,11 +174,72 @@ def test_every_single_changed_digit_of_the_meta_is_seen(copied):
     assert read_meta(copied, 12)["step"] == 12
 
 
-def test_all_damaged_is_no_checkpoint_and_names_every_one(copied, caplog):
+def test_all_damaged_is_an_error_every_time_and_changes_nothing(copied):
     for step in (3, 12):
         shutil.rmtree(copied / str(step) / "params")
-    assert restore(copied) is None
-    assert "damaged-3" in caplog.text and "damaged-12" in caplog.text
+    before = files_of(copied)
+    for _ in range(2):
+        with pytest.raises(CheckpointError) as error:
+            restore(copied)
+        text = str(error.value)
+        assert "of 2 checkpoints none is good" in text and "checkpoint 12" in text
+        assert text.endswith("move that folder away to start anew") and "\n" not in text
+    assert files_of(copied) == before
+
+
+@pytest.mark.parametrize("pattern", ["meta/metadata", "params/manifest.ocdbt", "params/**/d/*"])
+def test_a_disk_that_fails_is_no_damage(copied, pattern):
+    """Links to themselves: the operating system fails to open them, in Python and in C++."""
+    for path in [path for path in (copied / "12").glob(pattern) if path.is_file()]:
+        path.unlink()
+        path.symlink_to(path.name)
+    params, _ = trees(0)
+    with pytest.raises(CheckpointError, match=r"checkpoint 12 .*: Too many levels of sym") as error:
+        restore(copied)
+    assert not isinstance(error.value, Damaged) and "\n" not in str(error.value)
+    assert committed_steps(copied)[0] == 3 and (copied / "12").exists()
+    with pytest.raises(CheckpointError, match="Too many levels"):
+        read(copied, 12, params=abstract(params))
+
+
+def wrapped(error):
+    try:
+        try:
+            raise error
+        except BaseException as inner:
+            raise ValueError("pages\nof Orbax") from inner
+    except ValueError as outer:
+        return outer
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.EIO, "x"), "Input/output error"),
+        (wrapped(OSError(errno.ESTALE, "x")), "Stale file handle"),
+        (wrapped(PermissionError(errno.EACCES, "x")), "Permission denied"),
+        (MemoryError(), "Cannot allocate memory"),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying"), "Cannot allocate memory"),
+        (wrapped(FileNotFoundError(errno.ENOENT, "x")), None),
+        (KeyError("x"), None),
+    ],
+)
+def test_a_fault_of_the_machine_ends_the_run(copied, monkeypatch, error, reason):
+    restore_ = ocp.CheckpointManager.restore
+
+    def fail(manager, step, **arguments):
+        if step == 12:
+            raise error
+        return restore_(manager, step, **arguments)
+
+    monkeypatch.setattr(ocp.CheckpointManager, "restore", fail)
+    if reason is None:
+        assert_restored(restore(copied), 3)
+        assert (copied / "damaged-12").exists()
+        return
+    with pytest.raises(CheckpointError, match=f"checkpoint 12 in .* cannot be read: {reason}: see"):
+        restore(copied)
+    assert committed_steps(copied) == [3, 12]
 
 
 def test_a_step_can_be_saved_again_after_its_checkpoint_was_set_aside(copied):
@@ -355,4 +418,4 @@ def test_orbax_is_told_to_be_quiet_and_ours_is_heard(copied, caplog):
         restore(copied)
     assert [record.levelname for record in caplog.records if record.name == "absl"] == []
     (ours,) = [r for r in caplog.records if r.name == "root"]
-    assert ours.levelname == "WARNING" and "trying an older one" in ours.getMessage()
+    assert ours.levelname == "WARNING" and "an older one is taken" in ours.getMessage()

@@ -54,7 +54,8 @@ def sigterm_at(at):
 def assert_same_end(folder, whole):
     assert same_bits(params_at(folder, 12), params_at(whole, 12))
     assert records(folder) == records(whole)
-    assert json.loads((folder / "finished.json").read_text()) == {"step": 12}
+    finished = json.loads((folder / "finished.json").read_text())
+    assert finished == {"step": 12, "identity": {"corpus": "c0", "plan": "p0"}}
 
 
 def test_the_same_job_gives_the_same_bits(whole, tmp_path):
@@ -188,7 +189,7 @@ def test_a_checkpoint_of_another_run_is_refused_and_nothing_is_touched(begun, na
     with pytest.raises(ValueError) as error:
         train(make_job(begun, identity=ours))
     text = str(error.value)
-    assert f"{name} {name[0]}0" in text and "this run has x1" in text and "\n" not in text
+    assert f"{name} {name[0]}0" in text and "now it would be x1" in text and "\n" not in text
     assert contents(begun) == before
 
 
@@ -196,7 +197,7 @@ def test_another_model_is_not_taken_for_damage(begun):
     """Its identity is checked before its arrays are read."""
     before = contents(begun)
     wider = dataclasses.replace(MODEL, hidden=32)
-    with pytest.raises(ValueError, match=r"was made with corpus c0, this run has c1"):
+    with pytest.raises(ValueError, match=r"was made with corpus c0, now it would be c1"):
         train(make_job(begun, model=wider, identity={"corpus": "c1", "plan": "p0"}))
     assert contents(begun) == before
 

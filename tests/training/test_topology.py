@@ -1,5 +1,6 @@
 import json
 import os
+import subprocess
 
 import jax
 import pytest
@@ -36,6 +37,25 @@ def test_provenance_is_json_and_names_versions(monkeypatch):
     assert told["packages"]["jax"] == jax.__version__
     assert told["topology"] == topology.topology()
     assert len(told["git_commit"]) in (0, 40)
+
+
+def test_the_commit_is_the_packages_own_and_not_that_of_a_repository_around_it(
+    monkeypatch, tmp_path
+):
+    def git(*arguments):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        subprocess.run(["git", "-C", tmp_path, *who, *arguments], check=True, capture_output=True)
+
+    git("init")
+    git("commit", "--allow-empty", "-m", "one")
+    (tmp_path / "setup.py").touch()
+    for package, own in ((tmp_path, True), (tmp_path / "venv/lib/site-packages", False)):
+        monkeypatch.setattr(topology, "__file__", str(package / "ttoaa/training/topology.py"))
+        package.mkdir(parents=True, exist_ok=True)
+        told = provenance()
+        assert (len(told["git_commit"]) == 40) == told["git_dirty"] == own
+    (package / "setup.py").touch()
+    assert provenance()["git_commit"] == ""
 
 
 def test_provenance_without_git(monkeypatch):

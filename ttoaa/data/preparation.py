@@ -20,7 +20,9 @@ from ttoaa.data.sources import EmbeddedPython, Source, keyed_fraction
 from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.data.vocabulary import TrainBPE, Vocabulary
 
-_BYTES_PER_CHARACTER = 4  # more than any text takes: most tokens span several characters
+_BYTES_PER_TOKEN = 4  # at most; the vocabulary may not be known yet
+_UNFINISHED = "unfinished"
+_STATE = f"{_UNFINISHED}/state.json"
 
 
 @gin.configurable
@@ -58,6 +60,7 @@ class Prepare:
 class _Survey:
     """What the source holds, counted before anything is written."""
 
+    bytes: int
     characters: int
     training_characters: int
     documents: dict[str, int]
@@ -72,14 +75,14 @@ def prepare(config: Prepare, folder: str | os.PathLike[str], progress: bool = Tr
     source's text changed under an unfinished one; OSError where the disk has too little room.
     """
     folder = pathlib.Path(folder)
-    unfinished = folder / "unfinished"
+    unfinished = folder / _UNFINISHED
     if (folder / MANIFEST).exists():
         corpus = Corpus.open(folder)
         _check_same(folder, corpus.manifest.config, config.identity())
         shutil.rmtree(unfinished, ignore_errors=True)
         return corpus
-    if (unfinished / "state.json").exists():
-        state = workdir.read_json(unfinished / "state.json")
+    if (folder / _STATE).exists():
+        state = workdir.read_json(folder / _STATE)
         _check_same(folder, state["config"], config.identity())
     config.tokenizer.check()
     survey = _survey(config, progress)
@@ -89,6 +92,11 @@ def prepare(config: Prepare, folder: str | os.PathLike[str], progress: bool = Tr
     _finish(config, folder, tokenizer, survey, written, seconds)
     shutil.rmtree(unfinished)
     return Corpus.open(folder, verify=False)
+
+
+def is_begun(folder: pathlib.Path) -> bool:
+    """Whether the corpus of some config is there, made or half made."""
+    return any((folder / name).exists() for name in (MANIFEST, _STATE))
 
 
 def _check_same(folder: pathlib.Path, there: dict[str, Any], here: dict[str, Any]) -> None:
@@ -110,12 +118,14 @@ def _survey(config: Prepare, progress: bool) -> _Survey:
     digest = hashlib.sha256()
     documents: dict[str, int] = {split: 0 for split in SPLITS}
     characters: dict[str, int] = {split: 0 for split in SPLITS}
+    size = 0
     source = config.source.documents()
     for name, text in tqdm(source, "reading", unit=" documents", disable=not progress):
         try:
             content = text.encode()
         except UnicodeEncodeError as error:
             raise ValueError(f"{name} is not valid Unicode: {error}") from error
+        size += len(content)
         digest.update(len(content).to_bytes(8, "little") + content)
         split = writer.split_of(text, config.reserve_fraction)
         documents[split] += 1
@@ -127,6 +137,7 @@ def _survey(config: Prepare, progress: bool) -> _Survey:
             f"give more text, or cut it into more documents"
         )
     return _Survey(
+        bytes=size,
         characters=sum(characters.values()),
         training_characters=characters["train"],
         documents=documents,
@@ -142,8 +153,10 @@ def _finished_parts(unfinished: pathlib.Path) -> dict[int, writer.Part]:
 
 def _check_room(folder: pathlib.Path, unfinished: pathlib.Path, survey: _Survey) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    done = sum(part.characters for part in _finished_parts(unfinished).values())
-    needed = _BYTES_PER_CHARACTER * (survey.characters - done)
+    done = sum(s.tokens for part in _finished_parts(unfinished).values() for s in part.shards)
+    # A token of byte-level BPE spans a byte at least; each document ends with one more, EOS.
+    tokens = survey.bytes + sum(survey.documents.values()) - done
+    needed = _BYTES_PER_TOKEN * tokens
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(
@@ -156,7 +169,7 @@ def _begin(
     config: Prepare, folder: pathlib.Path, unfinished: pathlib.Path, survey: _Survey, progress: bool
 ) -> tuple[Tokenizer, dict[str, float]]:
     """The tokenizer, and the seconds spent before the first part; made once, then kept."""
-    path, state = folder / TOKENIZER, unfinished / "state.json"
+    path, state = folder / TOKENIZER, folder / _STATE
     if not state.exists():
         started = time.monotonic()
         workdir.write_bytes(path, config.tokenizer.make(_sample(config, survey, progress)))

@@ -8,6 +8,7 @@ import json
 import pathlib
 import platform
 import sysconfig
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Literal, Protocol
 
@@ -188,7 +189,7 @@ def _lines(path: pathlib.Path) -> Iterator[tuple[int, str]]:
             raise ValueError(f"{path}:{number} has no {error}") from error
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}:{number} is no JSON object with a text: {error}") from error
-        except (EOFError, gzip.BadGzipFile) as error:
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise ValueError(f"{path} is not a whole gzip file: {error}") from error
 
 

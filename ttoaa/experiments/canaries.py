@@ -12,10 +12,11 @@ import pandas as pd
 from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.base import Experiment, Item, Scorer, World
 from ttoaa.planning.placement import Placement, Uniform
-from ttoaa.scoring.membership import AUC, TPR, membership_estimates
-from ttoaa.scoring.statistics import Estimate, paired_estimates
+from ttoaa.scoring.membership import AUC, TPR, chance_tpr, membership_estimates
+from ttoaa.scoring.statistics import Estimate, difference_in_differences, paired_estimates
 
 LIKELIHOOD = "log_likelihood"
+ABOVE = LIKELIHOOD + "_above_nonmembers"
 
 
 @gin.configurable
@@ -28,6 +29,10 @@ class Canaries(Experiment):
     tokens ('random-<n>'). Non-members come from the same generator, with the same rare token, so
     that a score can only measure membership. Conditions are '<kind>-<repetitions>x', the
     non-members' '<kind>-0x'.
+
+    Non-members grow likelier too, as the form of the canaries is learnt. What membership adds is
+    above them: 'log_likelihood_above_nonmembers' is a difference in differences. An AUC of exactly
+    0 or 1 has no spread that a bootstrap could see.
     """
 
     kinds: Sequence[str] = ("plain", "rare-8")
@@ -41,7 +46,7 @@ class Canaries(Experiment):
     """Hosts cut per host needed; the spare ones replace hosts with an EOS, and repeated ones."""
     placement: Placement = dataclasses.field(default_factory=Uniform)
 
-    signs: ClassVar[Mapping[str, int]] = {LIKELIHOOD: 1, AUC: 1, TPR: 1}
+    signs: ClassVar[Mapping[str, int]] = {LIKELIHOOD: 1, ABOVE: 1, AUC: 1, TPR: 1}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -112,18 +117,21 @@ class Canaries(Experiment):
 
         A host that is not good enough is replaced where it stands, so that another window in the
         reserve (because another experiment was added) changes only the canaries cut from it.
+        Which ones are replaced is drawn over all conditions alike: members and non-members match.
         """
         h = self.host_tokens
         cut = world.reserve_NxL.shape[1] // h * h
         pieces = world.reserve_NxL[:, :cut].reshape(-1, h)
-        pieces = pieces[world.rng("hosts").permutation(len(pieces))]
         first = np.zeros(len(pieces), bool)
         first[np.unique(pieces, axis=0, return_index=True)[1]] = True
+        order = world.rng("hosts").permutation(len(pieces))
+        pieces, first = pieces[order], first[order]
         clean = first & ~(pieces == world.tokenizer.eos_id).any(1)
         rank = np.where(clean, 0, np.where(first, 1, 2))
         chosen = np.arange(self._total)
         spare = np.argsort(rank[self._total :], kind="stable") + self._total
-        bad = chosen[rank[chosen] > 0]
+        bad = world.rng("replace").permutation(chosen)
+        bad = bad[rank[bad] > 0]
         bad = bad[np.argsort(-rank[bad], kind="stable")][: len(spare)]
         better = rank[spare[: len(bad)]] < rank[bad]
         chosen[bad[better]] = spare[: len(bad)][better]
@@ -177,6 +185,8 @@ class Canaries(Experiment):
         for kind in self.kinds:
             run_non, control_non = scores[f"{kind}-0x"]
             for condition in (f"{kind}-{r}x" for r in self.repetitions):
+                groups = (*scores[condition], run_non, control_non)
+                found.append(difference_in_differences(ABOVE, condition, *groups, self.sign(ABOVE)))
                 run_in, control_in = scores[condition]
                 found += membership_estimates(
                     run_in, run_non, control_in, control_non, condition, self.sign
@@ -189,7 +199,10 @@ class Canaries(Experiment):
         repetitions = sorted(self.repetitions)
         seeds = list(final["seed"].unique())
         axes.set_axis_off()
-        panels = ((AUC, "AUC of the loss attack", 0.5), (TPR, "TPR at 1% FPR", 0.01))
+        panels = (
+            (AUC, "AUC of the loss attack", 0.5),
+            (TPR, "TPR at 1% FPR", chance_tpr(self.nonmembers)),
+        )
         for column, (outcome, label, chance) in enumerate(panels):
             panel = axes.inset_axes((0.54 * column, 0, 0.46, 1))
             for number, kind in enumerate(self.kinds):

@@ -8,8 +8,9 @@ import numpy as np
 
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.geometry import Geometry
-from ttoaa.experiments.base import Experiment, World
+from ttoaa.experiments.base import Experiment, Probe, World
 from ttoaa.planning.items import Intervention
+from ttoaa.planning.plan import Plan
 from ttoaa.planning.reserve import assign, split_reserve
 
 
@@ -57,7 +58,26 @@ def intervene(
     }
 
 
-def fingerprint(experiments: Sequence[Experiment]) -> str:
-    """sha256 of the experiments' configuration, in any order."""
-    text = json.dumps(sorted(repr(experiment) for experiment in experiments))
-    return hashlib.sha256(text.encode()).hexdigest()
+def fingerprints(experiments: Sequence[Experiment]) -> dict[str, str]:
+    """sha256 of each experiment's configuration, its primary outcome included, by name."""
+    return {e.name: hashlib.sha256(repr(e).encode()).hexdigest() for e in experiments}
+
+
+def check_planned(plan: Plan, experiments: Sequence[Experiment]) -> None:
+    """Raises ValueError for an experiment that is not in the plan as it is configured now."""
+    for name, ours in fingerprints(experiments).items():
+        if plan.meta["experiments"].get(name) != ours:
+            raise ValueError(
+                f"{name} is not configured as it was when {plan.folder} was made: use another "
+                "--workdir, or bring its config back"
+            )
+
+
+def probes_fingerprint(probes: Sequence[tuple[str, Probe]]) -> str:
+    """sha256 of all (experiment, probe) pairs: the control run must measure the run's probes."""
+    digest = hashlib.sha256()
+    for name, probe in sorted(probes, key=lambda pair: (pair[0], pair[1].name)):
+        steps = [int(step) for step in probe.steps]
+        digest.update(json.dumps([name, probe.name, steps, probe.tokens_NxL.shape]).encode())
+        digest.update(np.ascontiguousarray(probe.tokens_NxL, np.int32).data)
+    return digest.hexdigest()

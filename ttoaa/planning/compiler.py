@@ -104,6 +104,10 @@ def _check(name: str, intervention: Intervention, length: int, vocab_size: int) 
             raise ValueError(f"{where} needs either tokens or a reserve window")
         if not isinstance(item.repetitions, int | np.integer) or item.repetitions < 0:
             raise ValueError(f"{where} has repetitions {item.repetitions!r}: a whole number >= 0")
+        try:
+            item.fields_json()
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{where} has fields that cannot be stored: {error}") from error
         if item.tokens is None:
             if item.window not in own:
                 raise ValueError(
@@ -111,6 +115,7 @@ def _check(name: str, intervention: Intervention, length: int, vocab_size: int) 
                     "ask for enough in reserve_windows and take them from world.windows"
                 )
             continue
+        _whole_numbers(where, "tokens", item.tokens)
         if not 0 < len(item.tokens) <= length:
             raise ValueError(
                 f"{where} has {len(item.tokens)} tokens, a row holds 1 to {length}: "
@@ -180,15 +185,20 @@ def _fixed(name: str, item: Item, geometry: Geometry) -> np.ndarray:
     if isinstance(placement, Uniform | Within):
         return np.full(count, -1, np.int64)
     if isinstance(placement, WholeBatch):
-        steps = np.asarray(placement.steps, np.int64)
+        steps = _whole_numbers(where, "steps", placement.steps)
+        _whole_numbers(where, "row", [placement.row])
         if not 0 <= placement.row < geometry.batch or length != geometry.length:
             raise ValueError(
                 f"{where}: a whole batch has rows 0 to {geometry.batch - 1}, each full"
             )
         positions, offsets = steps * geometry.batch + placement.row, np.zeros_like(steps)
     elif isinstance(placement, Explicit):
-        positions = np.asarray(placement.positions, np.int64)
-        offsets = np.broadcast_to(np.asarray(placement.offsets, np.int64), positions.shape)
+        positions = _whole_numbers(where, "positions", placement.positions)
+        given = placement.offsets
+        given = given if np.iterable(given) else [given] * len(positions)
+        offsets = _whole_numbers(where, "offsets", given)
+        if len(offsets) != len(positions):
+            raise ValueError(f"{where} has {len(positions)} positions but {len(offsets)} offsets")
     else:
         raise ValueError(f"{where}: unknown placement {placement!r}")
     if len(positions) != count:
@@ -198,6 +208,17 @@ def _fixed(name: str, item: Item, geometry: Geometry) -> np.ndarray:
     if np.any((offsets < 0) | (offsets + length > geometry.length)):
         raise ValueError(f"{where} would leave its row of {geometry.length} tokens")
     return positions * geometry.length + offsets
+
+
+def _whole_numbers(where: str, name: str, values: Any) -> np.ndarray:
+    """int64[n]; NumPy would cut fractions off without a word."""
+    try:
+        array = np.asarray(values)
+    except ValueError:  # ragged
+        array = np.empty((1, 1))
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise ValueError(f"{where} needs a list of whole numbers as {name}, not {values!r}")
+    return array.astype(np.int64)
 
 
 def _place(

@@ -1,6 +1,7 @@
 """The item: the unit of randomisation and of statistics, and how often it enters training."""
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,7 +24,17 @@ class Item:
     placement: Placement = dataclasses.field(default_factory=Uniform)
     text: str = ""
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """What evaluation needs of it beside its tokens: values that JSON can hold."""
+    """What evaluation needs of it beside its tokens: values that JSON or NumPy can hold."""
+
+    def fields_json(self) -> str:
+        """Raises TypeError or ValueError for what JSON cannot hold."""
+        return json.dumps(dict(self.fields), default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise TypeError(f"JSON cannot hold {value!r}")
 
 
 @dataclasses.dataclass(frozen=True)

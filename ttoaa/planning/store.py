@@ -1,7 +1,6 @@
 """Writes a plan: columns, item tables, the provenance of every edit, a summary to read (C5)."""
 
 import hashlib
-import json
 import os
 import pathlib
 import shutil
@@ -57,7 +56,7 @@ def _item_table(items: list[Item]) -> pa.Table:
                 [-1 if item.window is None else item.window for item in items], pa.int64()
             ),
             "text": pa.array([item.text for item in items], pa.string()),
-            "fields": pa.array([json.dumps(dict(item.fields)) for item in items], pa.string()),
+            "fields": pa.array([item.fields_json() for item in items], pa.string()),
         }
     )
 

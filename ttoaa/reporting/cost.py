@@ -51,9 +51,9 @@ def cost_of_one(root: pathlib.Path, seeds: Sequence[int], experiments: int) -> C
     """Sums the ledgers of all seeds.
 
     Probes and scoring belong to single experiments, so that separate studies make each of them
-    once as well. Separate studies share one control run. What remains (corpus, plan, start-up,
-    compilation, validation, checkpoints) is counted once on both sides, though every separate run
-    would pay for its own: the saving is a lower bound.
+    once as well. Separate studies share one control run. What remains (corpus, plan, compilation,
+    validation, checkpoints) is counted once on both sides, though every separate run would pay for
+    its own: the saving is a lower bound. Work that a kill lost is in no ledger.
     """
     folders = [Workdir(root, seed) for seed in seeds]
     training = {k: [_seconds(folder.run(k)) for folder in folders] for k in RUNS}
@@ -74,7 +74,7 @@ def cost_of_one(root: pathlib.Path, seeds: Sequence[int], experiments: int) -> C
         Part("experiment run, training steps", run, run * experiments, "× N when separate"),
         Part("probes in both runs", probes, probes, "the same probes, wherever they run"),
         Part("evaluation", scoring, scoring, "the same outcomes, wherever they are scored"),
-        Part("start-up, compilation, validation, checkpoints", other, other, "once on either side"),
+        Part("compilation, validation, checkpoints", other, other, "once on either side"),
     )
     return Cost(experiments, parts)
 

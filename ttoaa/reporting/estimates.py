@@ -1,9 +1,10 @@
 """From outcome tables to estimates of every step and seed, and to the rows of summary.json."""
 
+import contextlib
 import dataclasses
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,8 +40,9 @@ class StudyEstimates:
 def collect(root: pathlib.Path, experiments: Sequence[Experiment]) -> StudyEstimates:
     """Estimates of all evaluated checkpoints of all seeds in the study's folder.
 
-    Raises ValueError where the final step lacks a table of the run or of its control. At earlier
-    steps a table without its counterpart is left out, and named in the notes.
+    Raises ValueError where the final step lacks a table of the run or of its control. Left out,
+    and named in the notes, are a table without its counterpart at an earlier step, and a seed that
+    is still in training while another one is done.
     """
     if not experiments:
         raise ValueError("the study has no experiments to report: fill Study.experiments")
@@ -50,6 +52,10 @@ def collect(root: pathlib.Path, experiments: Sequence[Experiment]) -> StudyEstim
         raise ValueError(f"{root} holds no outcomes yet: run python -m ttoaa.evaluate first")
     final_step = max(_steps(folder, "run")[-1] for folder in evaluated)
     notes = [f"Seed {f.seed} has no outcomes yet." for f in folders if f not in evaluated]
+    training = [f for f in evaluated if _in_training(f, final_step, experiments)]
+    if len(training) < len(evaluated):
+        evaluated = [f for f in evaluated if f not in training]
+        notes += [f"Seed {f.seed} is left out, as it is still in training." for f in training]
     frames = []
     for folder in evaluated:
         for step in sorted({*_steps(folder, "run"), final_step}):
@@ -89,6 +95,16 @@ def summary(estimates: StudyEstimates) -> list[dict[str, Any]]:
     return [{column: _plain(row[column]) for column in _SUMMARY} for row in rows]
 
 
+@contextlib.contextmanager
+def blame(name: str) -> Iterator[None]:
+    """Whatever a third party's code raises becomes a ValueError of one line, `name` first."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error) if isinstance(error, ValueError) else repr(error)
+        raise ValueError(f"{name}: {' '.join(reason.split())}") from error
+
+
 def _over_seeds(group: pd.DataFrame) -> dict[str, Any]:
     row = group.iloc[0].to_dict() | {"seed": ALL_SEEDS, "n": len(group)}
     row["control_value"] = float(group["control_value"].mean())
@@ -107,6 +123,12 @@ def _steps(folder: Workdir, kind: str) -> list[int]:
     return sorted(int(p.name) for p in (folder.tables / kind).glob("*") if p.name.isdigit())
 
 
+def _in_training(folder: Workdir, step: int, experiments: Sequence[Experiment]) -> bool:
+    """Whether outcomes at `step` are missing of a run that has not finished."""
+    missing = {_missing(folder, step, experiment) for experiment in experiments} - {""}
+    return any(not (folder.run(kind) / "finished.json").exists() for kind in missing)
+
+
 def _missing(folder: Workdir, step: int, experiment: Experiment) -> str:
     """Which of the two tables is not there; empty if both are."""
     return next((k for k in RUNS if not folder.table(k, step, experiment.name).exists()), "")
@@ -114,12 +136,10 @@ def _missing(folder: Workdir, step: int, experiment: Experiment) -> str:
 
 def _estimates(folder: Workdir, step: int, experiment: Experiment) -> pd.DataFrame:
     run, control = (_read(folder.table(k, step, experiment.name)) for k in ("run", "control"))
-    try:
-        estimates = experiment.estimates(run, control)
-    except ValueError as error:
-        raise ValueError(f"{experiment.name}, seed {folder.seed}, step {step}: {error}") from error
     columns = [field.name for field in dataclasses.fields(Estimate)]
-    rows = pd.DataFrame([dataclasses.asdict(e) for e in estimates], columns=columns)
+    with blame(f"{experiment.name}, seed {folder.seed}, step {step}"):
+        estimates = experiment.estimates(run, control)
+        rows = pd.DataFrame([dataclasses.asdict(e) for e in estimates], columns=columns)
     primary = rows["outcome"] + "/" + rows["condition"] == experiment.primary
     where = {"experiment": experiment.name, "seed": folder.seed, "step": step, "primary": primary}
     return rows.assign(**where)

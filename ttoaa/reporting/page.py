@@ -14,7 +14,7 @@ from ttoaa.experiments.base import Experiment
 from ttoaa.planning.plan import Plan
 from ttoaa.reporting import curves, numbers
 from ttoaa.reporting.cost import added, cost_of_one, read_ledger
-from ttoaa.reporting.estimates import ALL_SEEDS, StudyEstimates, collect, summary
+from ttoaa.reporting.estimates import ALL_SEEDS, StudyEstimates, blame, collect, summary
 from ttoaa.reporting.figures import Picture, draw
 from ttoaa.workdir import RUNS, Workdir, read_json, write_json, write_text
 
@@ -28,7 +28,7 @@ class Section:
 
     name: str
     kind: str
-    description: str
+    description: list[str]
     primary: str
     rises: bool
     figure: Picture
@@ -80,7 +80,7 @@ def render(
         runs=[_run(Workdir(root, seed), kind, losses) for seed in seeds for kind in RUNS],
         added=added(root, seeds, [e.name for e in experiments]).to_dict("records"),
         cost=cost_of_one(root, seeds, len(experiments)),
-        provenance=list(_flat(_provenance(Workdir(root, seeds[0])) | {"plan": plan.hash})),
+        provenance=list(_flat(_provenance(Workdir(root, seeds[0])))),
         config=_config(Workdir(root)),
     )
 
@@ -116,13 +116,15 @@ def _section(
     table = estimates.table[estimates.table["experiment"] == experiment.name]
     several = len(estimates.seeds) > 1
     paint = functools.partial(curves.paint_arms, arms, experiment.name)
+    with blame(f"figure of {experiment.name}"):
+        figure = draw(functools.partial(experiment.figure, table), f"Figure of {experiment.name}")
     return Section(
         name=experiment.name,
         kind=type(experiment).__name__,
-        description=(inspect.getdoc(type(experiment)) or "").split("\n\n")[0],
+        description=(inspect.getdoc(type(experiment)) or "").split("\n\n"),
         primary=experiment.primary,
         rises=experiment.expected_sign > 0,
-        figure=draw(functools.partial(experiment.figure, table), f"Figure of {experiment.name}"),
+        figure=figure,
         arms=draw(paint, f"Loss of the arms of {experiment.name}")
         if (arms["experiment"] == experiment.name).any()
         else None,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ttoaa.scoring.statistics import Estimate, bootstrap, estimate
+from ttoaa.scoring.statistics import Estimate, binomial_interval, bootstrap, estimate
 
 AUC = "auc"
 TPR = "tpr_at_1pct_fpr"
@@ -26,6 +26,15 @@ def tpr_at_fpr(members: np.ndarray, nonmembers: np.ndarray, fpr: float = 0.01) -
     the budget are not called members. Fewer than 1/fpr non-members allow no false positive.
     """
     return float(_tpr(members, nonmembers, fpr)(*_once(members, nonmembers))[0])
+
+
+def chance_tpr(nonmembers: int, fpr: float = 0.01) -> float:
+    """What `tpr_at_fpr` is expected to be where members score like the n non-members.
+
+    A member clears the threshold if it is among the top k + 1 of itself and the non-members, with
+    k = floor(fpr * n) false positives allowed: (k + 1)/(n + 1), by exchangeability.
+    """
+    return (_allowed(nonmembers, fpr) + 1) / (nonmembers + 1)
 
 
 def roc(members: np.ndarray, nonmembers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -52,7 +61,9 @@ def membership_estimates(
 
     Members and non-members are resampled separately, each with its score under both models; the
     non-members' resampling moves the threshold too, so its uncertainty is in the interval. n
-    counts members. A perfect separation has no spread that a bootstrap could see.
+    counts members. A rate of exactly 0 or 1 may have no spread that a bootstrap could see: the
+    interval of the run's TPR is then at least that of Clopper and Pearson over members. An AUC of
+    exactly 0 or 1, and the differences, have only the bootstrap's.
     """
     sizes = (len(run_members), len(run_nonmembers))
     if sizes != (len(control_members), len(control_nonmembers)):
@@ -63,6 +74,10 @@ def membership_estimates(
         of_control = statistic(control_members, control_nonmembers)
         pair = _with_difference(of_run, of_control, sign(outcome))
         results = bootstrap(sizes, pair, "membership", outcome, condition)
+        (value, _), low_2, high_2 = results
+        if outcome == TPR and value in (0, 1):
+            low, high = binomial_interval(round(value * sizes[0]), sizes[0])
+            low_2[0], high_2[0] = np.minimum(low_2[0], low), np.maximum(high_2[0], high)
         control_value = float(of_control(*_once(control_members, control_nonmembers))[0])
         estimates.append(estimate(outcome, condition, sizes[0], results, control_value))
     return estimates
@@ -116,7 +131,7 @@ def _tpr(members: np.ndarray, nonmembers: np.ndarray, fpr: float = 0.01) -> _Sta
     # For every non-member as the threshold, how many members score strictly above it.
     above_N = np.searchsorted(-members[member_order], -nonmembers[down], "left")
     above = np.append(above_N, len(members))
-    allowed = math.floor(fpr * len(nonmembers) + 1e-9)
+    allowed = _allowed(len(nonmembers), fpr)
 
     def statistic(counts_RxM: np.ndarray, counts_RxN: np.ndarray) -> np.ndarray:
         # The threshold is the first non-member, from the top, that would exceed the budget.
@@ -125,3 +140,8 @@ def _tpr(members: np.ndarray, nonmembers: np.ndarray, fpr: float = 0.01) -> _Sta
         return found_RxM[np.arange(len(found_RxM)), above[beyond_R]] / len(members)
 
     return statistic
+
+
+def _allowed(nonmembers: int, fpr: float) -> int:
+    """False positives within the budget; 0.29 * 100 is 28.999… in binary."""
+    return math.floor(fpr * nonmembers + 1e-9)

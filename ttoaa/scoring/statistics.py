@@ -95,9 +95,9 @@ def paired_estimates(
     """The mean of each (outcome, condition) and its difference from the control run.
 
     Tables have columns item, condition, outcome, value. Items are paired across the two models,
-    and resampled as pairs. Outcomes that are all 0 or 1 get exact intervals for their share; where
-    no pair of such an outcome differs, a bootstrap would claim certainty, so the difference gets
-    the exact bound on the share of pairs that could differ unseen.
+    and resampled as pairs. Where an outcome is 0 or 1 throughout, the interval of the run's share
+    is exact; that of the difference is a bootstrap, which would claim certainty where all pairs
+    differ alike, and gets the exact bound on the share of pairs that could do otherwise there.
 
     Raises ValueError where an item is missing on one side, is there twice, or has no finite value.
     """

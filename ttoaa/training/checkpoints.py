@@ -5,10 +5,13 @@ name for a checkpoint. So each one carries its own fingerprints, and one that fa
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
+import os
 import pathlib
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -65,9 +68,11 @@ class Writer:
     ) -> tuple[int, Any, Any, dict[str, Any]] | None:
         """(step, params, opt, meta) of the newest good checkpoint, like the abstract trees given.
 
-        Damaged ones are renamed, so that nothing counts them again, and named in the log. `check`
-        raises for the meta of a good one that is another run's: that one is left as it is.
+        Damaged newer ones are renamed, so that nothing counts them again, and named in the log;
+        where none is good it is an error, and None only where there never was one. `check` raises
+        for the meta of a good one that is another run's: that one is left as it is.
         """
+        damaged: dict[pathlib.Path, Damaged] = {}
         found = (path for path in self.folder.iterdir() if path.name.isdecimal())
         for path in sorted(found, key=lambda path: int(path.name), reverse=True):
             step = int(path.name)
@@ -76,14 +81,24 @@ class Writer:
                 check(meta)
                 restored = read(self.folder, step, params=params, opt=opt)
             except Damaged as error:
-                aside = self.folder / f"damaged-{path.name}"
-                shutil.rmtree(aside, ignore_errors=True)
-                path.rename(aside)
-                self._manager.reload()
-                logging.warning("%s; set aside as %s, trying an older one", error, aside.name)
+                damaged[path] = error
             else:
+                self._set_aside(damaged)
                 return step, restored["params"], restored["opt"], meta
+        if damaged:
+            raise CheckpointError(
+                f"{self.folder}: of {len(damaged)} checkpoints none is good, the newest because "
+                f"{next(iter(damaged.values()))}: move that folder away to start anew"
+            )
         return None
+
+    def _set_aside(self, damaged: dict[pathlib.Path, Damaged]) -> None:
+        for path, error in damaged.items():
+            aside = self.folder / f"damaged-{path.name}"
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+            logging.warning("%s; set aside as %s, an older one is taken", error, aside.name)
+        self._manager.reload()
 
     def finish(self) -> None:
         """Waits for the last save; without it the save would be lost and no one told."""
@@ -130,6 +145,7 @@ def read(folder: pathlib.Path, step: int, **abstract: Any) -> dict[str, Any]:
         args = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
         restored = manager.restore(step, args=ocp.args.Composite(**args))
     except Exception as error:  # tensorstore raises many kinds for damaged files
+        _raise_fault_of_machine(folder, step, error)
         raise Damaged(f"checkpoint {step} in {folder} cannot be read: {_line(error)}") from error
     finally:
         manager.close()
@@ -147,10 +163,35 @@ def read_meta(folder: pathlib.Path, step: int) -> dict[str, Any]:
         meta = read_json(folder.joinpath(str(step), *_META))
         whole = meta == _sealed({k: v for k, v in meta.items() if k != _SEAL})
     except (OSError, ValueError, AttributeError) as error:
+        _raise_fault_of_machine(folder, step, error)
         raise Damaged(f"checkpoint {step} in {folder} has no meta: {error}") from error
     if not whole:
         raise Damaged(f"checkpoint {step} in {folder} is damaged: its meta")
     return meta
+
+
+# What a checkpoint of which a part is missing leads to.
+_MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
+
+
+def _raise_fault_of_machine(folder: pathlib.Path, step: int, error: BaseException | None) -> None:
+    """Raises where a read failed by a disk or by memory: the checkpoint may well be whole.
+
+    Orbax wraps such errors, and tensorstore tells them as a ValueError with the number in it.
+    """
+    while error is not None:
+        codes = {int(code) for code in re.findall(r"os_error_code='(\d+)'", str(error))}
+        if isinstance(error, OSError) and error.errno is not None:
+            codes.add(error.errno)
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            codes.add(errno.ENOMEM)
+        if codes - _MISSING:
+            reason = os.strerror(min(codes - _MISSING))
+            raise CheckpointError(
+                f"checkpoint {step} in {folder} cannot be read: {reason}: see to that and run "
+                "again, nothing was changed"
+            ) from error
+        error = error.__cause__ or error.__context__
 
 
 def newest_meta(folder: pathlib.Path) -> dict[str, Any] | None:

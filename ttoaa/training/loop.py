@@ -23,7 +23,7 @@ from ttoaa.training.ledger import Ledger
 from ttoaa.training.records import Records
 from ttoaa.training.step import Metrics, State, init_state, make_step
 from ttoaa.training.topology import microbatch_rows, peak_flops, provenance, topology
-from ttoaa.workdir import write_json, write_text
+from ttoaa.workdir import read_json, write_json, write_text
 
 ProbeList = Sequence[tuple[str, Probe]]
 """(experiment, probe) pairs."""
@@ -84,7 +84,7 @@ class _Run:
             step = jax.numpy.asarray(self.start, jax.numpy.int32)
             self.state = {"params": params, "opt": opt, "step": step}
         write_text(job.folder / "config.gin", job.config)
-        write_json(job.folder / "provenance.json", {**provenance(), **job.identity})
+        self._note_start()
         self.ledger = Ledger(seconds)
         # A fresh start keeps nothing, not even the records of step 0 of one that was killed.
         self.records = Records(job.folder, -1 if self.fresh else self.start)
@@ -92,6 +92,16 @@ class _Run:
         self.dispatched: tuple[int, Metrics] | None = None
         self.last_read: float | None = None
         self.flops = job.model.flops_per_token(job.geometry.length)
+
+    def _note_start(self) -> None:
+        """What began the run stays on record; every later start is added to it."""
+        path, now = self.job.folder / "provenance.json", provenance()
+        if self.fresh or not path.exists():
+            write_json(path, {**now, **self.job.identity})
+            return
+        record = read_json(path)
+        record.setdefault("continued", []).append({"from_step": self.start, **now})
+        write_json(path, record)
 
     def go(self, asked_to_stop: Callable[[], bool]) -> None:
         job, steps = self.job, self.job.geometry.steps
@@ -201,13 +211,7 @@ class _Run:
         return {"tokens_per_second": rate, **({"mfu": rate * self.flops / peak} if peak else {})}
 
     def _check(self, meta: Mapping[str, Any]) -> None:
-        for name, ours in self.job.identity.items():
-            theirs = meta["identity"].get(name)
-            if theirs != ours:
-                raise ValueError(
-                    f"the checkpoint of step {meta['step']} in {self.job.folder} was made with "
-                    f"{name} {theirs}, this run has {ours}: use another --workdir"
-                )
+        check_identity(self.job.folder, meta["identity"], self.job.identity)
         if meta["topology"] != topology():
             tqdm.tqdm.write(
                 f"going on with {topology()} what {meta['topology']} began: the batches are the "
@@ -227,7 +231,18 @@ class _Run:
                 "parameters": model.num_params(),
             },
         )
-        write_json(self.job.folder / "finished.json", {"step": geometry.steps})
+        finished = {"step": geometry.steps, "identity": dict(self.job.identity)}
+        write_json(self.job.folder / "finished.json", finished)
+
+
+def check_identity(folder: pathlib.Path, made: Mapping[str, str], ours: Mapping[str, str]) -> None:
+    """Raises ValueError where a run was made with another corpus, plan, model, … than `ours`."""
+    for name, value in ours.items():
+        if made.get(name) != value:
+            raise ValueError(
+                f"{folder} was made with {name} {made.get(name)}, now it would be {value}: use "
+                "another --workdir, or move that folder away and train again"
+            )
 
 
 @contextlib.contextmanager

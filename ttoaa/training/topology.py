@@ -37,12 +37,13 @@ def topology() -> dict[str, Any]:
 
 def provenance() -> dict[str, Any]:
     """Versions and commit, for the record of a run."""
+    root = _checkout()
     names = ("ttoaa", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
     return {
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in names},
-        "git_commit": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(_git("status", "--porcelain")),
+        "git_commit": _git(root, "rev-parse", "HEAD") if root else "",
+        "git_dirty": bool(root and _git(root, "status", "--porcelain")),
         "topology": topology(),
     }
 
@@ -72,9 +73,15 @@ def peak_flops() -> float | None:
     return one and one * jax.device_count()
 
 
-def _git(*arguments: str) -> str:
-    here = pathlib.Path(__file__).resolve().parents[2]
-    command = ["git", "-C", str(here), *arguments]
+def _checkout() -> pathlib.Path | None:
+    """The repository of this package; None where installed, perhaps inside another repository."""
+    root = pathlib.Path(__file__).resolve().parents[2]
+    own = (root / "setup.py").exists() and _git(root, "rev-parse", "--show-toplevel") == str(root)
+    return root if own else None
+
+
+def _git(folder: pathlib.Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
