@@ -236,3 +236,19 @@ def test_a_study_can_be_made_without_gin(tiny_study):
     assert isinstance(tiny_study.experiments, tuple)
     with pytest.raises(ValueError, match=r"Study\.name must be str, not 3"):
         dataclasses.replace(tiny_study, name=3)
+
+
+def test_a_single_binding_that_a_saved_scope_overrules_is_named(tmp_path):
+    """Saved configs bind what a scoped experiment is made of in its scope."""
+    more, saved = tmp_path / "more.gin", tmp_path / "config.gin"
+    more.write_text(
+        "Study.experiments = [@Contamination(), @late/Canaries(), @Forgetting()]\n"
+        "Canaries.placement = @Within()\nWithin.start = 0.5\nWithin.stop = 1.0\n"
+    )
+    saved.write_text(config.load([QUICKSTART, more])[1])
+    with pytest.raises(
+        ValueError, match=r"late/.*Within\.start overrules Within\.start: bind that"
+    ):
+        load(saved, "Within.start = 0.4")
+    study = load(saved, "late/Within.start = 0.4")
+    assert study.experiments[1].placement.start == 0.4

@@ -22,7 +22,8 @@ from ttoaa.model.decoder import DecoderConfig
 from ttoaa.training.config import Training
 from ttoaa.workdir import Workdir, write_text
 
-Bindings = set[tuple[tuple[str, ...], str]]
+Bindings = dict[tuple[tuple[str, ...], str], str]
+"""(scopes, 'Name.parameter' or macro name) to the value as gin writes it."""
 
 _GIN_FILE = flags.DEFINE_multi_string("gin_file", [], "gin files of the study, later ones win")
 _GIN_BINDINGS = flags.DEFINE_multi_string("gin_bindings", [], "single bindings, after the files")
@@ -122,7 +123,7 @@ def cache_compilations(workdir: Workdir) -> None:
 
 def load(files: Sequence[pathlib.Path], bindings: Sequence[str] = ()) -> tuple[Study, str]:
     """(study, resolved config): parses, builds everything, refuses bindings that no one uses."""
-    excused: Bindings = set()
+    excused: Bindings = {}
     if bindings:
         # A single binding may make some of the files' moot (another source, say): these are
         # excused by being of use without it.
@@ -133,8 +134,9 @@ def load(files: Sequence[pathlib.Path], bindings: Sequence[str] = ()) -> tuple[S
     _parse(files, bindings)
     study = _build()
     used = _bindings(gin.operative_config_str())
-    _refuse_unused(_bindings("\n".join(bindings)), used)
-    _refuse_unused(_bindings(gin.config_str()), used | excused)
+    bound = _bindings(gin.config_str())
+    _refuse_overruled(_bindings("\n".join(bindings)), bound, used)
+    _refuse_unused(bound, used | excused)
     return study, gin.operative_config_str()
 
 
@@ -191,9 +193,9 @@ def _one_line(error: BaseException) -> str:
 
 
 def _bindings(text: str) -> Bindings:
-    """(scopes, 'Name.parameter' or macro name) of every binding in a config string."""
-    found = re.findall(r"^([\w./-]+)\s*=", text, re.MULTILINE)
-    return {(tuple(name.split("/")[:-1]), name.split("/")[-1]) for name in found}
+    """Every binding in a config string; a value may go on in indented lines."""
+    found = re.findall(r"^([\w./-]+)\s*=(.*(?:\n[ \t]+.*)*)", text, re.MULTILINE)
+    return {(tuple(n.split("/")[:-1]), n.split("/")[-1]): "".join(v.split()) for n, v in found}
 
 
 def _refuse_unused(given: Bindings, used: Bindings) -> None:
@@ -202,6 +204,19 @@ def _refuse_unused(given: Bindings, used: Bindings) -> None:
         if not any(_same(name, n) and set(scopes) <= set(s) for s, n in used):
             full = "/".join((*scopes, name))
             raise ValueError(f"bad config: nothing uses the binding of {full}: is it mistyped?")
+
+
+def _refuse_overruled(given: Bindings, bound: Bindings, used: Bindings) -> None:
+    """A single binding must be in force: a scoped one, as saved configs have, may overrule it."""
+    _refuse_unused(given, used)
+    for scopes, name in sorted(given):
+        values = {v for (s, n), v in bound.items() if s == scopes and _same(name, n)}
+        found = {
+            (*s, n): v for (s, n), v in used.items() if _same(name, n) and set(scopes) <= set(s)
+        }
+        if not values & set(found.values()):
+            ours, theirs = "/".join((*scopes, name)), sorted("/".join(where) for where in found)
+            raise ValueError(f"bad config: {theirs[0]} overrules {ours}: bind that one instead")
 
 
 def _same(name: str, other: str) -> bool:
