@@ -220,7 +220,7 @@ def test_a_vocabulary_too_small_is_refused(finished, tmp_path):
 
 def test_another_model_is_refused(begun):
     error = refused(begun, "--run=run", "--gin_bindings=DecoderConfig.hidden = 48")
-    assert "hidden=32" in error and "hidden=48" in error
+    assert "DecoderConfig.hidden 32, this one has 48" in error
     # Also where the folder's own config was changed by hand.
     path = begun / "config.gin"
     path.write_text(

@@ -97,10 +97,21 @@ def _refuse_other(workdir: Workdir, study: Study) -> None:
     ]
     for name, theirs, ours in corpus + runs * trained:
         if theirs != ours:
+            what, there, here = _first_difference(name, theirs, ours)
             raise ValueError(
-                f"{workdir.root} holds a study with {name} {theirs}, this one has {ours}: "
+                f"{workdir.root} holds a study with {what} {there}, this one has {here}: "
                 "go on with --workdir alone, or use another --workdir"
             )
+
+
+def _first_difference(name: str, theirs: Any, ours: Any) -> tuple[str, Any, Any]:
+    """(dotted name, their value, our value) of the innermost field that differs."""
+    if dataclasses.is_dataclass(theirs) and type(theirs) is type(ours):
+        for field in dataclasses.fields(theirs):
+            pair = getattr(theirs, field.name), getattr(ours, field.name)
+            if pair[0] != pair[1]:
+                return _first_difference(f"{name}.{field.name}", *pair)
+    return name, theirs, ours
 
 
 def only(study: Study, names: Sequence[str] | None) -> Study:
@@ -123,6 +134,13 @@ def cache_compilations(workdir: Workdir) -> None:
 
 def load(files: Sequence[pathlib.Path], bindings: Sequence[str] = ()) -> tuple[Study, str]:
     """(study, resolved config): parses, builds everything, refuses bindings that no one uses."""
+    try:
+        return _load(files, bindings)
+    finally:
+        gin.clear_config()  # or whoever makes one of these classes by hand would get them
+
+
+def _load(files: Sequence[pathlib.Path], bindings: Sequence[str]) -> tuple[Study, str]:
     excused: Bindings = {}
     if bindings:
         # A single binding may make some of the files' moot (another source, say): these are

@@ -32,7 +32,7 @@ def test_every_edit_of_the_step_is_shown_in_its_context(corpus, shown):
     lines = shown("a quiet boat", "salt and grain").splitlines()
     sizes = [len(corpus.tokenizer.encode(text)) for text in ("a quiet boat", "salt and grain")]
     assert lines[0] == f"step 3: 2 edits, {sum(sizes) / 256:.1%} of 256 tokens"
-    assert lines[1] == (f"row 2 tokens 10-{9 + sizes[0]}  given/told  item text-0  repetition 0")
+    assert lines[1] == (f"row 2 tokens 10-{9 + sizes[0]}  given/told  item text-0  copy 1")
     assert lines[3].startswith("row 3 tokens 10-") and "item text-1" in lines[3]
     order = Order(0, corpus.num_windows("train", 32))
     row = corpus.windows("train", order.windows(np.array([3 * 8 + 2])), 32)[0]

@@ -34,7 +34,8 @@ def assign(needs: Mapping[str, int], pool: np.ndarray, seed: int) -> dict[str, n
         wanted = ", ".join(f"{name}: {need}" for name, need in needs.items() if need)
         raise ValueError(
             f"the reserve has {len(pool)} windows for experiments, but they ask for more "
-            f"({wanted}): raise Prepare.reserve_fraction or lower their demands"
+            f"({wanted}): lower their demands, or prepare in a new --workdir with more text or a "
+            "larger Prepare.reserve_fraction"
         )
     out = {name: np.empty(need, np.int64) for name, need in needs.items()}
     slots = [(name, k) for name, need in needs.items() for k in range(need)]

@@ -40,7 +40,7 @@ def show_step(corpus: Corpus, order: Order, plan: Plan, step: int, context: int 
         who = f"{arm['name']}  item {ids['id'][int(edits['item'][i])]}"
         lines.append(
             f"row {row} tokens {first}-{first + size - 1}  {_clean(who)}  "
-            f"repetition {int(edits['repetition'][i])}"
+            f"copy {int(edits['repetition'][i]) + 1}"
         )
         lines.append(
             f"    {_clean(before)}{_paint(_clean(text), colour[arm['experiment']])}{_clean(after)}"
