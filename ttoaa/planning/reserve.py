@@ -17,7 +17,8 @@ def split_reserve(num_windows: int, validation: int) -> tuple[np.ndarray, np.nda
     if validation > num_windows:
         raise ValueError(
             f"the reserve has {num_windows} windows, {validation} are asked for validation: "
-            "lower Study.validation_sequences or raise Prepare.reserve_fraction"
+            "lower Study.validation_sequences, or prepare in a new --workdir with more text or a "
+            "larger Prepare.reserve_fraction"
         )
     windows = np.argsort(_scores("validation", np.arange(num_windows)), kind="stable")
     return windows[:validation], np.sort(windows[validation:])
