@@ -19,6 +19,8 @@ from ttoaa.data.geometry import Geometry
 from ttoaa.data.preparation import Prepare, is_begun
 from ttoaa.experiments.base import Experiment
 from ttoaa.model.decoder import DecoderConfig
+from ttoaa.model.execution import Execution
+from ttoaa.model.sharding import Layout
 from ttoaa.training.config import Training
 from ttoaa.workdir import Workdir, write_text
 
@@ -42,6 +44,8 @@ class Study:
     model: DecoderConfig
     training: Training
     experiments: Sequence[Experiment]
+    execution: Execution = dataclasses.field(default_factory=Execution)
+    layout: Layout = dataclasses.field(default_factory=Layout)
     validation_sequences: int = 64
 
     def __post_init__(self) -> None:

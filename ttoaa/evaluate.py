@@ -22,6 +22,7 @@ from ttoaa.scoring.tables import source_of, write
 from ttoaa.training.checkpoints import CheckpointError, committed_steps, read, read_meta
 from ttoaa.training.ledger import Ledger
 from ttoaa.training.loop import check_identity
+from ttoaa.training.pins import Gone, pin
 from ttoaa.training.topology import pin_cores
 from ttoaa.workdir import RUNS, Workdir, read_json, write_json
 
@@ -49,7 +50,8 @@ def missing(
             try:
                 meta = read_meta(folder, step)
             except CheckpointError as error:
-                failures.append(_leave_out(error, folder, step))
+                if (folder / str(step)).exists():  # or the trainer has just deleted it
+                    failures.append(_leave_out(error, folder, step))
                 continue
             identities[kind] = meta["identity"]
             _check_belongs(workdir, plan, kind, identities)
@@ -93,9 +95,12 @@ def evaluate(
         for kind, step, source, experiments in todo:
             run = workdir.run(kind)
             try:
-                with ledger.phase("restore"):
+                with ledger.phase("restore"), pin(run / "checkpoints", step):
                     abstract = abstract_params(study.model)
                     params = read(run / "checkpoints", step, params=abstract)["params"]
+            except Gone:  # the trainer has just deleted it
+                bar.update(len(experiments))
+                continue
             except CheckpointError as error:
                 failures.append(_leave_out(error, run / "checkpoints", step))
                 bar.update(len(experiments))

@@ -17,11 +17,14 @@ from ttoaa.experiments.worlds import (
     probes_fingerprint,
     validation_tokens,
 )
+from ttoaa.model.sharding import make_mesh
 from ttoaa.planning.compiler import compile_plan
 from ttoaa.planning.overlay import Overlay
 from ttoaa.planning.plan import Plan
+from ttoaa.training import distributed, profiling
 from ttoaa.training.checkpoints import newest_meta
 from ttoaa.training.loop import Job, Stopped, check_identity, train
+from ttoaa.training.program import Program
 from ttoaa.training.topology import pin_cores
 from ttoaa.workdir import RUNS, Workdir, read_json
 
@@ -56,12 +59,12 @@ def make_job(study: config.Study, workdir: Workdir, kind: str) -> Job:
             f"{study.training.max_arms}: raise it"
         )
     probes = [(e.name, p) for e in study.experiments for p in e.probes(worlds[e.name])]
+    repetition = study.training.repetition_filter
+    transforms = repetition.among(overlay) if repetition else overlay
     return Job(
         folder=workdir.run(kind),
         seed=workdir.seed,
-        geometry=geometry,
-        model=study.model,
-        training=study.training,
+        program=program_of(study),
         identity={
             "corpus": corpus.fingerprint,
             "order": order.fingerprint,
@@ -72,12 +75,21 @@ def make_job(study: config.Study, workdir: Workdir, kind: str) -> Job:
             "training": study.training.numerics(),
             "seed": str(workdir.seed),
         },
-        batches=lambda start: batches(corpus, order, geometry, overlay, start=start),
+        batches=lambda start, rows: batches(
+            corpus, order, geometry, transforms, rows=rows, start=start
+        ),
         probes=probes,
         validation_NxL=validation_tokens(corpus, geometry, study.validation_sequences),
         label=workdir.run(kind).name,
         config=workdir.config.read_text(encoding="utf-8"),
+        profile=profiling.steps_of(profiling.STEPS.value, geometry.steps),
     )
+
+
+def program_of(study: config.Study) -> Program:
+    """The training step on the devices that are here."""
+    mesh = make_mesh(study.layout)
+    return Program(study.model, study.training, study.geometry, study.execution, mesh)
 
 
 def _matching_plan(study: config.Study, workdir: Workdir, corpus: Corpus, order: Order) -> Plan:
@@ -101,6 +113,7 @@ def _matching_plan(study: config.Study, workdir: Workdir, corpus: Corpus, order:
 def main(argv: Sequence[str]) -> None:
     del argv
     try:
+        distributed.start()
         study, workdir = config.load_from_flags(), config.workdir_from_flags()
         folder = workdir.run(_RUN.value)
         if (folder / "finished.json").exists():

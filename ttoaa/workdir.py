@@ -1,11 +1,13 @@
 """Where everything of a study lies: one folder, nothing hidden elsewhere."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
 import re
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, BinaryIO
 
 RUNS = ("control", "run")
 
@@ -64,13 +66,14 @@ class Workdir:
         return sorted({int(match.group(1) or 0) for match in found if match})
 
 
-def write_bytes(path: pathlib.Path, content: bytes) -> None:
-    """Writes the file whole or not at all: nothing half-written ever has the final name."""
+@contextlib.contextmanager
+def writing(path: pathlib.Path) -> Iterator[BinaryIO]:
+    """A file to write, whole or not at all: nothing half-written ever has the final name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
         with open(unfinished, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
@@ -78,6 +81,11 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
+    with writing(path) as file:
+        file.write(content)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

@@ -19,8 +19,9 @@ from ttoaa.data.loader import Batch, batches
 from ttoaa.data.order import Order
 from ttoaa.planning.overlay import Overlay
 from ttoaa.planning.plan import Plan
-from ttoaa.training.step import init_state, make_step
-from ttoaa.training.topology import microbatch_rows, pin_cores
+from ttoaa.train import program_of
+from ttoaa.training.feed import place
+from ttoaa.training.topology import pin_cores
 
 _REPEATS = flags.DEFINE_integer("repeats", 40, "timed steps of each kind", lower_bound=30)
 
@@ -30,17 +31,16 @@ def main(argv: Sequence[str]) -> None:
     workdir = config.workdir_from_flags()
     study, _ = config.load([workdir.config])
     pin_cores()
-    geometry, model, training = study.geometry, study.model, study.training
+    geometry = study.geometry
     corpus, plan = Corpus.open(workdir.corpus), Plan.open(workdir.plan)
     order = Order(**plan.contents["order"])
-    optimizer = training.optimizer.over(geometry.steps)
-    rows = microbatch_rows(training.microbatch, geometry.batch)
-    step = jax.jit(make_step(model, training, optimizer, rows, geometry.steps), donate_argnums=0)
+    program = program_of(study)
+    step, rows = program.compile(), np.arange(geometry.batch)
 
     def timed(loader: Iterator[Batch], state: dict) -> tuple[float, dict, float]:
         start = time.perf_counter()
         batch = next(loader)
-        state, metrics = step(state, batch["tokens"], batch["arms"].astype(np.int32))
+        state, metrics = step(state, place(batch, rows, program.batch))
         jax.tree.map(np.asarray, metrics)
         return time.perf_counter() - start, state, float(np.mean(batch["arms"] > 0))
 
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
         kind: batches(corpus, order, geometry, transforms, start=geometry.steps // 3)
         for kind, transforms in kinds.items()
     }
-    states = {kind: init_state(model, optimizer, 0) for kind in kinds}
+    states = {kind: program.init(0) for kind in kinds}
     seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
     share = []
     for repeat in range(_REPEATS.value + 2):

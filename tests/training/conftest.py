@@ -11,9 +11,12 @@ import pytest
 from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.base import Probe
 from ttoaa.model.decoder import DecoderConfig, abstract_params
+from ttoaa.model.execution import PLAIN
+from ttoaa.model.sharding import Layout, make_mesh
 from ttoaa.training.checkpoints import read
 from ttoaa.training.config import AdamW, ConstantLinear, Training
 from ttoaa.training.loop import Job
+from ttoaa.training.program import Program
 from ttoaa.training.records import FILES
 
 MODEL = DecoderConfig(vocab_size=31, layers=1, width=16, heads=2, hidden=24, init_std=0.1)
@@ -39,11 +42,16 @@ def make_batch(step):
     return {"step": step, "tokens": tokens.astype(np.int32), "arms": arms.astype(np.uint16)}
 
 
-def batches(start, before=lambda step: None):
+def batches(start, rows, before=lambda step: None):
     """`before(step)` is called when the batch of that step is taken."""
     for step in range(start, GEOMETRY.steps):
         before(step)
-        yield make_batch(step)
+        whole = make_batch(step)
+        yield {name: x if name == "step" else x[rows] for name, x in whole.items()}
+
+
+def make_program(model=MODEL, training=TRAINING, execution=PLAIN, layout=None):
+    return Program(model, training, GEOMETRY, execution, make_mesh(layout or Layout()))
 
 
 def make_job(folder, **changes):
@@ -52,9 +60,7 @@ def make_job(folder, **changes):
     job = Job(
         folder=folder,
         seed=1,
-        geometry=GEOMETRY,
-        model=MODEL,
-        training=TRAINING,
+        program=make_program(),
         identity={"corpus": "c0", "plan": "p0"},
         batches=batches,
         probes=[

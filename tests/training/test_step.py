@@ -8,11 +8,13 @@ import pytest
 from model import reference
 
 from ttoaa.model.decoder import DecoderConfig, apply
+from ttoaa.model.execution import Execution
 from ttoaa.training.config import AdamW, ConstantLinear, Training
 from ttoaa.training.step import init_state, make_step
 
 MODEL = DecoderConfig(vocab_size=29, layers=1, width=16, heads=2, hidden=24, init_std=0.2)
 STEPS, B, L = 5, 8, 10
+ALL = np.ones(B, bool)
 TRAINING = Training(
     # A large eps and a clip that bites, so that the scale of the gradient is felt.
     AdamW(ConstantLinear(0.05, warmup=2, decay=0.6), eps=1e-2, clip=0.5, weight_decay=0.3),
@@ -35,17 +37,23 @@ def data():
 @functools.cache
 def compiled(training, microbatch):
     optimizer = training.optimizer.over(STEPS)
-    step = jax.jit(make_step(MODEL, training, optimizer, microbatch, STEPS))
-    return jax.jit(lambda: init_state(MODEL, optimizer, 3)), step
+    execution = Execution(attention="xla", microbatch=microbatch)
+    step = jax.jit(make_step(MODEL, training, execution, optimizer, STEPS))
+    return jax.jit(lambda: init_state(MODEL, training, optimizer, 3)), step
 
 
-def run(data, training=TRAINING, microbatch=2):
+def run(data, training=TRAINING, microbatch=2, trained=ALL):
     """(states, metrics) before and after every step, as NumPy."""
     init, step = compiled(training, microbatch)
     state = init()
     states, metrics = [jax.tree.map(np.asarray, state)], []
     for tokens, arms in data:
-        state, told = step(state, tokens, arms)
+        batch = {
+            "tokens": tokens,
+            "arms": arms,
+            "trained": np.ones(B, bool) if trained is None else trained,
+        }
+        state, told = step(state, batch)
         states.append(jax.tree.map(np.asarray, state))
         metrics.append(jax.tree.map(np.asarray, told))
     return states, metrics
@@ -165,5 +173,27 @@ def test_arms_themselves_change_no_bit(data, ran):
 
 def test_the_first_state_follows_the_seed():
     optimizer = TRAINING.optimizer.over(STEPS)
-    one, again, other = (init_state(MODEL, optimizer, seed)["params"]["head"] for seed in (1, 1, 2))
+    states = (init_state(MODEL, TRAINING, optimizer, seed) for seed in (1, 1, 2))
+    one, again, other = (state["params"]["head"] for state in states)
     assert np.array_equal(one, again) and not np.array_equal(one, other)
+
+
+def test_a_masked_row_counts_nowhere(data):
+    """Its loss, its arms and its gradient are those of a batch without it."""
+    trained = np.arange(B) != 3
+    (_, masked), (told,) = run(data[:1], trained=trained)
+    tokens, _ = data[0]
+    params = run([], microbatch=2)[0][0]["params"]
+    expected = plain_objective(params, tokens[trained])
+    np.testing.assert_allclose(told["loss"] + told["z_loss"], expected, rtol=1e-5)
+    assert told["arm_targets"].sum() == (B - 1) * (L - 1)
+    gradient = flat(jax.grad(plain_objective)(params, tokens[trained]))
+    norm = np.sqrt(sum((g**2).sum() for g in gradient.values()))
+    np.testing.assert_allclose(told["grad_norm"], norm, rtol=1e-5)
+    assert not np.array_equal(masked["params"]["head"], params["head"])
+
+
+def test_a_batch_without_any_target_is_finite(data):
+    (_, after), (told,) = run(data[:1], trained=np.zeros(B, bool))
+    assert told["loss"] == told["grad_norm"] == told["arm_targets"].sum() == 0
+    assert np.isfinite(after["params"]["head"]).all()

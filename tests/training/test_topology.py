@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from ttoaa.training import topology
-from ttoaa.training.topology import microbatch_rows, peak_flops, pin_cores, provenance
+from ttoaa.training.topology import pin_cores, provenance
 
 
 @pytest.fixture
@@ -61,28 +61,3 @@ def test_the_commit_is_the_packages_own_and_not_that_of_a_repository_around_it(
 def test_provenance_without_git(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert provenance()["git_commit"] == ""
-
-
-@pytest.mark.parametrize(("asked", "batch", "rows"), [(None, 6, 2), (None, 5, 5), (3, 6, 3)])
-def test_rows_of_a_pass_on_cpu(asked, batch, rows):
-    assert microbatch_rows(asked, batch) == rows
-
-
-def test_rows_of_a_pass_elsewhere(monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    assert microbatch_rows(None, 6) == 6
-
-
-def test_rows_that_do_not_divide_the_batch_are_refused():
-    with pytest.raises(ValueError, match="microbatch 4 does not divide the batch of 6 rows"):
-        microbatch_rows(4, 6)
-
-
-def test_peak_flops_are_never_a_guess(monkeypatch):
-    class Device:
-        device_kind = "TPU v5p"
-
-    assert peak_flops() is None
-    monkeypatch.setattr(jax, "devices", lambda: [Device(), Device()])
-    monkeypatch.setattr(jax, "device_count", lambda: 2)
-    assert peak_flops() == 2 * 459e12

@@ -23,14 +23,14 @@ Transform = Callable[[int, Batch], Batch]
 class Rows:
     """Element k: rows `rows` of the batch of step k, as the corpus has them."""
 
-    def __init__(self, corpus: Corpus, order: Order, geometry: Geometry, rows: range) -> None:
+    def __init__(self, corpus: Corpus, order: Order, geometry: Geometry, rows: np.ndarray) -> None:
         self._corpus, self._order, self._geometry, self._rows = corpus, order, geometry, rows
 
     def __len__(self) -> int:
         return self._geometry.steps
 
     def __getitem__(self, step: int) -> Batch:
-        position = step * self._geometry.batch + np.asarray(self._rows, np.int64)
+        position = step * self._geometry.batch + self._rows
         windows = self._order.windows(position)
         tokens = self._corpus.windows("train", windows, self._geometry.length)
         arms = np.zeros(tokens.shape, np.uint16)
@@ -43,24 +43,24 @@ def batches(
     geometry: Geometry,
     transforms: Sequence[Transform] = (),
     *,
-    rows: range | None = None,
+    rows: Sequence[int] | np.ndarray | None = None,
     start: int = 0,
     stop: int | None = None,
     threads: int = 1,
     workers: int = 0,
 ) -> Iterator[Batch]:
-    """Batches of steps start <= k < stop; `rows` (contiguous) are this process's share.
+    """Batches of steps start <= k < stop; `rows`, ascending, are this process's share (or all).
 
     Threads and worker processes change the speed, never the bits. Transforms (the plan's edits are
     one: planning.overlay) run in order; they must be pure and, with workers, picklable.
     """
     stop = geometry.steps if stop is None else stop
-    rows = range(geometry.batch) if rows is None else rows
+    share = np.asarray(range(geometry.batch) if rows is None else rows, np.int64)
     if not 0 <= start <= stop <= geometry.steps:
         raise ValueError(f"steps {start} to {stop} are outside the run of {geometry.steps}")
-    if not len(rows) or rows.step != 1 or rows[0] < 0 or rows[-1] >= geometry.batch:
-        raise ValueError(f"rows {rows} are not a contiguous part of a batch of {geometry.batch}")
-    dataset = grain.MapDataset.source(Rows(corpus, order, geometry, rows))
+    if not len(share) or share[0] < 0 or share[-1] >= geometry.batch or (np.diff(share) < 1).any():
+        raise ValueError(f"rows {rows} are not an ascending part of a batch of {geometry.batch}")
+    dataset = grain.MapDataset.source(Rows(corpus, order, geometry, share))
     for transform in transforms:
         dataset = dataset.map_with_index(transform)
     # Slicing comes last: map_with_index above it keeps seeing the step of the run.

@@ -13,10 +13,18 @@ import gin
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
-from ttoaa.model.attention import causal_attention
+from ttoaa.model.attention import causal_attention, document_ids
+from ttoaa.model.execution import PLAIN, Execution, rematerialised
+from ttoaa.model.sharding import constrain
 
 Params = dict[str, Any]
+
+_STREAM = ("batch", None, None)
+_HEADS = ("batch", None, "heads")
+_HIDDEN = ("batch", None, "hidden")
+_LOGITS = ("batch", None, "vocab")
 
 
 @gin.configurable
@@ -39,6 +47,8 @@ class DecoderConfig:
     """Weights are normal with this deviation, truncated at three of it."""
     dtype: str = "float32"
     """Of activations and matrix products; weights and reductions stay float32."""
+    document_separator: int | None = None
+    """Token after which attention sees nothing before it; OLMo-2 has none."""
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "layers", "width", "heads", "hidden", "num_kv_heads"):
@@ -96,14 +106,28 @@ class Attention(nnx.Module):
         self.query_norm = RMSNorm(config.width, config.norm_eps)
         self.key_norm = RMSNorm(kv_width, config.norm_eps)
 
-    def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
+    def __call__(
+        self, x_BxLxD: jax.Array, documents_BxL: jax.Array | None, execution: Execution
+    ) -> jax.Array:
         B, L, D = x_BxLxD.shape
         C, theta = self.config.head_width, self.config.rope_theta
-        q = self.query_norm(_dot(x_BxLxD, self.query)).reshape(B, L, -1, C)
-        k = self.key_norm(_dot(x_BxLxD, self.key)).reshape(B, L, -1, C)
-        v = _dot(x_BxLxD, self.value).reshape(B, L, -1, C)
-        attended = causal_attention(rotate(q, theta), rotate(k, theta), v)
-        return _dot(attended.reshape(B, L, D), self.out)
+        q, k, v = (
+            checkpoint_name(constrain(_dot(x_BxLxD, getattr(self, name)), *_HEADS), name)
+            for name in ("query", "key", "value")
+        )
+        q = rotate(self.query_norm(q).reshape(B, L, -1, C), theta)
+        k = rotate(self.key_norm(k).reshape(B, L, -1, C), theta)
+        v = v.reshape(B, L, -1, C)
+        attended = causal_attention(
+            q,
+            k,
+            v,
+            kernel=execution.attention,
+            documents_BxL=documents_BxL,
+            blocks=execution.blocks,
+        )
+        attended = checkpoint_name(attended.reshape(B, L, D), "attended")
+        return checkpoint_name(_dot(attended, self.out), "out")
 
 
 class MLP(nnx.Module):
@@ -113,7 +137,9 @@ class MLP(nnx.Module):
         self.down = _matrix(config, rngs, config.hidden, config.width)
 
     def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
-        return _dot(jax.nn.silu(_dot(x_BxLxD, self.gate)) * _dot(x_BxLxD, self.up), self.down)
+        gate = checkpoint_name(constrain(_dot(x_BxLxD, self.gate), *_HIDDEN), "gate")
+        up = checkpoint_name(constrain(_dot(x_BxLxD, self.up), *_HIDDEN), "up")
+        return checkpoint_name(_dot(jax.nn.silu(gate) * up, self.down), "down")
 
 
 class Block(nnx.Module):
@@ -123,13 +149,16 @@ class Block(nnx.Module):
         self.mlp = MLP(config, rngs)
         self.mlp_norm = RMSNorm(config.width, config.norm_eps)
 
-    def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
-        x_BxLxD = x_BxLxD + self.attention_norm(self.attention(x_BxLxD))
-        return x_BxLxD + self.mlp_norm(self.mlp(x_BxLxD))
+    def __call__(
+        self, x_BxLxD: jax.Array, documents_BxL: jax.Array | None, execution: Execution
+    ) -> jax.Array:
+        attended = self.attention(x_BxLxD, documents_BxL, execution)
+        x_BxLxD = x_BxLxD + self.attention_norm(attended)
+        return constrain(x_BxLxD + self.mlp_norm(self.mlp(x_BxLxD)), *_STREAM)
 
 
 class Decoder(nnx.Module):
-    """Next-token logits; an offset to the input embeddings is added without asking why."""
+    """Next-token prediction; an offset to the input embeddings is added without asking why."""
 
     def __init__(self, config: DecoderConfig, rngs: nnx.Rngs) -> None:
         self.config = config
@@ -140,16 +169,36 @@ class Decoder(nnx.Module):
         self.head = _matrix(config, rngs, config.width, config.vocab_size)
 
     def __call__(
-        self, tokens_BxL: jax.Array, embedding_offset_BxLxD: jax.Array | None = None
+        self, tokens_BxL: jax.Array, offset_BxLxD: jax.Array | None, execution: Execution
     ) -> jax.Array:
-        """float32[B, L, V] logits of int32[B, L] tokens."""
+        """[B, L, D]: what the head takes."""
         x_BxLxD = jnp.take(self.embedding[...], tokens_BxL, axis=0)
-        if embedding_offset_BxLxD is not None:
-            x_BxLxD = x_BxLxD + embedding_offset_BxLxD
-        x_BxLxD = x_BxLxD.astype(self.config.dtype)
-        for number in range(self.config.layers):
-            x_BxLxD = getattr(self, f"block_{number:02d}")(x_BxLxD)
-        return _dot(self.norm(x_BxLxD), self.head).astype(jnp.float32)
+        if offset_BxLxD is not None:
+            x_BxLxD = x_BxLxD + offset_BxLxD
+        x_BxLxD = constrain(x_BxLxD.astype(self.config.dtype), *_STREAM)
+        separator, documents = self.config.document_separator, None
+        if separator is not None:
+            documents = document_ids(tokens_BxL, separator)
+        return self.norm(self._through_blocks(x_BxLxD, documents, execution))
+
+    def _through_blocks(
+        self, x_BxLxD: jax.Array, documents_BxL: jax.Array | None, execution: Execution
+    ) -> jax.Array:
+        blocks = (getattr(self, f"block_{n:02d}") for n in range(self.config.layers))
+        graphs, states = zip(*(nnx.split(block) for block in blocks), strict=True)
+
+        def through_one(x_BxLxD: jax.Array, state: Any) -> tuple[jax.Array, None]:
+            block = nnx.merge(graphs[0], state)
+            return block(x_BxLxD, documents_BxL, execution), None
+
+        through_one = rematerialised(through_one, execution.remat)
+        if execution.scan_layers:
+            # Stacked inside the step, so that a checkpoint is the same scanned or unrolled.
+            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+            return jax.lax.scan(through_one, x_BxLxD, stacked)[0]
+        for state in states:
+            x_BxLxD, _ = through_one(x_BxLxD, state)
+        return x_BxLxD
 
 
 def init_params(config: DecoderConfig, key: jax.Array) -> Params:
@@ -162,17 +211,30 @@ def abstract_params(config: DecoderConfig) -> Params:
     return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
 
 
+def features(
+    config: DecoderConfig,
+    params: Params,
+    tokens_BxL: jax.Array,
+    embedding_offset_BxLxD: jax.Array | None = None,
+    execution: Execution = PLAIN,
+) -> jax.Array:
+    """[B, L, D] in config.dtype: what the head takes, as a pure function of the weights."""
+    graph, state = _template(config)
+    state = jax.tree.map(lambda leaf: leaf, state)
+    nnx.replace_by_pure_dict(state, params)
+    return nnx.merge(graph, state)(tokens_BxL, embedding_offset_BxLxD, execution)
+
+
 def apply(
     config: DecoderConfig,
     params: Params,
     tokens_BxL: jax.Array,
     embedding_offset_BxLxD: jax.Array | None = None,
+    execution: Execution = PLAIN,
 ) -> jax.Array:
-    """float32[B, L, V] logits, as a pure function of the weights."""
-    graph, state = _template(config)
-    state = jax.tree.map(lambda leaf: leaf, state)
-    nnx.replace_by_pure_dict(state, params)
-    return nnx.merge(graph, state)(tokens_BxL, embedding_offset_BxLxD)
+    """float32[B, L, V] logits of int32[B, L] tokens, as a pure function of the weights."""
+    x_BxLxD = features(config, params, tokens_BxL, embedding_offset_BxLxD, execution)
+    return constrain(x_BxLxD @ params["head"].astype(x_BxLxD.dtype), *_LOGITS).astype(jnp.float32)
 
 
 @functools.cache

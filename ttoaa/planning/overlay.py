@@ -18,9 +18,12 @@ class Overlay:
         length = tokens.shape[1]
         chosen = self._plan.between(int(position[0]), int(position[-1]) + 1)
         edits = {name: column[chosen] for name, column in self._plan.columns.items()}
+        row = np.searchsorted(position, edits["position"])
+        ours = position[row] == edits["position"]  # a share need not be contiguous
+        row, edits = row[ours], {name: column[ours] for name, column in edits.items()}
         lengths = edits["length"].astype(np.int64)
         within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        target = (edits["position"] - position[0]) * length + edits["offset"]
+        target = row * length + edits["offset"]
         target = np.repeat(target, lengths) + within
         reserve = np.flatnonzero(edits["from_reserve"])
         windows = self._corpus.windows("reserve", edits["source"][reserve], length).ravel()

@@ -11,7 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ttoaa.model.decoder import DecoderConfig, Params, apply
+from ttoaa.model.decoder import DecoderConfig, Params, features
+from ttoaa.model.execution import PLAIN, Execution
+from ttoaa.model.loss import token_losses
+from ttoaa.model.sharding import constrain, row_parts
 
 Request = tuple[np.ndarray, int]
 """(tokens int[n], start): score tokens[start:], given all that stands before each."""
@@ -19,30 +22,49 @@ Request = tuple[np.ndarray, int]
 _BUCKET = 32
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames="rows")
+@functools.partial(jax.jit, static_argnums=0, static_argnames=("rows", "execution"))
 def token_log_probs(
-    config: DecoderConfig, params: Params, tokens_NxL: jax.Array, *, rows: int
+    config: DecoderConfig,
+    params: Params,
+    tokens_NxL: jax.Array,
+    *,
+    rows: int,
+    execution: Execution = PLAIN,
 ) -> jax.Array:
-    """float32[N, L - 1]: log p(tokens[:, i + 1] | tokens[:, :i + 1]), `rows` rows a pass."""
+    """float32[N, L - 1]: log p(tokens[:, i + 1] | tokens[:, :i + 1]), `rows` rows a pass.
+
+    Over the mesh in context, if there is one; the result is whole on every device.
+    """
 
     def one(tokens_RxL: jax.Array) -> jax.Array:
-        logits = apply(config, params, tokens_RxL)[:, :-1]
-        chosen = jnp.take_along_axis(logits, tokens_RxL[:, 1:, None], axis=-1)[..., 0]
-        return chosen - jax.nn.logsumexp(logits, axis=-1)
+        tokens_RxL = constrain(tokens_RxL, "batch", None)
+        x_RxLxD = features(config, params, tokens_RxL, execution=execution)
+        targets_RxL = jnp.roll(tokens_RxL, -1, axis=1)
+        loss, _ = token_losses(x_RxLxD, params["head"], targets_RxL, execution.loss_chunks)
+        return -loss[:, :-1]
 
     N, L = tokens_NxL.shape
-    return jax.lax.map(one, tokens_NxL.reshape(-1, rows, L)).reshape(N, L - 1)
+    scores = jax.lax.map(one, tokens_NxL.reshape(-1, rows, L)).reshape(N, L - 1)
+    return constrain(scores, None, None)
 
 
-def pass_rows() -> int:
-    """Rows of one pass: two suit a CPU's caches, an accelerator wants many."""
-    return 2 if jax.default_backend() == "cpu" else 32
+def pass_rows(length: int) -> int:
+    """Rows of one pass: two a device suit a CPU's caches, an accelerator takes 16,384 tokens."""
+    mesh = jax.sharding.get_abstract_mesh()
+    parts = 1 if mesh.empty else row_parts(mesh)
+    return parts * (2 if jax.default_backend() == "cpu" else max(1, 16_384 // length))
 
 
-def row_losses(config: DecoderConfig, params: Params, tokens_NxL: np.ndarray) -> np.ndarray:
+def row_losses(
+    config: DecoderConfig,
+    params: Params,
+    tokens_NxL: np.ndarray,
+    execution: Execution = PLAIN,
+) -> np.ndarray:
     """float32[N]: the mean loss of each row's L - 1 targets, in nats."""
-    padded = _fill(np.asarray(tokens_NxL, np.int32), pass_rows())
-    scores = token_log_probs(config, params, padded, rows=pass_rows())
+    rows = pass_rows(tokens_NxL.shape[1])
+    padded = _fill(np.asarray(tokens_NxL, np.int32), rows)
+    scores = token_log_probs(config, params, padded, rows=rows, execution=execution)
     return -np.asarray(scores).mean(axis=1)[: len(tokens_NxL)]
 
 
@@ -60,18 +82,19 @@ def log_likelihoods(
                 f"request {number}: start {start} must leave context before it and tokens after "
                 f"it, of {len(tokens)} tokens"
             )
-    batch = -(-batch // pass_rows()) * pass_rows()
     buckets: dict[int, list[int]] = {}
     for number, (tokens, _) in enumerate(requests):
         buckets.setdefault(-(-len(tokens) // _BUCKET) * _BUCKET, []).append(number)
     scores: list[np.ndarray] = [np.empty(0, np.float32)] * len(requests)
     for length, members in sorted(buckets.items()):
-        for first in range(0, len(members), batch):
-            part = members[first : first + batch]
-            tokens_NxL = np.zeros((batch, length), np.int32)
+        rows = pass_rows(length)
+        filled = -(-batch // rows) * rows
+        for first in range(0, len(members), filled):
+            part = members[first : first + filled]
+            tokens_NxL = np.zeros((filled, length), np.int32)
             for row, number in enumerate(part):
                 tokens_NxL[row, : len(requests[number][0])] = requests[number][0]
-            out = np.asarray(token_log_probs(config, params, tokens_NxL, rows=pass_rows()))
+            out = np.asarray(token_log_probs(config, params, tokens_NxL, rows=rows))
             for row, number in enumerate(part):
                 tokens, start = requests[number]
                 scores[number] = out[row, start - 1 : len(tokens) - 1].copy()

@@ -1,16 +1,22 @@
 """What a training run is made with: optimizer, schedule, and how often it looks at itself."""
 
 import dataclasses
-from typing import Protocol
+from typing import Any, Protocol
 
 import gin
+import jax
+import jax.numpy as jnp
 import optax
+
+from ttoaa.data.repetition import RepetitionFilter
+from ttoaa.training.guard import Guard
 
 
 class Schedule(Protocol):
     """A learning rate over the updates of a run."""
 
-    peak: float
+    @property
+    def peak(self) -> float: ...
 
     def over(self, steps: int) -> optax.Schedule:
         """Learning rate of update number u = 0 .. steps - 1."""
@@ -62,8 +68,62 @@ class ConstantLinear:
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
+class CosineThenLinear:
+    """The paper's schedule (B.1): OLMo-2's cosine, left for a straight line to zero at the end.
+
+    Update u = 0, 1, … counts as step u + 1, as in OLMo: its rate is (u + 1) / warmup of the peak
+    up to step `warmup`, then a cosine that starts there and would reach `final` of the peak at step
+    `horizon`, far beyond the run. The update after step `decay_from` has the cosine's last rate,
+    each later one 1 / (steps - decay_from) of that less, and none has a rate of zero.
+    """
+
+    peak: float
+    warmup: int
+    horizon: float
+    """Steps; a fraction where it comes from a number of tokens."""
+    decay_from: int
+    """Steps before the linear decay."""
+    final: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check(self.peak, self.warmup)
+        if not isinstance(self.decay_from, int) or not self.warmup <= self.decay_from:
+            raise ValueError(
+                "CosineThenLinear.decay_from must be a number of steps from warmup on, not "
+                f"{self.decay_from!r}"
+            )
+        if not self.decay_from <= self.horizon or self.horizon <= self.warmup:
+            raise ValueError(
+                f"CosineThenLinear.horizon {self.horizon!r} must lie beyond warmup and decay_from"
+            )
+
+    def over(self, steps: int) -> optax.Schedule:
+        length = steps - self.decay_from
+        if length < 1:
+            raise ValueError(
+                f"CosineThenLinear.decay_from {self.decay_from} leaves no decay to a run of "
+                f"{steps} steps: lower it"
+            )
+
+        def rate(update: jax.Array) -> jax.Array:
+            step = jnp.minimum(update + 1, self.decay_from)
+            angle = jnp.pi * (step - self.warmup) / (self.horizon - self.warmup)
+            cosine = self.final + (1 - self.final) * (1 + jnp.cos(angle)) / 2
+            rising = step / max(1, self.warmup)
+            falling = jnp.minimum(1, (steps - update) / length)
+            return self.peak * jnp.where(step < self.warmup, rising, cosine) * falling
+
+        return rate
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
 class AdamW:
-    """AdamW as OLMo-2 1B has it; the input embeddings are not decayed."""
+    """AdamW as OLMo-2 1B has it: all is decayed, norms and head too, but the input embeddings.
+
+    Source: decay_norm_and_bias and decay_embeddings in configs/official-0425/OLMo2-1B-stage1.yaml
+    of allenai/OLMo, and get_param_groups in its olmo/optim.py.
+    """
 
     schedule: Schedule
     beta1: float = 0.9
@@ -73,16 +133,21 @@ class AdamW:
     clip: float = 1.0
     """Largest global norm of the gradient."""
 
-    def over(self, steps: int) -> optax.GradientTransformation:
+    def over(self, steps: int) -> optax.GradientTransformationExtraArgs:
+        """Its `update` takes the run's `step` beside gradients, state and parameters.
+
+        So the rate follows the run, where updates are skipped (training.guard) or moments came from
+        another one; Adam's own count is of the updates in its moments.
+        """
         return optax.chain(
             optax.clip_by_global_norm(self.clip),
-            optax.adamw(
-                self.schedule.over(steps),
-                self.beta1,
-                self.beta2,
-                self.eps,
-                weight_decay=self.weight_decay,
-                mask=lambda params: {name: name != "embedding" for name in params},
+            optax.chain(
+                optax.scale_by_adam(self.beta1, self.beta2, self.eps),
+                optax.add_decayed_weights(
+                    self.weight_decay,
+                    mask=lambda params: {name: name != "embedding" for name in params},
+                ),
+                _descend(self.schedule.over(steps)),
             ),
         )
 
@@ -97,8 +162,10 @@ class Training:
     """Weight of the mean squared log-partition (PaLM; OLMo-2)."""
     max_arms: int = 1024
     """Segments of the loss per arm: fixed, so that more arms change no bit of the model."""
-    microbatch: int | None = None
-    """Rows of one pass inside a step; by default 2 on CPU (its caches), else the whole batch."""
+    repetition_filter: RepetitionFilter | None = None
+    """Rows that are not trained on; none where None."""
+    guard: Guard = dataclasses.field(default_factory=Guard)
+    """May change when a run goes on, but for its window."""
     checkpoint_every: int = 1000
     validate_every: int = 1000
 
@@ -106,12 +173,20 @@ class Training:
         for name in ("max_arms", "checkpoint_every", "validate_every"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise ValueError(f"Training.{name} must be a positive integer")
-        if self.microbatch is not None and self.microbatch < 1:
-            raise ValueError("Training.microbatch must be a positive integer or None")
 
     def numerics(self) -> str:
         """What a checkpoint may only be continued with."""
-        return f"{self.optimizer!r} z_loss={self.z_loss} microbatch={self.microbatch}"
+        return f"{self.optimizer!r} z_loss={self.z_loss} {self.repetition_filter!r}"
+
+
+def _descend(schedule: optax.Schedule) -> optax.GradientTransformationExtraArgs:
+    def update(
+        updates: optax.Updates, state: Any, params: Any = None, *, step: jax.Array, **_: Any
+    ) -> tuple[optax.Updates, Any]:
+        rate = schedule(step)
+        return jax.tree.map(lambda u: -rate * u, updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 def _check(peak: float, warmup: int) -> None:

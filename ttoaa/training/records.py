@@ -3,7 +3,7 @@
 import json
 import os
 import pathlib
-from typing import Any
+from typing import Any, TextIO
 
 import tensorboardX
 
@@ -13,9 +13,16 @@ FILES = ("metrics", "arms", "probes")
 
 
 class Records:
-    """Appends to `<folder>/{metrics,arms,probes}.jsonl`; what came after `step` is cut away."""
+    """Appends to `<folder>/{metrics,arms,probes}.jsonl`; what came after `step` is cut away.
 
-    def __init__(self, folder: pathlib.Path, step: int) -> None:
+    With None for a folder, as on processes other than the primary, nothing is kept.
+    """
+
+    def __init__(self, folder: pathlib.Path | None, step: int) -> None:
+        self._files: dict[str, TextIO] = {}
+        self._board: tensorboardX.SummaryWriter | None = None
+        if folder is None:
+            return
         folder.mkdir(parents=True, exist_ok=True)
         for name in FILES:
             path = folder / f"{name}.jsonl"
@@ -35,7 +42,7 @@ class Records:
 
     def metrics(self, step: int, **values: float) -> None:
         self._write("metrics", {"step": step, **values})
-        for name, value in values.items():
+        for name, value in values.items() if self._board is not None else ():
             self._board.add_scalar(name, value, step)
 
     def arms(self, step: int, sums: dict[int, tuple[float, float]]) -> None:
@@ -57,10 +64,12 @@ class Records:
         self.sync()
         for file in self._files.values():
             file.close()
-        self._board.close()
+        if self._board:
+            self._board.close()
 
     def _write(self, name: str, record: dict[str, Any]) -> None:
-        self._files[name].write(_line(record))
+        if self._files:
+            self._files[name].write(_line(record))
 
 
 def _line(record: dict[str, Any]) -> str:

@@ -6,84 +6,160 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec as P
 
-from ttoaa.model.decoder import DecoderConfig, Params, apply, init_params
+from ttoaa.model.decoder import DecoderConfig, Params, features, init_params
+from ttoaa.model.execution import Execution
+from ttoaa.model.loss import token_losses
+from ttoaa.model.sharding import LOGICAL, constrain, spec
+from ttoaa.training import guard
 from ttoaa.training.config import Training
 
 State = dict[str, Any]
-"""params, opt (optax state), step int32[]: updates done."""
+"""params, opt (optax state), guard (the recent losses), step int32[]: batches seen."""
+Batch = dict[str, jax.Array]
+"""tokens int32[B, L]; arms int32[B, L], 0 for the corpus; trained bool[B], False: no loss."""
 Metrics = dict[str, jax.Array]
 
 
-def init_state(config: DecoderConfig, optimizer: optax.GradientTransformation, seed: int) -> State:
+def init_state(
+    config: DecoderConfig,
+    training: Training,
+    optimizer: optax.GradientTransformationExtraArgs,
+    seed: int,
+) -> State:
     params = init_params(config, jax.random.key(seed))
-    return {"params": params, "opt": optimizer.init(params), "step": jnp.zeros((), jnp.int32)}
+    return {
+        "params": params,
+        "opt": optimizer.init(params),
+        "guard": guard.init(training.guard),
+        "step": jnp.zeros((), jnp.int32),
+    }
+
+
+def target_weights(batch: Batch) -> jax.Array:
+    """float32[B, L]: 1 where the next token is a target; a row has L - 1 of them, or none."""
+    L = batch["tokens"].shape[1]
+    inside = jnp.arange(L) < L - 1
+    return jnp.where(inside, batch["trained"][:, None], False).astype(jnp.float32)
 
 
 def loss_sums(
-    config: DecoderConfig, params: Params, tokens_BxL: jax.Array, arms_BxL: jax.Array, segments: int
+    config: DecoderConfig, params: Params, batch: Batch, segments: int, execution: Execution
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """(loss, squared log-partition, loss per arm [S], targets per arm [S]): float32 sums.
 
-    Row by row the L - 1 targets; a target belongs to the arm of its own token.
+    A target belongs to the arm of its own token.
     """
-    logits_BxLxV = apply(config, params, tokens_BxL)[:, :-1]
-    log_partition = jax.nn.logsumexp(logits_BxLxV, axis=-1)
-    targets = tokens_BxL[:, 1:, None]
-    loss = log_partition - jnp.take_along_axis(logits_BxLxV, targets, axis=-1)[..., 0]
-    arms = arms_BxL[:, 1:].ravel()
-    loss_S = jax.ops.segment_sum(loss.ravel(), arms, segments)
-    count_S = jax.ops.segment_sum(jnp.ones_like(loss).ravel(), arms, segments)
-    return jnp.sum(loss), jnp.sum(log_partition**2), loss_S, count_S
+    x_BxLxD = features(config, params, batch["tokens"], execution=execution)
+    targets_BxL = jnp.roll(batch["tokens"], -1, axis=1)
+    arms_BxL = jnp.roll(batch["arms"], -1, axis=1)
+    loss, log_partition = token_losses(x_BxLxD, params["head"], targets_BxL, execution.loss_chunks)
+    weights = target_weights(batch)
+    loss = loss * weights
+    loss_S, count_S = _by_arm(loss, weights, arms_BxL, segments)
+    return jnp.sum(loss), jnp.sum(weights * log_partition**2), loss_S, count_S
+
+
+def _by_arm(
+    loss_BxL: jax.Array, weights_BxL: jax.Array, arms_BxL: jax.Array, segments: int
+) -> tuple[jax.Array, jax.Array]:
+    """Sums per arm; each device adds up its own rows first: scattered sums are slow on TPU."""
+
+    def local(*values: jax.Array) -> tuple[jax.Array, jax.Array]:
+        loss, weights, arms = (value.ravel() for value in values)
+        return (
+            jax.ops.segment_sum(loss, arms, segments),
+            jax.ops.segment_sum(weights, arms, segments),
+        )
+
+    if jax.sharding.get_abstract_mesh().empty:
+        return local(loss_BxL, weights_BxL, arms_BxL)
+    rows = LOGICAL["batch"]
+
+    def summed(*values: jax.Array) -> Any:
+        return jax.lax.psum(local(*values), rows)
+
+    sharded = jax.shard_map(
+        summed, in_specs=(spec("batch"),) * 3, out_specs=(P(), P()), check_vma=False
+    )
+    # For reading only: no gradient goes through the arms.
+    return sharded(*jax.lax.stop_gradient((loss_BxL, weights_BxL, arms_BxL)))
 
 
 def make_step(
     config: DecoderConfig,
     training: Training,
-    optimizer: optax.GradientTransformation,
-    microbatch: int,
+    execution: Execution,
+    optimizer: optax.GradientTransformationExtraArgs,
     steps: int,
-) -> Callable[[State, jax.Array, jax.Array], tuple[State, Metrics]]:
-    """step(state, tokens int32[B, L], arms int32[B, L]) -> (state, metrics); donate the state.
+    parts: int = 1,
+) -> Callable[[State, Batch], tuple[State, Metrics]]:
+    """step(state, batch) -> (state, metrics); donate the state.
 
-    Microbatches of `microbatch` rows are summed and divided once by all targets of the batch.
+    Passes of `execution.microbatch` rows (all, if None) are summed and divided once by all targets
+    of the batch. The rows lie on devices in `parts` parts, and a pass takes its share of each.
     """
     schedule = training.optimizer.schedule.over(steps)
 
-    def objective(params: Params, tokens: jax.Array, arms: jax.Array, targets: int) -> Any:
-        # The arms' sums are for reading only: no bit of the objective goes through them.
-        sums = loss_sums(config, params, tokens, arms, training.max_arms)
+    def objective(params: Params, rows: Batch, targets: jax.Array) -> Any:
+        sums = loss_sums(config, params, rows, training.max_arms, execution)
         return (sums[0] + training.z_loss * sums[1]) / targets, sums
 
-    def step(state: State, tokens_BxL: jax.Array, arms_BxL: jax.Array) -> tuple[State, Metrics]:
-        B, L = tokens_BxL.shape
-        targets = B * (L - 1)
+    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        targets = jnp.maximum(target_weights(batch).sum(), 1)
         gradient = jax.grad(objective, has_aux=True)
 
-        def accumulate(total: Any, rows: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
-            part = gradient(state["params"], *rows, targets)
-            return jax.tree.map(jnp.add, total, part), None
+        def one_pass(rows: Batch) -> Any:
+            return gradient(state["params"], rows, targets)
 
-        rows = jax.tree.map(lambda x: x.reshape(-1, microbatch, L), (tokens_BxL, arms_BxL))
-        shapes = jax.eval_shape(lambda r: gradient(state["params"], *r, targets), _first(rows))
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        (grads, (loss, squares, loss_S, count_S)), _ = jax.lax.scan(accumulate, zeros, rows)
+        passes = _passes(batch, execution.microbatch, parts)
+        grads, (loss, squares, loss_S, count_S) = _summed(one_pass, passes)
+        grad_norm = optax.global_norm(grads)
+        mean_loss = loss / targets
+        accept, judged = guard.judge(training.guard, state["guard"], mean_loss, grad_norm)
 
-        updates, opt = optimizer.update(grads, state["opt"], state["params"])
-        params = optax.apply_updates(state["params"], updates)
+        updates, opt = optimizer.update(grads, state["opt"], state["params"], step=state["step"])
+        updated = {"params": optax.apply_updates(state["params"], updates), "opt": opt}
+        before = {"params": state["params"], "opt": state["opt"]}
+        kept = jax.tree.map(lambda new, old: jnp.where(accept, new, old), updated, before)
         metrics = {
-            "loss": loss / targets,
+            "loss": mean_loss,
             "z_loss": training.z_loss * squares / targets,
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": grad_norm,
             "learning_rate": schedule(state["step"]),
             "arm_loss": loss_S,
             "arm_targets": count_S,
-            **{f"norm/{name}": optax.global_norm(tree) for name, tree in params.items()},
+            "skipped": judged["skipped"],
+            "skipped_in_a_row": judged["in_a_row"],
+            **{f"norm/{name}": optax.global_norm(tree) for name, tree in kept["params"].items()},
         }
-        return {"params": params, "opt": opt, "step": state["step"] + 1}, metrics
+        return {**kept, "guard": judged, "step": state["step"] + 1}, metrics
 
     return step
 
 
-def _first(rows: Any) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), rows)
+def _passes(batch: Batch, microbatch: int | None, parts: int) -> Batch:
+    """[B, …] → [passes, microbatch, …]; a pass has its share of the rows of every part."""
+    B = batch["tokens"].shape[0]
+    share = (microbatch or B) // parts
+
+    def cut(x: jax.Array) -> jax.Array:
+        x = x.reshape(parts, -1, share, *x.shape[1:]).swapaxes(0, 1)
+        x = x.reshape(-1, parts * share, *x.shape[3:])
+        return constrain(x, None, "batch", *(None,) * (x.ndim - 2))
+
+    return jax.tree.map(cut, batch)
+
+
+def _summed(one_pass: Callable[[Batch], Any], passes: Batch) -> Any:
+    """The sum of one_pass over the leading axis."""
+    first = jax.tree.map(lambda x: x[0], passes)
+    if jax.tree.leaves(passes)[0].shape[0] == 1:
+        return one_pass(first)  # no loop: the compiler sees the step whole
+
+    def accumulate(total: Any, rows: Batch) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, one_pass(rows)), None
+
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(one_pass, first))
+    return jax.lax.scan(accumulate, zeros, passes)[0]

@@ -48,31 +48,6 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def microbatch_rows(asked: int | None, batch: int) -> int:
-    """Rows of one pass inside a step: what was asked, else 2 on CPU and all elsewhere."""
-    rows = asked or (2 if jax.default_backend() == "cpu" and batch % 2 == 0 else batch)
-    if batch % rows:
-        raise ValueError(f"Training.microbatch {rows} does not divide the batch of {batch} rows")
-    return rows
-
-
-PEAK_FLOPS = {
-    # bf16 peaks published by the vendors, per device as JAX counts them.
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "NVIDIA A100-SXM4-80GB": 312e12,
-    "NVIDIA H100 80GB HBM3": 989e12,
-}
-
-
-def peak_flops() -> float | None:
-    """Of all devices together; None where the device is not known, never a guess."""
-    one = PEAK_FLOPS.get(jax.devices()[0].device_kind)
-    return one and one * jax.device_count()
-
-
 def _checkout() -> pathlib.Path | None:
     """The repository of this package; None where installed, perhaps inside another repository."""
     root = pathlib.Path(__file__).resolve().parents[2]

@@ -1,0 +1,101 @@
+"""Run by a test as one of two processes: what they do with checkpoints together."""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import sys
+
+import jax
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from training.saved import abstract, meta_of, put, same_shards, trees
+from ttoaa.training import checkpoints
+from ttoaa.training.agreement import from_primary, gather
+from ttoaa.training.checkpoints import Damaged, Writer, committed_steps
+from ttoaa.training.retention import Keep
+
+
+@contextlib.contextmanager
+def failing(error):
+    """Reading checkpoint 12 fails."""
+    whole = ocp.StandardCheckpointHandler.restore
+
+    def fail(handler, folder, **arguments):
+        if folder.parent.name == "12":
+            raise error
+        return whole(handler, folder, **arguments)
+
+    ocp.StandardCheckpointHandler.restore = fail
+    try:
+        yield
+    finally:
+        ocp.StandardCheckpointHandler.restore = whole
+
+
+def error_of(action):
+    try:
+        action()
+    except ValueError as error:
+        return [isinstance(error, Damaged), str(error)]
+
+
+def full_disk(writer, save):
+    """Only the primary sees it."""
+    usage = shutil.disk_usage
+    if jax.process_index() == 0:
+        checkpoints.shutil.disk_usage = lambda path: usage(path)._replace(free=0)
+    told = error_of(save)
+    checkpoints.shutil.disk_usage = usage
+    return told
+
+
+def main(folder, process):
+    mesh = Mesh(jax.devices(), ("data",))
+
+    def where(leaf):
+        return NamedSharding(mesh, P("data") if leaf.ndim and leaf.shape[0] % 2 == 0 else P())
+
+    def restore(error):
+        """With an error that only process 1 meets."""
+        params, opt = (abstract(tree, where) for tree in trees(3))
+        with failing(error) if process and error else contextlib.nullcontext():
+            found = writer.restore_newest(params, opt, lambda meta: None)
+        same = same_shards((found.params, found.opt), trees(found.step))
+        return [found.step, found.meta["note"], same]
+
+    told = {"primary": from_primary(lambda: process), "gathered": gather("é" * process)}
+    writer = Writer(folder, Keep(last=1, milestones=(3,)))
+    told["whole"] = restore(None)
+    told["machine"] = error_of(lambda: restore(OSError(5, "x")))
+    told["untouched"] = committed_steps(folder)
+    gather("looked")  # before anything is renamed
+    told["damaged"] = restore(ValueError("zstd"))
+
+    def save(step):
+        params, opt = (put(tree, where) for tree in trees(step))
+        meta = {**meta_of(step), "note": f"of process {process}"}
+        writer.save(step, params, opt, meta)
+
+    told["full"] = full_disk(writer, lambda: save(20))
+    for step in (20, 30):
+        save(step)
+    writer.finish()
+    gather("deleted")
+    told["left"] = committed_steps(folder)
+    print(json.dumps(told), flush=True)
+
+
+if __name__ == "__main__":
+    folder, number, port = sys.argv[1:]
+    jax.distributed.initialize(
+        f"localhost:{port}", 2, int(number), heartbeat_timeout_seconds=10, initialization_timeout=60
+    )
+    try:
+        main(pathlib.Path(folder), int(number))
+    except BaseException as error:
+        print(repr(error), flush=True)
+        os._exit(1)  # the usual exit would wait for the other process

@@ -1,0 +1,209 @@
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import gin
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from safetensors.numpy import load_file
+
+from ttoaa.model.decoder import DecoderConfig, abstract_params, apply, init_params
+from ttoaa.model.huggingface.weights import load_params, names, turned
+from ttoaa.model.olmo import weights as olmo
+from ttoaa.training.checkpoints import Writer, read, read_meta
+from ttoaa.training.config import AdamW, ConstantLinear
+from ttoaa.training.exchange import export_huggingface, import_huggingface, import_olmo
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "model" / "golden"
+WHOLE = ("float32", 5 * 10**9)
+
+
+def assert_equal_trees(ours, theirs):
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def tensors_of(folder):
+    files = sorted(folder.glob("*.safetensors"))
+    return {name: array for file in files for name, array in load_file(file).items()}
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    """(source with a tokenizer, target) of an import of the grouped model."""
+    root = tmp_path_factory.mktemp("huggingface")
+    source = pathlib.Path(shutil.copytree(GOLDEN / "grouped", root / "source"))
+    (source / "tokenizer.json").write_text("{}")
+    line = import_huggingface(source, root / "target")
+    assert line == f"10,968 parameters are in {root / 'target'}"
+    return source, root / "target"
+
+
+def test_an_import_is_a_checkpoint_of_parameters(imported):
+    source, target = imported
+    meta = read_meta(target / "checkpoints", 0)
+    assert meta["step"] == 0 and meta["source"] == str(source)
+    gin.clear_config()
+    gin.parse_config_file(str(target / "model.gin"))
+    config = DecoderConfig()
+    gin.clear_config()
+    assert meta["identity"] == {"model": repr(config)}
+    params = read(target / "checkpoints", 0, params=abstract_params(config))["params"]
+    assert_equal_trees(params, load_params(source))
+    assert (target / "tokenizer.json").read_text() == "{}"
+
+
+def test_an_import_goes_back_as_it_came(imported, tmp_path):
+    source, target = imported
+    export_huggingface(target, tmp_path / "back", None, "float32", 12_000)
+    ours, theirs = tensors_of(tmp_path / "back"), tensors_of(source)
+    assert ours.keys() == theirs.keys() and len(list((tmp_path / "back").glob("*.index.json"))) == 1
+    for name, array in theirs.items():
+        np.testing.assert_array_equal(ours[name], array)
+    written, wanted = (
+        json.loads((f / "config.json").read_text()) for f in (tmp_path / "back", source)
+    )
+    for name in wanted.keys() - {"transformers_version"}:
+        assert written[name] == wanted[name]
+    assert (tmp_path / "back" / "tokenizer.json").read_text() == "{}"
+
+
+def test_an_import_that_is_there_stays(imported, tmp_path):
+    source, target = imported
+    before = {p: p.stat().st_mtime_ns for p in target.rglob("*") if p.is_file()}
+    assert import_huggingface(source, target) == f"{target} is there already"
+    assert {p: p.stat().st_mtime_ns for p in target.rglob("*") if p.is_file()} == before
+    other = pathlib.Path(shutil.copytree(source, tmp_path / "other"))
+    with pytest.raises(ValueError, match="holds checkpoints of .*source: use another --target"):
+        import_huggingface(other, target)
+
+
+def test_a_bad_folder_leaves_nothing_behind(imported, tmp_path):
+    source = pathlib.Path(shutil.copytree(imported[0], tmp_path / "source"))
+    (source / "model-00002-of-00005.safetensors").unlink()
+    with pytest.raises(ValueError, match="is missing"):
+        import_huggingface(source, tmp_path / "target")
+    assert not (tmp_path / "target").exists()
+
+
+CONFIG = DecoderConfig(vocab_size=330, layers=1, width=16, heads=2, hidden=24)
+
+
+@pytest.fixture(scope="module")
+def run(make_workdir):
+    """A run's folder with checkpoints of steps 3 and 7, whose weights differ."""
+    workdir = make_workdir()
+    identity = {"model": repr(CONFIG), "geometry": "Geometry(length=32, batch=8, steps=40)"}
+    writer = Writer(workdir.run("run") / "checkpoints")
+    for step in (3, 7):
+        params = jax.jit(init_params, static_argnums=0)(CONFIG, jax.random.key(step))
+        writer.save(step, params, {"m": jnp.zeros(3)}, {"step": step, "identity": identity})
+    writer.finish()
+    return workdir.run("run")
+
+
+@pytest.mark.parametrize(("asked", "step"), [(None, 7), (7, 7), (3, 3)])
+def test_a_run_is_exported_with_its_tokenizer(run, corpus, tmp_path, asked, step):
+    target = tmp_path / "hf"
+    line = export_huggingface(run, target, asked, *WHOLE)
+    assert line == f"step {step} of {run} is in {target}"
+    wanted = jax.jit(init_params, static_argnums=0)(CONFIG, jax.random.key(step))
+    assert_equal_trees(load_params(target), jax.tree.map(np.asarray, wanted))
+    content = json.loads((target / "config.json").read_text())
+    assert content["eos_token_id"] == corpus.eos_id and content["max_position_embeddings"] == 32
+    assert content["pad_token_id"] is None and content["bos_token_id"] is None
+    theirs = (corpus.folder / "tokenizer.json").read_bytes()
+    assert (target / "tokenizer.json").read_bytes() == theirs
+    assert not target.with_name("hf.unfinished").exists()
+
+
+def test_a_damaged_checkpoint_is_passed_over(run, tmp_path, caplog):
+    copy = pathlib.Path(shutil.copytree(run.parent, tmp_path / "study")) / run.name
+    (copy / "checkpoints" / "7" / "meta" / "metadata").write_text("{}")
+    assert export_huggingface(copy, tmp_path / "a", None, *WHOLE).startswith("step 3 of")
+    assert "checkpoint 7" in caplog.text and "an older one is taken" in caplog.text
+    with pytest.raises(ValueError, match="checkpoint 7 in .* is damaged"):
+        export_huggingface(copy, tmp_path / "b", 7, *WHOLE)
+    (copy / "checkpoints" / "3" / "meta" / "metadata").write_text("{}")
+    with pytest.raises(ValueError, match="checkpoint 3 in .* is damaged"):
+        export_huggingface(copy, tmp_path / "c", None, *WHOLE)
+    assert not (tmp_path / "b").exists() and not (tmp_path / "c").exists()
+
+
+def test_what_cannot_be_exported_is_named(run, tmp_path):
+    (tmp_path / "there").mkdir()
+    with pytest.raises(ValueError, match="there exists: use another --target"):
+        export_huggingface(run, tmp_path / "there", None, *WHOLE)
+    with pytest.raises(ValueError, match=r"has no checkpoint 5, only \[3, 7\]"):
+        export_huggingface(run, tmp_path / "a", 5, *WHOLE)
+    with pytest.raises(ValueError, match=r"has no checkpoint, only \[\]"):
+        export_huggingface(tmp_path, tmp_path / "a", None, *WHOLE)
+    alone = pathlib.Path(shutil.copytree(run, tmp_path / "study" / "run"))
+    with pytest.raises(ValueError, match="corpus is missing: the tokenizer is that of the run's"):
+        export_huggingface(alone, tmp_path / "a", None, *WHOLE)
+
+
+def test_a_public_run_goes_on_as_olmo_itself_does(tmp_path):
+    """Two updates after the checkpoint: measured 1.2e-7 apart, where weights moved by 3e-3."""
+    source, target = GOLDEN / "olmo", tmp_path / "olmo"
+    line = import_olmo(source, target, optimizer=True)
+    assert line == f"5,456 parameters with the moments of 3 updates are in {target}"
+    config = DecoderConfig(32, 2, 16, 4, 24, 2, 500_000.0, 1e-6)
+    optimizer = AdamW(ConstantLinear(peak=1e-3, warmup=0, decay=0.1)).over(1000)
+    shapes = abstract_params(config)
+    found = read(
+        target / "checkpoints", 3, params=shapes, opt=jax.eval_shape(optimizer.init, shapes)
+    )
+    params, opt = start, _ = found["params"], found["opt"]
+    expected = np.load(source / "expected.npz")
+
+    def loss(params, tokens):
+        log_p = jax.nn.log_softmax(apply(config, params, tokens)[:, :-1])
+        return -jnp.take_along_axis(log_p, tokens[:, 1:, None], axis=-1).mean()
+
+    gradient = jax.jit(jax.grad(loss))
+    for step, tokens in enumerate(expected["tokens"]):
+        updates, opt = optimizer.update(gradient(params, tokens), opt, params, step=step)
+        params = optax.apply_updates(params, updates)
+
+    after = {name.removeprefix("after/"): a for name, a in expected.items() if name[:6] == "after/"}
+    moved = 0.0
+    for name, parts in olmo.layout(config).items():
+        for path, rows in parts:
+            wanted = turned(path, after[name][rows])
+            leaf, before = params, start
+            for key in path:
+                leaf, before = leaf[key], before[key]
+            np.testing.assert_allclose(leaf, wanted, rtol=0, atol=2e-6, err_msg=name)
+            moved = max(moved, np.abs(wanted - before).max())
+    assert moved > 1e-3
+
+
+def test_a_public_run_is_exported(tmp_path):
+    import_olmo(GOLDEN / "olmo", tmp_path / "olmo", optimizer=False)
+    export_huggingface(tmp_path / "olmo", tmp_path / "hf", 0, *WHOLE)
+    assert json.loads((tmp_path / "hf" / "config.json").read_text())["pad_token_id"] == 1
+    config = DecoderConfig(32, 2, 16, 4, 24, 2, 500_000.0, 1e-6)
+    assert_equal_trees(load_params(tmp_path / "hf"), olmo.load_params(GOLDEN / "olmo", config))
+    assert set(tensors_of(tmp_path / "hf")) == set(names(config))
+
+
+@pytest.mark.parametrize("module", ["huggingface", "olmo"])
+def test_the_commands_say_what_they_did_or_what_is_wrong(module, tmp_path):
+    source = GOLDEN / {"huggingface": "plain", "olmo": "olmo"}[module]
+    command = [sys.executable, "-m", f"ttoaa.model.{module}", f"--target={tmp_path / 'target'}"]
+
+    def call(*arguments):
+        return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+
+    done = call("import", f"--source={source}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{module}: ") and done.stdout.endswith("/target\n")
+    wrong = call("import", f"--source={tmp_path}")
+    assert wrong.returncode == 1
+    assert wrong.stderr.splitlines()[-1].startswith(f"{module}: {tmp_path} has no config.")

@@ -1,0 +1,1 @@
+"""What a step would cost on hardware that is not there, read from its compiled HLO."""

@@ -1,0 +1,173 @@
+"""Checkpoints that come from other software, or go there.
+
+An import is a folder like a run's: `checkpoints` for `InitFrom` to begin from, and beside them the
+decoder as gin bindings and the tokenizer's files.
+"""
+
+import ast
+import contextlib
+import dataclasses
+import logging
+import pathlib
+import shutil
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ttoaa.data.corpus import MANIFEST, TOKENIZER, Manifest
+from ttoaa.model.decoder import DecoderConfig, Params, abstract_params
+from ttoaa.model.huggingface import tokenizer, weights
+from ttoaa.model.huggingface.config import Card, read_config
+from ttoaa.model.olmo import weights as olmo
+from ttoaa.model.olmo.config import read_config as read_olmo_config
+from ttoaa.training.checkpoints import (
+    Damaged,
+    Writer,
+    committed_steps,
+    newest_meta,
+    read,
+    read_meta,
+)
+from ttoaa.training.config import AdamW, Cosine
+from ttoaa.training.pins import pin
+from ttoaa.workdir import write_text
+
+
+class Stored(NamedTuple):
+    """A checkpoint of a run or of an import."""
+
+    step: int
+    config: DecoderConfig
+    params: Params
+    meta: dict[str, Any]
+
+
+def import_huggingface(source: pathlib.Path, target: pathlib.Path) -> str:
+    """Reads an `Olmo2ForCausalLM` folder; what is there already stays. Returns a line to print."""
+    config, card, tied = read_config(source)
+    if _is_imported(target, source):
+        return f"{target} is there already"
+    params = weights.load_params(source, jax.device_put)
+    tokenizer.copy(source, target)
+    _write(target, source, config, params, card=dataclasses.asdict(card))
+    note = "; its head was the embedding and is now a copy of it" if tied else ""
+    return f"{config.num_params():,} parameters are in {target}{note}"
+
+
+def import_olmo(source: pathlib.Path, target: pathlib.Path, optimizer: bool) -> str:
+    """Reads an unsharded checkpoint of OLMo 2, with Adam's moments. Returns a line to print."""
+    config, card = read_olmo_config(source)
+    if _is_imported(target, source):
+        return f"{target} is there already"
+    params, opt, step = olmo.load_params(source, config, jax.device_put), None, 0
+    if optimizer:
+        moments, step = olmo.load_moments(source, config, jax.device_put)
+        # Moments and count are all of the state; rate and decay are the run's that goes on.
+        schedule: Any = Cosine(peak=1.0, warmup=0)
+        empty = jax.eval_shape(AdamW(schedule).over(1).init, params)
+        count = jnp.asarray(step, jnp.int32)
+        opt = optax.tree_utils.tree_set(empty, **moments, count=count)
+    _write(target, source, config, params, opt, step, card=dataclasses.asdict(card))
+    what = f"parameters with the moments of {step:,} updates" if optimizer else "parameters"
+    return f"{config.num_params():,} {what} are in {target}"
+
+
+def export_huggingface(
+    source: pathlib.Path, target: pathlib.Path, step: int | None, dtype: str, shard_bytes: int
+) -> str:
+    """Writes parameters of a run or an import as an `Olmo2ForCausalLM`. Returns a line to print."""
+    with new_folder(target) as folder:
+        stored = _read(source, step)
+        if "card" in stored.meta:  # an import: all goes back as it came
+            card = Card(**stored.meta["card"])
+            tokenizer.copy(source, folder)
+        else:
+            corpus = source.parent / "corpus"
+            if not (corpus / MANIFEST).is_file():
+                raise ValueError(f"{corpus} is missing: the tokenizer is that of the run's corpus")
+            eos_id = Manifest.from_bytes((corpus / MANIFEST).read_bytes()).eos_id
+            length = _fields(stored.meta["identity"]["geometry"])["length"]
+            card = Card(length, eos_id)
+            tokenizer.write(corpus / TOKENIZER, eos_id, length, folder)
+        weights.save(folder, stored.config, card, stored.params, dtype, shard_bytes)
+    note = ""
+    if stored.config.document_separator is not None:
+        note = "; unlike in training, attention there sees the documents before"
+    return f"step {stored.step:,} of {source} is in {target}{note}"
+
+
+def _is_imported(target: pathlib.Path, source: pathlib.Path) -> bool:
+    """Whether the target holds a finished import of the source; ValueError for another's."""
+    meta = newest_meta(target / "checkpoints")
+    if meta is not None and meta.get("source") != str(source):
+        raise ValueError(
+            f"{target} holds checkpoints of {meta.get('source', 'a run')}: use another --target"
+        )
+    return meta is not None
+
+
+def _write(
+    target: pathlib.Path,
+    source: pathlib.Path,
+    config: DecoderConfig,
+    params: Params,
+    opt: Any = None,
+    step: int = 0,
+    **meta: Any,
+) -> None:
+    """The checkpoint comes last, so a target that has one is complete."""
+    values = dataclasses.asdict(config).items()
+    bindings = [f"DecoderConfig.{name} = {value!r}" for name, value in values]
+    write_text(target / "model.gin", "\n".join([f"# The decoder of {source}.", *bindings, ""]))
+    writer = Writer(target / "checkpoints")
+    identity = {"model": repr(config)}
+    writer.save(
+        step, params, opt, {**meta, "step": step, "source": str(source), "identity": identity}
+    )
+    writer.finish()
+
+
+def _read(source: pathlib.Path, step: int | None) -> Stored:
+    """Parameters of that step, or of the newest good checkpoint, in `<source>/checkpoints`.
+
+    Raises ValueError where there is none; damaged newer ones are named in the log.
+    """
+    folder = source / "checkpoints"
+    known = committed_steps(folder)
+    if not known or step not in (None, *known):
+        what = "checkpoint" if step is None else f"checkpoint {step}"
+        raise ValueError(f"{folder} has no {what}, only {known}")
+    for number in reversed(known if step is None else [step]):
+        try:
+            with pin(folder, number):
+                meta = read_meta(folder, number)
+                config = DecoderConfig(**_fields(meta["identity"]["model"]))
+                params = read(folder, number, params=abstract_params(config))["params"]
+            return Stored(number, config, params, meta)
+        except Damaged as error:
+            if number == (known[0] if step is None else step):
+                raise
+            logging.warning("%s; an older one is taken", error)
+    raise AssertionError("the oldest checkpoint is either returned or raised")
+
+
+def _fields(text: str) -> dict[str, Any]:
+    """Of a dataclass's repr, as a run's identity has it."""
+    call = ast.parse(text, mode="eval").body
+    assert isinstance(call, ast.Call), text
+    return {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
+
+
+@contextlib.contextmanager
+def new_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A folder to fill, which becomes `target` when it is full; what a kill left is begun anew."""
+    if target.exists():
+        raise ValueError(f"{target} exists: use another --target, or move it away")
+    unfinished = target.with_name(f"{target.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    yield unfinished
+    unfinished.rename(target)
