@@ -1,3 +1,4 @@
+import functools
 import shutil
 import signal
 import time
@@ -217,3 +218,20 @@ def test_without_any_checkpoint_it_says_so(finished, tmp_path):
     workdir = studies.copy(finished[0], tmp_path / "work", "plan")
     error = studies.main(evaluate, workdir)
     assert "has no checkpoint yet: run python -m ttoaa.train" in error
+
+
+def test_a_checkpoint_that_the_trainer_deletes_meanwhile_is_no_failure(scored, capsys, monkeypatch):
+    """One after its meta was read, one before."""
+    shutil.rmtree(scored / "tables")
+    pin, read_meta = evaluate.pin, evaluate.read_meta
+
+    def delete_then(action, gone, folder, step):
+        if step == gone and folder.parent.name == "run":
+            shutil.rmtree(folder / str(step), ignore_errors=True)
+        return action(folder, step)
+
+    monkeypatch.setattr(evaluate, "pin", functools.partial(delete_then, pin, 20))
+    monkeypatch.setattr(evaluate, "read_meta", functools.partial(delete_then, read_meta, 10))
+    assert studies.main(evaluate, scored) == 0
+    run = [name for name in tables(scored) if name.startswith("run")]
+    assert run and not [name for name in run if "00000020" in name or "00000010" in name]

@@ -22,6 +22,7 @@ from ttoaa.model.decoder import DecoderConfig
 from ttoaa.model.execution import Execution
 from ttoaa.model.sharding import Layout
 from ttoaa.training.config import Training
+from ttoaa.training.initial import InitFrom
 from ttoaa.workdir import Workdir, write_text
 
 Bindings = dict[tuple[tuple[str, ...], str], str]
@@ -46,6 +47,8 @@ class Study:
     experiments: Sequence[Experiment]
     execution: Execution = dataclasses.field(default_factory=Execution)
     layout: Layout = dataclasses.field(default_factory=Layout)
+    init_from: InitFrom | None = None
+    """What control run and run begin from, instead of random weights."""
     validation_sequences: int = 64
 
     def __post_init__(self) -> None:

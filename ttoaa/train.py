@@ -1,6 +1,7 @@
 """Trains the control or the experiment run: python -m ttoaa.train --workdir=… --run=control"""
 
 import dataclasses
+import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -21,7 +22,7 @@ from ttoaa.model.sharding import make_mesh
 from ttoaa.planning.compiler import compile_plan
 from ttoaa.planning.overlay import Overlay
 from ttoaa.planning.plan import Plan
-from ttoaa.training import distributed, profiling
+from ttoaa.training import distributed, initial, profiling
 from ttoaa.training.checkpoints import newest_meta
 from ttoaa.training.loop import Job, Stopped, check_identity, train
 from ttoaa.training.program import Program
@@ -74,6 +75,7 @@ def make_job(study: config.Study, workdir: Workdir, kind: str) -> Job:
             "model": repr(study.model),
             "training": study.training.numerics(),
             "seed": str(workdir.seed),
+            "init_from": initial.identity(study.init_from, _began_from(workdir.run(kind))),
         },
         batches=lambda start, rows: batches(
             corpus, order, geometry, transforms, rows=rows, start=start
@@ -81,9 +83,17 @@ def make_job(study: config.Study, workdir: Workdir, kind: str) -> Job:
         probes=probes,
         validation_NxL=validation_tokens(corpus, geometry, study.validation_sequences),
         label=workdir.run(kind).name,
+        init_from=study.init_from,
         config=workdir.config.read_text(encoding="utf-8"),
         profile=profiling.steps_of(profiling.STEPS.value, geometry.steps),
     )
+
+
+def _began_from(folder: pathlib.Path) -> str | None:
+    """What the run's own records say of its beginning, once it has begun."""
+    finished = folder / "finished.json"
+    meta = read_json(finished) if finished.exists() else newest_meta(folder / "checkpoints")
+    return meta["identity"].get("init_from") if meta else None
 
 
 def program_of(study: config.Study) -> Program:

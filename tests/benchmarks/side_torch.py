@@ -1,23 +1,12 @@
 """The other side of the race: the same model, loss and optimizer in torch and transformers."""
 
 import time
-from typing import NamedTuple
 
 import torch
 from transformers import Olmo2Config, Olmo2ForCausalLM
 from transformers.utils import logging
 
-from tests.benchmarks.sides import Task, cores
-
-
-class Variant(NamedTuple):
-    attention: str
-    rows: int
-    """Of one forward and backward pass; gradients add up over the batch."""
-    compiled: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.attention}, {self.rows} rows" + (", compiled" if self.compiled else "")
+from tests.benchmarks.sides import Task, Variant, cores
 
 
 class Side:

@@ -4,7 +4,7 @@ import dataclasses
 import importlib
 import multiprocessing
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -45,6 +45,19 @@ class Task:
 TASKS = (Task("1M", 5, 128, 384), Task("3M", 6, 192, 576))
 
 
+class Variant(NamedTuple):
+    """A form of torch's step."""
+
+    attention: str
+    """eager or sdpa (torch's fused kernels)"""
+    rows: int
+    """Of one forward and backward pass; gradients add up over the batch."""
+    compiled: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.attention}, {self.rows} rows" + (", compiled" if self.compiled else "")
+
+
 class Side:
     """The object `module.Side()` in a fresh process; its methods are called as one's own."""
 
@@ -64,6 +77,10 @@ class Side:
             return answer
 
         return call
+
+    def close(self) -> None:
+        self._pipe.close()
+        self._process.join()
 
 
 def _serve(module, pipe):

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (XLA writes long lines)
 """Compiled modules small enough to count by hand, in the words of XLA:TPU."""
 
 # Four devices in two rows of two. One layer: a weight is gathered in its row, multiplied, the

@@ -8,9 +8,7 @@ from ttoaa.compilation import chips
 from ttoaa.compilation.compiled import Compiled, _needed_gib
 from ttoaa.compilation.estimate import extrapolate, measure, report
 
-CHIP = chips.Chip(
-    peak_flops=1e12, hbm_gib=16.0, hbm_bandwidth=1e12, link=1e9, clock=1e6, ring=4
-)
+CHIP = chips.Chip(peak_flops=1e12, hbm_gib=16.0, hbm_bandwidth=1e12, link=1e9, clock=1e6, ring=4)
 MEASURES = {
     "hbm_gib": 12.5,
     "compile_seconds": 1.0,

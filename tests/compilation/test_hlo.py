@@ -40,7 +40,8 @@ def test_a_noted_trip_count_is_believed():
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("pred[3]", 3), ("s4[6]", 3), ("bf16[2,3]", 12), ("f32[]", 4), ("f8e4m3[5]", 5)]
+    ("text", "size"),
+    [("pred[3]", 3), ("s4[6]", 3), ("bf16[2,3]", 12), ("f32[]", 4), ("f8e4m3[5]", 5)],
 )
 def test_bytes_by_type(text, size):
     module = hlo.parse(f"ENTRY %main () -> {text} {{\n  ROOT %x = {text} iota(), a=1\n}}\n")

@@ -16,7 +16,7 @@ def together(commands, **env):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     running = [subprocess.Popen(c, env={**os.environ, **env}, **pipes) for c in commands]
     try:
-        said = [process.communicate(timeout=120) for process in running]
+        said = [process.communicate(timeout=300) for process in running]
     finally:
         for process in running:
             process.kill()

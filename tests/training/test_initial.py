@@ -96,8 +96,8 @@ def test_a_longer_run_goes_on_where_the_old_one_was(source):
     assert set(start.record["differs"]) == {"geometry", "plan"}
     assert start.record["differs"]["plan"] == {"there": "p0", "here": "p1"}
     line = described(start.record)
-    assert line.startswith("going on at parameters and moments of step 8 in")
-    assert line.endswith("; other than there: plan, geometry") and "\n" not in line
+    assert line.startswith("with parameters and moments of step 8 in")
+    assert line.endswith("; goes on there; other than there: plan, geometry") and "\n" not in line
 
 
 @pytest.mark.parametrize(

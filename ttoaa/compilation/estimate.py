@@ -67,14 +67,14 @@ def report(measures: Mapping[str, float], mesh: Mesh, model_flops: float) -> dic
     chip = CHIPS.get(mesh.devices.flat[0].device_kind)
     gib = measures["hbm_gib"]
     result: dict[str, Any] = {
-        "hbm_gib": round(gib, 2),
+        "hbm_gib": float(f"{gib:.4g}"),
         "capacity_gib": chip and chip.hbm_gib,
         "fits": chip and gib <= chip.hbm_gib,
         "model_flops_per_step": model_flops,
         "estimated_seconds": None,
         "implied_mfu": None,
         "collective_gib": {
-            name.removeprefix("gib/"): round(value, 3)
+            name.removeprefix("gib/"): float(f"{value:.4g}")
             for name, value in measures.items()
             if name.startswith("gib/")
         },

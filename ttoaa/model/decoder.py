@@ -126,8 +126,7 @@ class Attention(nnx.Module):
             documents_BxL=documents_BxL,
             blocks=execution.blocks,
         )
-        attended = checkpoint_name(attended.reshape(B, L, D), "attended")
-        return checkpoint_name(_dot(attended, self.out), "out")
+        return checkpoint_name(_dot(attended.reshape(B, L, D), self.out), "out")
 
 
 class MLP(nnx.Module):

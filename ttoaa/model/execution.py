@@ -10,16 +10,15 @@ import jax
 from ttoaa.model.attention import BLOCKS, KERNELS, RESIDUAL, Blocks
 
 _KEEP = jax.checkpoint_policies.save_only_these_names
-_ATTENTION = ("attended", RESIDUAL)
 _PRODUCTS = ("query", "key", "value", "out", "gate", "up", "down")
 
 POLICIES: dict[str, Callable[..., Any] | None] = {
     # Keep every activation of a block for the backward pass.
     "none": None,
     # Keep what matrices and attention gave; norms, rotations and the gate are computed again.
-    "products": _KEEP(*_PRODUCTS, *_ATTENTION),
+    "products": _KEEP(*_PRODUCTS, RESIDUAL),
     # Keep the results of attention alone.
-    "attention": _KEEP(*_ATTENTION),
+    "attention": _KEEP(RESIDUAL),
     # Keep a block's input alone.
     "full": jax.checkpoint_policies.nothing_saveable,
 }

@@ -89,7 +89,9 @@ def make_mesh(layout: Layout, devices: Sequence[Any] | None = None) -> Mesh:
         except ValueError as error:
             raise ValueError(f"Layout.slices={layout.slices}: {error}") from error
     elif devices[0].platform == "tpu":
-        grid = mesh_utils.create_device_mesh((data, fsdp, tensor), devices)
+        grid = mesh_utils.create_device_mesh(
+            (data, fsdp, tensor), devices, allow_split_physical_axes=True
+        )
     else:
         grid = np.asarray(devices).reshape(data, fsdp, tensor)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))

@@ -10,6 +10,7 @@ import optax
 
 from ttoaa.data.repetition import RepetitionFilter
 from ttoaa.training.guard import Guard
+from ttoaa.training.retention import Keep
 
 
 class Schedule(Protocol):
@@ -167,6 +168,8 @@ class Training:
     guard: Guard = dataclasses.field(default_factory=Guard)
     """May change when a run goes on, but for its window."""
     checkpoint_every: int = 1000
+    keep: Keep = dataclasses.field(default_factory=Keep)
+    """Checkpoints that stay; its milestones are also saved where `checkpoint_every` has none."""
     validate_every: int = 1000
 
     def __post_init__(self) -> None:

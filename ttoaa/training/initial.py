@@ -104,9 +104,9 @@ def state(init: InitFrom, params: Any, opt: Any, ours: Mapping[str, str]) -> Ini
 def described(record: Mapping[str, Any]) -> str:
     """One line for whoever starts the run."""
     what = "parameters and moments" if record["optimizer"] else "parameters"
-    how = "going on at" if record["continue_step"] else "step 0 with"
+    how = "goes on there" if record["continue_step"] else "starts at step 0"
     other = f"; other than there: {', '.join(record['differs'])}" if record["differs"] else ""
-    return f"{how} {what} of step {record['step']:,} in {record['folder']}{other}"
+    return f"with {what} of step {record['step']:,} in {record['folder']}; {how}{other}"
 
 
 def _record(

@@ -12,7 +12,7 @@ import tqdm
 from ttoaa.data.loader import Batch
 from ttoaa.experiments.base import Probe
 from ttoaa.scoring.likelihood import row_losses
-from ttoaa.training import guard
+from ttoaa.training import guard, initial
 from ttoaa.training.checkpoints import Writer
 from ttoaa.training.distributed import exiting, primary
 from ttoaa.training.feed import ahead, local_rows, place
@@ -49,6 +49,7 @@ class Job:
     probes: ProbeList
     validation_NxL: np.ndarray
     label: str
+    init_from: initial.InitFrom | None = None
     config: str = ""
     """The resolved gin config, kept beside the records."""
     profile: range = range(0)
@@ -77,15 +78,15 @@ def train(job: Job) -> None:
 class _Run:
     def __init__(self, job: Job) -> None:
         self.job, self.program = job, job.program
-        self.writer = Writer(job.folder / "checkpoints")
+        self.writer = Writer(job.folder / "checkpoints", self.program.training.keep)
         state = self.program.state
         restored = self.writer.restore_newest(
             state["params"], state["opt"], self._check, guard=state["guard"]
         )
         self.fresh = restored is None
+        self.source: dict[str, Any] = {}
         if restored is None:
-            self.start, seconds = 0, {}
-            self.state = self.program.init(job.seed)
+            self.start, seconds = self._begin(), {}
         else:
             self.start, params, opt, meta, more = restored
             seconds = meta["ledger"]
@@ -105,6 +106,21 @@ class _Run:
         flops = self.program.model.flops_per_token(geometry.length)
         self.speed = Speedometer(geometry.batch * geometry.length, flops)
 
+    def _begin(self) -> int:
+        """Makes the first state; returns its step, 0 but where another run is gone on with."""
+        job, abstract = self.job, self.program.state
+        self.state = self.program.init(job.seed)
+        if job.init_from is None:
+            return 0
+        found = initial.state(job.init_from, abstract["params"], abstract["opt"], job.identity)
+        step = jax.device_put(np.int32(found.step), abstract["step"].sharding)
+        opt = self.state["opt"] if found.opt is None else found.opt
+        self.state = {**self.state, "params": found.params, "opt": opt, "step": step}
+        self.source = found.record
+        if primary():
+            tqdm.tqdm.write(f"{job.label}: {initial.described(found.record)}")
+        return found.step
+
     def _topology(self) -> dict[str, Any]:
         program = self.program
         return {**topology(), "mesh": dict(program.mesh.shape), "execution": repr(program.resolved)}
@@ -114,7 +130,7 @@ class _Run:
         path = self.job.folder / "provenance.json"
         now = {**provenance(), "topology": self._topology()}
         if self.fresh or not path.exists():
-            write_json(path, {**now, **self.job.identity})
+            write_json(path, {**now, **self.job.identity, "source": self.source})
             return
         record = read_json(path)
         record.setdefault("continued", []).append({"from_step": self.start, **now})
@@ -168,7 +184,8 @@ class _Run:
         job, last, training = self.job, step == self.job.steps, self.program.training
         due = [(name, probe) for name, probe in job.probes if step in probe.steps]
         validate = last or step % training.validate_every == 0
-        save = last or (step and step % training.checkpoint_every == 0)
+        due_save = step % training.checkpoint_every == 0 or step in training.keep.milestones
+        save = last or (step and due_save)
         if due or validate or save:
             self._settle()
             self.speed.pause()
@@ -231,10 +248,12 @@ class _Run:
 
     def _check(self, meta: Mapping[str, Any]) -> None:
         check_identity(self.job.folder, meta["identity"], self.job.identity)
-        if meta["topology"] != self._topology():
+        there, here = meta["topology"], self._topology()
+        changed = [f"{n} {there.get(n)} → {here[n]}" for n in here if there.get(n) != here[n]]
+        if changed and primary():
             tqdm.tqdm.write(
-                f"going on with {self._topology()} what {meta['topology']} began: the batches are "
-                "the same, the last bits of the weights may not be"
+                f"{self.job.label}: goes on elsewhere than it began ({'; '.join(changed)}): the "
+                "batches are the same, the last bits of the weights may not be"
             )
 
     def _finished(self) -> None:

@@ -1,6 +1,7 @@
 """The run's records: JSON lines that a resume cuts back, and TensorBoard beside them."""
 
 import json
+import math
 import os
 import pathlib
 from typing import Any, TextIO
@@ -42,8 +43,9 @@ class Records:
 
     def metrics(self, step: int, **values: float) -> None:
         self._write("metrics", {"step": step, **values})
-        for name, value in values.items() if self._board is not None else ():
-            self._board.add_scalar(name, value, step)
+        if self._board:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
 
     def arms(self, step: int, sums: dict[int, tuple[float, float]]) -> None:
         """Loss summed over each arm's targets in one step, and how many they were."""
@@ -73,4 +75,13 @@ class Records:
 
 
 def _line(record: dict[str, Any]) -> str:
-    return json.dumps(record) + "\n"
+    return json.dumps(_finite(record)) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """A skipped step may have a loss that is not finite, which JSON cannot say: null."""
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

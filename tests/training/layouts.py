@@ -1,0 +1,71 @@
+"""Run by a test with 8 fake devices: the same three steps on every layout, printed as JSON."""
+
+import json
+
+import jax
+import numpy as np
+
+from ttoaa.data.geometry import Geometry
+from ttoaa.model.decoder import DecoderConfig
+from ttoaa.model.execution import Execution
+from ttoaa.model.sharding import Layout, make_mesh
+from ttoaa.scoring.likelihood import row_losses
+from ttoaa.training.config import AdamW, ConstantLinear, Training
+from ttoaa.training.feed import local_rows, place
+from ttoaa.training.program import Program
+
+MODEL = DecoderConfig(
+    vocab_size=64, layers=2, width=32, heads=4, kv_heads=2, hidden=48, init_std=0.1
+)
+GEOMETRY = Geometry(length=12, batch=16, steps=3)
+TRAINING = Training(AdamW(ConstantLinear(1e-3, warmup=0)), z_loss=0.01, max_arms=6)
+PLAIN = Execution()
+CASES = {
+    "1": ((1, 1, 1), PLAIN),
+    "1 scan": ((1, 1, 1), Execution(scan_layers=True, remat="full", loss_chunks=3)),
+    "2 fsdp": ((1, 2, 1), PLAIN),
+    "2 tensor": ((1, 1, 2), PLAIN),
+    "8 data": ((8, 1, 1), PLAIN),
+    "8 all scan": ((2, 2, 2), Execution(scan_layers=True, remat="products", microbatch=8)),
+    "8 fsdp tensor": ((1, 4, 2), Execution(remat="attention", loss_chunks=2, microbatch=16)),
+}
+
+
+def batch_of(step):
+    rng = np.random.default_rng([3, step])
+    shape = (GEOMETRY.batch, GEOMETRY.length)
+    return {
+        "tokens": rng.integers(0, MODEL.vocab_size, shape).astype(np.int32),
+        "arms": rng.integers(0, 5, shape).astype(np.uint16),
+        "trained": np.arange(GEOMETRY.batch) != step,
+    }
+
+
+def told_of(shape, execution):
+    data, fsdp, tensor = shape
+    devices = jax.devices()[: data * fsdp * tensor]
+    mesh = make_mesh(Layout(data, fsdp, tensor), devices)
+    program = Program(MODEL, TRAINING, GEOMETRY, execution, mesh)
+    state = program.init(5)
+    first = [float(np.asarray(leaf, np.float64).sum()) for leaf in jax.tree.leaves(state["params"])]
+    step, metrics = program.compile(), []
+    tokens = program.batch["tokens"]
+    rows = local_rows(tokens.sharding, tokens.shape)
+    for number in range(GEOMETRY.steps):
+        state, told = step(state, place(batch_of(number), rows, program.batch))
+        metrics.append({name: np.asarray(value).tolist() for name, value in told.items()})
+    query = state["params"]["block_00"]["attention"]["query"]
+    with jax.set_mesh(mesh):
+        scores = row_losses(MODEL, state["params"], batch_of(9)["tokens"][:5])
+    return {
+        "first": first,
+        "shard": query.addressable_shards[0].data.shape,
+        "moment": state["opt"][1][0].mu["block_01"]["mlp"]["down"].addressable_shards[0].data.shape,
+        "metrics": metrics,
+        "scores": scores.tolist(),
+        "resolved": [program.resolved.attention, program.resolved.microbatch],
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps({name: told_of(*case) for name, case in CASES.items()}))
