@@ -124,23 +124,32 @@ def main(argv: Sequence[str]) -> None:
     del argv
     try:
         distributed.start()
-        study, workdir = config.load_from_flags(), config.workdir_from_flags()
-        folder = workdir.run(_RUN.value)
-        if (folder / "finished.json").exists():
-            made = read_json(folder / "finished.json")["identity"]
-            check_identity(folder, made, make_job(study, workdir, _RUN.value).identity)
-            print(f"train: {folder} is finished already")
-            return
-        meta = newest_meta(folder / "checkpoints")
-        pin_cores(meta["topology"]["cores"] if meta else None)
-        config.cache_compilations(workdir)
-        train(make_job(study, workdir, _RUN.value))
-        print(f"train: {folder} is finished at step {study.geometry.steps:,}")
+        with distributed.exiting("train", Stopped):
+            told = run()
     except Stopped as stopped:
-        print(f"train: {stopped}")
-        sys.exit(143)
+        told, code = str(stopped), 143
     except (ValueError, OSError) as error:
         sys.exit(f"train: {error}")
+    else:
+        code = 0
+    if distributed.primary():
+        print(f"train: {told}")
+    sys.exit(code)
+
+
+def run() -> str:
+    """Does what is left of the run; returns what to tell of it."""
+    study, workdir = config.load_from_flags(), config.workdir_from_flags()
+    folder = workdir.run(_RUN.value)
+    if (folder / "finished.json").exists():
+        made = read_json(folder / "finished.json")["identity"]
+        check_identity(folder, made, make_job(study, workdir, _RUN.value).identity)
+        return f"{folder} is finished already"
+    meta = newest_meta(folder / "checkpoints")
+    pin_cores(meta["topology"]["cores"] if meta else None)
+    config.cache_compilations(workdir)
+    train(make_job(study, workdir, _RUN.value))
+    return f"{folder} is finished at step {study.geometry.steps:,}"
 
 
 if __name__ == "__main__":

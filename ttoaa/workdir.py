@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import socket
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -70,7 +71,7 @@ class Workdir:
 def writing(path: pathlib.Path) -> Iterator[BinaryIO]:
     """A file to write, whole or not at all: nothing half-written ever has the final name."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    unfinished = path.with_name(f"{path.name}.tmp-{socket.gethostname()}-{os.getpid()}")
     try:
         with open(unfinished, "wb") as file:
             yield file
