@@ -26,7 +26,7 @@ from ttoaa.training import distributed, initial, profiling
 from ttoaa.training.checkpoints import newest_meta
 from ttoaa.training.loop import Job, Stopped, check_identity, train
 from ttoaa.training.program import Program
-from ttoaa.training.topology import pin_cores
+from ttoaa.training.topology import pin_cores, split_cpu
 from ttoaa.workdir import RUNS, Workdir, read_json
 
 _RUN = flags.DEFINE_enum("run", "run", RUNS, "the control run, or the one with the experiments")
@@ -146,7 +146,9 @@ def run() -> str:
         check_identity(folder, made, make_job(study, workdir, _RUN.value).identity)
         return f"{folder} is finished already"
     meta = newest_meta(folder / "checkpoints")
-    pin_cores(meta["topology"]["cores"] if meta else None)
+    began = meta["topology"] if meta else {}
+    pin_cores(began.get("cores"))
+    split_cpu(study.geometry.batch, study.layout, began.get("devices"))
     config.cache_compilations(workdir)
     train(make_job(study, workdir, _RUN.value))
     return f"{folder} is finished at step {study.geometry.steps:,}"

@@ -21,7 +21,7 @@ from ttoaa.planning.overlay import Overlay
 from ttoaa.planning.plan import Plan
 from ttoaa.train import program_of
 from ttoaa.training.feed import place
-from ttoaa.training.topology import pin_cores
+from ttoaa.training.topology import pin_cores, split_cpu
 
 _REPEATS = flags.DEFINE_integer("repeats", 40, "timed steps of each kind", lower_bound=30)
 
@@ -31,6 +31,7 @@ def main(argv: Sequence[str]) -> None:
     workdir = config.workdir_from_flags()
     study, _ = config.load([workdir.config])
     pin_cores()
+    split_cpu(study.geometry.batch, study.layout)
     geometry = study.geometry
     corpus, plan = Corpus.open(workdir.corpus), Plan.open(workdir.plan)
     order = Order(**plan.contents["order"])

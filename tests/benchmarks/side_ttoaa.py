@@ -13,16 +13,17 @@ from ttoaa.model.execution import Execution
 from ttoaa.model.sharding import Layout, make_mesh
 from ttoaa.training.config import AdamW, ConstantLinear, Training
 from ttoaa.training.program import Program
-from ttoaa.training.topology import pin_cores
+from ttoaa.training.topology import pin_cores, split_cpu
 
 
 class Side:
     def __init__(self) -> None:
         pin_cores()
 
-    def prepare(self, task: Task) -> dict:
-        """Compiles the step and gives its settings."""
+    def prepare(self, task: Task, devices: int | None = None) -> dict:
+        """Compiles the step, on as many devices as the trainer makes, and gives its settings."""
         self.task = task
+        split_cpu(task.batch, Layout(), devices)
         optimizer = AdamW(
             schedule=ConstantLinear(peak=task.rate, warmup=0),
             beta1=task.betas[0],

@@ -5,8 +5,9 @@ import subprocess
 import jax
 import pytest
 
+from ttoaa.model.sharding import Layout
 from ttoaa.training import topology
-from ttoaa.training.topology import pin_cores, provenance
+from ttoaa.training.topology import pin_cores, provenance, split_cpu
 
 
 @pytest.fixture
@@ -61,3 +62,40 @@ def test_the_commit_is_the_packages_own_and_not_that_of_a_repository_around_it(
 def test_provenance_without_git(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert provenance()["git_commit"] == ""
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What split_cpu asks JAX for."""
+    found = {}
+    monkeypatch.setattr(jax.config, "update", found.__setitem__)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("cores", "batch", "layout", "recorded", "devices"),
+    [
+        (2, 16, Layout(), None, 2),
+        (16, 16, Layout(), None, 8),
+        (6, 16, Layout(), None, 4),
+        (4, 7, Layout(), None, 1),
+        (8, 16, Layout(tensor=2), None, 8),
+        (2, 16, Layout(fsdp=8), None, 8),
+        (8, 16, Layout(data=2, tensor=2), None, 4),
+        (8, 16, Layout(), 2, 2),
+        (8, 16, Layout(fsdp=4), 2, 8),
+        (8, 16, Layout(data=2), 4, 2),
+    ],
+)
+def test_a_cpu_is_as_many_devices_as_the_rows_go_over(
+    monkeypatch, asked, cores, batch, layout, recorded, devices
+):
+    monkeypatch.setenv("NPROC", str(cores))
+    split_cpu(batch, layout, recorded)
+    assert asked == {"jax_num_cpu_devices": devices}
+
+
+def test_what_the_environment_says_of_devices_stands(monkeypatch, asked):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=3")
+    split_cpu(16, Layout())
+    assert asked == {}

@@ -133,6 +133,7 @@ def write(
     with writing(path) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name, kind in kinds.items():
-            array = np.ascontiguousarray(make(name)).reshape(kind[0])
-            assert array.dtype == kind[1], f"{name} is {array.dtype}, not {kind[1]}"
+            array = make(name)
+            assert (array.shape, array.dtype) == kind, f"{name} is not {kind}"
+            # A matrix that is turned is copied into its order by the first of these.
             file.write(array.reshape(-1).view(np.uint8).data)

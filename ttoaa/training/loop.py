@@ -258,6 +258,7 @@ class _Run:
 
     def _finished(self) -> None:
         geometry, model = self.program.geometry, self.program.model
+        on_cpu = jax.default_backend() == "cpu"
         write_json(
             self.job.folder / "ledger.json",
             {
@@ -265,7 +266,8 @@ class _Run:
                 "goodput": self._goodput(geometry.steps),
                 "tokens": geometry.tokens,
                 "flops": geometry.tokens * model.flops_per_token(geometry.length),
-                "devices": jax.device_count(),
+                # Devices that a CPU is split into are not devices that anybody pays for.
+                "devices": jax.process_count() if on_cpu else jax.device_count(),
                 "device_kind": jax.devices()[0].device_kind,
                 "parameters": model.num_params(),
             },
