@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from model import reference
 
 from ttoaa.model import decoder
-from ttoaa.model.decoder import DecoderConfig, abstract_params, rotate
+from ttoaa.model.decoder import DecoderConfig, abstract_params
 
 apply = jax.jit(decoder.apply, static_argnums=0)
 init_params = jax.jit(decoder.init_params, static_argnums=0)
@@ -67,18 +68,6 @@ def test_no_logit_depends_on_a_later_token():
 
     reaches_LxL = np.abs(jax.jit(jax.jacrev(squares))(zero)[:, 0]).max(axis=-1) > 0
     np.testing.assert_array_equal(reaches_LxL, np.tri(8, dtype=bool))
-
-
-def test_positions_count_only_by_their_distance():
-    """RoPE: the product of a query and a key is a function of how far apart they stand."""
-    rng = np.random.default_rng(3)
-    q, k = (np.broadcast_to(rng.standard_normal(8), (1, 12, 1, 8)) for _ in range(2))
-    q, k = rotate(jnp.asarray(q, jnp.float32), 500.0), rotate(jnp.asarray(k, jnp.float32), 500.0)
-    products = np.einsum("lc,mc->lm", q[0, :, 0], k[0, :, 0])
-    for distance in range(12):
-        along = np.diagonal(products, -distance)
-        np.testing.assert_allclose(along, along[0], atol=1e-5)
-    assert np.ptp(products[:, 0]) > 0.1
 
 
 @pytest.mark.parametrize("config", [config for config, _ in SHAPES])
@@ -151,3 +140,15 @@ def test_bfloat16_runs_near_float32_and_gives_float32():
 def test_impossible_sizes_are_named(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(SMALL, **change)
+
+
+def test_heads_are_cut_and_joined_alike_in_the_form_for_a_tpu():
+    config, _ = SHAPES[1]
+    attention = decoder.Attention(config, nnx.Rngs(0))
+    x = np.random.default_rng(5).standard_normal((2, 7, config.width)).astype(np.float32)
+    for name in ("query", "key", "value"):
+        plain, on_tpu = (attention._heads(x, name, which) for which in (False, True))
+        np.testing.assert_allclose(on_tpu, plain, atol=1e-6)
+    heads = attention._heads(x, "query", False).swapaxes(1, 2)
+    plain, on_tpu = (attention._joined(heads, which) for which in (False, True))
+    np.testing.assert_allclose(on_tpu, plain, atol=1e-6)

@@ -31,7 +31,7 @@ class Blocks:
     key: int = 1024
     key_piece: int = 1024
     query_backward: int = 1024
-    key_backward: int = 2048
+    key_backward: int = 1024
     key_piece_backward: int = 1024
 
     def __post_init__(self) -> None:

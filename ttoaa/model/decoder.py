@@ -17,12 +17,13 @@ from jax.ad_checkpoint import checkpoint_name
 
 from ttoaa.model.attention import causal_attention, document_ids
 from ttoaa.model.execution import PLAIN, Execution, rematerialised
+from ttoaa.model.rotary import rotate, rotate_by_product
 from ttoaa.model.sharding import constrain
 
 Params = dict[str, Any]
 
 _STREAM = ("batch", None, None)
-_HEADS = ("batch", None, "heads")
+_HEADS = ("batch", "heads", None, None)
 _HIDDEN = ("batch", None, "hidden")
 _LOGITS = ("batch", None, "vocab")
 
@@ -90,9 +91,17 @@ class RMSNorm(nnx.Module):
         self.eps = eps
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        return self._over(-1, self.weight[...], x)
+
+    def across_heads(self, x_BxHxLxC: jax.Array) -> jax.Array:
+        """The same for a projection that is cut into heads: over all of them together."""
+        _, H, _, C = x_BxHxLxC.shape
+        return self._over((1, 3), self.weight[...].reshape(H, 1, C), x_BxHxLxC)
+
+    def _over(self, axes: int | tuple[int, ...], weight: jax.Array, x: jax.Array) -> jax.Array:
         h = x.astype(jnp.float32)
-        h = h * jax.lax.rsqrt(jnp.mean(h * h, axis=-1, keepdims=True) + self.eps)
-        return (self.weight[...] * h).astype(x.dtype)
+        h = h * jax.lax.rsqrt(jnp.mean(h * h, axis=axes, keepdims=True) + self.eps)
+        return (weight * h).astype(x.dtype)
 
 
 class Attention(nnx.Module):
@@ -109,24 +118,39 @@ class Attention(nnx.Module):
     def __call__(
         self, x_BxLxD: jax.Array, documents_BxL: jax.Array | None, execution: Execution
     ) -> jax.Array:
-        B, L, D = x_BxLxD.shape
-        C, theta = self.config.head_width, self.config.rope_theta
-        q, k, v = (
-            checkpoint_name(constrain(_dot(x_BxLxD, getattr(self, name)), *_HEADS), name)
-            for name in ("query", "key", "value")
-        )
-        q = rotate(self.query_norm(q).reshape(B, L, -1, C), theta)
-        k = rotate(self.key_norm(k).reshape(B, L, -1, C), theta)
-        v = v.reshape(B, L, -1, C)
-        attended = causal_attention(
-            q,
-            k,
-            v,
+        on_tpu = execution.attention == "splash"
+        q, k, v = (self._heads(x_BxLxD, name, on_tpu) for name in ("query", "key", "value"))
+        turn = rotate_by_product if on_tpu else rotate
+        q = turn(self.query_norm.across_heads(q), self.config.rope_theta)
+        k = turn(self.key_norm.across_heads(k), self.config.rope_theta)
+        attended_BxLxHxC = causal_attention(
+            *(each.swapaxes(1, 2) for each in (q, k, v)),
             kernel=execution.attention,
             documents_BxL=documents_BxL,
             blocks=execution.blocks,
         )
-        return checkpoint_name(_dot(attended.reshape(B, L, D), self.out), "out")
+        return checkpoint_name(self._joined(attended_BxLxHxC, on_tpu), "out")
+
+    # Kernels want heads before tokens. A TPU's matrix unit writes and reads them in that order for
+    # nothing, where copies would take a tenth of a step; a CPU multiplies plain matrices fastest.
+
+    def _heads(self, x_BxLxD: jax.Array, name: str, on_tpu: bool) -> jax.Array:
+        """[B, H, L, C]"""
+        weight, (B, L, D) = getattr(self, name), x_BxLxD.shape
+        if on_tpu:
+            weight_DxHxC = weight[...].astype(x_BxLxD.dtype).reshape(D, -1, self.config.head_width)
+            heads = jnp.einsum("dhc,bld->bhlc", weight_DxHxC, x_BxLxD)
+        else:
+            heads = _dot(x_BxLxD, weight).reshape(B, L, -1, self.config.head_width).swapaxes(1, 2)
+        return checkpoint_name(constrain(heads, *_HEADS), name)
+
+    def _joined(self, x_BxLxHxC: jax.Array, on_tpu: bool) -> jax.Array:
+        """[B, L, D]"""
+        B, L, H, C = x_BxLxHxC.shape
+        if not on_tpu:
+            return _dot(x_BxLxHxC.reshape(B, L, H * C), self.out)
+        weight_HxCxD = self.out[...].astype(x_BxLxHxC.dtype).reshape(H, C, -1)
+        return jnp.einsum("bhlc,hcd->bld", x_BxLxHxC.swapaxes(1, 2), weight_HxCxD)
 
 
 class MLP(nnx.Module):
@@ -239,16 +263,6 @@ def apply(
 @functools.cache
 def _template(config: DecoderConfig) -> tuple[Any, Any]:
     return nnx.split(nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(0))))
-
-
-def rotate(x_BxLxHxC: jax.Array, theta: float) -> jax.Array:
-    """Rotary position embedding (Su et al., 2021) on halves, in float32."""
-    L, C = x_BxLxHxC.shape[1], x_BxLxHxC.shape[3]
-    frequency = theta ** -(jnp.arange(0, C, 2, dtype=jnp.float32) / C)
-    angle_Lx1xC = jnp.outer(jnp.arange(L, dtype=jnp.float32), frequency)[:, None]
-    cos, sin = jnp.cos(angle_Lx1xC), jnp.sin(angle_Lx1xC)
-    a, b = jnp.split(x_BxLxHxC.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x_BxLxHxC.dtype)
 
 
 def _matrix(config: DecoderConfig, rngs: nnx.Rngs, rows: int, columns: int) -> nnx.Param:

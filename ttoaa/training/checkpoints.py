@@ -58,12 +58,18 @@ class Restored(NamedTuple):
 class Writer:
     """The trainer's side: the only one that writes into the folder, and cleans up after kills."""
 
-    def __init__(self, folder: pathlib.Path, keep: Keep | None = None) -> None:
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        keep: Keep | None = None,
+        handlers: dict[str, ocp.PyTreeCheckpointHandler] | None = None,
+    ) -> None:
+        """`handlers` are Orbax's for trees by name, where others than its own are to save them."""
         self.folder = folder
         self.keep = keep or Keep()
         folder.mkdir(parents=True, exist_ok=True)
         from_primary(lambda: pins.sweep(folder))
-        self._manager = _manager(folder)
+        self._manager = _manager(folder, handlers)
 
     def save(self, step: int, params: Any, opt: Any, meta: dict[str, Any], **more: Any) -> None:
         """Begins to save in the background, once an earlier save is done and old ones are gone.
@@ -76,7 +82,7 @@ class Writer:
         prints = {name: fingerprints(tree) for name, tree in items.items()}
         needed = _ROOM * sum(leaf.nbytes for leaf in jax.tree.leaves(items))
         from_primary(lambda: self._check_room(step, needed))
-        args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        args = {name: ocp.args.PyTreeSave(tree) for name, tree in items.items()}
         sealed = ocp.args.JsonSave(seal({**meta, "fingerprints": prints}))
         with self._told():
             composite = ocp.args.Composite(**args, meta=sealed)
@@ -160,9 +166,10 @@ class Writer:
             raise CheckpointError(f"{self.folder}: a save failed: {first_line(error)}") from error
 
 
-def _manager(folder: pathlib.Path) -> ocp.CheckpointManager:
+def _manager(folder: pathlib.Path, handlers: dict[str, Any] | None) -> ocp.CheckpointManager:
     quiet()
     return ocp.CheckpointManager(
         folder.resolve(),
         options=ocp.CheckpointManagerOptions(cleanup_tmp_directories=True),
+        item_handlers=handlers,
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 
@@ -18,12 +19,18 @@ def fingerprints(tree: Any) -> dict[str, list[Any]]:
 
     The kind is type and shape, such as 'float32[3, 4]'.
     """
+    leaves = jax.tree.leaves(tree)
     # A program for each shape, not one of all leaves: that takes XLA minutes for a large model.
-    sums = jax.device_get([_program(_everywhere(leaf))(leaf) for leaf in jax.tree.leaves(tree)])
+    sums = jax.device_get([_program(_everywhere(leaf))(_array(leaf)) for leaf in leaves])
     return {
         leaf: [kind, int(first), int(second)]
         for (leaf, kind), (first, second) in zip(kinds(tree).items(), sums, strict=True)
     }
+
+
+def _array(leaf: Any) -> Any:
+    """A leaf may also be one that is read only when it is asked for."""
+    return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
 
 
 def kinds(tree: Any) -> dict[str, str]:

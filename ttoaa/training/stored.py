@@ -16,10 +16,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from ttoaa.training.agreement import gather
 from ttoaa.training.fingerprints import fingerprints, kinds
+from ttoaa.training.streamed import Lazy
 from ttoaa.workdir import read_json
 
 T = TypeVar("T")
@@ -48,48 +50,80 @@ def read(folder: pathlib.Path, step: int, **abstract: Any) -> dict[str, Any]:
     on the first device. `read(folder, step, params=tree)` reads parameters alone. Raises
     CheckpointError, and Damaged where the fault is the checkpoint's own, on all processes alike.
     """
-    prints, restored = together(lambda: _restore(folder, step, abstract))
+
+    def restore() -> tuple[dict[str, Any], dict[str, Any]]:
+        """No process waits for another in here."""
+        prints = _prints(folder, step, abstract)
+        return prints, {name: _restore(folder, step, name, abstract[name]) for name in abstract}
+
+    prints, restored = together(restore)
     for name, tree in restored.items():
-        ours = fingerprints(tree)
-        wrong = sorted(leaf for leaf in ours if ours[leaf] != prints[name][leaf])
-        if wrong:
-            raise Damaged(f"checkpoint {step} in {folder} is damaged: {name}{wrong[0]}")
+        _check(folder, step, name, tree, prints[name])
     return restored
 
 
-def _restore(
-    folder: pathlib.Path, step: int, abstract: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(fingerprints, items) as they lie there. No process waits for another in here."""
+def read_lazily(folder: pathlib.Path, step: int, name: str, abstract: dict[str, Any]) -> Any:
+    """One item of nested dicts, of one process, each leaf read and checked when it is asked for.
+
+    Raises as `read` does: here for what is missing or another tree, a leaf for its own values.
+    """
+    prints = _prints(folder, step, {name: abstract})[name]
+
+    def lazy(path: tuple[Any, ...], leaf: Any) -> Lazy:
+        alone = leaf
+        for part in reversed(path):
+            alone = {part.key: alone}
+
+        def values() -> np.ndarray:
+            tree = _restore(folder, step, name, alone)
+            _check(folder, step, name, tree, prints)
+            return np.asarray(jax.tree.leaves(tree)[0])
+
+        return Lazy(leaf.shape, values)
+
+    return jax.tree_util.tree_map_with_path(lazy, abstract)
+
+
+def _prints(folder: pathlib.Path, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
+    """Fingerprints of the leaves of every item; CheckpointError where the trees are others."""
     prints = read_meta(folder, step)["fingerprints"]
     for name, tree in abstract.items():
         _check_kinds(f"checkpoint {step} in {folder}", name, tree, prints.get(name, {}))
+    return prints
+
+
+def _check(folder: pathlib.Path, step: int, name: str, tree: Any, prints: dict[str, Any]) -> None:
+    ours = fingerprints(tree)
+    wrong = sorted(leaf for leaf in ours if ours[leaf] != prints[leaf])
+    if wrong:
+        raise Damaged(f"checkpoint {step} in {folder} is damaged: {name}{wrong[0]}")
+
+
+def _restore(folder: pathlib.Path, step: int, name: str, abstract: Any) -> Any:
+    """As it lies there: the leaves of an item that are asked for."""
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    wanted = {
-        name: jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(
-                leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or here
-            ),
-            tree,
-        )
-        for name, tree in abstract.items()
-    }
+    wanted = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or here
+        ),
+        abstract,
+    )
     quiet()
     try:
         # Not through a manager, whose barriers would wait for a process that failed.
-        handler = ocp.StandardCheckpointHandler()
-        restored = {
-            name: handler.restore(
-                (folder / str(step) / name).resolve(), args=ocp.args.StandardRestore(tree)
-            )
-            for name, tree in wanted.items()
-        }
+        return ocp.PyTreeCheckpointHandler().restore(
+            (folder / str(step) / name).resolve(),
+            args=ocp.args.PyTreeRestore(
+                wanted,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+                partial_restore=True,
+            ),
+        )
     except Exception as error:  # tensorstore raises many kinds for damaged files
         _raise_fault_of_machine(folder, step, error)
         raise Damaged(
             f"checkpoint {step} in {folder} cannot be read: {first_line(error)}"
         ) from error
-    return prints, restored
 
 
 def together(action: Callable[[], T]) -> T:

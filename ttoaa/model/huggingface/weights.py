@@ -3,6 +3,7 @@
 torch keeps a matrix as [out, in], here it is [in, out]; the embedding is [V, D] in both.
 """
 
+import functools
 import math
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +17,8 @@ from ttoaa.model.tensors import DTYPES, Shape, Tensors, open_folder, write_folde
 from ttoaa.workdir import write_json
 
 Path = tuple[str, ...]
+Place = Callable[[Shape, Callable[[], np.ndarray]], Any]
+"""What becomes a leaf, of its shape and of what reads it."""
 _WHOLE = {
     ("embedding",): "model.embed_tokens",
     ("norm", "weight"): "model.norm",
@@ -73,12 +76,10 @@ def put(tree: dict[str, Any], path: Path, leaf: Any) -> None:
     tree[path[-1]] = leaf
 
 
-def load_params(
-    folder: pathlib.Path, place: Callable[[np.ndarray], Any] = lambda array: array
-) -> Params:
-    """The folder's weights as float32, each given to `place` as soon as it is read.
+def load_params(folder: pathlib.Path, place: Place = lambda _, read: read()) -> Params:
+    """The folder's weights as float32; by default they are read, `place` may do so later.
 
-    Beside what `place` keeps one tensor is in memory, and its transpose: the largest come first,
+    Beside what is read one tensor is in memory, and its transpose: the largest come first,
     so that they never stand on top of a whole model. A tied head is a copy of the embedding, and
     is trained apart from it. Raises ValueError for weights that are not those of config.json.
     """
@@ -87,12 +88,18 @@ def load_params(
     if tied:
         del paths["lm_head.weight"], shapes["lm_head.weight"]
     check_shapes(tensors, tensors.shapes, shapes)
+    sources = {path: name for name, path in paths.items()}
+    if tied:
+        sources[("head",)] = "model.embed_tokens.weight"
+
+    def read(path: Path) -> np.ndarray:
+        array = tensors.read(sources[path]).astype(np.float32, copy=False)
+        return np.ascontiguousarray(turned(path, array))
+
     params: Params = {}
-    for name in sorted(paths, key=lambda name: -math.prod(shapes[name])):
-        array = tensors.read(name).astype(np.float32, copy=False)
-        put(params, paths[name], place(np.ascontiguousarray(turned(paths[name], array))))
-        if tied and name == "model.embed_tokens.weight":
-            put(params, ("head",), place(np.ascontiguousarray(array.T)))
+    for path in sorted(sources, key=lambda path: -math.prod(shapes[sources[path]])):
+        shape = turned_shape(path, shapes[sources[path]])
+        put(params, path, place(shape, functools.partial(read, path)))
     return params
 
 
@@ -124,7 +131,7 @@ def save(
 ) -> None:
     """Writes weights, config.json and generation_config.json; float32 keeps every bit.
 
-    Beside `params` one tensor is in memory at a time.
+    Beside `params` one tensor is in memory at a time; a leaf is whatever NumPy makes an array of.
     """
     paths = names(config)
 

@@ -5,21 +5,28 @@ ff_proj is up, then gate (olmo/model.py: `x, gate = x.chunk(2); silu(gate) * x`)
 have more rows than there are tokens; they stay, as in OLMo's own conversion to Hugging Face.
 """
 
+import functools
 import pathlib
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ttoaa.model.decoder import DecoderConfig, Params, abstract_params
-from ttoaa.model.huggingface.weights import Path, at, check_shapes, put, turned, turned_shape
+from ttoaa.model.huggingface.weights import (
+    Path,
+    Place,
+    at,
+    check_shapes,
+    put,
+    turned,
+    turned_shape,
+)
 from ttoaa.model.olmo.names import readable
 from ttoaa.model.tensors import Shape, Tensors
 
 MODEL, OPTIMIZER = "model.safetensors", "optim.safetensors"
 MOMENTS = {"mu": "exp_avg", "nu": "exp_avg_sq"}
 """optax's name of a moment, and torch's."""
-Place = Callable[[np.ndarray], Any]
 
 
 class Part(NamedTuple):
@@ -30,9 +37,9 @@ class Part(NamedTuple):
 
 
 def load_params(
-    folder: pathlib.Path, config: DecoderConfig, place: Place = lambda array: array
+    folder: pathlib.Path, config: DecoderConfig, place: Place = lambda _, read: read()
 ) -> Params:
-    """The folder's weights as float32, one of their tensors at a time, each given to `place`.
+    """The folder's weights as float32; by default they are read, `place` may do so later.
 
     Raises ValueError for files that are not there, damaged, or of another model than `config`.
     """
@@ -40,7 +47,7 @@ def load_params(
 
 
 def load_moments(
-    folder: pathlib.Path, config: DecoderConfig, place: Place = lambda array: array
+    folder: pathlib.Path, config: DecoderConfig, place: Place = lambda _, read: read()
 ) -> tuple[dict[str, Params], int]:
     """({"mu", "nu"} as trees like the parameters, updates done) of OLMo's AdamW."""
     tensors = _open(folder, OPTIMIZER)
@@ -80,12 +87,16 @@ def _load(tensors: Tensors, config: DecoderConfig, pattern: str, place: Place) -
     before, after = pattern.split("{}")
     held = [n for n in tensors.shapes if n.startswith(before) and n.endswith(after)]
     check_shapes(tensors, held, expected)
-    params: Params = {}
+
+    def read(name: str, part: Part) -> np.ndarray:
+        rows = tensors.read(name)[part.rows].astype(np.float32, copy=False)
+        return np.ascontiguousarray(turned(part.path, rows))
+
+    params, shapes = {}, abstract_params(config)
     for name in sorted(parts, key=lambda n: -np.prod(expected[pattern.format(n)])):
-        array = tensors.read(pattern.format(name)).astype(np.float32, copy=False)
         for part in parts[name]:
-            piece = turned(part.path, array[part.rows])
-            put(params, part.path, place(np.ascontiguousarray(piece)))
+            shape = at(shapes, part.path).shape
+            put(params, part.path, place(shape, functools.partial(read, pattern.format(name), part)))
     return params
 
 
