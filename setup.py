@@ -22,6 +22,7 @@ CORE = [
     "gin-config>=0.5,<0.6",
     "tokenizers>=0.21",
     "safetensors>=0.5",
+    "pyyaml>=6",
     "numpy>=2.0",
     "scipy>=1.13",
     "pandas>=2.2",

@@ -29,9 +29,8 @@ HEADER = (
     "0.4 / 0.5 / 0.6) | pessimistic | collectives, s | compile, min |"
 )
 
-_CACHE = flags.DEFINE_string("cache", None, "folder of what was compiled before", required=True)
+# --cache and --layers are the command's own.
 _ONLY = flags.DEFINE_string("only", "", "rows whose model or pod has this in its name")
-_LAYERS = flags.DEFINE_integer("layers", None, "extrapolate from so many and twice as many", 1)
 
 
 def files(size: str, topology: str) -> list[pathlib.Path]:
@@ -69,8 +68,8 @@ def main(argv: Sequence[str]) -> None:
     for size, topology in ROWS:
         if _ONLY.value in f"{size} {topology}":
             study, _ = config.load(files(size, topology))
-            cache = pathlib.Path(_CACHE.value)
-            print(row(size, estimate(study, topology, layers=_LAYERS.value, cache=cache)))
+            cache = pathlib.Path(flags.FLAGS.cache) if flags.FLAGS.cache else None
+            print(row(size, estimate(study, topology, layers=flags.FLAGS.layers, cache=cache)))
             sys.stdout.flush()
 
 

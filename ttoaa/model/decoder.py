@@ -17,6 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from ttoaa.model.attention import causal_attention, document_ids
 from ttoaa.model.execution import PLAIN, Execution, rematerialised
+from ttoaa.model.product import product
 from ttoaa.model.rotary import rotate, rotate_by_product
 from ttoaa.model.sharding import constrain
 
@@ -138,8 +139,8 @@ class Attention(nnx.Module):
         """[B, H, L, C]"""
         weight, (B, L, D) = getattr(self, name), x_BxLxD.shape
         if on_tpu:
-            weight_DxHxC = weight[...].astype(x_BxLxD.dtype).reshape(D, -1, self.config.head_width)
-            heads = jnp.einsum("dhc,bld->bhlc", weight_DxHxC, x_BxLxD)
+            weight_DxHxC = weight[...].reshape(D, -1, self.config.head_width)
+            heads = product("dhc,bld->bhlc", weight_DxHxC, x_BxLxD)
         else:
             heads = _dot(x_BxLxD, weight).reshape(B, L, -1, self.config.head_width).swapaxes(1, 2)
         return checkpoint_name(constrain(heads, *_HEADS), name)
@@ -149,8 +150,8 @@ class Attention(nnx.Module):
         B, L, H, C = x_BxLxHxC.shape
         if not on_tpu:
             return _dot(x_BxLxHxC.reshape(B, L, H * C), self.out)
-        weight_HxCxD = self.out[...].astype(x_BxLxHxC.dtype).reshape(H, C, -1)
-        return jnp.einsum("bhlc,hcd->bld", x_BxLxHxC.swapaxes(1, 2), weight_HxCxD)
+        weight_HxCxD = self.out[...].reshape(H, C, -1)
+        return product("bhlc,hcd->bld", x_BxLxHxC.swapaxes(1, 2), weight_HxCxD)
 
 
 class MLP(nnx.Module):
@@ -270,26 +271,5 @@ def _matrix(config: DecoderConfig, rngs: nnx.Rngs, rows: int, columns: int) -> n
     return nnx.Param(config.init_std * draw)
 
 
-def _dot(x: jax.Array, weight: nnx.Param) -> jax.Array:
-    return _product(x, weight[...])
-
-
-@jax.custom_vjp
-def _product(x_BxLxI: jax.Array, weight_IxO: jax.Array) -> jax.Array:
-    return x_BxLxI @ weight_IxO.astype(x_BxLxI.dtype)
-
-
-def _product_forward(x: jax.Array, weight: jax.Array) -> tuple[jax.Array, Any]:
-    return _product(x, weight), (x, weight)
-
-
-def _product_backward(residuals: Any, dy_BxLxO: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x_BxLxI, weight_IxO = residuals
-    dx = dy_BxLxO @ weight_IxO.astype(dy_BxLxO.dtype).T
-    # JAX's own rule asks for the transpose of this, for which XLA's CPU backend transposes
-    # activations: a fifth of a training step.
-    dweight = jnp.einsum("bli,blo->io", x_BxLxI, dy_BxLxO)
-    return dx, dweight.astype(weight_IxO.dtype)
-
-
-_product.defvjp(_product_forward, _product_backward)
+def _dot(x_BxLxI: jax.Array, weight_IxO: nnx.Param) -> jax.Array:
+    return product("bli,io->blo", x_BxLxI, weight_IxO[...])

@@ -27,6 +27,7 @@ from ttoaa.training.stored import (
     newest_meta,
     quiet,
     read,
+    read_lazily,
     read_meta,
     seal,
     together,
@@ -40,6 +41,7 @@ __all__ = [
     "committed_steps",
     "newest_meta",
     "read",
+    "read_lazily",
     "read_meta",
 ]
 

@@ -1,6 +1,6 @@
 """Checkpoints that come from other software, or go there.
 
-An import is a folder like a run's: `checkpoints` for `InitFrom` to begin from, and beside them the
+Tensors pass from the one to the other a few at a time. An import is a folder like a run's: `checkpoints` for `InitFrom` to begin from, and beside them the
 decoder as gin bindings and the tokenizer's files.
 """
 
@@ -11,7 +11,7 @@ import logging
 import pathlib
 import shutil
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,26 +23,19 @@ from ttoaa.model.huggingface import tokenizer, weights
 from ttoaa.model.huggingface.config import Card, read_config
 from ttoaa.model.olmo import weights as olmo
 from ttoaa.model.olmo.config import read_config as read_olmo_config
+from ttoaa.training import streamed
 from ttoaa.training.checkpoints import (
     Damaged,
     Writer,
     committed_steps,
     newest_meta,
-    read,
+    read_lazily,
     read_meta,
 )
 from ttoaa.training.config import AdamW, Cosine
 from ttoaa.training.pins import pin
+from ttoaa.training.streamed import Lazy
 from ttoaa.workdir import write_text
-
-
-class Stored(NamedTuple):
-    """A checkpoint of a run or of an import."""
-
-    step: int
-    config: DecoderConfig
-    params: Params
-    meta: dict[str, Any]
 
 
 def import_huggingface(source: pathlib.Path, target: pathlib.Path) -> str:
@@ -50,7 +43,7 @@ def import_huggingface(source: pathlib.Path, target: pathlib.Path) -> str:
     config, card, tied = read_config(source)
     if _is_imported(target, source):
         return f"{target} is there already"
-    params = weights.load_params(source, jax.device_put)
+    params = weights.load_params(source, Lazy)
     tokenizer.copy(source, target)
     _write(target, source, config, params, card=dataclasses.asdict(card))
     note = "; its head was the embedding and is now a copy of it" if tied else ""
@@ -62,12 +55,12 @@ def import_olmo(source: pathlib.Path, target: pathlib.Path, optimizer: bool) -> 
     config, card = read_olmo_config(source)
     if _is_imported(target, source):
         return f"{target} is there already"
-    params, opt, step = olmo.load_params(source, config, jax.device_put), None, 0
+    params, opt, step = olmo.load_params(source, config, Lazy), None, 0
     if optimizer:
-        moments, step = olmo.load_moments(source, config, jax.device_put)
+        moments, step = olmo.load_moments(source, config, Lazy)
         # Moments and count are all of the state; rate and decay are the run's that goes on.
         schedule: Any = Cosine(peak=1.0, warmup=0)
-        empty = jax.eval_shape(AdamW(schedule).over(1).init, params)
+        empty = jax.eval_shape(AdamW(schedule).over(1).init, abstract_params(config))
         count = jnp.asarray(step, jnp.int32)
         opt = optax.tree_utils.tree_set(empty, **moments, count=count)
     _write(target, source, config, params, opt, step, card=dataclasses.asdict(card))
@@ -78,25 +71,49 @@ def import_olmo(source: pathlib.Path, target: pathlib.Path, optimizer: bool) -> 
 def export_huggingface(
     source: pathlib.Path, target: pathlib.Path, step: int | None, dtype: str, shard_bytes: int
 ) -> str:
-    """Writes parameters of a run or an import as an `Olmo2ForCausalLM`. Returns a line to print."""
-    with new_folder(target) as folder:
-        stored = _read(source, step)
-        if "card" in stored.meta:  # an import: all goes back as it came
-            card = Card(**stored.meta["card"])
+    """Writes parameters of a run or an import as an `Olmo2ForCausalLM`. Returns a line to print.
+
+    They are of that step, or of the newest good checkpoint in `<source>/checkpoints`. Raises
+    ValueError where there is none; damaged newer ones are named in the log.
+    """
+    folder = source / "checkpoints"
+    known = committed_steps(folder)
+    if not known or step not in (None, *known):
+        what = "checkpoint" if step is None else f"checkpoint {step}"
+        raise ValueError(f"{folder} has no {what}, only {known}")
+    *newer, last = known[::-1] if step is None else [step]
+    for number in newer:
+        try:
+            return _export(source, number, target, dtype, shard_bytes)
+        except Damaged as error:
+            logging.warning("%s; an older one is taken", error)
+    return _export(source, last, target, dtype, shard_bytes)
+
+
+def _export(
+    source: pathlib.Path, step: int, target: pathlib.Path, dtype: str, shard_bytes: int
+) -> str:
+    checkpoints = source / "checkpoints"
+    with new_folder(target) as folder, pin(checkpoints, step):
+        meta = read_meta(checkpoints, step)
+        config = DecoderConfig(**_fields(meta["identity"]["model"]))
+        params = read_lazily(checkpoints, step, "params", abstract_params(config))
+        if "card" in meta:  # an import: all goes back as it came
+            card = Card(**meta["card"])
             tokenizer.copy(source, folder)
         else:
             corpus = source.parent / "corpus"
             if not (corpus / MANIFEST).is_file():
                 raise ValueError(f"{corpus} is missing: the tokenizer is that of the run's corpus")
             eos_id = Manifest.from_bytes((corpus / MANIFEST).read_bytes()).eos_id
-            length = _fields(stored.meta["identity"]["geometry"])["length"]
+            length = _fields(meta["identity"]["geometry"])["length"]
             card = Card(length, eos_id)
             tokenizer.write(corpus / TOKENIZER, eos_id, length, folder)
-        weights.save(folder, stored.config, card, stored.params, dtype, shard_bytes)
+        weights.save(folder, config, card, params, dtype, shard_bytes)
     note = ""
-    if stored.config.document_separator is not None:
+    if config.document_separator is not None:
         note = "; unlike in training, attention there sees the documents before"
-    return f"step {stored.step:,} of {source} is in {target}{note}"
+    return f"step {step:,} of {source} is in {target}{note}"
 
 
 def _is_imported(target: pathlib.Path, source: pathlib.Path) -> bool:
@@ -122,36 +139,13 @@ def _write(
     values = dataclasses.asdict(config).items()
     bindings = [f"DecoderConfig.{name} = {value!r}" for name, value in values]
     write_text(target / "model.gin", "\n".join([f"# The decoder of {source}.", *bindings, ""]))
-    writer = Writer(target / "checkpoints")
+    handlers = {name: streamed.handler() for name in ("params", "opt")}
+    writer = Writer(target / "checkpoints", handlers=handlers)
     identity = {"model": repr(config)}
     writer.save(
         step, params, opt, {**meta, "step": step, "source": str(source), "identity": identity}
     )
     writer.finish()
-
-
-def _read(source: pathlib.Path, step: int | None) -> Stored:
-    """Parameters of that step, or of the newest good checkpoint, in `<source>/checkpoints`.
-
-    Raises ValueError where there is none; damaged newer ones are named in the log.
-    """
-    folder = source / "checkpoints"
-    known = committed_steps(folder)
-    if not known or step not in (None, *known):
-        what = "checkpoint" if step is None else f"checkpoint {step}"
-        raise ValueError(f"{folder} has no {what}, only {known}")
-    for number in reversed(known if step is None else [step]):
-        try:
-            with pin(folder, number):
-                meta = read_meta(folder, number)
-                config = DecoderConfig(**_fields(meta["identity"]["model"]))
-                params = read(folder, number, params=abstract_params(config))["params"]
-            return Stored(number, config, params, meta)
-        except Damaged as error:
-            if number == (known[0] if step is None else step):
-                raise
-            logging.warning("%s; an older one is taken", error)
-    raise AssertionError("the oldest checkpoint is either returned or raised")
 
 
 def _fields(text: str) -> dict[str, Any]:

@@ -96,7 +96,9 @@ def _load(tensors: Tensors, config: DecoderConfig, pattern: str, place: Place) -
     for name in sorted(parts, key=lambda n: -np.prod(expected[pattern.format(n)])):
         for part in parts[name]:
             shape = at(shapes, part.path).shape
-            put(params, part.path, place(shape, functools.partial(read, pattern.format(name), part)))
+            put(
+                params, part.path, place(shape, functools.partial(read, pattern.format(name), part))
+            )
     return params
 
 
