@@ -11,7 +11,7 @@ import jax
 
 PEAK_FLOPS = {
     # cloud.google.com/tpu/docs; devices as a running JAX counts them: a v4 or v5p chip is one, each
-    # half of a TPU7x chip is one. (Ahead-of-time compilation for v4 has two a chip.)
+    # half of a TPU7x chip is one.
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
     "TPU v5e": 197e12,
