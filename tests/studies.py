@@ -72,7 +72,7 @@ Forgetting.at = (0.4,)
 """
 
 pin_cores()  # before the backend starts, as the commands do
-TIMES = ("tokens_per_second", "mfu")
+TIMES = ("tokens_per_second", "mfu", "goodput")
 
 
 def write_gin(folder, paths):

@@ -20,8 +20,8 @@ from ttoaa.compilation import pods
 from ttoaa.compilation.compiled import compiled
 from ttoaa.compilation.estimate import Measures, extrapolate, measure, report
 from ttoaa.model.decoder import abstract_params
-from ttoaa.model.sharding import batch_sharding, make_mesh, shardings, with_shardings
-from ttoaa.scoring.likelihood import token_log_probs
+from ttoaa.model.sharding import make_mesh, shardings, with_shardings
+from ttoaa.scoring.likelihood import pass_rows, token_log_probs
 from ttoaa.training.program import Program
 
 _TOPOLOGY = flags.DEFINE_string("topology", None, "a pod by libtpu's name, such as v5p:4x4x4")
@@ -98,19 +98,18 @@ def _step(program: Program) -> tuple[jax.stages.Lowered, Mapping[str, str]]:
 
 
 def _evaluation(program: Program) -> tuple[jax.stages.Lowered, Mapping[str, str]]:
-    """Scoring a batch of the run's shape, in passes of a row a device."""
+    """Scoring as many rows as a batch has, as the trainer's validation does it."""
     mesh, geometry = program.mesh, program.geometry
     abstract = abstract_params(program.model)
     params = with_shardings(abstract, shardings(mesh, abstract))
-    tokens = jax.ShapeDtypeStruct(
-        (geometry.batch, geometry.length), jnp.int32, sharding=batch_sharding(mesh)
-    )
-    rows = mesh.shape["data"] * mesh.shape["fsdp"]
     with jax.set_mesh(mesh):
+        rows = pass_rows(geometry.length, mesh.devices.flat[0].platform)
+        count = -(-geometry.batch // rows) * rows
+        tokens = jax.ShapeDtypeStruct((count, geometry.length), jnp.int32)
         lowered = token_log_probs.lower(
             program.model, params, tokens, rows=rows, execution=program.resolved
         )
-    return lowered, dict(program.resolved.compiler_options)
+    return lowered, {}
 
 
 def _settings(program: Program) -> dict[str, Any]:

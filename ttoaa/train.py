@@ -3,7 +3,9 @@
 import dataclasses
 import pathlib
 import sys
+import time
 from collections.abc import Sequence
+from typing import Any
 
 from absl import app, flags
 
@@ -24,7 +26,7 @@ from ttoaa.planning.overlay import Overlay
 from ttoaa.planning.plan import Plan
 from ttoaa.training import distributed, initial, profiling
 from ttoaa.training.checkpoints import newest_meta
-from ttoaa.training.loop import Job, Stopped, check_identity, train
+from ttoaa.training.loop import AGREED, Job, Stopped, check_identity, train
 from ttoaa.training.program import Program
 from ttoaa.training.topology import pin_cores, split_cpu
 from ttoaa.workdir import RUNS, Workdir, read_json
@@ -32,8 +34,18 @@ from ttoaa.workdir import RUNS, Workdir, read_json
 _RUN = flags.DEFINE_enum("run", "run", RUNS, "the control run, or the one with the experiments")
 
 
+_BEGAN = time.time()
+
+
 def make_job(study: config.Study, workdir: Workdir, kind: str) -> Job:
     """Opens and checks everything that a run needs; raises ValueError before any of it starts."""
+    profile = profiling.steps_of(profiling.STEPS.value, study.geometry.steps)
+    parts = inputs(study, workdir, kind)
+    return Job(**parts, program=program_of(study), profile=profile, began=_BEGAN)
+
+
+def inputs(study: config.Study, workdir: Workdir, kind: str) -> dict[str, Any]:
+    """A Job's fields that have nothing to do with the devices, which this leaves alone."""
     corpus = Corpus.open(workdir.corpus)
     geometry = study.geometry
     if study.model.vocab_size < corpus.vocab_size:
@@ -62,10 +74,9 @@ def make_job(study: config.Study, workdir: Workdir, kind: str) -> Job:
     probes = [(e.name, p) for e in study.experiments for p in e.probes(worlds[e.name])]
     repetition = study.training.repetition_filter
     transforms = repetition.among(overlay) if repetition else overlay
-    return Job(
+    return dict(
         folder=workdir.run(kind),
         seed=workdir.seed,
-        program=program_of(study),
         identity={
             "corpus": corpus.fingerprint,
             "order": order.fingerprint,
@@ -85,7 +96,6 @@ def make_job(study: config.Study, workdir: Workdir, kind: str) -> Job:
         label=workdir.run(kind).name,
         init_from=study.init_from,
         config=workdir.config.read_text(encoding="utf-8"),
-        profile=profiling.steps_of(profiling.STEPS.value, geometry.steps),
     )
 
 
@@ -124,7 +134,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     try:
         distributed.start()
-        with distributed.exiting("train", Stopped):
+        with distributed.exiting("train", *AGREED):
             told = run()
     except Stopped as stopped:
         told, code = str(stopped), 143
@@ -143,10 +153,10 @@ def run() -> str:
     folder = workdir.run(_RUN.value)
     if (folder / "finished.json").exists():
         made = read_json(folder / "finished.json")["identity"]
-        check_identity(folder, made, make_job(study, workdir, _RUN.value).identity)
+        check_identity(folder, made, inputs(study, workdir, _RUN.value)["identity"])
         return f"{folder} is finished already"
     meta = newest_meta(folder / "checkpoints")
-    began = meta["topology"] if meta else {}
+    began = meta["topology"] if meta and meta["topology"]["platform"] == "cpu" else {}
     pin_cores(began.get("cores"))
     split_cpu(study.geometry.batch, study.layout, began.get("devices"))
     config.cache_compilations(workdir)

@@ -24,7 +24,7 @@ GEOMETRY = Geometry(length=10, batch=4, steps=12)
 TRAINING = Training(
     AdamW(ConstantLinear(0.02, warmup=2)), max_arms=8, checkpoint_every=4, validate_every=5
 )
-TIMES = ("tokens_per_second", "mfu")
+TIMES = ("tokens_per_second", "mfu", "goodput")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,5 +1,6 @@
 """Run by a test with 8 fake devices: the same three steps on every layout, printed as JSON."""
 
+import dataclasses
 import json
 
 import jax
@@ -28,6 +29,8 @@ CASES = {
     "8 data": ((8, 1, 1), PLAIN),
     "8 all scan": ((2, 2, 2), Execution(scan_layers=True, remat="products", microbatch=8)),
     "8 fsdp tensor": ((1, 4, 2), Execution(remat="attention", loss_chunks=2, microbatch=16)),
+    "1 bfloat16": ((1, 1, 1), PLAIN, "bfloat16"),
+    "8 bfloat16": ((2, 2, 2), Execution(remat="products", microbatch=8), "bfloat16"),
 }
 
 
@@ -41,11 +44,11 @@ def batch_of(step):
     }
 
 
-def told_of(shape, execution):
+def told_of(shape, execution, dtype="float32"):
     data, fsdp, tensor = shape
     devices = jax.devices()[: data * fsdp * tensor]
     mesh = make_mesh(Layout(data, fsdp, tensor), devices)
-    program = Program(MODEL, TRAINING, GEOMETRY, execution, mesh)
+    program = Program(dataclasses.replace(MODEL, dtype=dtype), TRAINING, GEOMETRY, execution, mesh)
     state = program.init(5)
     first = [float(np.asarray(leaf, np.float64).sum()) for leaf in jax.tree.leaves(state["params"])]
     step, metrics = program.compile(), []
@@ -62,6 +65,7 @@ def told_of(shape, execution):
         "shard": query.addressable_shards[0].data.shape,
         "moment": state["opt"][1][0].mu["block_01"]["mlp"]["down"].addressable_shards[0].data.shape,
         "metrics": metrics,
+        "types": sorted({str(leaf.dtype) for leaf in jax.tree.leaves(state)}),
         "scores": scores.tolist(),
         "resolved": [program.resolved.attention, program.resolved.microbatch],
     }

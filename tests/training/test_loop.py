@@ -215,7 +215,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_one_line(tmp_path):
     for step in committed_steps(tmp_path / "checkpoints"):
         loss = losses_at(tmp_path, step, make_batch(0)["tokens"])
         assert step == 1 or np.isfinite(loss).all()
-    assert all(np.isfinite(line["loss"]) for line in records(tmp_path)["metrics"] if "loss" in line)
+    *before, refused = [line for line in records(tmp_path)["metrics"] if "loss" in line]
+    assert all(np.isfinite(line["loss"]) for line in before)
+    assert None in (refused["loss"], refused["grad_norm"]), "the refused step is on record too"
 
 
 def test_what_a_run_leaves_behind(whole):

@@ -119,9 +119,9 @@ class Attention(nnx.Module):
     def __call__(
         self, x_BxLxD: jax.Array, documents_BxL: jax.Array | None, execution: Execution
     ) -> jax.Array:
-        on_tpu = execution.attention == "splash"
-        q, k, v = (self._heads(x_BxLxD, name, on_tpu) for name in ("query", "key", "value"))
-        turn = rotate_by_product if on_tpu else rotate
+        heads_first = execution.attention == "splash"
+        q, k, v = (self._heads(x_BxLxD, name, heads_first) for name in ("query", "key", "value"))
+        turn = rotate_by_product if heads_first else rotate
         q = turn(self.query_norm.across_heads(q), self.config.rope_theta)
         k = turn(self.key_norm.across_heads(k), self.config.rope_theta)
         attended_BxLxHxC = causal_attention(
@@ -130,25 +130,25 @@ class Attention(nnx.Module):
             documents_BxL=documents_BxL,
             blocks=execution.blocks,
         )
-        return checkpoint_name(self._joined(attended_BxLxHxC, on_tpu), "out")
+        return checkpoint_name(self._joined(attended_BxLxHxC, heads_first), "out")
 
     # Kernels want heads before tokens. A TPU's matrix unit writes and reads them in that order for
     # nothing, where copies would take a tenth of a step; a CPU multiplies plain matrices fastest.
 
-    def _heads(self, x_BxLxD: jax.Array, name: str, on_tpu: bool) -> jax.Array:
+    def _heads(self, x_BxLxD: jax.Array, name: str, heads_first: bool) -> jax.Array:
         """[B, H, L, C]"""
         weight, (B, L, D) = getattr(self, name), x_BxLxD.shape
-        if on_tpu:
+        if heads_first:
             weight_DxHxC = weight[...].reshape(D, -1, self.config.head_width)
             heads = product("dhc,bld->bhlc", weight_DxHxC, x_BxLxD)
         else:
             heads = _dot(x_BxLxD, weight).reshape(B, L, -1, self.config.head_width).swapaxes(1, 2)
         return checkpoint_name(constrain(heads, *_HEADS), name)
 
-    def _joined(self, x_BxLxHxC: jax.Array, on_tpu: bool) -> jax.Array:
+    def _joined(self, x_BxLxHxC: jax.Array, heads_first: bool) -> jax.Array:
         """[B, L, D]"""
         B, L, H, C = x_BxLxHxC.shape
-        if not on_tpu:
+        if not heads_first:
             return _dot(x_BxLxHxC.reshape(B, L, H * C), self.out)
         weight_HxCxD = self.out[...].reshape(H, C, -1)
         return product("bhlc,hcd->bld", x_BxLxHxC.swapaxes(1, 2), weight_HxCxD)

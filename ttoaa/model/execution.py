@@ -38,7 +38,7 @@ class Execution:
     remat: str = "none"
     """What is computed again in the backward pass: a name in POLICIES."""
     loss_chunks: int = 1
-    """Pieces of the rows for head and cross-entropy; with 1 the logits are kept."""
+    """Pieces of a row's positions for head and cross-entropy; with 1 the logits are kept."""
     microbatch: int | None = None
     """Rows of one pass in a step; by default 2 a device on CPU (its caches), else the batch."""
     compiler_options: tuple[tuple[str, str], ...] = ()

@@ -20,7 +20,8 @@ def token_losses(
 ) -> Pair:
     """float32[B, L] cross-entropies in nats, and float32[B, L] log partition functions.
 
-    The logits are x @ head in x's type; every reduction is float32, and so is head's gradient.
+    The logits are x @ head in x's type; a partition function is summed in float32, and so is
+    head's gradient.
     With one chunk the logits are kept for the backward pass. With more, L is cut (not B, so that
     each device works on its own rows of every chunk), one chunk at a time has logits, and the
     backward pass makes them again. A position without a target takes any id and weight 0.

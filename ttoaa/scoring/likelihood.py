@@ -48,11 +48,12 @@ def token_log_probs(
     return constrain(scores, None, None)
 
 
-def pass_rows(length: int) -> int:
+def pass_rows(length: int, platform: str | None = None) -> int:
     """Rows of one pass: two a device suit a CPU's caches, an accelerator takes 16,384 tokens."""
     mesh = jax.sharding.get_abstract_mesh()
     parts = 1 if mesh.empty else row_parts(mesh)
-    return parts * (2 if jax.default_backend() == "cpu" else max(1, 16_384 // length))
+    on_cpu = (platform or jax.default_backend()) == "cpu"
+    return parts * (2 if on_cpu else max(1, 16_384 // length))
 
 
 def row_losses(

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import orbax.checkpoint as ocp
 
-from ttoaa.training import pins, retention
+from ttoaa.training import pins, retention, streamed
 from ttoaa.training.agreement import from_primary
 from ttoaa.training.fingerprints import fingerprints
 from ttoaa.training.retention import Keep
@@ -61,17 +61,14 @@ class Writer:
     """The trainer's side: the only one that writes into the folder, and cleans up after kills."""
 
     def __init__(
-        self,
-        folder: pathlib.Path,
-        keep: Keep | None = None,
-        handlers: dict[str, ocp.PyTreeCheckpointHandler] | None = None,
+        self, folder: pathlib.Path, keep: Keep | None = None, lazily: bool = False
     ) -> None:
-        """`handlers` are Orbax's for trees by name, where others than its own are to save them."""
+        """`lazily`: leaves are Lazy, in memory one by one, and a save is done when it returns."""
         self.folder = folder
         self.keep = keep or Keep()
         folder.mkdir(parents=True, exist_ok=True)
         from_primary(lambda: pins.sweep(folder))
-        self._manager = _manager(folder, handlers)
+        self._manager = _manager(folder, lazily)
 
     def save(self, step: int, params: Any, opt: Any, meta: dict[str, Any], **more: Any) -> None:
         """Begins to save in the background, once an earlier save is done and old ones are gone.
@@ -168,10 +165,12 @@ class Writer:
             raise CheckpointError(f"{self.folder}: a save failed: {first_line(error)}") from error
 
 
-def _manager(folder: pathlib.Path, handlers: dict[str, Any] | None) -> ocp.CheckpointManager:
+def _manager(folder: pathlib.Path, lazily: bool) -> ocp.CheckpointManager:
     quiet()
     return ocp.CheckpointManager(
         folder.resolve(),
-        options=ocp.CheckpointManagerOptions(cleanup_tmp_directories=True),
-        item_handlers=handlers,
+        options=ocp.CheckpointManagerOptions(
+            cleanup_tmp_directories=True, enable_async_checkpointing=not lazily
+        ),
+        item_handlers=streamed.handlers() if lazily else None,
     )

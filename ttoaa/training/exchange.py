@@ -1,7 +1,7 @@
 """Checkpoints that come from other software, or go there.
 
-Tensors pass from the one to the other a few at a time. An import is a folder like a run's: `checkpoints` for `InitFrom` to begin from, and beside them the
-decoder as gin bindings and the tokenizer's files.
+An import is a folder like a run's: `checkpoints` for `InitFrom` to begin from, and beside them the
+decoder as gin bindings and the tokenizer's files. One tensor at a time is in memory.
 """
 
 import ast
@@ -23,7 +23,6 @@ from ttoaa.model.huggingface import tokenizer, weights
 from ttoaa.model.huggingface.config import Card, read_config
 from ttoaa.model.olmo import weights as olmo
 from ttoaa.model.olmo.config import read_config as read_olmo_config
-from ttoaa.training import streamed
 from ttoaa.training.checkpoints import (
     Damaged,
     Writer,
@@ -139,8 +138,7 @@ def _write(
     values = dataclasses.asdict(config).items()
     bindings = [f"DecoderConfig.{name} = {value!r}" for name, value in values]
     write_text(target / "model.gin", "\n".join([f"# The decoder of {source}.", *bindings, ""]))
-    handlers = {name: streamed.handler() for name in ("params", "opt")}
-    writer = Writer(target / "checkpoints", handlers=handlers)
+    writer = Writer(target / "checkpoints", lazily=True)
     identity = {"model": repr(config)}
     writer.save(
         step, params, opt, {**meta, "step": step, "source": str(source), "identity": identity}

@@ -19,18 +19,19 @@ def fingerprints(tree: Any) -> dict[str, list[Any]]:
 
     The kind is type and shape, such as 'float32[3, 4]'.
     """
-    leaves = jax.tree.leaves(tree)
     # A program for each shape, not one of all leaves: that takes XLA minutes for a large model.
-    sums = jax.device_get([_program(_everywhere(leaf))(_array(leaf)) for leaf in leaves])
+    sums = jax.device_get([_begin(leaf) for leaf in jax.tree.leaves(tree)])
     return {
         leaf: [kind, int(first), int(second)]
         for (leaf, kind), (first, second) in zip(kinds(tree).items(), sums, strict=True)
     }
 
 
-def _array(leaf: Any) -> Any:
-    """A leaf may also be one that is read only when it is asked for."""
-    return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+def _begin(leaf: Any) -> Any:
+    if isinstance(leaf, jax.Array):
+        return _program(_everywhere(leaf))(leaf)
+    # Perhaps read only when it is asked for: it is gone again before the next one is.
+    return jax.device_get(_program(None)(np.asarray(leaf)))
 
 
 def kinds(tree: Any) -> dict[str, str]:

@@ -33,20 +33,22 @@ class Attempts:
         if path:
             # Written anew, lest what follows is appended to a line that a kill cut short.
             write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+        self._began = time.time() if began is None else began
+        self._held = held_seconds(lines)
         if began is not None:
             self._note(step, began)
         self.beat(step)
 
-    def beat(self, step: int, now: bool = False) -> None:
-        """A sign of life, written down if the last one is long ago; with `now` in any case."""
-        if now or time.monotonic() - self._last >= INTERVAL:
+    def beat(self, step: int) -> None:
+        """A sign of life, written down if the last one is long ago."""
+        if time.monotonic() - self._last >= INTERVAL:
             self._last = time.monotonic()
             self._note(step, time.time())
 
-    def goodput(self, step: int, useful: float) -> float | None:
-        """With the seconds of useful steps of the whole run; None where nothing is kept."""
-        self.beat(step, now=True)
-        return share(useful, read_json_lines(self._path)) if self._path else None
+    def goodput(self, useful: float) -> dict[str, float]:
+        """{"goodput"}, of the seconds of useful steps of the whole run; empty before any time."""
+        held = self._held + max(0.0, time.time() - self._began)
+        return {"goodput": min(1.0, useful / held)} if held > 0 else {}
 
     def _note(self, step: int, seconds: float) -> None:
         if self._path:
@@ -64,9 +66,3 @@ def held_seconds(lines: Iterable[Mapping[str, Any]]) -> float:
         first.setdefault(start, seconds)
         last[start] = max(last.get(start, seconds), seconds)
     return sum(last[start] - first[start] for start in first)
-
-
-def share(useful: float, lines: Iterable[Mapping[str, Any]]) -> float | None:
-    """Useful seconds over seconds held; None before any time has passed."""
-    held = held_seconds(lines)
-    return min(1.0, useful / held) if held > 0 else None

@@ -7,6 +7,11 @@ import gin
 import jax
 import jax.numpy as jnp
 
+
+class Refused(ValueError):
+    """A step after which the run must not go on, on all processes alike."""
+
+
 GuardState = dict[str, jax.Array]
 """loss, grad_norm float32[window]: of the last accepted steps, in a ring; accepted, skipped,
 in_a_row int32[]: steps accepted and refused since the run began, refused since the last accepted.
@@ -85,13 +90,14 @@ def _leaps(sigmas: float, state: GuardState, name: str, value: jax.Array) -> jax
 
 
 def check(guard: Guard, step: int, values: Mapping[str, float], in_a_row: int) -> None:
-    """Raises ValueError where the run must end; `values` are the step's loss and grad_norm."""
+    """Raises Refused where the run must end; `values` are the step's loss and grad_norm."""
     if in_a_row <= (0 if guard.policy == "stop" else guard.max_skips):
         return
     what = ", ".join(f"{name} {values[name]:.6g}" for name in _WATCHED)
     skips = f", {in_a_row} steps in a row were refused" if guard.policy == "skip" else ""
     why = f"not finite, or over {guard.sigmas} sigmas up" if guard.sigmas else "not finite"
-    raise ValueError(
-        f"step {step} has {what} ({why}{skips}): lower the peak learning rate, or see Guard; the "
-        "newest checkpoint is from before"
+    raise Refused(
+        f"step {step} has {what} ({why}{skips}): lower the peak learning rate (in another "
+        "--workdir, if need be by InitFrom from here), or see Guard; the newest checkpoint is from "
+        "before"
     )

@@ -11,6 +11,7 @@ import tqdm
 
 from ttoaa.data.loader import Batch
 from ttoaa.experiments.base import Probe
+from ttoaa.model.execution import PLAIN
 from ttoaa.scoring.likelihood import row_losses
 from ttoaa.training import guard, initial
 from ttoaa.training.checkpoints import Writer
@@ -35,6 +36,10 @@ class Stopped(Exception):
     """The run was asked to stop (SIGTERM); it saved and can be continued."""
 
 
+AGREED = (Stopped, guard.Refused)
+"""What all processes come to together."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Job:
     """All that one training run needs, resolved."""
@@ -54,6 +59,8 @@ class Job:
     """The resolved gin config, kept beside the records."""
     profile: range = range(0)
     """Steps to trace."""
+    began: float | None = None
+    """time.time() when the process began, for the goodput; by default now."""
 
     @property
     def steps(self) -> int:
@@ -67,12 +74,14 @@ def train(job: Job) -> None:
     """
     with jax.set_mesh(job.program.mesh):
         run = _Run(job)
-        try:
-            with Stopping() as stopping, exiting("train", Stopped):
-                run.go(stopping)
-        finally:
-            run.records.close()
-            run.writer.finish()  # a save in flight is not lost, whatever ends the run
+        with Stopping() as stopping:
+            try:
+                with exiting("train", *AGREED):
+                    run.go(stopping)
+            finally:
+                run.records.close()
+                # A save in flight is not lost, whatever ends the run, nor by a second SIGTERM.
+                run.writer.finish()
 
 
 class _Run:
@@ -96,7 +105,7 @@ class _Run:
         kept = job.folder if primary() else None
         # A fresh start keeps nothing, not even the records of step 0 of one that was killed.
         self.records = Records(kept, -1 if self.fresh else self.start)
-        self.attempts = Attempts(kept and kept / "attempts.jsonl", self.start)
+        self.attempts = Attempts(kept and kept / "attempts.jsonl", self.start, job.began)
         if kept:
             write_text(kept / "config.gin", job.config)
             self._note_start()
@@ -186,6 +195,7 @@ class _Run:
         validate = last or step % training.validate_every == 0
         due_save = step % training.checkpoint_every == 0 or step in training.keep.milestones
         save = last or (step and due_save)
+        self.attempts.beat(step)
         if due or validate or save:
             self._settle()
             self.speed.pause()
@@ -202,7 +212,9 @@ class _Run:
 
     def _row_losses(self, tokens_NxL: np.ndarray) -> np.ndarray:
         program = self.program
-        return row_losses(program.model, self.state["params"], tokens_NxL)
+        whole = tokens_NxL.shape[1] == program.geometry.length
+        execution = program.resolved if whole else PLAIN
+        return row_losses(program.model, self.state["params"], tokens_NxL, execution)
 
     def _save(self, step: int) -> None:
         if step == self.saved:
@@ -221,9 +233,6 @@ class _Run:
             state = self.state
             self.writer.save(step, state["params"], state["opt"], meta, guard=state["guard"])
 
-    def _goodput(self, step: int) -> float | None:
-        return self.attempts.goodput(step, self.ledger.seconds.get("step", 0.0))
-
     def _settle(self) -> None:
         """Waits for the step that was dispatched last, and records it."""
         with self.ledger.phase("step"):
@@ -239,11 +248,12 @@ class _Run:
         sums, counts = values.pop("arm_loss"), values.pop("arm_targets")
         in_a_row = int(values.pop("skipped_in_a_row"))
         scalars = {name: float(value) for name, value in values.items()}
+        self.attempts.beat(step)
+        goodput = self.attempts.goodput(self.ledger.seconds.get("step", 0.0))
+        self.records.metrics(step, **scalars, **self.speed.lap(), **goodput)
         guard.check(self.program.training.guard, step, scalars, in_a_row)
-        self.records.metrics(step, **scalars, **self.speed.lap())
         present = np.flatnonzero(counts)
         self.records.arms(step, {int(a): (float(sums[a]), float(counts[a])) for a in present})
-        self.attempts.beat(step)
         return scalars["loss"]
 
     def _check(self, meta: Mapping[str, Any]) -> None:
@@ -263,7 +273,7 @@ class _Run:
             self.job.folder / "ledger.json",
             {
                 "seconds": self.ledger.seconds,
-                "goodput": self._goodput(geometry.steps),
+                **self.attempts.goodput(self.ledger.seconds.get("step", 0.0)),
                 "tokens": geometry.tokens,
                 "flops": geometry.tokens * model.flops_per_token(geometry.length),
                 # Devices that a CPU is split into are not devices that anybody pays for.

@@ -54,6 +54,14 @@ class Program:
                 f"a batch of {batch} rows cannot be cut into {parts} equal parts (data x fsdp "
                 f"of the mesh {dict(self.mesh.shape)}): change Geometry.batch or Layout"
             )
+        if self.geometry.length % self.execution.loss_chunks:
+            raise ValueError(
+                f"Execution.loss_chunks {self.execution.loss_chunks} must divide Geometry.length "
+                f"{self.geometry.length}"
+            )
+        late = [s for s in self.training.keep.milestones if s > self.geometry.steps]
+        if late:
+            raise ValueError(f"Keep.milestones has {late[0]}, beyond {self.geometry.steps} steps")
         asked = self.execution.microbatch
         default = 2 * parts if platform == "cpu" and batch % (2 * parts) == 0 else batch
         rows = asked or default
@@ -118,7 +126,10 @@ class Program:
     def compile(self) -> Any:
         """step(state, batch) -> (state, metrics); the state is donated."""
         options = dict(self.execution.compiler_options)
-        return self.lower().compile(compiler_options=options or None)
+        try:
+            return self.lower().compile(compiler_options=options or None)
+        except jax.errors.JaxRuntimeError as error:
+            raise ValueError(f"XLA refuses the step: {str(error).splitlines()[0]}") from error
 
 
 def _check_divides(model: DecoderConfig, mesh: Mesh) -> None:

@@ -30,7 +30,8 @@ class Keep:
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"Keep.{name} must be a positive integer or None, not {value!r}")
         steps = self.milestones
-        if not isinstance(steps, list | tuple) or not all(isinstance(s, int) for s in steps):
+        whole = isinstance(steps, list | tuple) and all(isinstance(s, int) for s in steps)
+        if not whole or any(s < 1 for s in steps):
             raise ValueError(f"Keep.milestones must be steps such as (100, 1000), not {steps!r}")
         object.__setattr__(self, "milestones", tuple(steps))
 

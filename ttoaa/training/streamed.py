@@ -10,6 +10,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+_TREES = ("params", "opt")
+
 
 @dataclasses.dataclass(frozen=True)
 class Lazy:
@@ -40,8 +42,9 @@ class _OneByOne(ocp.type_handlers.ArrayHandler):
         return []
 
 
-def handler() -> ocp.PyTreeCheckpointHandler:
-    """Of an item to save, whose leaves may be Lazy."""
+def handlers() -> dict[str, Any]:
+    """Orbax's for a checkpoint whose leaves may be Lazy, by item; not for the background."""
     leaves = _OneByOne()
     registry = ocp.type_handlers.create_type_handler_registry((Lazy, leaves), (jax.Array, leaves))
-    return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+    trees = {n: ocp.PyTreeCheckpointHandler(type_handler_registry=registry) for n in _TREES}
+    return {**trees, "meta": ocp.JsonCheckpointHandler()}

@@ -37,14 +37,15 @@ def split_cpu(batch: int, layout: Layout, recorded: int | None = None) -> None:
         return
     least = layout.fsdp * layout.tensor * (layout.data or 1)
     cores = int(os.environ.get("NPROC", 1))
-    fitting = [
-        count
-        for count in range(least, (least if layout.data else cores) + 1, least)
-        if batch % (2 * count // layout.tensor) == 0
+
+    def fits(count: int) -> bool:
+        exact = count == least if layout.data else count % least == 0
+        return exact and batch % (count // layout.tensor) == 0
+
+    twice = [
+        n for n in range(least, cores + 1) if fits(n) and batch % (2 * n // layout.tensor) == 0
     ]
-    count = max(fitting, default=least)
-    if recorded and recorded % least == 0 and (recorded == least or not layout.data):
-        count = recorded
+    count = recorded if recorded and fits(recorded) else max(twice, default=least)
     jax.config.update("jax_num_cpu_devices", count)
 
 

@@ -92,7 +92,8 @@ def _load(tensors: Tensors, config: DecoderConfig, pattern: str, place: Place) -
         rows = tensors.read(name)[part.rows].astype(np.float32, copy=False)
         return np.ascontiguousarray(turned(part.path, rows))
 
-    params, shapes = {}, abstract_params(config)
+    params: Params = {}
+    shapes = abstract_params(config)
     for name in sorted(parts, key=lambda n: -np.prod(expected[pattern.format(n)])):
         for part in parts[name]:
             shape = at(shapes, part.path).shape
