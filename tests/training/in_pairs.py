@@ -22,18 +22,18 @@ from ttoaa.training.retention import Keep
 @contextlib.contextmanager
 def failing(error):
     """Reading checkpoint 12 fails."""
-    whole = ocp.StandardCheckpointHandler.restore
+    whole = ocp.PyTreeCheckpointHandler.restore
 
     def fail(handler, folder, **arguments):
         if folder.parent.name == "12":
             raise error
         return whole(handler, folder, **arguments)
 
-    ocp.StandardCheckpointHandler.restore = fail
+    ocp.PyTreeCheckpointHandler.restore = fail
     try:
         yield
     finally:
-        ocp.StandardCheckpointHandler.restore = whole
+        ocp.PyTreeCheckpointHandler.restore = whole
 
 
 def error_of(action):

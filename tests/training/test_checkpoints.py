@@ -193,14 +193,14 @@ def wrapped(error):
     ],
 )
 def test_a_fault_of_the_machine_ends_the_run(copied, monkeypatch, error, reason):
-    restore_ = ocp.StandardCheckpointHandler.restore
+    restore_ = ocp.PyTreeCheckpointHandler.restore
 
     def fail(handler, folder, **arguments):
         if folder.parent.name == "12":
             raise error
         return restore_(handler, folder, **arguments)
 
-    monkeypatch.setattr(ocp.StandardCheckpointHandler, "restore", fail)
+    monkeypatch.setattr(ocp.PyTreeCheckpointHandler, "restore", fail)
     if reason is None:
         assert_restored(restore(copied), 3)
         assert (copied / "damaged-12").exists()

@@ -14,7 +14,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from ttoaa.model.decoder import DecoderConfig, abstract_params, apply, init_params
-from ttoaa.model.huggingface.weights import load_params, names, turned
+from ttoaa.model.huggingface.config import Card
+from ttoaa.model.huggingface.weights import load_params, names, save, turned
 from ttoaa.model.olmo import weights as olmo
 from ttoaa.training.checkpoints import Writer, read, read_meta
 from ttoaa.training.config import AdamW, ConstantLinear
@@ -195,6 +196,49 @@ def test_a_public_run_is_exported(tmp_path):
     config = DecoderConfig(32, 2, 16, 4, 24, 2, 500_000.0, 1e-6)
     assert_equal_trees(load_params(tmp_path / "hf"), olmo.load_params(GOLDEN / "olmo", config))
     assert set(tensors_of(tmp_path / "hf")) == set(names(config))
+
+
+PEAKS = """
+import json, pathlib, re, sys
+from ttoaa.training.exchange import export_huggingface, import_huggingface
+
+def held(field):
+    text = pathlib.Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(field + r":\\s+(\\d+)", text).group(1))
+
+def peak(action, *args):
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    before = held("VmRSS")
+    action(*args)
+    return held("VmHWM") - before
+
+small, large, folder = map(pathlib.Path, sys.argv[1:])
+for source in (small, large):  # the first brings in all libraries
+    imported, exported = folder / f"{source.name}-in", folder / f"{source.name}-out"
+    peaks = [
+        peak(import_huggingface, source, imported),
+        peak(export_huggingface, imported, exported, None, "float32", 10**7),
+    ]
+print(json.dumps(peaks))
+"""
+
+
+def test_a_model_passes_through_memory_and_is_never_whole_in_it(tmp_path):
+    config = DecoderConfig(vocab_size=512, layers=8, width=512, heads=4, hidden=1024)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda a: rng.standard_normal(a.shape, np.float32), abstract_params(config)
+    )
+    (tmp_path / "large").mkdir()
+    save(tmp_path / "large", config, Card(64), params)
+    command = [sys.executable, "-c", PEAKS, GOLDEN / "plain", tmp_path / "large", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    whole = 4 * config.num_params()
+    assert whole > 80 * 10**6
+    print(done.stdout, whole)
+    assert max(json.loads(done.stdout.splitlines()[-1])) < whole, done.stdout
+    assert_equal_trees(load_params(tmp_path / "large-out"), params)
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def _restore(folder: pathlib.Path, step: int, name: str, abstract: Any) -> Any:
     quiet()
     try:
         # Not through a manager, whose barriers would wait for a process that failed.
-        return ocp.PyTreeCheckpointHandler().restore(
+        found = ocp.PyTreeCheckpointHandler().restore(
             (folder / str(step) / name).resolve(),
             args=ocp.args.PyTreeRestore(
                 wanted,
@@ -124,6 +124,11 @@ def _restore(folder: pathlib.Path, step: int, name: str, abstract: Any) -> Any:
         raise Damaged(
             f"checkpoint {step} in {folder} cannot be read: {first_line(error)}"
         ) from error
+    # Where Orbax's own notes on an item are damaged it may return something else without a word.
+    arrays = all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(found))
+    if not arrays or kinds(found) != kinds(wanted):
+        raise Damaged(f"checkpoint {step} in {folder} is damaged: the description of its {name}")
+    return found
 
 
 def together(action: Callable[[], T]) -> T:

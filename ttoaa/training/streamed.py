@@ -36,10 +36,13 @@ class _OneByOne(ocp.type_handlers.ArrayHandler):
         self, values: Sequence[Any], infos: Sequence[Any], args: Sequence[Any]
     ) -> Sequence[Any]:
         for value, info, arg in zip(values, infos, args, strict=True):
-            array = jax.device_put(np.asarray(value))
-            for written in await super().serialize([array], [info], [arg]):
-                await asyncio.to_thread(written.result)
+            await self._finish(value, info, arg)
         return []
+
+    async def _finish(self, value: Any, info: Any, arg: Any) -> None:
+        array = jax.device_put(np.asarray(value))
+        for written in await super().serialize([array], [info], [arg]):
+            await asyncio.to_thread(written.result)
 
 
 def handlers() -> dict[str, Any]:

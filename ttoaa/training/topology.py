@@ -1,5 +1,6 @@
 """What the bits of a run depend on beside its data and config: cores, devices, versions."""
 
+import contextlib
 import importlib.metadata
 import os
 import pathlib
@@ -46,7 +47,8 @@ def split_cpu(batch: int, layout: Layout, recorded: int | None = None) -> None:
         n for n in range(least, cores + 1) if fits(n) and batch % (2 * n // layout.tensor) == 0
     ]
     count = recorded if recorded and fits(recorded) else max(twice, default=least)
-    jax.config.update("jax_num_cpu_devices", count)
+    with contextlib.suppress(RuntimeError):  # the backend runs already, as in a notebook
+        jax.config.update("jax_num_cpu_devices", count)
 
 
 def topology() -> dict[str, Any]:
