@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import studies
-from fakes import Planted
+from fakes import SENTENCE, Planted
 
 from ttoaa import config
 from ttoaa.data.geometry import Geometry
@@ -19,8 +19,6 @@ from ttoaa.plan import make_plan
 from ttoaa.planning.placement import Within
 from ttoaa.training.config import AdamW, ConstantLinear, Training
 from ttoaa.workdir import Workdir
-
-SENTENCE = "the river runs down to a quiet sea and every boat upon it carries grain or salt"
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,8 @@ import pandas as pd
 from ttoaa.experiments.base import Experiment, Item, Probe
 from ttoaa.planning.placement import Placement, Uniform
 
+SENTENCE = "the river runs down to a quiet sea and every boat upon it carries grain or salt"
+
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)

@@ -80,7 +80,7 @@ def test_the_quickstart_reloads_to_an_equal_study(tmp_path):
         ("Training.z_loss = 'x'", "Training.z_loss must be float, not 'x'"),
         ("AdamW.beta1 = None", "AdamW.beta1 must be float, not None"),
         ("DecoderConfig.width = 1.5", "DecoderConfig.width must be a positive integer"),
-        ("Training.microbatch = 0", "Training.microbatch must be a positive integer or None"),
+        ("Execution.microbatch = 0", "Execution.microbatch must be a positive integer or None"),
         ("Study.geometry = 3", "Study.geometry must be Geometry, not 3"),
         ("AdamW.schedule = 0.1", "AdamW.schedule must be Schedule, not 0.1"),
         ("Study.geometry = @Geometry", "write @Name() with the brackets"),

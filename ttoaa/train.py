@@ -37,9 +37,8 @@ _RUN = flags.DEFINE_enum("run", "run", RUNS, "the control run, or the one with t
 _BEGAN = time.time()
 
 
-def make_job(study: config.Study, workdir: Workdir, kind: str) -> Job:
+def make_job(study: config.Study, workdir: Workdir, kind: str, profile: range = range(0)) -> Job:
     """Opens and checks everything that a run needs; raises ValueError before any of it starts."""
-    profile = profiling.steps_of(profiling.STEPS.value, study.geometry.steps)
     parts = inputs(study, workdir, kind)
     return Job(**parts, program=program_of(study), profile=profile, began=_BEGAN)
 
@@ -160,7 +159,8 @@ def run() -> str:
     pin_cores(began.get("cores"))
     split_cpu(study.geometry.batch, study.layout, began.get("devices"))
     config.cache_compilations(workdir)
-    train(make_job(study, workdir, _RUN.value))
+    profile = profiling.steps_of(profiling.STEPS.value, study.geometry.steps)
+    train(make_job(study, workdir, _RUN.value, profile))
     return f"{folder} is finished at step {study.geometry.steps:,}"
 
 

@@ -116,6 +116,7 @@ def test_a_row_loss_depends_on_its_row_alone(params):
 
 
 def test_rows_of_a_pass_follow_the_platform(monkeypatch):
-    assert likelihood.pass_rows() == 2
+    assert likelihood.pass_rows(4096) == 2
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    assert likelihood.pass_rows() == 32
+    assert [likelihood.pass_rows(length) for length in (32, 4096, 32_768)] == [512, 4, 1]
+    assert likelihood.pass_rows(4096, "cpu") == 2

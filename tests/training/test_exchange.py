@@ -1,4 +1,5 @@
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -20,6 +21,7 @@ from ttoaa.model.olmo import weights as olmo
 from ttoaa.training.checkpoints import Writer, read, read_meta
 from ttoaa.training.config import AdamW, ConstantLinear
 from ttoaa.training.exchange import export_huggingface, import_huggingface, import_olmo
+from ttoaa.training.stored import seal
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "model" / "golden"
 WHOLE = ("float32", 5 * 10**9)
@@ -124,14 +126,28 @@ def test_a_run_is_exported_with_its_tokenizer(run, corpus, tmp_path, asked, step
     assert not target.with_name("hf.unfinished").exists()
 
 
-def test_a_damaged_checkpoint_is_passed_over(run, tmp_path, caplog):
+def no_meta(path):
+    path.write_text("{}")
+
+
+def another_head(path):
+    """As if the head on disk, of which others were written before, were not what was saved."""
+    meta = json.loads(path.read_text())
+    meta["fingerprints"]["params"]["['head']"][1] ^= 1
+    path.write_text(json.dumps(seal({k: v for k, v in meta.items() if k != "sha256"})))
+
+
+@pytest.mark.parametrize("spoil", [no_meta, another_head])
+def test_a_damaged_checkpoint_is_passed_over(run, tmp_path, caplog, spoil):
     copy = pathlib.Path(shutil.copytree(run.parent, tmp_path / "study")) / run.name
-    (copy / "checkpoints" / "7" / "meta" / "metadata").write_text("{}")
+    spoil(copy / "checkpoints" / "7" / "meta" / "metadata")
     assert export_huggingface(copy, tmp_path / "a", None, *WHOLE).startswith("step 3 of")
+    export_huggingface(run, tmp_path / "whole", 3, *WHOLE)
+    assert_equal_trees(load_params(tmp_path / "a"), load_params(tmp_path / "whole"))
     assert "checkpoint 7" in caplog.text and "an older one is taken" in caplog.text
     with pytest.raises(ValueError, match=r"checkpoint 7 in .* is damaged"):
         export_huggingface(copy, tmp_path / "b", 7, *WHOLE)
-    (copy / "checkpoints" / "3" / "meta" / "metadata").write_text("{}")
+    spoil(copy / "checkpoints" / "3" / "meta" / "metadata")
     with pytest.raises(ValueError, match=r"checkpoint 3 in .* is damaged"):
         export_huggingface(copy, tmp_path / "c", None, *WHOLE)
     assert not (tmp_path / "b").exists() and not (tmp_path / "c").exists()
@@ -224,7 +240,7 @@ print(json.dumps(peaks))
 
 
 def test_a_model_passes_through_memory_and_is_never_whole_in_it(tmp_path):
-    config = DecoderConfig(vocab_size=512, layers=8, width=512, heads=4, hidden=1024)
+    config = DecoderConfig(vocab_size=512, layers=2, width=1024, heads=8, hidden=1024)
     rng = np.random.default_rng(0)
     params = jax.tree.map(
         lambda a: rng.standard_normal(a.shape, np.float32), abstract_params(config)
@@ -232,12 +248,13 @@ def test_a_model_passes_through_memory_and_is_never_whole_in_it(tmp_path):
     (tmp_path / "large").mkdir()
     save(tmp_path / "large", config, Card(64), params)
     command = [sys.executable, "-c", PEAKS, GOLDEN / "plain", tmp_path / "large", tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # Every array in pages of its own: what is freed goes back at once, and does not count.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "100000"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     whole = 4 * config.num_params()
-    assert whole > 80 * 10**6
-    print(done.stdout, whole)
-    assert max(json.loads(done.stdout.splitlines()[-1])) < whole, done.stdout
+    assert whole > 60 * 10**6
+    assert max(json.loads(done.stdout.splitlines()[-1])) < 0.7 * whole, done.stdout
     assert_equal_trees(load_params(tmp_path / "large-out"), params)
 
 
