@@ -14,13 +14,18 @@ import dataclasses
 import json
 import math
 import pathlib
+import sys
 import tempfile
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
-from transformers import Olmo2Config, Olmo2ForCausalLM
+
+try:
+    import torch
+    from transformers import Olmo2Config, Olmo2ForCausalLM
+except ImportError as error:
+    sys.exit(f"parity: {error.name} is missing: pip install 'ttoaa[hf]'")
 
 from tests.model import reference
 from tests.model.golden.make import COMMON, MODELS, randomise
