@@ -27,7 +27,7 @@ _HEARTBEAT = flags.DEFINE_integer(
 )
 
 
-def start() -> None:
+def start(command: str = "train") -> None:
     """Joins the other processes of this run, where there are any; call it before all else of JAX.
 
     They are told by `--coordinator --num_processes --process_id`, or found by JAX in what Open MPI,
@@ -45,7 +45,8 @@ def start() -> None:
         return
     address, count, process = asked
     whom = f"process {process} of {count} at {address or 'the address that the cluster gives'}"
-    late = f"{whom}: the others did not come within {_JOIN.value} s: are all of them started?"
+    waited = f"the others did not come within {_JOIN.value} s"
+    late = f"{command}: {whom}: {waited}: are all of them started?"
     with _deadline(_JOIN.value, late):
         try:
             jax.distributed.initialize(
