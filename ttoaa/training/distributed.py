@@ -16,6 +16,8 @@ from absl import flags
 from jax._src import clusters  # the classes that jax.distributed.initialize() itself asks
 from jax._src import distributed as joined
 
+from ttoaa.training.stored import first_line
+
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "host:port of process 0, where the cluster is none that JAX knows"
 )
@@ -57,7 +59,7 @@ def start(command: str = "train") -> None:
                 cluster_detection_method="deactivate" if address else None,
             )
         except (RuntimeError, ValueError) as error:
-            raise ValueError(f"{whom}: {_first_line(error)}") from error
+            raise ValueError(f"{whom}: {first_line(error)}") from error
 
 
 def _asked() -> tuple[str, int, int] | None:
@@ -125,16 +127,12 @@ def _told(command: str, error: BaseException) -> str:
     if isinstance(error, SystemExit):
         text = str(error.code).removeprefix(f"{command}: ")
     else:
-        text = _first_line(error)
+        text = first_line(error)
     if any(sign in text for sign in ("Gloo", "UNAVAILABLE", "Connection closed by peer")):
         text = f"lost another process of the run ({text}): start all of them again, they resume"
     elif not isinstance(error, SystemExit | ValueError | OSError):
         traceback.print_exception(error)
     return f"{command}: process {joined.global_state.process_id}: {text}"
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), repr(error))
 
 
 @contextlib.contextmanager

@@ -208,7 +208,7 @@ def _check_kinds(checkpoint: str, name: str, tree: Any, prints: dict[str, Any]) 
             raise CheckpointError(f"{checkpoint} holds {name}{leaf} as {theirs}, not as {ours}")
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Orbax's errors run over pages; the first line says what it is."""
     return next(iter(str(error).strip().splitlines()), repr(error))[:200]
 
