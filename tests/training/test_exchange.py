@@ -207,6 +207,8 @@ def test_a_public_run_goes_on_as_olmo_itself_does(tmp_path):
 
 def test_a_public_run_is_exported(tmp_path):
     import_olmo(GOLDEN / "olmo", tmp_path / "olmo", optimizer=False)
+    with pytest.raises(ValueError, match="holds parameters without moments"):
+        import_olmo(GOLDEN / "olmo", tmp_path / "olmo", optimizer=True)
     export_huggingface(tmp_path / "olmo", tmp_path / "hf", 0, *WHOLE)
     assert json.loads((tmp_path / "hf" / "config.json").read_text())["pad_token_id"] == 1
     config = DecoderConfig(32, 2, 16, 4, 24, 2, 500_000.0, 1e-6)

@@ -52,7 +52,7 @@ def import_huggingface(source: pathlib.Path, target: pathlib.Path) -> str:
 def import_olmo(source: pathlib.Path, target: pathlib.Path, optimizer: bool) -> str:
     """Reads an unsharded checkpoint of OLMo 2, with Adam's moments. Returns a line to print."""
     config, card = read_olmo_config(source)
-    if _is_imported(target, source):
+    if _is_imported(target, source, optimizer):
         return f"{target} is there already"
     params, opt, step = olmo.load_params(source, config, Lazy), None, 0
     if optimizer:
@@ -115,13 +115,15 @@ def _export(
     return f"step {step:,} of {source} is in {target}{note}"
 
 
-def _is_imported(target: pathlib.Path, source: pathlib.Path) -> bool:
+def _is_imported(target: pathlib.Path, source: pathlib.Path, optimizer: bool = False) -> bool:
     """Whether the target holds a finished import of the source; ValueError for another's."""
     meta = newest_meta(target / "checkpoints")
     if meta is not None and meta.get("source") != str(source):
         raise ValueError(
             f"{target} holds checkpoints of {meta.get('source', 'a run')}: use another --target"
         )
+    if meta is not None and optimizer and "opt" not in meta["fingerprints"]:
+        raise ValueError(f"{target} holds parameters without moments: use another --target")
     return meta is not None
 
 
