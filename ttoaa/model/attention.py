@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
-from ttoaa.model.sharding import row_parts, spec
+from ttoaa.model.sharding import row_parts, shared_mesh, spec
 
 KERNELS = ("xla", "splash", "cudnn")
 RESIDUAL = "attended"
@@ -117,8 +117,8 @@ def causal_attention(
     if kernel == "xla":
         return checkpoint_name(_xla(*arguments), RESIDUAL)
     attend = _cudnn if kernel == "cudnn" else functools.partial(_splash, blocks=blocks)
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    mesh = shared_mesh()
+    if mesh is None or mesh.size == 1:
         return attend(*arguments)
     B, K, rows, heads = len(q_BxLxHxC), k_BxLxKxC.shape[2], row_parts(mesh), mesh.shape["tensor"]
     if B % rows or K % heads:

@@ -118,9 +118,15 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
     """Lays an intermediate result out over the mesh in context; nothing where there is none."""
-    if jax.sharding.get_abstract_mesh().empty:
+    if shared_mesh() is None:
         return x
     return jax.lax.with_sharding_constraint(x, spec(*logical))
+
+
+def shared_mesh() -> AbstractMesh | None:
+    """The mesh in context; None where there is none, or a device works for itself (shard_map)."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty or mesh.manual_axes else mesh
 
 
 def row_parts(mesh: Mesh | AbstractMesh) -> int:

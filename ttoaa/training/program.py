@@ -115,7 +115,6 @@ class Program:
             self.resolved,
             self.optimizer,
             self.geometry.steps,
-            row_parts(self.mesh),
         )
         replicated = NamedSharding(self.mesh, P())
         where = jax.tree.map(lambda leaf: leaf.sharding, self.state)

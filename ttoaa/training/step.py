@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 from ttoaa.model.decoder import DecoderConfig, Params, features, init_params
 from ttoaa.model.execution import Execution
 from ttoaa.model.loss import token_losses
-from ttoaa.model.sharding import LOGICAL, constrain, spec
+from ttoaa.model.sharding import LOGICAL, constrain, row_parts, shared_mesh, spec
 from ttoaa.training import guard
 from ttoaa.training.config import Training
 
@@ -73,7 +73,7 @@ def _by_arm(
             jax.ops.segment_sum(weights, arms, segments),
         )
 
-    if jax.sharding.get_abstract_mesh().empty:
+    if shared_mesh() is None:
         return local(loss_BxL, weights_BxL, arms_BxL)
     rows = LOGICAL["batch"]
 
@@ -93,12 +93,11 @@ def make_step(
     execution: Execution,
     optimizer: optax.GradientTransformationExtraArgs,
     steps: int,
-    parts: int = 1,
 ) -> Callable[[State, Batch], tuple[State, Metrics]]:
     """step(state, batch) -> (state, metrics); donate the state.
 
     Passes of `execution.microbatch` rows (all, if None) are summed and divided once by all targets
-    of the batch. The rows lie on devices in `parts` parts, and a pass takes its share of each.
+    of the batch.
     """
     schedule = training.optimizer.schedule.over(steps)
 
@@ -110,11 +109,9 @@ def make_step(
         targets = jnp.maximum(target_weights(batch).sum(), 1)
         gradient = jax.grad(objective, has_aux=True)
 
-        def one_pass(rows: Batch) -> Any:
-            return gradient(state["params"], rows, targets)
-
-        passes = _passes(batch, execution.microbatch, parts)
-        grads, (loss, squares, loss_S, count_S) = _summed(one_pass, passes)
+        grads, (loss, squares, loss_S, count_S) = _over_passes(
+            gradient, state["params"], batch, targets, execution.microbatch
+        )
         grad_norm = optax.global_norm(grads)
         mean_loss = loss / targets
         accept, judged = guard.judge(training.guard, state["guard"], mean_loss, grad_norm)
@@ -139,14 +136,40 @@ def make_step(
     return step
 
 
-def _passes(batch: Batch, microbatch: int | None, parts: int) -> Batch:
-    """[B, …] → [passes, microbatch, …]; a pass has its share of the rows of every part."""
-    B = batch["tokens"].shape[0]
-    share = (microbatch or B) // parts
+def _over_passes(
+    gradient: Callable[..., Any],
+    params: Params,
+    batch: Batch,
+    targets: jax.Array,
+    microbatch: int | None,
+) -> Any:
+    """The sum of gradient(params, rows, targets) over passes of `microbatch` rows (None: all).
+
+    Where every device holds all parameters, each adds up its own passes before they are summed over
+    devices, once; else the compiler gathers and sums in every pass.
+    """
+    B, mesh = batch["tokens"].shape[0], shared_mesh()
+    rows = microbatch or B
+    parts = 1 if mesh is None else row_parts(mesh)
+    if rows == B or parts == 1 or mesh is None or parts < mesh.size or mesh.shape["fsdp"] > 1:
+        return _summed(lambda r: gradient(params, r, targets), _passes(batch, rows, parts))
+    axes = LOGICAL["batch"]
+
+    def on_one_device(params: Params, batch: Batch, targets: jax.Array) -> Any:
+        passes = _passes(batch, rows // parts, 1)
+        return jax.lax.psum(_summed(lambda r: gradient(params, r, targets), passes), axes)
+
+    return jax.shard_map(
+        on_one_device, in_specs=(P(), spec("batch"), P()), out_specs=P(), check_vma=False
+    )(params, batch, targets)
+
+
+def _passes(batch: Batch, rows: int, parts: int) -> Batch:
+    """[B, …] → [passes, rows, …]; a pass has its share of the rows of every part."""
 
     def cut(x: jax.Array) -> jax.Array:
-        x = x.reshape(parts, -1, share, *x.shape[1:]).swapaxes(0, 1)
-        x = x.reshape(-1, parts * share, *x.shape[3:])
+        x = x.reshape(parts, -1, rows // parts, *x.shape[1:]).swapaxes(0, 1)
+        x = x.reshape(-1, rows, *x.shape[3:])
         return constrain(x, None, "batch", *(None,) * (x.ndim - 2))
 
     return jax.tree.map(cut, batch)
