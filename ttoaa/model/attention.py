@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
+from ttoaa.model.product import product
 from ttoaa.model.sharding import row_parts, shared_mesh, spec
 
 KERNELS = ("xla", "splash", "cudnn")
@@ -16,6 +17,9 @@ RESIDUAL = "attended"
 """Name under which a remat policy can keep what attention gave, and splash's log partition."""
 LANES = 128
 """Of a TPU's vector unit: splash works on multiples of it."""
+
+MIN_QUERIES = 64
+"""Of a block without a kernel: fewer cost more in calls than they save in work."""
 
 
 @gin.configurable
@@ -177,21 +181,36 @@ def _xla(
     documents_BxL: jax.Array | None,
 ) -> jax.Array:
     """Heads come first and the weights are normalised after the product with v: on CPU a training
-    step takes three quarters of the time that it takes the other way round."""
+    step takes three quarters of the time that it takes the other way round. Queries come in blocks,
+    none of which meets keys beyond its own end: that saves up to three eighths of the work."""
     B, L, H, C = q_BxLxHxC.shape
     K = k_BxLxKxC.shape[2]
-    q_BxKxGxLxC = q_BxLxHxC.reshape(B, L, K, H // K, C).transpose(0, 2, 3, 1, 4)
+    q_BxKxGxLxC = (q_BxLxHxC * C**-0.5).reshape(B, L, K, H // K, C).transpose(0, 2, 3, 1, 4)
     k_BxKxLxC, v_BxKxLxC = k_BxLxKxC.transpose(0, 2, 1, 3), v_BxLxKxC.transpose(0, 2, 1, 3)
-    scores = jnp.einsum("bkglc,bkmc->bkglm", q_BxKxGxLxC * C**-0.5, k_BxKxLxC)
     visible = jnp.tril(jnp.ones((L, L), bool))
     if documents_BxL is not None:
         visible &= _same_document(documents_BxL)[:, None]
+    size = next(L // n for n in (4, 2, 1) if n == 1 or L % n == 0 and L // n >= MIN_QUERIES)
+    blocks = [
+        _attend(
+            q_BxKxGxLxC[:, :, :, end - size : end],
+            k_BxKxLxC[:, :, :end],
+            v_BxKxLxC[:, :, :end],
+            visible[..., end - size : end, :end],
+        )
+        for end in range(size, L + 1, size)
+    ]
+    return jnp.concatenate(blocks, axis=3).transpose(0, 3, 1, 2, 4).reshape(B, L, H, C)
+
+
+def _attend(q: jax.Array, k: jax.Array, v: jax.Array, visible: jax.Array) -> jax.Array:
+    """[B, K, G, L, C] of scaled queries [B, K, G, L, C], keys and values [B, K, M, C]."""
+    scores = product("bkglc,bkmc->bkglm", q, k)
     scores = jnp.where(visible, scores.astype(jnp.float32), jnp.finfo(jnp.float32).min)
     largest = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
     weights = jnp.exp(scores - largest)
-    summed = jnp.einsum("bkglm,bkmc->bkglc", weights.astype(v_BxKxLxC.dtype), v_BxKxLxC)
-    out = summed / weights.sum(axis=-1, keepdims=True).astype(summed.dtype)
-    return out.transpose(0, 3, 1, 2, 4).reshape(B, L, H, C)
+    summed = product("bkglm,bkmc->bkglc", weights.astype(v.dtype), v)
+    return summed / weights.sum(axis=-1, keepdims=True).astype(summed.dtype)
 
 
 def _same_document(documents_BxL: jax.Array) -> jax.Array:
