@@ -190,7 +190,7 @@ def _xla(
     visible = jnp.tril(jnp.ones((L, L), bool))
     if documents_BxL is not None:
         visible &= _same_document(documents_BxL)[:, None]
-    size = next(L // n for n in (4, 2, 1) if n == 1 or L % n == 0 and L // n >= MIN_QUERIES)
+    size = next(L // n for n in (4, 2, 1) if n == 1 or (L % n == 0 and L // n >= MIN_QUERIES))
     blocks = [
         _attend(
             q_BxKxGxLxC[:, :, :, end - size : end],
