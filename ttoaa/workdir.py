@@ -104,13 +104,19 @@ def read_json(path: pathlib.Path) -> Any:
         raise ValueError(f"{path} is damaged: {error}") from error
 
 
-def read_json_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-    """All whole lines; a last line that a kill cut short is left out."""
+def json_lines(path: pathlib.Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Each whole line and what it says; a last line that a kill cut short is left out."""
     if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    try:
-        return [json.loads(line) for line in lines]
-    except json.JSONDecodeError as error:
-        number = 1 + lines.index(error.doc)
-        raise ValueError(f"{path} is damaged: line {number} is not JSON") from error
+        return
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield line, json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{path} is damaged: line {number} is not JSON") from error
+
+
+def read_json_lines(path: pathlib.Path) -> list[dict[str, Any]]:
+    return [record for _, record in json_lines(path)]

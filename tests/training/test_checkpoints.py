@@ -235,7 +235,7 @@ def test_a_folder_that_only_looks_like_a_checkpoint_is_set_aside(copied, name):
     assert committed_steps(copied) == [3, 12, 21]
 
 
-def test_an_unfinished_save_is_ignored_and_cleaned_by_the_writer_alone(copied):
+def test_an_unfinished_save_is_ignored_named_and_cleaned_by_the_writer_alone(copied, caplog):
     left = copied / "20.orbax-checkpoint-tmp"
     shutil.copytree(copied / "12", left)
     params, _ = trees(0)
@@ -243,6 +243,7 @@ def test_an_unfinished_save_is_ignored_and_cleaned_by_the_writer_alone(copied):
     read(copied, 12, params=abstract(params))
     assert left.exists(), "a reader must not touch what a live writer may be writing"
     assert_restored(restore(copied), 12)
+    assert f"{left}: a save that a kill cut short" in caplog.text
     end = time.monotonic() + 30  # Orbax cleans in the background, at the latest before a save
     while left.exists() and time.monotonic() < end:
         time.sleep(0.01)

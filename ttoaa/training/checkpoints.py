@@ -68,6 +68,7 @@ class Writer:
         self.keep = keep or Keep()
         folder.mkdir(parents=True, exist_ok=True)
         from_primary(lambda: pins.sweep(folder))
+        from_primary(self._name_unfinished)
         self._manager = _manager(folder, lazily)
 
     def save(self, step: int, params: Any, opt: Any, meta: dict[str, Any], **more: Any) -> None:
@@ -140,6 +141,10 @@ class Writer:
         """All that looks like a checkpoint, newest first."""
         found = [path.name for path in self.folder.iterdir() if path.name.isdecimal()]
         return sorted(found, key=int, reverse=True)
+
+    def _name_unfinished(self) -> None:
+        for path in sorted(self.folder.glob("*.orbax-checkpoint-tmp")):
+            logging.warning("%s: a save that a kill cut short, deleted", path)
 
     def _check_room(self, step: int, needed: float) -> None:
         free = shutil.disk_usage(self.folder).free

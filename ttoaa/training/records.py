@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 import tensorboardX
 
-from ttoaa.workdir import read_json_lines, write_text
+from ttoaa.workdir import json_lines, writing
 
 FILES = ("metrics", "arms", "probes")
 
@@ -27,9 +27,9 @@ class Records:
         folder.mkdir(parents=True, exist_ok=True)
         for name in FILES:
             path = folder / f"{name}.jsonl"
-            kept = [line for line in read_json_lines(path) if line["step"] <= step]
             if path.exists():
-                write_text(path, "".join(_line(record) for record in kept))
+                with writing(path) as file:
+                    file.writelines(raw for raw, line in json_lines(path) if line["step"] <= step)
         self._files = {
             name: open(folder / f"{name}.jsonl", "a", encoding="utf-8")  # noqa: SIM115
             for name in FILES
