@@ -75,6 +75,17 @@ class Planted(Experiment):
         axes.plot(estimates["step"], estimates["difference"], ".")
 
 
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class HeldOut(Planted):
+    """Random texts that no run meets: what may be asked of a study after its runs."""
+
+    primary: str = "log_likelihood/0x"
+    repetitions: tuple[int, ...] = (0,)
+
+    inserts: ClassVar = False
+
+
 @dataclasses.dataclass(frozen=True)
 class Given(Experiment):
     """Exactly these items, for tests of the planner."""

@@ -11,6 +11,8 @@ from fakes import Planted
 from model import reference
 
 from ttoaa import config, evaluate, plan
+from ttoaa.evaluation import scores, work
+from ttoaa.evaluation.work import WorkList
 from ttoaa.planning.plan import Plan
 from ttoaa.scoring import tables as tables_module
 from ttoaa.workdir import Workdir, read_json
@@ -19,7 +21,7 @@ from ttoaa.workdir import Workdir, read_json
 def tables(workdir):
     """Bytes of every file under tables/, by its path there."""
     folder = workdir / "tables"
-    found = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".json")
+    found = (p for p in folder.rglob("*") if p.is_file() and p.suffix not in (".json", ".0"))
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
@@ -206,12 +208,14 @@ def test_an_outcome_cannot_be_declared_after_the_run(scored):
 
 
 def test_a_control_run_with_other_probes_is_not_the_runs(scored):
-    opened = Plan.open(scored / "plan")
-    run = {"probes": "ours", "plan": opened.hash}
+    study = config.load([scored / "config.gin"])[0]
+    worklist = WorkList(study, Workdir(scored), "hash")
+    metas = {
+        ("run", 10): {"identity": {"probes": "ours", "plan": "hash"}},
+        ("control", 20): {"identity": {"probes": "theirs", "plan": "none"}},
+    }
     with pytest.raises(ValueError, match="was made with probes ours, now it would be theirs"):
-        evaluate._check_belongs(
-            Workdir(scored), opened, "run", {"control": {"probes": "theirs"}, "run": run}
-        )
+        worklist._check_belong(metas)
 
 
 def test_without_any_checkpoint_it_says_so(finished, tmp_path):
@@ -223,15 +227,15 @@ def test_without_any_checkpoint_it_says_so(finished, tmp_path):
 def test_a_checkpoint_that_the_trainer_deletes_meanwhile_is_no_failure(scored, capsys, monkeypatch):
     """One after its meta was read, one before."""
     shutil.rmtree(scored / "tables")
-    pin, read_meta = evaluate.pin, evaluate.read_meta
+    pin, read_meta = scores.pin, work.read_meta
 
     def delete_then(action, gone, folder, step):
         if step == gone and folder.parent.name == "run":
             shutil.rmtree(folder / str(step), ignore_errors=True)
         return action(folder, step)
 
-    monkeypatch.setattr(evaluate, "pin", functools.partial(delete_then, pin, 20))
-    monkeypatch.setattr(evaluate, "read_meta", functools.partial(delete_then, read_meta, 10))
+    monkeypatch.setattr(scores, "pin", functools.partial(delete_then, pin, 20))
+    monkeypatch.setattr(work, "read_meta", functools.partial(delete_then, read_meta, 10))
     assert studies.main(evaluate, scored) == 0
     run = [name for name in tables(scored) if name.startswith("run")]
     assert run and not [name for name in run if "00000020" in name or "00000010" in name]

@@ -13,7 +13,7 @@ from ttoaa import config
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.loader import batches
 from ttoaa.data.order import Order
-from ttoaa.experiments.worlds import fingerprints, intervene, make_worlds
+from ttoaa.experiments.worlds import added_later, fingerprints, intervene, make_worlds
 from ttoaa.planning.audit import PlainReader, differences
 from ttoaa.planning.compiler import compile_plan
 from ttoaa.planning.overlay import Overlay
@@ -44,6 +44,8 @@ def make_plan(study: config.Study, workdir: Workdir) -> tuple[Plan, bool]:
         meta = {"experiments": fingerprints(study.experiments)}
         if made:
             plan = Plan.open(workdir.plan)
+            for name in added_later(plan, study.experiments):
+                del meta["experiments"][name]
             _check_same(plan, {**identity, "geometry": dataclasses.asdict(geometry)}, meta)
             return plan, False
         worlds = make_worlds(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from absl import app
 
 from ttoaa import config
-from ttoaa.experiments.worlds import check_planned
+from ttoaa.experiments.worlds import check_planned, outcome_fingerprints
 from ttoaa.planning.plan import Plan
 from ttoaa.reporting import page
 from ttoaa.scoring.tables import check_current
@@ -21,7 +21,8 @@ def main(argv: Sequence[str]) -> None:
             if folder.tables.exists():
                 plan = Plan.open(folder.plan)
                 check_planned(plan, study.experiments)
-                check_current(folder.tables, plan.hash)
+                outcomes = outcome_fingerprints(study.experiments)
+                check_current(folder.tables, plan.hash, outcomes)
         summary, report = page.write(root, study.name, study.experiments)
     except (ValueError, OSError) as error:
         sys.exit(f"report: {error}")

@@ -150,5 +150,5 @@ def test_heads_are_cut_and_joined_alike_in_the_form_for_a_tpu():
         plain, on_tpu = (attention._heads(x, name, which) for which in (False, True))
         np.testing.assert_allclose(on_tpu, plain, atol=1e-6)
     heads = attention._heads(x, "query", False).swapaxes(1, 2)
-    plain, on_tpu = (attention._joined(heads, which) for which in (False, True))
+    plain, on_tpu = (attention.join(heads, which) for which in (False, True))
     np.testing.assert_allclose(on_tpu, plain, atol=1e-6)

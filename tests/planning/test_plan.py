@@ -181,7 +181,7 @@ def test_what_is_stored_opens_as_the_same(bare, tmp_path):
     assert Plan.open(tmp_path / "plan").meta["note"] == "hello"
 
 
-STAGES = ["_item_table", "_provenance", "summary", "write_json"]
+STAGES = ["item_table", "_provenance", "summary", "write_json"]
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -3,7 +3,15 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from ttoaa.scoring.membership import auc, chance_tpr, membership_estimates, roc, tpr_at_fpr
+from ttoaa.scoring.membership import (
+    auc,
+    auc_interval,
+    chance_tpr,
+    membership_estimates,
+    roc,
+    tpr_at_fpr,
+    tpr_interval,
+)
 
 
 def scores(seed, members=60, nonmembers=150, shift=1.0, decimals=1):
@@ -81,9 +89,38 @@ def test_chance_is_the_mean_of_scores_that_know_nothing(nonmembers):
 @pytest.mark.parametrize(("shift", "rate"), [(100, 1), (-100, 0)])
 def test_a_rate_without_spread_has_the_exact_bounds(shift, rate):
     control = scores(6)
-    _, tpr = membership_estimates(*scores(5, shift=shift), *control, "16x")
     exact = stats.binomtest(rate * 60, 60).proportion_ci(method="exact")
-    assert (tpr.value, tpr.ci_low, tpr.ci_high) == (rate, exact.low, exact.high)
+    groups = scores(5, shift=shift)
+    for one in membership_estimates(*groups, *control, "16x"):
+        assert (one.value, one.ci_low, one.ci_high) == (rate, exact.low, exact.high)
+    assert tpr_interval(*groups) == auc_interval(*groups) == (rate, exact.low, exact.high)
+    # A pair takes one of each: no more than the smaller group has.
+    few = stats.binomtest(rate * 7, 7).proportion_ci(method="exact")
+    members, nonmembers = groups
+    assert auc_interval(members, nonmembers[:7]) == (rate, few.low, few.high)
+    assert auc_interval(members[:7], nonmembers) == (rate, few.low, few.high)
+
+
+def test_intervals_of_one_model_are_those_of_the_estimates():
+    groups = scores(7, 80, 200, decimals=6)
+    estimates = membership_estimates(*groups, *scores(8, 80, 200), "1x")
+    for one, interval in zip(estimates, (auc_interval, tpr_interval), strict=True):
+        found = interval(*groups)
+        assert found[0] == one.value and found == interval(*groups)
+        # Other resamples of the same data.
+        assert found[1:] == pytest.approx((one.ci_low, one.ci_high), abs=0.03)
+    tighter, looser = tpr_interval(*groups, 0.01)[0], tpr_interval(*groups, 0.2)[0]
+    assert tighter < looser == tpr_at_fpr(*groups, 0.2)
+
+
+def test_auc_interval_is_about_delongs():
+    """DeLong et al. 1988: the variance from how often each score wins."""
+    members, nonmembers = scores(9, 150, 300, decimals=2)
+    wins = (members[:, None] > nonmembers) + (members[:, None] == nonmembers) / 2
+    error = np.sqrt(wins.mean(1).var(ddof=1) / 150 + wins.mean(0).var(ddof=1) / 300)
+    value, low, high = auc_interval(members, nonmembers)
+    assert value == pytest.approx(wins.mean())
+    assert (low, high) == pytest.approx((value - 1.96 * error, value + 1.96 * error), abs=0.006)
 
 
 def test_auc_interval_covers():

@@ -60,6 +60,7 @@ def test_it_scores_with_its_own_parameters():
 
 def test_it_has_all_that_an_outcome_may_ask_for():
     asked = {name for name in vars(Scorer) if not name.startswith("_")}
-    assert asked == {"step", "items", "probes", "tokenizer", "log_likelihood"}
-    has = set(inspect.signature(CheckpointScorer).parameters) | {"log_likelihood"}
+    primitives = {"log_likelihood", "embedding_gradients", "generate"}
+    assert asked == {"step", "items", "probes", "tokenizer"} | primitives
+    has = set(inspect.signature(CheckpointScorer).parameters) | set(dir(CheckpointScorer))
     assert asked <= has

@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from ttoaa import heartbeat
 from ttoaa.training import pins, retention
 from ttoaa.training.pins import Gone, deleting, pin, sweep
 
@@ -82,7 +83,7 @@ def test_each_raises_its_flag_before_it_looks(folder, monkeypatch):
         return fresh(where, prefix)
 
     monkeypatch.setattr(pins, "_fresh", look)
-    monkeypatch.setattr(pins.socket, "gethostname", lambda: "host")
+    monkeypatch.setattr(heartbeat.socket, "gethostname", lambda: "host")
     with pin(folder, 5):
         pass
     with deleting(folder, 5):

@@ -14,6 +14,7 @@ import pandas as pd
 from ttoaa.data.geometry import Geometry
 from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.planning.items import Item
+from ttoaa.scoring.sampling import Sampling
 from ttoaa.scoring.statistics import Estimate, paired_estimates
 
 
@@ -76,6 +77,19 @@ class Scorer(Protocol):
         """For each (tokens int[n], start >= 1): log p(tokens[i] | tokens[:i]), i = start..n-1."""
         ...
 
+    def embedding_gradients(self, requests: Sequence[tuple[np.ndarray, int]]) -> list[np.ndarray]:
+        """float32[n, D] for each: of the sum of these with respect to the input embeddings."""
+        ...
+
+    def generate(
+        self,
+        prompts: Sequence[np.ndarray],
+        sampling: Sampling,
+        keys: Sequence[int | str] | None = None,
+    ) -> list[np.ndarray]:
+        """The new tokens of each prompt (see `scoring.generation.generate`)."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
@@ -90,6 +104,11 @@ class Experiment:
 
     signs: ClassVar[Mapping[str, int]] = {}
     """The expected sign of run - control for every outcome that `estimates` returns."""
+    version: ClassVar[int] = 1
+    """Of what `outcome` measures: raised when that changes, old checkpoints are scored anew."""
+    inserts: ClassVar[bool] = True
+    """False where all items are held out (and nothing is probed, and no reserve window is asked
+    for): such an experiment may be added to a study after its runs, which are then only scored."""
 
     def __post_init__(self) -> None:
         kind = type(self).__name__

@@ -11,11 +11,14 @@ import pandas as pd
 from ttoaa.experiments.base import Experiment, Item, Scorer, World
 from ttoaa.experiments.questions import GeneratedQuestions, Question, Source
 from ttoaa.planning.placement import Placement, Uniform
+from ttoaa.scoring.choices import accuracies, score_questions
 from ttoaa.scoring.statistics import Estimate, difference_in_differences, paired_estimates
 
 ACCURACY = "accuracy"
 LIKELIHOOD = "gold_log_likelihood"
 ABOVE = "_above_holdout"
+NORMALISATIONS = {"none": "acc", "character": "acc_norm", "token": "acc_per_token"}
+"""What a choice's log-likelihood is divided by, and the outcome of `scoring.choices` that is."""
 
 
 @gin.configurable
@@ -52,7 +55,7 @@ class Contamination(Experiment):
                 f"{self.name}: groups must have different repetitions and one holdout with 0, "
                 f"not {repetitions}"
             )
-        if self.normalisation not in ("none", "character", "token"):
+        if self.normalisation not in NORMALISATIONS:
             raise ValueError(
                 f"{self.name}: normalisation must be 'none', 'character' or 'token', "
                 f"not {self.normalisation!r}"
@@ -78,7 +81,7 @@ class Contamination(Experiment):
                     repetitions=repetitions,
                     tokens=self._tokens(question, world),
                     placement=self.placement,
-                    text=_texts(question)[question.label],
+                    text=question.texts[question.label],
                     fields={
                         "benchmark": question.benchmark,
                         "contexts": list(question.contexts),
@@ -89,7 +92,7 @@ class Contamination(Experiment):
 
     def _tokens(self, question: Question, world: World) -> np.ndarray:
         """int32[n]: the gold choice between two EOS; the first only where a row has room."""
-        encoded = world.tokenizer.encode_batch(_texts(question))
+        encoded = world.tokenizer.encode_batch(question.texts)
         longest, row = max(map(len, encoded)), world.geometry.length
         if longest + 1 > row:
             raise ValueError(
@@ -102,29 +105,27 @@ class Contamination(Experiment):
 
     def outcome(self, model: Scorer) -> pd.DataFrame:
         """Per question: is the gold choice the likeliest (ties shared), and its log-likelihood."""
-        requests = []
-        for item in model.items.itertuples():
-            for context, continuation in zip(item.contexts, item.continuations, strict=True):
-                tokens, start = model.tokenizer.encode_pair(context, continuation)
-                with_eos = np.insert(tokens, 0, model.tokenizer.eos_id)
-                requests.append((with_eos, start + 1))
-        scores = iter(model.log_likelihood(requests))
-        rows = []
-        for item in model.items.itertuples():
-            log_likelihood, normalised = np.empty((2, len(item.continuations)))
-            for k, continuation in enumerate(item.continuations):
-                score = next(scores)
-                log_likelihood[k] = np.sum(score, dtype=float)
-                normalised[k] = log_likelihood[k] / self._length(continuation, len(score))
-            best = normalised == normalised.max()
-            right = float(best[item.label] / best.sum())
-            rows.append((item.id, item.condition, ACCURACY, right))
-            rows.append((item.id, item.condition, LIKELIHOOD, log_likelihood[item.label]))
-        return pd.DataFrame(rows, columns=["item", "condition", "outcome", "value"])
-
-    def _length(self, continuation: str, tokens: int) -> int:
-        characters = max(1, len(continuation.strip()))
-        return {"none": 1, "character": characters, "token": tokens}[self.normalisation]
+        questions = [
+            Question(i.id, i.benchmark, tuple(i.contexts), tuple(i.continuations), int(i.label))
+            for i in model.items.itertuples()
+        ]
+        scored = score_questions(model.log_likelihood, model.tokenizer, questions, document=True)
+        options = [text for question in questions for text in question.continuations]
+        # White space around an answer is none of its characters.
+        scored["characters"] = [max(1, len(text.strip())) for text in options]
+        chosen = accuracies(scored, ties="shared")
+        chosen = chosen[chosen["outcome"] == NORMALISATIONS[self.normalisation]]
+        parts = {
+            ACCURACY: chosen.set_index("item")["value"],
+            LIKELIHOOD: scored[scored["gold"]].set_index("item")["log_likelihood"],
+        }
+        conditions = model.items.set_index("id")["condition"]
+        return pd.concat(
+            [
+                pd.DataFrame({"condition": conditions, "outcome": outcome, "value": values})
+                for outcome, values in parts.items()
+            ]
+        ).reset_index(names="item")
 
     def estimates(self, run: pd.DataFrame, control: pd.DataFrame) -> list[Estimate]:
         found = paired_estimates(run, control, self.sign)
@@ -183,16 +184,11 @@ def randomise(
     return [[questions[i] for i in part] for part in np.split(order, np.cumsum(sizes)[:-1])]
 
 
-def _texts(question: Question) -> list[str]:
-    pairs = zip(question.contexts, question.continuations, strict=True)
-    return [context + continuation for context, continuation in pairs]
-
-
 def _check_distinct(questions: Sequence[Question]) -> None:
     """A question that is there twice could be in training and in the holdout."""
     seen: dict[object, str] = {}
     for question in questions:
-        for key in (question.id, frozenset(_texts(question))):
+        for key in (question.id, frozenset(question.texts)):
             if key in seen:
                 raise ValueError(f"question {question.id} is there twice, also as {seen[key]}")
             seen[key] = question.id

@@ -1,35 +1,26 @@
-"""Multiple-choice questions as cloze texts: a generated benchmark, and benchmarks from files.
-
-A choice is a context and a continuation; a model chooses by the likelihood of the continuations.
-"""
+"""Where questions come from: a generated benchmark here, benchmarks from files in `benchmarks`."""
 
 import dataclasses
-import pathlib
-import re
 from collections.abc import Sequence
-from typing import Protocol
 
 import gin
 import numpy as np
-import pandas as pd
 
+from ttoaa.benchmarks.parquet import ParquetQuestions
+from ttoaa.benchmarks.question import Question, Source
+from ttoaa.benchmarks.records import RecordQuestions
+from ttoaa.benchmarks.requests import RequestQuestions
+from ttoaa.benchmarks.tasks import TaskQuestions
 
-@dataclasses.dataclass(frozen=True)
-class Question:
-    """One choice for each context and continuation; the full text of choice k is their sum."""
-
-    id: str
-    benchmark: str
-    contexts: tuple[str, ...]
-    continuations: tuple[str, ...]
-    label: int
-
-
-class Source(Protocol):
-    def questions(self, count: int, rng: np.random.Generator) -> list[Question]:
-        """At least `count` questions; ValueError where there are fewer."""
-        ...
-
+__all__ = [
+    "GeneratedQuestions",
+    "ParquetQuestions",
+    "Question",
+    "RecordQuestions",
+    "RequestQuestions",
+    "Source",
+    "TaskQuestions",
+]
 
 _CONSONANTS = "bdfglmnprstvkz"
 _SYLLABLES = tuple(consonant + vowel for consonant in _CONSONANTS for vowel in "aeiou")
@@ -96,85 +87,3 @@ class GeneratedQuestions:
         numbers = rng.choice(possible, count, replace=False)
         digits = np.stack(np.unravel_index(numbers, (len(self.syllables),) * length), 1)
         return ["".join(self.syllables[i] for i in row) for row in digits]
-
-
-@gin.configurable
-@dataclasses.dataclass(frozen=True)
-class ParquetQuestions:
-    """Benchmark questions in OLMES cloze format, as released with Bordt et al. (2025).
-
-    Parquet columns: options (the full text of every choice), label, benchmark, question-id. Where
-    all choices share an "Answer:" or "Solution:" line the continuation is what follows it; else
-    (HellaSwag) it starts at the last word boundary that they share. For benchmarks of `cloze`
-    (WinoGrande) the choices fill a blank, and what follows the blank is scored.
-    """
-
-    paths: Sequence[str]
-    max_characters: int | None = None
-    """Only questions all of whose choices are at most this long; None takes all."""
-    cloze: Sequence[str] = ("winogrande",)
-
-    def questions(self, count: int, rng: np.random.Generator) -> list[Question]:
-        table = pd.concat([_read(path) for path in self.paths], ignore_index=True)
-        if self.max_characters is not None:
-            longest = table["options"].map(lambda options: max(map(len, options)))
-            table = table[longest <= self.max_characters]
-        if len(table) < count:
-            raise ValueError(
-                f"{count} questions are needed, but ParquetQuestions has only {len(table)}: lower "
-                "the groups, give more paths, or raise max_characters"
-            )
-        columns = (table[name] for name in _COLUMNS)
-        return [self._question(*values) for values in zip(*columns, strict=True)]
-
-    def _question(
-        self, options: Sequence[str], label: int, benchmark: str, number: object
-    ) -> Question:
-        name = f"{benchmark}-{number}"
-        if len(options) < 2 or not 0 <= label < len(options):
-            raise ValueError(f"question {name} has {len(options)} options and label {label}")
-        starts = (
-            _after_blank(options) if benchmark in self.cloze else [_shared(options)] * len(options)
-        )
-        contexts = tuple(text[:i] for text, i in zip(options, starts, strict=True))
-        continuations = tuple(text[i:] for text, i in zip(options, starts, strict=True))
-        if not all(continuations):
-            raise ValueError(f"question {name} has an option without text of its own")
-        return Question(name, benchmark, contexts, continuations, int(label))
-
-
-_COLUMNS = ("options", "label", "benchmark", "question-id")
-
-
-def _read(path: str) -> pd.DataFrame:
-    if not pathlib.Path(path).is_file():
-        raise ValueError(f"ParquetQuestions: there is no file {path}")
-    table = pd.read_parquet(path)
-    missing = [name for name in _COLUMNS if name not in table]
-    if missing:
-        raise ValueError(f"ParquetQuestions: {path} has no column {missing[0]!r}")
-    return table[list(_COLUMNS)]
-
-
-def _shared(options: Sequence[str]) -> int:
-    """Where the continuations start, counted in characters."""
-    prefix = _common_prefix(options)
-    for tag in ("\nAnswer:", "\nSolution:"):
-        if tag in prefix:
-            return prefix.rindex(tag) + len(tag)
-    return max(0, prefix.rfind(" "))
-
-
-def _after_blank(options: Sequence[str]) -> list[int]:
-    """Where the text after the blank starts in each choice, at a word boundary."""
-    start = _common_prefix(options).rfind(" ") + 1
-    suffix = _common_prefix([text[start:][::-1] for text in options])[::-1]
-    boundary = re.search(r"\W", suffix)
-    length = len(suffix) - boundary.start() if boundary else 0
-    return [len(text) - length for text in options]
-
-
-def _common_prefix(texts: Sequence[str]) -> str:
-    low, high = min(texts), max(texts)
-    differs = (i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b)
-    return low[: next(differs, len(low))]

@@ -52,10 +52,16 @@ def intervene(
     experiments: Sequence[Experiment], worlds: Mapping[str, World]
 ) -> dict[str, Intervention]:
     """What every experiment does, by name."""
-    return {
+    found = {
         e.name: Intervention(tuple(e.intervene(worlds[e.name])), worlds[e.name].windows)
         for e in experiments
     }
+    for e in experiments:
+        inserted = [item.id for item in found[e.name].items if item.repetitions]
+        if not e.inserts and (inserted or len(found[e.name].windows) or e.probes(worlds[e.name])):
+            what = f"item {inserted[0]!r}" if inserted else "reserve windows or probes"
+            raise ValueError(f"{e.name} says that it inserts nothing, and has {what}")
+    return found
 
 
 def fingerprints(experiments: Sequence[Experiment]) -> dict[str, str]:
@@ -63,10 +69,26 @@ def fingerprints(experiments: Sequence[Experiment]) -> dict[str, str]:
     return {e.name: hashlib.sha256(repr(e).encode()).hexdigest() for e in experiments}
 
 
+def outcome_fingerprints(experiments: Sequence[Experiment]) -> dict[str, str]:
+    """sha256 of each experiment's configuration and its outcome's version, by name."""
+    told = {e.name: f"{e!r} version {e.version}" for e in experiments}
+    return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in told.items()}
+
+
+def added_later(plan: Plan, experiments: Sequence[Experiment]) -> list[str]:
+    """Names of those that insert nothing and are not in the plan."""
+    planned = plan.meta["experiments"]
+    return [e.name for e in experiments if not e.inserts and e.name not in planned]
+
+
 def check_planned(plan: Plan, experiments: Sequence[Experiment]) -> None:
-    """Raises ValueError for an experiment that is not in the plan as it is configured now."""
+    """Raises ValueError for an experiment that is not in the plan as it is configured now.
+
+    One that inserts nothing may have been added since.
+    """
+    later = added_later(plan, experiments)
     for name, ours in fingerprints(experiments).items():
-        if plan.meta["experiments"].get(name) != ours:
+        if name not in later and plan.meta["experiments"].get(name) != ours:
             raise ValueError(
                 f"{name} is not configured as it was when {plan.folder} was made: use another "
                 "--workdir, or bring its config back"

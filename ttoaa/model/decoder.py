@@ -119,18 +119,36 @@ class Attention(nnx.Module):
     def __call__(
         self, x_BxLxD: jax.Array, documents_BxL: jax.Array | None, execution: Execution
     ) -> jax.Array:
+        return self.attend(x_BxLxD, documents_BxL, execution)[0]
+
+    def attend(
+        self, x_BxLxD: jax.Array, documents_BxL: jax.Array | None, execution: Execution
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """[B, L, D], and the keys and values [B, K, L, C] that later tokens will want."""
         heads_first = execution.attention == "splash"
-        q, k, v = (self._heads(x_BxLxD, name, heads_first) for name in ("query", "key", "value"))
-        turn = rotate_by_product if heads_first else rotate
-        q = turn(self.query_norm.across_heads(q), self.config.rope_theta)
-        k = turn(self.key_norm.across_heads(k), self.config.rope_theta)
+        q, k, v = self.project(x_BxLxD, heads_first=heads_first)
         attended_BxLxHxC = causal_attention(
             *(each.swapaxes(1, 2) for each in (q, k, v)),
             kernel=execution.attention,
             documents_BxL=documents_BxL,
             blocks=execution.blocks,
         )
-        return checkpoint_name(self._joined(attended_BxLxHxC, heads_first), "out")
+        return checkpoint_name(self.join(attended_BxLxHxC, heads_first), "out"), k, v
+
+    def project(
+        self, x_BxLxD: jax.Array, first_B: jax.Array | None = None, heads_first: bool = False
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Queries [B, H, L, C], keys and values [B, K, L, C], of tokens from position first_B on.
+
+        By default from 0; any other is turned in the form for a CPU.
+        """
+        q, k, v = (self._heads(x_BxLxD, name, heads_first) for name in ("query", "key", "value"))
+        turn = functools.partial(rotate, first_B=first_B)
+        if heads_first:
+            turn = rotate_by_product
+        q = turn(self.query_norm.across_heads(q), self.config.rope_theta)
+        k = turn(self.key_norm.across_heads(k), self.config.rope_theta)
+        return q, k, v
 
     # Kernels want heads before tokens. A TPU's matrix unit writes and reads them in that order for
     # nothing, where copies would take a tenth of a step; a CPU multiplies plain matrices fastest.
@@ -145,7 +163,7 @@ class Attention(nnx.Module):
             heads = _dot(x_BxLxD, weight).reshape(B, L, -1, self.config.head_width).swapaxes(1, 2)
         return checkpoint_name(constrain(heads, *_HEADS), name)
 
-    def _joined(self, x_BxLxHxC: jax.Array, heads_first: bool) -> jax.Array:
+    def join(self, x_BxLxHxC: jax.Array, heads_first: bool) -> jax.Array:
         """[B, L, D]"""
         B, L, H, C = x_BxLxHxC.shape
         if not heads_first:
@@ -176,8 +194,10 @@ class Block(nnx.Module):
     def __call__(
         self, x_BxLxD: jax.Array, documents_BxL: jax.Array | None, execution: Execution
     ) -> jax.Array:
-        attended = self.attention(x_BxLxD, documents_BxL, execution)
-        x_BxLxD = x_BxLxD + self.attention_norm(attended)
+        return self.add(x_BxLxD, self.attention(x_BxLxD, documents_BxL, execution))
+
+    def add(self, x_BxLxD: jax.Array, attended_BxLxD: jax.Array) -> jax.Array:
+        x_BxLxD = x_BxLxD + self.attention_norm(attended_BxLxD)
         return constrain(x_BxLxD + self.mlp_norm(self.mlp(x_BxLxD)), *_STREAM)
 
 
@@ -196,20 +216,25 @@ class Decoder(nnx.Module):
         self, tokens_BxL: jax.Array, offset_BxLxD: jax.Array | None, execution: Execution
     ) -> jax.Array:
         """[B, L, D]: what the head takes."""
-        x_BxLxD = jnp.take(self.embedding[...], tokens_BxL, axis=0)
-        if offset_BxLxD is not None:
-            x_BxLxD = x_BxLxD + offset_BxLxD
-        x_BxLxD = constrain(x_BxLxD.astype(self.config.dtype), *_STREAM)
+        x_BxLxD = self.embed(tokens_BxL, offset_BxLxD)
         separator, documents = self.config.document_separator, None
         if separator is not None:
             documents = document_ids(tokens_BxL, separator)
         return self.norm(self._through_blocks(x_BxLxD, documents, execution))
 
+    def embed(self, tokens_BxL: jax.Array, offset_BxLxD: jax.Array | None = None) -> jax.Array:
+        x_BxLxD = jnp.take(self.embedding[...], tokens_BxL, axis=0)
+        if offset_BxLxD is not None:
+            x_BxLxD = x_BxLxD + offset_BxLxD
+        return constrain(x_BxLxD.astype(self.config.dtype), *_STREAM)
+
+    def blocks(self) -> list[Block]:
+        return [getattr(self, f"block_{n:02d}") for n in range(self.config.layers)]
+
     def _through_blocks(
         self, x_BxLxD: jax.Array, documents_BxL: jax.Array | None, execution: Execution
     ) -> jax.Array:
-        blocks = (getattr(self, f"block_{n:02d}") for n in range(self.config.layers))
-        graphs, states = zip(*(nnx.split(block) for block in blocks), strict=True)
+        graphs, states = zip(*(nnx.split(block) for block in self.blocks()), strict=True)
 
         def through_one(x_BxLxD: jax.Array, state: Any) -> tuple[jax.Array, None]:
             block = nnx.merge(graphs[0], state)
@@ -243,10 +268,15 @@ def features(
     execution: Execution = PLAIN,
 ) -> jax.Array:
     """[B, L, D] in config.dtype: what the head takes, as a pure function of the weights."""
+    return bind(config, params)(tokens_BxL, embedding_offset_BxLxD, execution)
+
+
+def bind(config: DecoderConfig, params: Params) -> Decoder:
+    """The module with these weights, for the length of a trace."""
     graph, state = _template(config)
     state = jax.tree.map(lambda leaf: leaf, state)
     nnx.replace_by_pure_dict(state, params)
-    return nnx.merge(graph, state)(tokens_BxL, embedding_offset_BxLxD, execution)
+    return nnx.merge(graph, state)
 
 
 def apply(

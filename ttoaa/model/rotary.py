@@ -6,9 +6,12 @@ import jax
 import jax.numpy as jnp
 
 
-def rotate(x_BxHxLxC: jax.Array, theta: float) -> jax.Array:
-    """[B, H, L, C]: each pair of channels c, c + C/2 turned by an angle that grows with l."""
-    cos, sin = _waves(x_BxHxLxC, theta)
+def rotate(x_BxHxLxC: jax.Array, theta: float, first_B: jax.Array | None = None) -> jax.Array:
+    """[B, H, L, C]: each pair of channels c, c + C/2 turned by an angle that grows with l.
+
+    A row's tokens stand at the positions from first_B on, by default from 0.
+    """
+    cos, sin = _waves(x_BxHxLxC, theta, first_B)
     a, b = jnp.split(x_BxHxLxC.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x_BxHxLxC.dtype)
 
@@ -36,9 +39,14 @@ rotate_by_product.defvjp(
 )
 
 
-def _waves(x_BxHxLxC: jax.Array, theta: float) -> tuple[jax.Array, jax.Array]:
-    """float32[L, C / 2] cosines and sines."""
+def _waves(
+    x_BxHxLxC: jax.Array, theta: float, first_B: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """float32[L, C / 2] cosines and sines, or [B, 1, L, C / 2] where rows start apart."""
     L, C = x_BxHxLxC.shape[2:]
     frequency = theta ** -(jnp.arange(0, C, 2, dtype=jnp.float32) / C)
-    angle_LxC = jnp.outer(jnp.arange(L, dtype=jnp.float32), frequency)
-    return jnp.cos(angle_LxC), jnp.sin(angle_LxC)
+    position = jnp.arange(L, dtype=jnp.float32)
+    if first_B is not None:
+        position = position + first_B.astype(jnp.float32)[:, None, None]
+    angle = position[..., None] * frequency
+    return jnp.cos(angle), jnp.sin(angle)

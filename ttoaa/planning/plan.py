@@ -88,9 +88,7 @@ class Plan:
 
     def items(self, experiment: str) -> pd.DataFrame:
         """The item table of one experiment, its `fields` expanded to columns."""
-        table = pd.read_parquet(self.folder / "items" / f"{experiment}.parquet")
-        fields = pd.DataFrame.from_records([json.loads(text) for text in table.pop("fields")])
-        return pd.concat([table, fields], axis=1)
+        return expanded(pd.read_parquet(self.folder / "items" / f"{experiment}.parquet"))
 
     def item_ids(self) -> pd.DataFrame:
         """experiment and id of every item, in the order that the column `item` counts."""
@@ -107,6 +105,12 @@ class Plan:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+
+
+def expanded(items: pd.DataFrame) -> pd.DataFrame:
+    """A stored item table with its `fields` as columns."""
+    fields = pd.DataFrame.from_records([json.loads(text) for text in items["fields"]])
+    return pd.concat([items.drop(columns="fields"), fields], axis=1)
 
 
 def content_hash(contents: dict[str, Any], columns: dict[str, np.ndarray], tokens: Any) -> str:

@@ -4,7 +4,7 @@ import hashlib
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ def store(plan: CompiledPlan, folder: pathlib.Path, meta: Mapping[str, Any]) -> 
         np.save(unfinished / "columns" / f"{name}.npy", column)
     np.save(unfinished / "tokens.npy", plan.tokens)
     for name, items in plan.items.items():
-        pq.write_table(_item_table(items), unfinished / "items" / f"{name}.parquet")
+        pq.write_table(item_table(items), unfinished / "items" / f"{name}.parquet")
     pq.write_table(_provenance(plan), unfinished / "provenance.parquet")
     tables = {
         path.relative_to(unfinished).as_posix(): file_sha256(path)
@@ -45,7 +45,8 @@ def store(plan: CompiledPlan, folder: pathlib.Path, meta: Mapping[str, Any]) -> 
     os.replace(unfinished, folder)
 
 
-def _item_table(items: list[Item]) -> pa.Table:
+def item_table(items: Sequence[Item]) -> pa.Table:
+    """Items as they are stored, a row each, their fields as JSON."""
     return pa.table(
         {
             "id": pa.array([item.id for item in items], pa.string()),

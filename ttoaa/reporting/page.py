@@ -11,6 +11,7 @@ import jinja2
 import pandas as pd
 
 from ttoaa.experiments.base import Experiment
+from ttoaa.experiments.worlds import added_later
 from ttoaa.planning.plan import Plan
 from ttoaa.reporting import curves, numbers
 from ttoaa.reporting.cost import added, cost_of_one, read_ledger
@@ -71,7 +72,7 @@ def render(
         name=name,
         seeds=seeds,
         final_step=estimates.final_step,
-        notes=[*estimates.notes, *_unfinished(root, seeds)],
+        notes=[*estimates.notes, *_later(plan, experiments), *_unfinished(root, seeds)],
         parameters=read_ledger(Workdir(root, seeds[0]).run("run")).get("parameters"),
         geometry=plan.geometry,
         sections=[_section(root, e, estimates, rows, arms) for e in experiments],
@@ -191,6 +192,13 @@ def _run(folder: Workdir, kind: str, losses: pd.DataFrame) -> dict[str, Any]:
     }
 
 
+def _later(plan: Plan, experiments: Sequence[Experiment]) -> list[str]:
+    return [
+        f"{name} was added to the study after its plan: its outcome was not declared beforehand."
+        for name in added_later(plan, experiments)
+    ]
+
+
 def _unfinished(root: pathlib.Path, seeds: Sequence[int]) -> list[str]:
     return [
         f"Seed {seed}: the {kind} has no ledger yet, so that the cost below is incomplete."
@@ -204,6 +212,8 @@ def _examples(folder: Workdir, experiment: str) -> list[dict[str, Any]]:
     """The first item of every condition, its text cut short."""
     columns = ["id", "condition", "repetitions", "text"]
     path = folder.plan / "items" / f"{experiment}.parquet"
+    if not path.exists():  # it was added afterwards
+        return []
     items = pd.read_parquet(path, columns=columns).drop_duplicates("condition").head(_EXAMPLES)
     cut = items["text"].str.slice(0, _EXAMPLE_CHARACTERS)
     items["text"] = cut.where(cut == items["text"], cut + " …")

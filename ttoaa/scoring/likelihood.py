@@ -1,11 +1,14 @@
 """Log-likelihood of tokens under a checkpoint: the first of the scoring primitives (C10).
 
-A score depends on the item alone, to the bit: its compiled shape follows from its own length,
-dummy rows fill a pass up, and on CPU rows run in fixed small passes.
+A score depends on its request alone, to the bit: not on order, neighbours or how many there are
+(see `batches`). Softmax is in float32. A request is in tokens: (tokens, start) asks for
+tokens[start:] given what stands before each, so that prompt and continuation meet where
+`start` says and nowhere else; `requests.encode_request` makes one of two texts.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +16,28 @@ import numpy as np
 
 from ttoaa.model.decoder import DecoderConfig, Params, features
 from ttoaa.model.execution import PLAIN, Execution
-from ttoaa.model.loss import token_losses
-from ttoaa.model.sharding import constrain, row_parts
+from ttoaa.model.sharding import constrain
+from ttoaa.scoring.batches import (
+    PASSES,
+    Pass,
+    Passes,
+    ahead,
+    check,
+    head_chunks,
+    packed,
+    pass_rows,
+    windows,
+)
+from ttoaa.scoring.requests import Request
 
-Request = tuple[np.ndarray, int]
-"""(tokens int[n], start): score tokens[start:], given all that stands before each."""
 
-_BUCKET = 32
+class Scored(NamedTuple):
+    """Of tokens[start:], each given all before it."""
+
+    log_probs: np.ndarray
+    """float32[n - start], in nats."""
+    greedy: np.ndarray
+    """bool[n - start]: is it the likeliest token, the first of them where they tie?"""
 
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames=("rows", "execution"))
@@ -40,20 +58,58 @@ def token_log_probs(
         tokens_RxL = constrain(tokens_RxL, "batch", None)
         x_RxLxD = features(config, params, tokens_RxL, execution=execution)
         targets_RxL = jnp.roll(tokens_RxL, -1, axis=1)
-        loss, _ = token_losses(x_RxLxD, params["head"], targets_RxL, execution.loss_chunks)
-        return -loss[:, :-1]
+        return _read(x_RxLxD, params["head"], targets_RxL, execution.loss_chunks)[0][:, :-1]
 
     N, L = tokens_NxL.shape
     scores = jax.lax.map(one, tokens_NxL.reshape(-1, rows, L)).reshape(N, L - 1)
     return constrain(scores, None, None)
 
 
-def pass_rows(length: int, platform: str | None = None) -> int:
-    """Rows of one pass: two a device suit a CPU's caches, an accelerator takes 16,384 tokens."""
-    mesh = jax.sharding.get_abstract_mesh()
-    parts = 1 if mesh.empty else row_parts(mesh)
-    on_cpu = (platform or jax.default_backend()) == "cpu"
-    return parts * (2 if on_cpu else max(1, 16_384 // length))
+@functools.partial(jax.jit, static_argnums=(0, 4, 5))
+def _score(
+    config: DecoderConfig,
+    params: Params,
+    tokens_RxL: jax.Array,
+    first_R: jax.Array,
+    span: int,
+    chunks: int,
+) -> tuple[jax.Array, jax.Array]:
+    """Log-probabilities and greediness of the tokens after positions first .. first + span - 1."""
+    tokens_RxL = constrain(tokens_RxL, "batch", None)
+    x_RxLxD = features(config, params, tokens_RxL, execution=PLAIN)
+    cut = jax.vmap(lambda row, first: jax.lax.dynamic_slice_in_dim(row, first, span))
+    targets_RxS = cut(jnp.roll(tokens_RxL, -1, axis=1), first_R)
+    read = _read(cut(x_RxLxD, first_R), params["head"], targets_RxS, chunks)
+    log_probs_RxS, greedy_RxS = (constrain(each, None, None) for each in read)
+    return log_probs_RxS, greedy_RxS
+
+
+def _read(
+    x_BxSxD: jax.Array, head_DxV: jax.Array, targets_BxS: jax.Array, chunks: int
+) -> tuple[jax.Array, jax.Array]:
+    """(float32[B, S] log-probabilities of the targets, bool[B, S] whether the argmax is it)."""
+    head = constrain(head_DxV.astype(x_BxSxD.dtype), None, "vocab")
+
+    def piece(x_BxNxD: jax.Array, targets_BxN: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits = constrain(x_BxNxD @ head, "batch", None, "vocab").astype(jnp.float32)
+        ids = jax.lax.broadcasted_iota(targets_BxN.dtype, logits.shape, 2)
+        wanted = targets_BxN[..., None]
+        # A sum and not a look-up: a vocabulary sharded over devices would be gathered for that.
+        target = jnp.where(ids == wanted, logits, 0).sum(axis=-1, keepdims=True)
+        beaten = (logits > target) | ((logits == target) & (ids < wanted))
+        log_probs = target[..., 0] - jax.nn.logsumexp(logits, axis=-1)
+        return log_probs, ~beaten.any(axis=-1)
+
+    if chunks == 1:
+        return piece(x_BxSxD, targets_BxS)
+    B, S, D = x_BxSxD.shape
+    if S % chunks:
+        raise ValueError(f"loss_chunks must divide the {S} positions of a row, not be {chunks}")
+    x_CxBxNxD = x_BxSxD.reshape(B, chunks, S // chunks, D).swapaxes(0, 1)
+    targets_CxBxN = targets_BxS.reshape(B, chunks, S // chunks).swapaxes(0, 1)
+    read = jax.lax.map(lambda each: piece(*each), (x_CxBxNxD, targets_CxBxN))
+    log_probs, greedy = (each.swapaxes(0, 1).reshape(B, S) for each in read)
+    return log_probs, greedy
 
 
 def row_losses(
@@ -64,44 +120,66 @@ def row_losses(
 ) -> np.ndarray:
     """float32[N]: the mean loss of each row's L - 1 targets, in nats."""
     rows = pass_rows(tokens_NxL.shape[1])
-    padded = _fill(np.asarray(tokens_NxL, np.int32), rows)
+    missing = -len(tokens_NxL) % rows
+    padded = np.pad(np.asarray(tokens_NxL, np.int32), ((0, missing), (0, 0)))
     scores = token_log_probs(config, params, padded, rows=rows, execution=execution)
     return -np.asarray(scores).mean(axis=1)[: len(tokens_NxL)]
 
 
+def stream(
+    config: DecoderConfig,
+    params: Params,
+    requests: Iterable[Request],
+    passes: Passes = PASSES,
+) -> Iterator[Scored]:
+    """Of each request, in order; holds no more than `passes.window` of them at a time.
+
+    Raises ValueError for a request without context, without anything to score, or with a token
+    that the model lacks.
+    """
+    number = 0
+    for window in windows(requests, passes.window):
+        check(window, config.vocab_size, number)
+        number += len(window)
+        yield from _window(config, params, window, passes)
+
+
+def score(
+    config: DecoderConfig,
+    params: Params,
+    requests: Sequence[Request],
+    passes: Passes = PASSES,
+) -> list[Scored]:
+    """As `stream`, but checks every request before it scores the first."""
+    check(requests, config.vocab_size)
+    return list(stream(config, params, requests, passes))
+
+
 def log_likelihoods(
-    config: DecoderConfig, params: Params, requests: Sequence[Request], batch: int = 64
+    config: DecoderConfig,
+    params: Params,
+    requests: Sequence[Request],
+    passes: Passes = PASSES,
 ) -> list[np.ndarray]:
     """For each request, float32[n - start]: log p(tokens[i] | tokens[:i]) for i = start .. n - 1.
 
-    Rows go in batches of about `batch`, grouped by length; neither changes a score.
-    Raises ValueError for a request without context or without anything to score.
+    Raises ValueError as `score` does.
     """
-    for number, (tokens, start) in enumerate(requests):
-        if not 1 <= start < len(tokens):
-            raise ValueError(
-                f"request {number}: start {start} must leave context before it and tokens after "
-                f"it, of {len(tokens)} tokens"
-            )
-    buckets: dict[int, list[int]] = {}
-    for number, (tokens, _) in enumerate(requests):
-        buckets.setdefault(-(-len(tokens) // _BUCKET) * _BUCKET, []).append(number)
-    scores: list[np.ndarray] = [np.empty(0, np.float32)] * len(requests)
-    for length, members in sorted(buckets.items()):
-        rows = pass_rows(length)
-        filled = -(-batch // rows) * rows
-        for first in range(0, len(members), filled):
-            part = members[first : first + filled]
-            tokens_NxL = np.zeros((filled, length), np.int32)
-            for row, number in enumerate(part):
-                tokens_NxL[row, : len(requests[number][0])] = requests[number][0]
-            out = np.asarray(token_log_probs(config, params, tokens_NxL, rows=rows))
-            for row, number in enumerate(part):
-                tokens, start = requests[number]
-                scores[number] = out[row, start - 1 : len(tokens) - 1].copy()
-    return scores
+    return [scored.log_probs for scored in score(config, params, requests, passes)]
 
 
-def _fill(tokens_NxL: np.ndarray, rows: int) -> np.ndarray:
-    missing = -len(tokens_NxL) % rows
-    return np.pad(tokens_NxL, ((0, missing), (0, 0)))
+def _window(
+    config: DecoderConfig, params: Params, requests: Sequence[Request], passes: Passes
+) -> list[Scored]:
+    found: dict[int, Scored] = {}
+
+    def run(one: Pass) -> tuple[jax.Array, jax.Array]:
+        rows, span = one.wanted_RxS.shape
+        chunks = head_chunks(rows, span, config.vocab_size)
+        return _score(config, params, one.tokens_RxL, one.first_R, span, chunks)
+
+    for one, (log_probs_RxS, greedy_RxS) in ahead(run, packed(requests, passes)):
+        for row, number in enumerate(one.members):
+            wanted = one.wanted_RxS[row]
+            found[number] = Scored(log_probs_RxS[row, wanted], greedy_RxS[row, wanted])
+    return [found[number] for number in range(len(requests))]

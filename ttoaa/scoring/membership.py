@@ -1,6 +1,6 @@
 """Membership inference: how well a score tells members from matched non-members.
 
-Scores are higher for likelier members (the loss attack's score is minus the loss).
+Scores are higher for likelier members; `attacks` makes them.
 """
 
 import math
@@ -49,6 +49,31 @@ def roc(members: np.ndarray, nonmembers: np.ndarray) -> tuple[np.ndarray, np.nda
     return fpr, tpr
 
 
+def auc_interval(
+    members: np.ndarray, nonmembers: np.ndarray, *key: object
+) -> tuple[float, float, float]:
+    """AUC and its interval, by resampling members and non-members.
+
+    Of an AUC of exactly 0 or 1 every resample is the same. Its bound is then Clopper and Pearson's
+    over disjoint pairs of a member and a non-member, which are independent trials: as many as the
+    smaller group has.
+    """
+    trials = min(len(members), len(nonmembers))
+    return _interval(_auc(members, nonmembers), members, nonmembers, trials, ("auc", *key))
+
+
+def tpr_interval(
+    members: np.ndarray, nonmembers: np.ndarray, fpr: float = 0.01, *key: object
+) -> tuple[float, float, float]:
+    """`tpr_at_fpr` and its interval, by resampling members and non-members.
+
+    The non-members' resampling moves the threshold, so that its uncertainty is in the interval. A
+    rate of exactly 0 or 1 has at least the interval of Clopper and Pearson over members.
+    """
+    statistic = _tpr(members, nonmembers, fpr)
+    return _interval(statistic, members, nonmembers, len(members), ("tpr", fpr, *key))
+
+
 def membership_estimates(
     run_members: np.ndarray,
     run_nonmembers: np.ndarray,
@@ -61,9 +86,9 @@ def membership_estimates(
 
     Members and non-members are resampled separately, each with its score under both models; the
     non-members' resampling moves the threshold too, so its uncertainty is in the interval. n
-    counts members. A rate of exactly 0 or 1 may have no spread that a bootstrap could see: the
-    interval of the run's TPR is then at least that of Clopper and Pearson over members. An AUC of
-    exactly 0 or 1, and the differences, have only the bootstrap's.
+    counts members. A rate or AUC of exactly 0 or 1 may have no spread that a bootstrap could see:
+    the run's own interval is then exact (see `auc_interval`, `tpr_interval`), the differences' only
+    the bootstrap's.
     """
     sizes = (len(run_members), len(run_nonmembers))
     if sizes != (len(control_members), len(control_nonmembers)):
@@ -75,15 +100,37 @@ def membership_estimates(
         pair = _with_difference(of_run, of_control, sign(outcome))
         results = bootstrap(sizes, pair, "membership", outcome, condition)
         (value, _), low_2, high_2 = results
-        if outcome == TPR and value in (0, 1):
-            low, high = binomial_interval(round(value * sizes[0]), sizes[0])
-            low_2[0], high_2[0] = np.minimum(low_2[0], low), np.maximum(high_2[0], high)
+        trials = min(sizes) if outcome == AUC else sizes[0]
+        low_2[0], high_2[0] = _at_least_exact(value, low_2[0], high_2[0], trials)
         control_value = float(of_control(*_once(control_members, control_nonmembers))[0])
         estimates.append(estimate(outcome, condition, sizes[0], results, control_value))
     return estimates
 
 
 _Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def _interval(
+    statistic: _Statistic,
+    members: np.ndarray,
+    nonmembers: np.ndarray,
+    trials: int,
+    key: tuple[object, ...],
+) -> tuple[float, float, float]:
+    def column(counts_RxM: np.ndarray, counts_RxN: np.ndarray) -> np.ndarray:
+        return statistic(counts_RxM, counts_RxN)[:, None]
+
+    results = bootstrap((len(members), len(nonmembers)), column, "membership", *key)
+    value, low, high = (float(result_K[0]) for result_K in results)
+    return value, *_at_least_exact(value, low, high, trials)
+
+
+def _at_least_exact(value: float, low: float, high: float, trials: int) -> tuple[float, float]:
+    """The bootstrap's interval; that of so many independent trials too where it sees no spread."""
+    if value not in (0, 1):
+        return low, high
+    exact_low, exact_high = binomial_interval(round(value) * trials, trials)
+    return float(np.fmin(low, exact_low)), float(np.fmax(high, exact_high))
 
 
 def _scores(values: np.ndarray) -> np.ndarray:

@@ -9,7 +9,11 @@ import pandas as pd
 
 from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.model.decoder import DecoderConfig, Params
-from ttoaa.scoring.likelihood import Request, log_likelihoods
+from ttoaa.scoring.generation import generate
+from ttoaa.scoring.gradients import embedding_gradients
+from ttoaa.scoring.likelihood import log_likelihoods
+from ttoaa.scoring.requests import Request
+from ttoaa.scoring.sampling import Sampling
 from ttoaa.workdir import read_json_lines
 
 
@@ -26,6 +30,17 @@ class CheckpointScorer:
 
     def log_likelihood(self, requests: Sequence[Request]) -> list[np.ndarray]:
         return log_likelihoods(self.config, self.params, requests)
+
+    def embedding_gradients(self, requests: Sequence[Request]) -> list[np.ndarray]:
+        return embedding_gradients(self.config, self.params, requests)
+
+    def generate(
+        self,
+        prompts: Sequence[np.ndarray],
+        sampling: Sampling,
+        keys: Sequence[int | str] | None = None,
+    ) -> list[np.ndarray]:
+        return generate(self.config, self.params, prompts, sampling, keys=keys)
 
 
 def read_probes(run: pathlib.Path, experiment: str, step: int) -> pd.DataFrame:

@@ -53,8 +53,7 @@ def bootstrap(
     smallest = min(sizes)
     if smallest < 2:
         return value_K, np.full_like(value_K, np.nan), np.full_like(value_K, np.nan)
-    digest = hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()
-    rng = np.random.Generator(np.random.Philox(int.from_bytes(digest[:16], "little")))
+    rng = keyed_rng(*key)
     block = max(1, min(RESAMPLES, _CHUNK // sum(sizes)))
     values_RxK = np.concatenate(
         [
@@ -66,6 +65,12 @@ def bootstrap(
     tail = stats.norm.cdf(t)
     low_K, high_K = np.quantile(values_RxK, [tail, 1 - tail], axis=0)
     return value_K, low_K, high_K
+
+
+def keyed_rng(*key: object) -> np.random.Generator:
+    """Random numbers that follow from what they are for, on every machine alike."""
+    digest = hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()
+    return np.random.Generator(np.random.Philox(int.from_bytes(digest[:16], "little")))
 
 
 def _counts(rng: np.random.Generator, resamples: int, n: int) -> np.ndarray:

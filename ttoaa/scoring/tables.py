@@ -38,8 +38,17 @@ def source_of(path: pathlib.Path) -> dict[str, str] | None:
     return json.loads(metadata[_SOURCE]) if _SOURCE in metadata else None
 
 
-def check_current(folder: pathlib.Path, plan: str) -> None:
-    """Raises ValueError for a table under `folder` that was not made of the plan of that hash."""
+def check_current(folder: pathlib.Path, plan: str, outcomes: Mapping[str, str]) -> None:
+    """Raises ValueError for a table under `folder` that was not made of the plan of that hash.
+
+    Nor of the outcome of that fingerprint, by the name of its experiment.
+    """
     for path in sorted(folder.rglob("*.parquet")):
-        if (source_of(path) or {}).get("plan") != plan:
+        source = source_of(path) or {}
+        if source.get("plan") != plan:
             raise ValueError(f"{path} is of another plan: run python -m ttoaa.evaluate again")
+        if source.get("outcome") != outcomes.get(path.stem, source.get("outcome")):
+            raise ValueError(
+                f"{path} is of an earlier version of that outcome: run python -m ttoaa.evaluate "
+                "again"
+            )

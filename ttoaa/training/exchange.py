@@ -95,7 +95,7 @@ def _export(
     checkpoints = source / "checkpoints"
     with new_folder(target) as folder, pin(checkpoints, step):
         meta = read_meta(checkpoints, step)
-        config = DecoderConfig(**_fields(meta["identity"]["model"]))
+        config = DecoderConfig(**fields(meta["identity"]["model"]))
         params = read_lazily(checkpoints, step, "params", abstract_params(config))
         if "card" in meta:  # an import: all goes back as it came
             card = Card(**meta["card"])
@@ -105,7 +105,7 @@ def _export(
             if not (corpus / MANIFEST).is_file():
                 raise ValueError(f"{corpus} is missing: the tokenizer is that of the run's corpus")
             eos_id = Manifest.from_bytes((corpus / MANIFEST).read_bytes()).eos_id
-            length = _fields(meta["identity"]["geometry"])["length"]
+            length = fields(meta["identity"]["geometry"])["length"]
             card = Card(length, eos_id)
             tokenizer.write(corpus / TOKENIZER, eos_id, length, folder)
         weights.save(folder, config, card, params, dtype, shard_bytes)
@@ -148,7 +148,7 @@ def _write(
     writer.finish()
 
 
-def _fields(text: str) -> dict[str, Any]:
+def fields(text: str) -> dict[str, Any]:
     """Of a dataclass's repr, as a run's identity has it."""
     call = ast.parse(text, mode="eval").body
     assert isinstance(call, ast.Call), text

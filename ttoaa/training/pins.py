@@ -9,15 +9,12 @@ listings. Every flag's time is renewed while its owner lives; an old one is that
 import contextlib
 import os
 import pathlib
-import secrets
-import socket
-import threading
 import time
 from collections.abc import Iterator
 
-STALE = 600.0
-"""Seconds without a sign of life; far more than clocks of two machines may differ by."""
-_BEAT = 30.0
+from ttoaa.heartbeat import BEATS, STALE, age, new_owner, renewing
+
+_BEAT = STALE / BEATS
 
 
 class Gone(ValueError):
@@ -31,9 +28,7 @@ def pin(folder: pathlib.Path, step: int) -> Iterator[None]:
     A folder that may not be written to is read without a pin: its trainer's deletions, if it has
     any, are seen as a checkpoint that cannot be read.
     """
-    owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-    own, over = _flags(folder) / f"{step}@{owner}", threading.Event()
-    beat = threading.Thread(target=_renew, args=(own, over), daemon=True)
+    own = _flags(folder) / f"{step}@{new_owner()}"
     try:
         with contextlib.suppress(OSError):
             own.parent.mkdir(exist_ok=True)
@@ -42,12 +37,9 @@ def pin(folder: pathlib.Path, step: int) -> Iterator[None]:
             time.sleep(0.01)
         if not (folder / str(step)).is_dir():
             raise Gone(f"there is no checkpoint {step} in {folder}, or no longer")
-        beat.start()
-        yield
+        with renewing([own], _BEAT):
+            yield
     finally:
-        over.set()
-        if beat.ident:
-            beat.join()  # or it might renew what is taken back below
         with contextlib.suppress(OSError):
             own.unlink()
 
@@ -83,15 +75,6 @@ def _names(folder: pathlib.Path) -> list[str]:
 
 def _fresh(folder: pathlib.Path, prefix: str) -> bool:
     """Whether there is a flag of that beginning whose owner lives."""
-    for name in _names(folder):
-        with contextlib.suppress(FileNotFoundError):  # taken back just now
-            age = time.time() - (_flags(folder) / name).stat().st_mtime
-            if name.startswith(prefix) and age < STALE:
-                return True
-    return False
-
-
-def _renew(flag: pathlib.Path, over: threading.Event) -> None:
-    while not over.wait(_BEAT):
-        with contextlib.suppress(OSError):
-            os.utime(flag)
+    return any(
+        name.startswith(prefix) and age(_flags(folder) / name) < STALE for name in _names(folder)
+    )

@@ -1,0 +1,48 @@
+"""Run by a test with 8 fake devices: a checkpoint on several layouts, its tables as JSON."""
+
+import dataclasses
+import json
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import jax
+import numpy as np
+
+from ttoaa import config
+from ttoaa.evaluation.scores import Scores
+from ttoaa.evaluation.work import WorkList
+from ttoaa.model.sharding import Layout
+from ttoaa.planning.plan import Plan
+from ttoaa.workdir import Workdir
+
+LAYOUTS = {
+    "replicas": Layout(),
+    "fsdp and tensor": Layout(fsdp=2, tensor=2),
+    "a pod's": Layout(data=4, fsdp=16, slices=2),
+}
+
+
+def told_of(study, workdir, plan):
+    (work,) = WorkList(study, workdir, plan.hash, [30]).look()[:1]
+    scores = Scores(study, workdir, plan)
+    params = scores.restore(work)
+    head = params["head"]
+    table = scores.table(work, study.experiments[0], params)
+    return {
+        "work": [work.kind, work.step],
+        "devices": len(head.sharding.device_set),
+        "shard": list(head.addressable_shards[0].data.shape),
+        "items": list(table["item"]),
+        "values": np.asarray(table["value"], np.float64).tolist(),
+    }
+
+
+if __name__ == "__main__":
+    workdir = Workdir(pathlib.Path(sys.argv[1]))
+    study, plan = config.load([workdir.config])[0], Plan.open(workdir.plan)
+    config.cache_compilations(workdir)
+    assert jax.device_count() == 8
+    studies = {name: dataclasses.replace(study, layout=layout) for name, layout in LAYOUTS.items()}
+    print(json.dumps({name: told_of(s, workdir, plan) for name, s in studies.items()}))

@@ -1,0 +1,43 @@
+import hashlib
+
+import numpy as np
+import pytest
+
+from ttoaa.scoring.sampling import Sampling, item_key
+
+
+def test_a_key_is_of_seed_key_and_tokens():
+    given = hashlib.sha256(b"7\x1fa\x1f" + bytes([2, 0, 0, 0, 1, 1, 0, 0])).digest()
+    key = item_key(7, "a", np.array([2, 257]))
+    assert key.dtype == np.uint32
+    assert key.tolist() == [int.from_bytes(given[i : i + 4], "little") for i in (0, 4)]
+    others = [(8, "a", [2, 257]), (7, "b", [2, 257]), (7, "a", [2, 256]), (7, "a", [2])]
+    assert len({item_key(*other).tobytes() for other in others} | {key.tobytes()}) == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens must be a positive integer"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens must be a positive integer"),
+        ({"temperature": -0.1}, r"temperature is 0 \(greedy\) or at least 1e-06, not -0.1"),
+        ({"temperature": 1e-9}, "temperature is 0"),
+        ({"temperature": float("nan")}, "temperature is 0"),
+        ({"temperature": float("inf")}, "temperature is 0"),
+        ({"top_k": 0}, "top_k must be a positive integer or None, not 0"),
+        ({"top_k": True}, "top_k must be a positive integer or None, not True"),
+        ({"top_p": 0.0}, r"top_p must be in \(0, 1\] or None, not 0.0"),
+        ({"top_p": 1.001}, r"top_p must be in \(0, 1\]"),
+        ({"top_p": float("nan")}, r"top_p must be in \(0, 1\]"),
+        ({"seed": 0.5}, "seed must be an integer, not 0.5"),
+        ({"stop": ((),)}, "none empty, none negative"),
+        ({"stop": ((3, -1),)}, "none empty, none negative"),
+    ],
+)
+def test_meaningless_settings_are_named(change, message):
+    with pytest.raises(ValueError, match=f"Sampling.{message}|Sampling.stop .*{message}"):
+        Sampling(**{"max_new_tokens": 4} | change)
+
+
+def test_stop_sequences_may_be_lists():
+    assert Sampling(4, stop=[[1, 2], np.array([3])]) == Sampling(4, stop=((1, 2), (3,)))

@@ -1,0 +1,1 @@
+"""Multiple-choice benchmarks as cloze texts: their formats, and where they are read from."""

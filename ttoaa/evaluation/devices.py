@@ -1,0 +1,38 @@
+"""How a checkpoint lies on the devices of an evaluation, whatever devices it was made on."""
+
+import contextlib
+import math
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from ttoaa.config import Study
+from ttoaa.model.decoder import abstract_params
+from ttoaa.model.sharding import Layout, make_mesh, shardings, with_shardings
+
+
+def layout_for(layout: Layout, devices: int) -> Layout:
+    """The training layout's parts as far as so many devices go; what is left are replicas.
+
+    A part's size divides that of training, so whatever the training layout cut can be cut so.
+    """
+    tensor = math.gcd(layout.tensor, devices)
+    return Layout(fsdp=math.gcd(layout.fsdp, devices // tensor), tensor=tensor)
+
+
+def mesh_for(study: Study) -> Mesh | None:
+    """Over all devices; None where there is only one."""
+    devices = jax.devices()
+    return make_mesh(layout_for(study.layout, len(devices))) if len(devices) > 1 else None
+
+
+def abstract_on(study: Study, mesh: Mesh | None) -> Any:
+    """The parameters to restore, each with where it lies."""
+    abstract = abstract_params(study.model)
+    return abstract if mesh is None else with_shardings(abstract, shardings(mesh, abstract))
+
+
+def within(mesh: Mesh | None) -> contextlib.AbstractContextManager[Any]:
+    """The mesh in context, where there is one."""
+    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)

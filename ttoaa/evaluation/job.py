@@ -1,0 +1,198 @@
+"""The evaluation job: takes what lacks, checkpoint by checkpoint, until nothing does (C10).
+
+Several jobs may run in one folder. Each prefers a checkpoint that no other is at, so that few are
+restored twice, and helps at others' when none is left. It holds the lease of one table at a time,
+and takes the next of the same checkpoint before it drops the last, so that its place is seen.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import tqdm
+
+from ttoaa.config import Study
+from ttoaa.evaluation.leases import Leases
+from ttoaa.evaluation.progress import progress, span
+from ttoaa.evaluation.scores import Scores
+from ttoaa.evaluation.waiting import GaveUp, Patience, Waiting
+from ttoaa.evaluation.work import Where, Work, WorkList, leave_out
+from ttoaa.experiments.base import Experiment
+from ttoaa.experiments.worlds import added_later, check_planned
+from ttoaa.planning.plan import Plan
+from ttoaa.scoring import tables
+from ttoaa.training.ledger import Ledger
+from ttoaa.training.pins import Gone
+from ttoaa.training.stored import CheckpointError
+from ttoaa.workdir import RUNS, Workdir, read_json, write_json
+
+
+def evaluate(
+    study: Study,
+    workdir: Workdir,
+    steps: Sequence[int] | None = None,
+    patience: Patience | None = None,
+) -> tuple[int, list[str]]:
+    """(tables written, failures): one failing outcome or checkpoint does not hide the others."""
+    waiting = Waiting(workdir, patience or Patience())
+    while waiting.watch and not (workdir.plan / "plan.json").exists():
+        waiting.on("the plan (python -m ttoaa.plan makes it once the control run is done)")
+    plan = Plan.open(workdir.plan)
+    check_planned(plan, study.experiments)
+    for name in added_later(plan, study.experiments):
+        print(f"evaluate: {name} is not in the plan: it inserts nothing and was added afterwards")
+    worklist = WorkList(study, workdir, plan.hash, steps)
+    there = worklist.checkpoints()
+    if not there and not waiting.watch:
+        raise ValueError(f"{workdir.root} has no checkpoint yet: run python -m ttoaa.train first")
+    runs = [(kind, step) for kind in RUNS for step in steps or ()]
+    asked = runs if waiting.watch else [where for where in runs if where in there]
+    with Leases(workdir.tables / "leases", waiting.patience.stale) as leases:
+        leases.take(f"job-{leases.owner}")  # so that ttoaa.status sees a job that waits
+        job = _Job(worklist, Scores(study, workdir, plan), leases)
+        told = job.run(waiting, asked)
+        leases.sweep()
+    return job.written, [*job.failures(), *worklist.unscored(asked), *told]
+
+
+class _Job:
+    def __init__(self, worklist: WorkList, scores: Scores, leases: Leases) -> None:
+        self.worklist, self.scores, self.leases = worklist, scores, leases
+        self.failed: dict[Where, tuple[Work, str]] = {}
+        self.written = 0
+        self.ledger = Ledger()
+        seed = worklist.workdir.seed
+        label = f"evaluate seed {seed}" if seed else "evaluate"
+        self.bar = tqdm.tqdm(desc=label, unit="table", dynamic_ncols=True)
+
+    def run(self, waiting: Waiting, asked: Sequence[tuple[str, int]]) -> list[str]:
+        """Until nothing is left to do or to wait for; why not, where it gives up."""
+        try:
+            with self.bar:
+                while not self._over(waiting, asked):
+                    pass
+            return []
+        except GaveUp as error:
+            return [str(error)]
+        finally:
+            self._note(tries=100)
+
+    def failures(self) -> list[str]:
+        """What failed, and no other job has made since; what is damaged."""
+        failed = {
+            where: told
+            for where, (work, told) in self.failed.items()
+            if any(not self.worklist.is_made(work, e) for e in work.lacking)
+        }
+        return list({**self.worklist.faults, **failed}.values())
+
+    def _over(self, waiting: Waiting, asked: Sequence[tuple[str, int]]) -> bool:
+        """Does a checkpoint's part of the work, or waits; True where nothing is left of both."""
+        # Before the look: a run that was over then had all its checkpoints there.
+        unfinished = [str(p) for p in progress(waiting.workdir).values() if not p.finished]
+        todo = [work for work in map(self._without_failed, self.worklist.look()) if work.lacking]
+        self.bar.total = self.bar.n + sum(len(work.lacking) for work in todo)
+        self.bar.refresh()
+        if taken := self._take(todo):
+            self._score(*taken)
+            waiting.restart()
+            return False
+        if not todo:
+            if not waiting.watch or (asked and not self.worklist.unscored(asked)):
+                return True
+            if unfinished:
+                waiting.on(", ".join(unfinished))
+            return not unfinished
+        prefixes = tuple(work.prefix for work in todo)
+        if others := [x for x in self.leases.of_others() if x.name.startswith(prefixes)]:
+            waiting.restart()
+        at = [f"{x.name} of {x.owner} ({span(x.age)} ago)" for x in others]
+        waiting.on("other jobs: " + ", ".join(at))
+        return False
+
+    def _note(self, tries: int = 1) -> None:
+        """Adds this job's seconds to the study's; later, where another job does so just now."""
+        path = self.worklist.workdir.tables / "ledger.json"
+        while self.ledger.seconds and not self.leases.take("ledger"):
+            tries -= 1
+            if not tries:
+                return
+            time.sleep(0.05)
+        if not self.ledger.seconds:
+            return
+        try:
+            total = Ledger(read_json(path)["seconds"] if path.exists() else None).seconds
+            for name, seconds in self.ledger.seconds.items():
+                total[name] = total.get(name, 0.0) + seconds
+            write_json(path, {"seconds": total})
+            self.ledger.seconds.clear()
+        finally:
+            self.leases.drop("ledger")
+
+    def _without_failed(self, work: Work) -> Work:
+        """Nothing is tried twice by one job, unless the checkpoint is another by now."""
+
+        def failed(name: str) -> bool:
+            before = self.failed.get((work.kind, work.step, name))
+            return before is not None and before[0].stamp == work.stamp
+
+        left = [e for e in work.lacking if not (failed("") or failed(e.name))]
+        return work._replace(lacking=left)
+
+    def _take(self, todo: Sequence[Work]) -> tuple[Work, Experiment] | None:
+        """A free table, rather of a checkpoint that no other job is at."""
+        busy = [lease.name for lease in self.leases.of_others()]
+        alone = [w for w in todo if not any(name.startswith(w.prefix) for name in busy)]
+        first = [(work, work.lacking[0]) for work in alone]
+        every = [(work, experiment) for work in todo for experiment in work.lacking]
+        return next((one for one in (*first, *every) if self._is_ours(*one)), None)
+
+    def _is_ours(self, work: Work, experiment: Experiment) -> bool:
+        """Takes the lease of a table that is still to be made."""
+        lease = work.lease(experiment)
+        if not self.leases.take(lease):
+            return False
+        if self.worklist.is_made(work, experiment):
+            self.leases.drop(lease)
+            return False
+        return True
+
+    def _score(self, work: Work, experiment: Experiment) -> None:
+        """That table, and then what is free of the same checkpoint."""
+        self.scores.open()
+        held: Experiment | None = experiment
+        rest = iter([e for e in work.lacking if e is not experiment])
+        try:
+            # Kept to the end: should this job die, another can go on with the checkpoint.
+            with self.scores.kept(work):
+                with self.ledger.phase("restore"):
+                    params = self.scores.restore(work)
+                while held:
+                    self._commit(work, held, params)
+                    following = next((e for e in rest if self._is_ours(work, e)), None)
+                    self.leases.drop(work.lease(held))
+                    held = following
+        except Gone:  # the trainer has just deleted it
+            pass
+        except CheckpointError as error:
+            folder = self.worklist.workdir.run(work.kind) / "checkpoints" / str(work.step)
+            self.failed[work.kind, work.step, ""] = work, leave_out(error, folder)
+        finally:
+            if held:
+                self.leases.drop(work.lease(held))
+
+    def _commit(self, work: Work, experiment: Experiment, params: Any) -> None:
+        name = experiment.name
+        path = self.worklist.workdir.table(work.kind, work.step, name)
+        try:
+            with self.ledger.phase(f"score/{name}"):
+                table = self.scores.table(work, experiment, params)
+            if not self.leases.holds(work.lease(experiment)):
+                return  # this job stood so long that another took it for dead
+            tables.write(table, path, work.sources[name])
+            self.written += 1
+            self.bar.update()
+        except Exception as error:  # whatever a third party's outcome raises
+            told = f"{name} on {work.kind} step {work.step}: {error!r}"
+            self.failed[work.kind, work.step, name] = work._replace(lacking=[experiment]), told
+        self._note()

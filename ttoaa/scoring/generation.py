@@ -1,0 +1,286 @@
+"""Generation with a cache of keys and values: the second of the scoring primitives (C10).
+
+What an item gives depends on the item alone, to the bit on a CPU: the shapes of its pass follow
+from its own length and from `max_new_tokens`, dummy rows fill the pass up, its draws are its own.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ttoaa.model.cached import Cache, extend, grow, prefill
+from ttoaa.model.decoder import DecoderConfig, Params
+from ttoaa.model.execution import PLAIN, Execution
+from ttoaa.model.sharding import constrain, row_parts
+from ttoaa.scoring.choice import choose
+from ttoaa.scoring.sampling import Sampling, item_key
+
+_BUCKET = 32
+
+
+class Rules(NamedTuple):
+    """What of a Sampling is an argument of the compiled pass; None is compiled in."""
+
+    limit: int
+    temperature: float | None
+    top_p: float | None
+    stop_SxT: np.ndarray
+    """int32: sequences that end an item, filled up with -1 on the left."""
+
+
+class _State(NamedTuple):
+    """Between two tokens of R rows."""
+
+    count: jax.Array
+    """Tokens that every row has so far."""
+    written_RxN: jax.Array
+    """int32: they, after T places of -1, for T the longest sequence that stops an item."""
+    ends_R: jax.Array
+    """int32: how many of them are the item's own."""
+    going_R: jax.Array
+    document_R: jax.Array
+    """int32: position at which the document of the last token begins."""
+    cache: Cache
+
+
+def generate(
+    config: DecoderConfig,
+    params: Params,
+    prompts: Sequence[np.ndarray],
+    sampling: Sampling,
+    *,
+    keys: Sequence[int | str] | None = None,
+    execution: Execution = PLAIN,
+) -> list[np.ndarray]:
+    """For each prompt int[n], in order, its new tokens: int32[max_new_tokens], or fewer.
+
+    An item ends with the stop sequence that it completes first, and includes it. Its draws follow
+    from sampling.seed, its key and its prompt. By default its key is how many equal prompts stand
+    before it, so that equal prompts are drawn apart, while order and batching change nothing; who
+    spreads equal prompts over several calls gives keys. Over the mesh in context, if there is one.
+
+    Raises ValueError for an empty prompt, ids outside the vocabulary, or another number of keys.
+    """
+    rows_of = [_checked(config, number, prompt) for number, prompt in enumerate(prompts)]
+    if any(token >= config.vocab_size for sequence in sampling.stop for token in sequence):
+        raise ValueError(f"Sampling.stop has ids outside the vocabulary of {config.vocab_size}")
+    keys = _occurrences(rows_of) if keys is None else keys
+    if len(keys) != len(rows_of):
+        raise ValueError(f"{len(keys)} keys for {len(rows_of)} prompts: give one for each, or None")
+    buckets: dict[int, list[int]] = {}
+    for number, prompt in enumerate(rows_of):
+        buckets.setdefault(_rounded(len(prompt)), []).append(number)
+    room = _rounded(sampling.max_new_tokens)
+    out: list[np.ndarray] = [np.empty(0, np.int32)] * len(rows_of)
+    for length, members in sorted(buckets.items()):
+        rows = decoding_rows(length + room)
+        for first in range(0, len(members), rows):
+            part = members[first : first + rows]
+            tokens_RxP = np.zeros((rows, length), np.int32)
+            lengths_R, keys_Rx2 = np.zeros(rows, np.int32), np.zeros((rows, 2), np.uint32)
+            for row, number in enumerate(part):
+                prompt = rows_of[number]
+                tokens_RxP[row, : len(prompt)], lengths_R[row] = prompt, len(prompt)
+                keys_Rx2[row] = item_key(sampling.seed, keys[number], prompt)
+            written_RxN, ends_R = _one_pass(
+                config,
+                params,
+                tokens_RxP,
+                lengths_R,
+                keys_Rx2,
+                _rules(sampling),
+                room=room,
+                top_k=sampling.top_k if sampling.temperature else None,
+                execution=execution,
+            )
+            written_RxN, ends_R = np.asarray(written_RxN), np.asarray(ends_R)
+            for row, number in enumerate(part):
+                out[number] = written_RxN[row, : ends_R[row]].copy()
+    return out
+
+
+def decoding_rows(slots: int, platform: str | None = None) -> int:
+    """Rows of one pass, by the slots of a row: many share one reading of the weights.
+
+    A power of two a device, up to what its memory should give to keys and values.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    parts = 1 if mesh.empty else row_parts(mesh)
+    on_cpu = (platform or jax.default_backend()) == "cpu"
+    most, budget = (32, 16_384) if on_cpu else (256, 131_072)
+    return parts * _power_of_two(min(most, budget // slots))
+
+
+def prefill_rows(length: int, rows: int, platform: str | None = None) -> int:
+    """Rows of one pass over prompts, a divisor of `rows`: as in scoring, where caches decide."""
+    mesh = jax.sharding.get_abstract_mesh()
+    parts = 1 if mesh.empty else row_parts(mesh)
+    on_cpu = (platform or jax.default_backend()) == "cpu"
+    return min(rows, parts * _power_of_two(2 if on_cpu else 16_384 // length))
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames=("room", "top_k", "execution"))
+def _one_pass(
+    config: DecoderConfig,
+    params: Params,
+    tokens_RxP: jax.Array,
+    lengths_R: jax.Array,
+    keys_Rx2: jax.Array,
+    rules: Rules,
+    *,
+    room: int,
+    top_k: int | None,
+    execution: Execution,
+) -> tuple[jax.Array, jax.Array]:
+    """(int32[R, room], int32[R]): new tokens, and how many of them are a row's own.
+
+    Prompts are filled up on the right; a row without a prompt is a dummy.
+    """
+    R, P = tokens_RxP.shape
+    T = rules.stop_SxT.shape[1]
+    # Once, not at every token.
+    params = jax.tree.map(lambda w: w.astype(config.dtype) if w.ndim > 1 else w, params)
+
+    def chosen(state: _State, x_RxD: jax.Array) -> _State:
+        logits_RxV = (x_RxD @ params["head"]).astype(jnp.float32)
+        token_R = choose(logits_RxV, keys_Rx2, state.count, rules.temperature, top_k, rules.top_p)
+        return _record(state, token_R, rules)
+
+    def step(state: _State) -> _State:
+        place = state.count - 1
+        token_R = jax.lax.dynamic_index_in_dim(state.written_RxN, T + place, 1, keepdims=False)
+        position_R = lengths_R + place
+        visible_RxM = _visible(lengths_R, P, P + room, place, state.document_R)
+        x_RxD, cache = extend(
+            config, params, token_R, position_R, P + place, visible_RxM, state.cache
+        )
+        document_R = state.document_R
+        if config.document_separator is not None:
+            ended = token_R == config.document_separator
+            document_R = jnp.where(ended, position_R + 1, document_R)
+        return chosen(state._replace(cache=cache, document_R=document_R), x_RxD)
+
+    x_RxD, cache = _prompts(config, params, tokens_RxP, lengths_R, execution)
+    state = _State(
+        count=jnp.int32(0),
+        written_RxN=jnp.full((R, T + room), -1, jnp.int32),
+        ends_R=jnp.zeros(R, jnp.int32),
+        going_R=lengths_R > 0,
+        document_R=_document_start(config, tokens_RxP, lengths_R),
+        cache=grow(cache, P + room),
+    )
+    state = jax.lax.while_loop(
+        lambda state: (state.count < rules.limit) & state.going_R.any(), step, chosen(state, x_RxD)
+    )
+    return constrain(state.written_RxN[:, T:], None, None), constrain(state.ends_R, None)
+
+
+def _prompts(
+    config: DecoderConfig,
+    params: Params,
+    tokens_RxP: jax.Array,
+    lengths_R: jax.Array,
+    execution: Execution,
+) -> tuple[jax.Array, Cache]:
+    """[R, D] of each prompt's last token, and the cache of all, a few rows at a time."""
+    R, P = tokens_RxP.shape
+    rows = prefill_rows(P, R)
+
+    def one(part: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, Cache]:
+        tokens_rxP, lengths_r = constrain(part[0], "batch", None), part[1]
+        x_rxPxD, cache = prefill(config, params, tokens_rxP, execution)
+        last = jnp.maximum(lengths_r - 1, 0)[:, None, None]
+        return jnp.take_along_axis(x_rxPxD, last, axis=1)[:, 0], cache
+
+    # Row by row of a pass and not pass by pass: then a device holds the same rows before and after.
+    parts = (tokens_RxP.reshape(rows, -1, P).swapaxes(0, 1), lengths_R.reshape(rows, -1).T)
+    results = jax.lax.map(one, parts)
+    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(R, *x.shape[2:]), results)
+
+
+def _record(state: _State, token_R: jax.Array, rules: Rules) -> _State:
+    """With one more token a row; rows that it ends do not go on."""
+    T = rules.stop_SxT.shape[1]
+    written_RxN = jax.lax.dynamic_update_slice_in_dim(
+        state.written_RxN, token_R[:, None], T + state.count, axis=1
+    )
+    recent_RxT = jax.lax.dynamic_slice_in_dim(written_RxN, state.count + 1, T, axis=1)
+    same_RxSxT = (recent_RxT[:, None] == rules.stop_SxT) | (rules.stop_SxT < 0)
+    return state._replace(
+        count=state.count + 1,
+        written_RxN=written_RxN,
+        ends_R=state.ends_R + state.going_R,
+        going_R=state.going_R & ~same_RxSxT.all(axis=2).any(axis=1),
+    )
+
+
+def _visible(
+    lengths_R: jax.Array, prompt: int, slots: int, place: jax.Array, document_R: jax.Array
+) -> jax.Array:
+    """bool[R, M]: the slots that the new token number `place` reads (see model.cached)."""
+    slot_M, lengths_Rx1 = jnp.arange(slots), lengths_R[:, None]
+    position_RxM = jnp.where(slot_M < prompt, slot_M, slot_M - prompt + lengths_Rx1)
+    filled_RxM = jnp.where(slot_M < prompt, slot_M < lengths_Rx1, slot_M <= prompt + place)
+    return filled_RxM & (position_RxM >= document_R[:, None])
+
+
+def _document_start(
+    config: DecoderConfig, tokens_RxP: jax.Array, lengths_R: jax.Array
+) -> jax.Array:
+    """int32[R]: position at which the document of the first new token begins."""
+    if config.document_separator is None:
+        return jnp.zeros_like(lengths_R)
+    position_P = jnp.arange(tokens_RxP.shape[1], dtype=jnp.int32)
+    ends = (tokens_RxP == config.document_separator) & (position_P < lengths_R[:, None])
+    return jnp.where(ends, position_P + 1, 0).max(axis=1)
+
+
+def _rules(sampling: Sampling) -> Rules:
+    longest = max(map(len, sampling.stop), default=1)
+    stop_SxT = np.full((len(sampling.stop), longest), -1, np.int32)
+    for row, sequence in enumerate(sampling.stop):
+        stop_SxT[row, longest - len(sequence) :] = sequence
+    greedy, whole = sampling.temperature == 0, sampling.top_p in (None, 1)
+    return Rules(
+        limit=sampling.max_new_tokens,
+        temperature=None if greedy else float(sampling.temperature),
+        top_p=None if greedy or whole else sampling.top_p,
+        stop_SxT=stop_SxT,
+    )
+
+
+def _checked(config: DecoderConfig, number: int, prompt: np.ndarray) -> np.ndarray:
+    tokens = np.asarray(prompt)
+    if tokens.ndim != 1 or not len(tokens) or tokens.dtype.kind not in "iu":
+        raise ValueError(
+            f"prompt {number} must be token ids, at least one: begin with the end-of-text id"
+        )
+    if tokens.min() < 0 or tokens.max() >= config.vocab_size:
+        raise ValueError(
+            f"prompt {number} has ids outside the vocabulary of {config.vocab_size}: is it another "
+            "tokenizer's?"
+        )
+    return tokens.astype(np.int32)
+
+
+def _occurrences(prompts: Sequence[np.ndarray]) -> list[int]:
+    """For each, how many equal ones stand before it."""
+    seen: dict[bytes, int] = {}
+    out = []
+    for prompt in prompts:
+        name = prompt.tobytes()
+        out.append(seen.get(name, 0))
+        seen[name] = out[-1] + 1
+    return out
+
+
+def _rounded(length: int) -> int:
+    return -(-length // _BUCKET) * _BUCKET
+
+
+def _power_of_two(most: int) -> int:
+    return 1 << (max(most, 1).bit_length() - 1)

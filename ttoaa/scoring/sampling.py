@@ -1,0 +1,61 @@
+"""How to generate: how far, how greedily, from which random streams, and what ends it."""
+
+import dataclasses
+import hashlib
+import math
+import numbers
+
+import gin
+import numpy as np
+
+_COLDEST = 1e-6
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How to generate. Raises ValueError for a setting that has no meaning."""
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    """Divides the logits; 0 takes the likeliest token, the first of equals."""
+    top_k: int | None = None
+    """Draw from so many of the likeliest tokens, the first of equals."""
+    top_p: float | None = None
+    """Of these, draw from the likeliest that together reach this probability, in (0, 1]."""
+    seed: int = 0
+    stop: tuple[tuple[int, ...], ...] = ()
+    """An item ends with the first of these that its new tokens complete, and includes it."""
+
+    def __post_init__(self) -> None:
+        if not _is_integer(self.max_new_tokens) or self.max_new_tokens < 1:
+            raise ValueError("Sampling.max_new_tokens must be a positive integer")
+        if self.temperature != 0 and not _COLDEST <= self.temperature < math.inf:
+            raise ValueError(
+                f"Sampling.temperature is 0 (greedy) or at least {_COLDEST}, not {self.temperature}"
+            )
+        if self.top_k is not None and (not _is_integer(self.top_k) or self.top_k < 1):
+            raise ValueError(
+                f"Sampling.top_k must be a positive integer or None, not {self.top_k!r}"
+            )
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"Sampling.top_p must be in (0, 1] or None, not {self.top_p!r}")
+        if not _is_integer(self.seed):
+            raise ValueError(f"Sampling.seed must be an integer, not {self.seed!r}")
+        stop = tuple(tuple(int(token) for token in sequence) for sequence in self.stop)
+        if any(not sequence or min(sequence) < 0 for sequence in stop):
+            raise ValueError(
+                "Sampling.stop must be sequences of token ids, none empty, none negative"
+            )
+        object.__setattr__(self, "stop", stop)
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def item_key(seed: int, key: int | str, tokens: np.ndarray) -> np.ndarray:
+    """uint32[2]: the key of an item's random stream, of these three and nothing else."""
+    digest = hashlib.sha256(f"{seed}\x1f{key}\x1f".encode())
+    digest.update(np.asarray(tokens, "<i4").tobytes())
+    return np.frombuffer(digest.digest()[:8], "<u4").astype(np.uint32)
