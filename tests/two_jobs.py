@@ -25,43 +25,59 @@ EXPERIMENTS = ("planted", "late", "forgetting")
 GIN = """
 import auditing
 
-Geometry.steps = 20
 Training.checkpoint_every = 2
-Training.validate_every = 10
 Training.keep = @Keep()
 Keep.last = 2
-planted/Planted.probe_steps = (0, 7)
 """
 
 
-def run(root, paths, slow=0.3, seconds=0.2, timeout=600):
-    """The verdict, as printed. A batch takes `slow` seconds and an outcome `seconds` at least."""
-    gin, workdir = studies.write_gin(root, paths), root / "work"
-    gin.write_text(gin.read_text() + GIN)
+def run(workdir, slow=0.2, seconds=0.2, timeout=600):
+    """The verdict, as printed, on a folder with a finished control run and a plan.
+
+    A batch takes `slow` seconds and an outcome `seconds` at least.
+    """
+    with open(workdir / "config.gin", "a") as file:
+        file.write(GIN)
     os.environ["TTOAA_TEST_AUDIT"] = str(seconds)
+    limit = time.monotonic() + timeout
     try:
-        for stage in (("prepare", f"--gin_file={gin}"), ("train", "--run=control"), ("plan",)):
-            process = _start(root, stage[0], workdir, *stage[1:])
-            assert process.wait(timeout) == 0, process.told.read_text()[-2000:]
-        jobs = [_start(root, "evaluate", workdir, "--watch") for _ in range(2)]
-        trainer = _start(root, "train", workdir, slow=slow)
-        killed, opened = _kill_one(jobs, workdir, time.monotonic() + timeout)
-        (left,) = (job for job in jobs if job is not killed)
-        codes = {"trainer": trainer.wait(timeout), "job": left.wait(timeout)}
-        codes["killed"] = killed.wait(timeout)
+        jobs = [_start("evaluate", workdir, "--watch") for _ in range(2)]
+        while len(list((workdir / "tables/leases").glob("job-*"))) < 2:
+            _check(jobs, limit)
+        trainer = _start("train", workdir, slow=slow)
     finally:
         del os.environ["TTOAA_TEST_AUDIT"]
+    killed, opened = _kill_one(jobs, workdir, limit)
+    (left,) = (job for job in jobs if job is not killed)
+    codes = {"trainer": trainer.wait(timeout), "job": left.wait(timeout), "killed": killed.wait()}
     told = verdict(workdir, opened)
     good = told["good"] and codes == {"trainer": 0, "job": 0, "killed": -signal.SIGKILL}
     return {**told, "codes": codes, "good": good}
 
 
-def _start(root, module, workdir, *more, slow=0.0):
-    with tempfile.NamedTemporaryFile(dir=root, delete=False) as told:
+def prepared(root, paths):
+    """A new folder with what `run` needs."""
+    gin, workdir = studies.write_gin(root, paths), root / "work"
+    for stage in (("prepare", f"--gin_file={gin}"), ("train", "--run=control"), ("plan",)):
+        code, _, told = studies.run(stage[0], workdir, *stage[1:])
+        assert code == 0, told
+    return workdir
+
+
+def _start(module, workdir, *more, slow=0.0):
+    with tempfile.NamedTemporaryFile(dir=workdir.parent, delete=False) as told:
         options = {"stdout": told, "stderr": subprocess.STDOUT}
         process = studies.start(module, workdir, *more, slow=slow, **options)
     process.told = pathlib.Path(told.name)
     return process
+
+
+def _check(jobs, limit):
+    """That they all run, and that it is not too late."""
+    for job in jobs:
+        assert job.poll() is None, job.told.read_text()[-2000:]
+    assert time.monotonic() < limit, "too late"
+    time.sleep(0.01)
 
 
 def audit(workdir):
@@ -71,18 +87,16 @@ def audit(workdir):
 
 
 def _kill_one(jobs, workdir, limit):
-    """(the job killed, the tables that it had open): the first to begin a second checkpoint's."""
-    while time.monotonic() < limit:
+    """(the job killed, the tables that it had open): one that made some and is at one of the run."""
+    while True:
         for job in jobs:
-            assert job.poll() is None, job.told.read_text()[-2000:]
             begun = _of(job, "begin", workdir)
-            if len({table[:2] for table in begun if table[0] == "run"}) > 1:
+            if begun and begun[-1][0] == "run" and _of(job, "commit", workdir):
                 job.send_signal(signal.SIGKILL)
                 job.wait()
                 done = _of(job, "commit", workdir)
                 return job, [t for t in _of(job, "begin", workdir) if t not in done]
-        time.sleep(0.01)
-    raise TimeoutError("no job came to a second checkpoint of the run")
+        _check(jobs, limit)
 
 
 def _of(job, what, workdir):
@@ -159,7 +173,7 @@ def main():
     for _ in range(asked.repeats):
         with tempfile.TemporaryDirectory() as folder:
             root = pathlib.Path(folder)
-            told = run(root, write_text(root / "text"))
+            told = run(prepared(root, write_text(root / "text")))
             good = good and told["good"]
             print(json.dumps(told), flush=True)
     sys.exit(not good)

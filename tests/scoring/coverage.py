@@ -1,11 +1,11 @@
 """How often intervals cover and tests err, by simulation: python -m tests.scoring.coverage
 
-    python -m tests.scoring.coverage --trials=2000      (about ten minutes on two cores)
+    python -m tests.scoring.coverage --trials=1000      (some five minutes of one core)
 
 Prints one JSON line. `coverage` should be 0.95 (an equivalence's interval: 0.9), `error` at most
-0.05 and `power` 0.8; each is [share, its Monte-Carlo standard error]. Exact tests and intervals err
-on the safe side. Data are of the kinds that outcomes have: answers right or wrong, skewed losses,
-likelihoods of members and others. Every trial is seeded by its number.
+0.05 and `power` 0.8; each is [share, its Monte-Carlo standard error]. Data are of the kinds that
+outcomes have: answers right or wrong, skewed losses, likelihoods of members and others; some are
+hard on purpose. Every trial is seeded by its number.
 """
 
 import json
@@ -32,7 +32,7 @@ from ttoaa.scoring.statistics import (
     paired_estimate,
 )
 
-_TRIALS = flags.DEFINE_integer("trials", 2000, "simulated studies of each kind", lower_bound=10)
+_TRIALS = flags.DEFINE_integer("trials", 1000, "simulated studies of each kind", lower_bound=10)
 
 COVERAGE, ERROR, POWER = {}, {}, {}
 """Named trials: functions of a generator and a key, true where it covered, erred or found."""

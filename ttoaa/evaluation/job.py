@@ -48,7 +48,7 @@ def evaluate(
     runs = [(kind, step) for kind in RUNS for step in steps or ()]
     asked = runs if waiting.watch else [where for where in runs if where in there]
     with Leases(workdir.tables / "leases", waiting.patience.stale) as leases:
-        leases.take(f"job-{leases.owner}")  # so that ttoaa.status sees a job that waits
+        leases.take(f"job-{leases.owner}")  # so that others see a job that waits
         job = _Job(worklist, Scores(study, workdir, plan), leases)
         told = job.run(waiting, asked)
         leases.sweep()

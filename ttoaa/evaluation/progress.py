@@ -4,7 +4,7 @@ import dataclasses
 import time
 
 from ttoaa.training.goodput import INTERVAL
-from ttoaa.workdir import RUNS, Workdir, read_json_lines
+from ttoaa.workdir import RUNS, Workdir, read_json, read_json_lines
 
 QUIET = 10 * INTERVAL
 """Seconds without a sign of life after which a trainer is taken to have ended."""
@@ -42,7 +42,10 @@ def progress(workdir: Workdir) -> dict[str, Progress]:
         lines = read_json_lines(folder / "attempts.jsonl")
         step = lines[-1]["step"] if lines else None
         quiet = max(0.0, time.time() - lines[-1]["time"]) if lines else None
-        found[kind] = Progress(folder.name, step, quiet, (folder / "finished.json").exists())
+        finished = folder / "finished.json"
+        if finished.exists():
+            step = read_json(finished)["step"]
+        found[kind] = Progress(folder.name, step, quiet, finished.exists())
     return found
 
 

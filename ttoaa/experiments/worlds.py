@@ -77,7 +77,7 @@ def outcome_fingerprints(experiments: Sequence[Experiment]) -> dict[str, str]:
 
 def added_later(plan: Plan, experiments: Sequence[Experiment]) -> list[str]:
     """Names of those that insert nothing and are not in the plan."""
-    planned = plan.meta["experiments"]
+    planned = plan.meta.get("experiments", {})
     return [e.name for e in experiments if not e.inserts and e.name not in planned]
 
 

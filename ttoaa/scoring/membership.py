@@ -56,7 +56,8 @@ def auc_interval(
 
     Of an AUC of exactly 0 or 1 every resample is the same. Its bound is then Clopper and Pearson's
     over disjoint pairs of a member and a non-member, which are independent trials: as many as the
-    smaller group has.
+    smaller group has. Just short of 1, with few members, the interval is too short: in simulation
+    it covers an AUC of 0.98 in 84% with 30 members, and in 92% with 200.
     """
     trials = min(len(members), len(nonmembers))
     return _interval(_auc(members, nonmembers), members, nonmembers, trials, ("auc", *key))

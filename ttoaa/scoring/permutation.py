@@ -55,9 +55,11 @@ def two_sample_max_z(
 ) -> MaxZ:
     """Of group a against group b (say, seeds with and without an experiment) in K outcomes.
 
-    Under the null an item, with all its outcomes, is as likely in the other group. z is Welch's, so
-    that groups of unequal spread are told apart by their means. Raises ValueError for an outcome
-    with fewer than two items in a group, infinite values, or groups of unlike outcomes.
+    Under the null an item, with all its outcomes, is as likely in the other group; the test is then
+    exact. z is Welch's, so that in large groups an unequal spread alone is no finding either.
+
+    Raises ValueError for an outcome with fewer than two items in a group, infinite values, or
+    groups of unlike outcomes.
     """
     a_NxK, b_MxK = _checked(a_NxK), _checked(b_MxK)
     if a_NxK.shape[1] != b_MxK.shape[1]:
