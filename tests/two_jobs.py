@@ -87,7 +87,7 @@ def audit(workdir):
 
 
 def _kill_one(jobs, workdir, limit):
-    """(the job killed, the tables that it had open): one that made some and is at one of the run."""
+    """(job killed, tables that it had open): one that made some and is at one of the run."""
     while True:
         for job in jobs:
             begun = _of(job, "begin", workdir)
