@@ -13,9 +13,9 @@ from absl import app, flags
 
 from ttoaa import config
 from ttoaa.evaluation.job import evaluate
-from ttoaa.evaluation.leases import STALE
 from ttoaa.evaluation.waiting import Patience
 from ttoaa.evaluation.work import known_steps
+from ttoaa.leases import STALE
 from ttoaa.training.topology import pin_cores
 
 _EXPERIMENTS = flags.DEFINE_list("experiments", None, "only these experiments, by name")

@@ -1,5 +1,6 @@
 """Trains the control or the experiment run: python -m ttoaa.train --workdir=… --run=control"""
 
+import contextlib
 import dataclasses
 import pathlib
 import sys
@@ -25,6 +26,7 @@ from ttoaa.planning.compiler import compile_plan
 from ttoaa.planning.overlay import Overlay
 from ttoaa.planning.plan import Plan
 from ttoaa.training import distributed, initial, profiling
+from ttoaa.training.alone import alone
 from ttoaa.training.checkpoints import newest_meta
 from ttoaa.training.loop import AGREED, Job, Stopped, check_identity, train
 from ttoaa.training.program import Program
@@ -160,7 +162,9 @@ def run() -> str:
     split_cpu(study.geometry.batch, study.layout, began.get("devices"))
     config.cache_compilations(workdir)
     profile = profiling.steps_of(profiling.STEPS.value, study.geometry.steps)
-    train(make_job(study, workdir, _RUN.value, profile))
+    job = make_job(study, workdir, _RUN.value, profile)
+    with alone(folder) if distributed.primary() else contextlib.nullcontext():
+        train(job)
     return f"{folder} is finished at step {study.geometry.steps:,}"
 
 

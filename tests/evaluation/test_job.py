@@ -16,8 +16,8 @@ from fakes import Planted
 from ttoaa import config, evaluate
 from ttoaa.evaluation import job as module
 from ttoaa.evaluation import waiting
-from ttoaa.evaluation.leases import Leases
 from ttoaa.evaluation.waiting import GaveUp, Patience
+from ttoaa.leases import Leases
 from ttoaa.scoring.tables import source_of
 from ttoaa.workdir import RUNS, Workdir
 

@@ -12,13 +12,13 @@ from typing import Any
 import tqdm
 
 from ttoaa.config import Study
-from ttoaa.evaluation.leases import Leases
 from ttoaa.evaluation.progress import progress, span
 from ttoaa.evaluation.scores import Scores
 from ttoaa.evaluation.waiting import GaveUp, Patience, Waiting
 from ttoaa.evaluation.work import Where, Work, WorkList, leave_out
 from ttoaa.experiments.base import Experiment
 from ttoaa.experiments.worlds import added_later, check_planned
+from ttoaa.leases import Leases
 from ttoaa.planning.plan import Plan
 from ttoaa.scoring import tables
 from ttoaa.training.ledger import Ledger
@@ -48,7 +48,7 @@ def evaluate(
     runs = [(kind, step) for kind in RUNS for step in steps or ()]
     asked = runs if waiting.watch else [where for where in runs if where in there]
     with Leases(workdir.tables / "leases", waiting.patience.stale) as leases:
-        leases.take(f"job-{leases.owner}")  # so that others see a job that waits
+        leases.take(f"job-{leases.owner}")  # so that ttoaa.status sees a job that waits
         job = _Job(worklist, Scores(study, workdir, plan), leases)
         told = job.run(waiting, asked)
         leases.sweep()

@@ -1,13 +1,10 @@
-"""How far a study's runs are, from their records alone: nothing here starts JAX."""
+"""How far a study's runs are, from their records and leases alone: nothing here starts JAX."""
 
 import dataclasses
 import time
 
-from ttoaa.training.goodput import INTERVAL
+from ttoaa.training.alone import trainer
 from ttoaa.workdir import RUNS, Workdir, read_json, read_json_lines
-
-QUIET = 10 * INTERVAL
-"""Seconds without a sign of life after which a trainer is taken to have ended."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,22 +13,20 @@ class Progress:
 
     run: str
     step: int | None
-    """Of its last sign of life; None where it has not begun."""
+    """Of the last note; None where there is none yet."""
     quiet: float | None
     """Seconds since then."""
     finished: bool
-
-    @property
-    def training(self) -> bool:
-        return not self.finished and self.quiet is not None and self.quiet < QUIET
+    training: bool
+    """Whether a trainer that lives has it in hand."""
 
     def __str__(self) -> str:
         if self.finished:
             return f"{self.run} is finished"
         if self.step is None or self.quiet is None:
-            return f"{self.run} has not begun"
+            return f"{self.run} is starting" if self.training else f"{self.run} has not begun"
         told = f"{self.run} was at step {self.step:,} {span(self.quiet)} ago"
-        return told if self.training else f"{told}: its trainer has ended, or stands"
+        return told if self.training else f"{told}, and nobody trains it"
 
 
 def progress(workdir: Workdir) -> dict[str, Progress]:
@@ -45,7 +40,8 @@ def progress(workdir: Workdir) -> dict[str, Progress]:
         finished = folder / "finished.json"
         if finished.exists():
             step = read_json(finished)["step"]
-        found[kind] = Progress(folder.name, step, quiet, finished.exists())
+        training = not finished.exists() and trainer(folder) is not None
+        found[kind] = Progress(folder.name, step, quiet, finished.exists(), training)
     return found
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import tqdm
 
-from ttoaa.evaluation.leases import STALE
 from ttoaa.evaluation.progress import span
+from ttoaa.leases import STALE
 from ttoaa.workdir import RUNS, Workdir
 
 TELL = 60.0

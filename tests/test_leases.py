@@ -11,12 +11,12 @@ import time
 
 import pytest
 
-from ttoaa.evaluation import leases as module
-from ttoaa.evaluation.leases import Leases, leases
+from ttoaa import leases as module
+from ttoaa.leases import Leases, leases
 
 HOLDER = """
 import pathlib, sys, time
-from ttoaa.evaluation.leases import Leases
+from ttoaa.leases import Leases
 with Leases(pathlib.Path(sys.argv[1]), stale=float(sys.argv[2])) as held:
     assert held.take("work")
     print("held", flush=True)

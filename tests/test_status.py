@@ -1,0 +1,165 @@
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+import studies
+
+from ttoaa import status
+from ttoaa.leases import Leases
+from ttoaa.training.alone import alone
+from ttoaa.workdir import Workdir
+
+
+@pytest.fixture
+def workdir(finished, tmp_path):
+    """A copy of seed 0 of the study that a test may change, and its report."""
+    parts = ("plan", "control", "run", "tables", "report.html")
+    folder = studies.copy(finished[0], tmp_path / "work", *parts)
+    os.utime(folder / "report.html")
+    return folder
+
+
+def text(workdir):
+    return "\n".join(status.lines(status.read(workdir)))
+
+
+def command(workdir, module, *more):
+    return " ".join([f"python -m ttoaa.{module} --workdir={workdir}", *more])
+
+
+def test_of_a_finished_study(workdir):
+    told = status.read(workdir)
+    (seed,) = told["seeds"]
+    assert told["experiments"] == ["planted", "late", "forgetting"] and told["next"] == []
+    assert seed["tables"] == {"made": 18, "asked": 18, "missing": [], "damaged": [], "later": []}
+    assert text(workdir).splitlines()[-1] == (
+        f"next: nothing, all is done; open {workdir / 'report.html'}"
+    )
+    assert "control  finished at step 30; checkpoints 10 20 30" in text(workdir)
+
+
+def test_it_only_reads_starts_no_device_and_prints_json(workdir):
+    before = studies.contents(workdir)
+    # A start of JAX's backend would fail here.
+    env = {**os.environ, "JAX_PLATFORMS": "none such", "PYTHONPATH": str(studies.HERE)}
+    asked = [sys.executable, "-m", "ttoaa.status", str(workdir), "--json"]
+    process = subprocess.run(asked, env=env, capture_output=True, text=True, timeout=120)
+    assert process.returncode == 0, process.stderr
+    told = json.loads(process.stdout)
+    (seed,) = told["seeds"]
+    assert told["done"] and (seed["run"]["step"], seed["tables"]["made"]) == (30, 18)
+    assert studies.contents(workdir) == before
+
+
+@pytest.mark.parametrize(
+    ("gone", "expected"),
+    [
+        (["corpus", "plan", "control", "run", "tables"], [("prepare",)]),
+        (["plan", "control", "run", "tables"], [("train", "--run=control")]),
+        (["control/finished.json", "plan", "run", "tables"], [("train", "--run=control")]),
+        (["plan", "run", "tables"], [("plan",)]),
+        (["run", "tables/run"], [("train", "--run=run")]),
+        (["run", "tables"], [("train", "--run=run"), ("evaluate",)]),
+        (["run/finished.json"], [("train", "--run=run")]),
+        (["tables/run/00000020/late.parquet"], [("evaluate",)]),
+        (["report.html"], [("report",)]),
+    ],
+)
+def test_what_to_type_next(workdir, gone, expected):
+    for name in gone:
+        path = workdir / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert status.read(workdir)["next"] == [command(workdir, *one) for one in expected]
+
+
+def test_missing_and_damaged_and_set_aside(workdir):
+    (workdir / "tables/run/00000020/late.parquet").unlink()
+    (workdir / "tables/run/00000020/planted.parquet").write_bytes(b"PAR1")
+    meta = workdir / "control/checkpoints/10/meta/metadata"
+    meta.write_text(meta.read_text().replace("control", "run", 1).replace("seed", "sead", 1))
+    shutil.copytree(workdir / "run/checkpoints/10", workdir / "run/checkpoints/damaged-10")
+    (seed,) = status.read(workdir)["seeds"]
+    tables = seed["tables"]
+    assert tables["missing"] == [{"run": "run", "step": 20, "experiments": ["late"]}]
+    assert (tables["made"], tables["asked"]) == (18 - 1 - 1 - 3, 18)
+    aside, checkpoint, table = tables["damaged"]
+    assert aside.endswith("damaged-10 was set aside by the trainer")
+    assert "checkpoint 10 in" in checkpoint and "is damaged: its meta" in checkpoint
+    assert table.endswith("planted.parquet is damaged: remove it and evaluate again")
+    told = text(workdir)
+    assert "    missing  run step 20: late" in told and told.count("    damaged  ") == 3
+
+
+def test_who_is_at_what(workdir):
+    (workdir / "tables/run/00000020/late.parquet").unlink()
+    folder = workdir / "tables/leases"
+    with Leases(folder) as job:
+        job.take(f"job-{job.owner}")
+        job.take("run-00000020-late")
+        (folder / "control-00000010-dead.0").write_text('{"owner": "dead", "stale": 0.0}')
+        told = status.read(workdir)
+        (seed,) = told["seeds"]
+        (running,) = seed["running"]
+        assert (running["run"], running["step"], running["experiment"]) == ("run", 20, "late")
+        assert running["owner"] == job.owner and 0 <= running["seconds"] < 60
+        assert seed["jobs"] == [job.owner] and told["next"] == []
+        shown = text(workdir)
+        assert f"running  run step 20: late, by {job.owner} for 0 s, seen 0 s ago" in shown
+        assert "next: nothing to type, what lacks is under way" in shown
+    assert status.read(workdir)["next"] == [command(workdir, "evaluate")]
+
+
+def test_a_run_in_training_and_interrupted(workdir):
+    (workdir / "run/finished.json").unlink()
+    line = {"start": 0, "time": time.time() - 5, "step": 17}
+    (workdir / "run/attempts.jsonl").write_text(json.dumps(line) + "\n")
+    with alone(workdir / "run"):
+        assert status.read(workdir)["next"] == []
+        shown = text(workdir)
+        assert "run      training, at step 17 of 30 5 s ago; checkpoints 10 20 30" in shown
+        (workdir / "tables/run/00000020/late.parquet").unlink()
+        assert status.read(workdir)["next"] == [command(workdir, "evaluate", "--watch")]
+    assert "run      interrupted, at step 17 of 30 5 s ago; checkpoints 10 20 30" in text(workdir)
+    asked = [command(workdir, "train", "--run=run"), command(workdir, "evaluate")]
+    assert status.read(workdir)["next"] == asked
+
+
+def test_every_seed_has_its_own(finished, tmp_path):
+    parts = ("plan", "control", "run", "tables", "plan-s1", "control-s1", "run-s1")
+    workdir = studies.copy(finished[0], tmp_path / "work", *parts)
+    told = status.read(workdir)
+    assert [seed["seed"] for seed in told["seeds"]] == [0, 1]
+    assert told["next"] == [command(workdir, "evaluate", "--seed=1")]
+    assert len(told["seeds"][1]["tables"]["missing"]) == 6
+
+
+def test_a_report_older_than_its_tables(workdir):
+    os.utime(workdir / "report.html", (0, 0))
+    told = status.read(workdir)
+    assert told["report"] == "older than its tables" and told["next"] == [
+        command(workdir, "report")
+    ]
+
+
+def test_a_run_of_another_plan_is_told_and_the_rest_is_shown(workdir):
+    other = Workdir(workdir).plan / "plan.json"
+    other.write_text(other.read_text().replace('"hash": "', '"hash": "other'))
+    told = status.read(workdir)
+    assert "run was made with plan" in told["seeds"][0]["tables"]["damaged"][0]
+    assert told["seeds"][0]["run"]["finished"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_what_is_no_study(tmp_path, there, capsys):
+    folder = tmp_path / "nothing"
+    if there:
+        folder.mkdir()
+    with pytest.raises(SystemExit) as left:
+        status.main([str(folder)])
+    assert str(left.value).startswith(f"status: {folder} holds no study: begin one with python -m")
+    assert not list(pathlib.Path(tmp_path).rglob("*.*"))
