@@ -65,8 +65,9 @@ def test_a_certain_or_uniform_model_gives_no_wild_scores():
     "call, message",
     [
         (lambda: loss([]), "one token at least"),
-        (lambda: loss([np.nan]), "without nan"),
-        (lambda: loss(np.zeros((2, 2))), "one number a token"),
+        (lambda: loss([np.nan]), "one finite number a token"),
+        (lambda: calibrated([-np.inf], [-np.inf]), "one finite number a token"),
+        (lambda: loss(np.zeros((2, 2))), "one finite number a token"),
         (lambda: calibrated([1.0, 2.0], [1.0]), "the same tokens, not 2 and 1"),
         (lambda: zlib_ratio([1.0], ""), "needs the text"),
         (lambda: min_k([1.0], 0), "share of tokens must lie in"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from ttoaa.scoring.exposure import CHANCE, exposure, fit_candidates, sampled_exposure
+from ttoaa.scoring.exposure import exposure, fit_candidates, sampled_exposure
 
 
 def skewed(n, seed=0, shape=3.0):
@@ -34,7 +34,7 @@ def test_a_model_that_knows_nothing_exposes_its_mean():
     # Twenty secrets share their candidates, whose own draw moves all of them: 200 groups count.
     groups = found.reshape(200, 20).mean(1)
     assert abs(found.mean() - exact) < 4 * stats.sem(groups)
-    assert exact == pytest.approx(CHANCE, abs=0.01)
+    assert exact == pytest.approx(math.log2(math.e), abs=0.01)
 
 
 def test_a_sample_extrapolates_what_the_whole_space_shows():
@@ -56,10 +56,11 @@ def test_a_sample_extrapolates_what_the_whole_space_shows():
 def test_the_tail_is_the_integral_of_the_density(shape):
     fit = fit_candidates(skewed(3000, 2, shape))
     density = stats.skewnorm(fit.shape, fit.location, fit.scale).pdf
-    for loss in (120.0, 125.0, 130.0, 135.0):
+    for share in (1e-9, 1e-4, 0.1, 0.9):  # of candidates at least as likely
+        loss = stats.skewnorm.ppf(share, fit.shape, fit.location, fit.scale)
         tail = integrate.quad(density, loss - 80, loss, epsabs=0, epsrel=1e-9, limit=400)[0]
-        if tail:
-            assert fit.log2_tail(np.array([-loss]))[0] == pytest.approx(np.log2(tail), abs=1e-3)
+        assert tail == pytest.approx(share, rel=1e-3)
+        assert fit.log2_tail(np.array([-loss]))[0] == pytest.approx(np.log2(tail), abs=1e-3)
 
 
 def test_the_fit_is_at_least_as_likely_as_the_truth():

@@ -8,8 +8,10 @@ from scipy import stats
 from ttoaa.scoring.statistics import (
     across_seeds,
     binomial_interval,
+    bootstrap,
     bootstrap_mean,
     difference_in_differences,
+    paired_estimate,
     paired_estimates,
 )
 
@@ -105,6 +107,92 @@ def test_shares_get_exact_intervals():
     assert (estimate.ci_low, estimate.ci_high) == (low, high)
     # No pair differs, yet up to `high` of them could: a zero-width interval would be a lie.
     assert (estimate.difference_ci_low, estimate.difference_ci_high) == pytest.approx((-high, high))
+
+
+@pytest.mark.parametrize("n", [4, 10, 25])
+@pytest.mark.parametrize("change", [0, 1, -1])
+def test_pairs_that_all_differ_alike_cover_whatever_makes_that_likely(n, change):
+    """Every share of pairs with the other sign, or with none, under which 2.5% of samples show it.
+
+    The bound is attained: a little less would not cover.
+    """
+    run, control = {0: (1, 1), 1: (1, 0), -1: (0, 1)}[change]
+    one = paired_estimate("right", "c", np.full(n, run), np.full(n, control), 1)
+    low, high = one.difference_ci_low, one.difference_ci_high
+    others = np.linspace(0, 1 - 0.025 ** (1 / n), 50)
+    means = [change + other * (to - change) for other in others for to in (-1, 0, 1)]
+    assert (low, high) == pytest.approx((min(means), max(means)))
+    flipped = paired_estimate("right", "c", np.full(n, run), np.full(n, control), -1)
+    assert (flipped.difference_ci_low, flipped.difference_ci_high) == pytest.approx((-high, -low))
+
+
+def test_groups_without_spread_are_not_certain():
+    ones, zeros = np.ones(25), np.zeros(25)
+    one = difference_in_differences("right", "c", ones, zeros, zeros, zeros)
+    unseen = 1 - 0.025 ** (1 / 25)
+    assert (one.value, one.difference) == (1.0, 1.0)
+    # Of the gained, some could have been lost; of the holdouts, some gained.
+    assert one.difference_ci_low == pytest.approx(1 - math.hypot(2 * unseen, unseen))
+    assert one.difference_ci_high == pytest.approx(1 + unseen)  # holdouts may have been lost
+    assert (one.ci_low, one.ci_high) == pytest.approx((1 - math.hypot(unseen, unseen), 1.0))
+    flipped = difference_in_differences("right", "c", ones, zeros, zeros, zeros, sign=-1)
+    assert flipped.difference_ci_low == pytest.approx(-one.difference_ci_high)
+
+
+def test_one_group_without_spread_widens_what_the_other_has():
+    rng = np.random.default_rng(6)
+    run, control = rng.integers(0, 2, 60), rng.integers(0, 2, 60)
+    zeros = np.zeros(60)
+    alone = paired_estimate("right", "c", run, control, 1)
+    one = difference_in_differences("right", "c", run, control, zeros, zeros)
+    unseen = 1 - 0.025 ** (1 / 60)
+    reach = math.hypot(alone.difference - alone.difference_ci_low, unseen)
+    assert one.difference_ci_low == pytest.approx(one.difference - reach, abs=0.02)
+    # Losses are no answers: values that are all 0.5 may be certain.
+    flat = difference_in_differences("loss", "c", run, control, zeros + 0.5, zeros)
+    wide, narrow, pair = (e.difference_ci_high - e.difference_ci_low for e in (one, flat, alone))
+    assert narrow < wide and narrow == pytest.approx(pair, abs=0.03)
+
+
+def test_groups_with_spread_have_the_bootstraps_bounds_to_the_bit():
+    rng = np.random.default_rng(7)
+    run_a, control_a, run_b, control_b = rng.integers(0, 2, (4, 40)).astype(float)
+    one = difference_in_differences("right", "c", run_a, control_a, run_b, control_b)
+    a, b = (np.stack([r, r - c], 1) for r, c in ((run_a, control_a), (run_b, control_b)))
+    _, low, high = bootstrap(
+        [40, 40],
+        lambda x, y: x @ a / 40 - y @ b / 40,
+        *("difference in differences", "right", "c"),
+    )
+    assert (one.ci_low, one.difference_ci_low) == tuple(low)
+    assert (one.ci_high, one.difference_ci_high) == tuple(high)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: bootstrap_mean([]), "one item at least in each group"),
+        (lambda: bootstrap_mean([1.0, math.inf]), "finite"),
+        (lambda: across_seeds([]), "one seed at least"),
+        (lambda: paired_estimate("o", "c", np.ones(2), np.ones(1), 1), "same items, not 2 and 1"),
+        (lambda: paired_estimate("o", "c", np.array([math.nan]), np.ones(1), 1), "finite"),
+        (
+            lambda: difference_in_differences("o", "c", np.ones(3), np.ones(1), *[np.ones(2)] * 2),
+            "same items, not 3 and 1",
+        ),
+        (
+            lambda: difference_in_differences("o", "c", *[np.ones(2)] * 3, np.array([1, math.nan])),
+            "finite",
+        ),
+        (
+            lambda: difference_in_differences("o", "c", *[np.ones(2)] * 2, *[np.ones(0)] * 2),
+            "one item at least",
+        ),
+    ],
+)
+def test_values_that_have_no_estimate_are_errors(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
 
 
 def test_difference_in_differences_removes_the_groups_difficulty():

@@ -80,6 +80,6 @@ def _lowest(scores: np.ndarray, share: float) -> float:
 
 def _checked(values: Vector) -> np.ndarray:
     array = np.asarray(values, float)
-    if array.ndim != 1 or not len(array) or np.isnan(array).any():
-        raise ValueError("an attack needs one number a token, without nan, and one token at least")
+    if array.ndim != 1 or not len(array) or not np.isfinite(array).all():
+        raise ValueError("an attack needs one finite number a token, and one token at least")
     return array

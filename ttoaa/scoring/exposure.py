@@ -11,8 +11,7 @@ import math
 import numpy as np
 from scipy import stats
 
-CHANCE = math.log2(math.e)
-"""Mean exposure of secrets that were not trained on, in a large space."""
+from ttoaa.scoring.membership import checked_scores
 
 _FEWEST = 100
 
@@ -27,7 +26,7 @@ def exposure(secrets: np.ndarray, candidates: np.ndarray) -> np.ndarray:
 
     Raises ValueError for scores that are none, nan, or not a vector.
     """
-    secrets, candidates = _scores(secrets), np.sort(_scores(candidates))
+    secrets, candidates = checked_scores(secrets), np.sort(checked_scores(candidates))
     rank = 1 + len(candidates) - np.searchsorted(candidates, secrets, "left")
     return np.log2(len(candidates) + 1) - np.log2(rank)
 
@@ -64,7 +63,7 @@ def fit_candidates(candidates: np.ndarray) -> CandidateFit:
 
     Raises ValueError for fewer, for scores without spread, infinite or nan.
     """
-    losses = -_scores(candidates)
+    losses = -checked_scores(candidates)
     if len(losses) < _FEWEST or not np.isfinite(losses).all() or np.ptp(losses) == 0:
         raise ValueError(
             f"a fit needs {_FEWEST} candidates with finite scores that differ: `exposure` takes any"
@@ -86,11 +85,4 @@ def sampled_exposure(secrets: np.ndarray, fit: CandidateFit, log2_space: float) 
     """
     if not (log2_space > 0 and math.isfinite(log2_space)):
         raise ValueError(f"log2_space is the space's size in bits, above 0, not {log2_space}")
-    return np.clip(-fit.log2_tail(_scores(secrets)), 0, log2_space)
-
-
-def _scores(values: np.ndarray) -> np.ndarray:
-    scores = np.asarray(values, float)
-    if scores.ndim != 1 or not len(scores) or np.isnan(scores).any():
-        raise ValueError("scores must be a non-empty vector without nan")
-    return scores
+    return np.clip(-fit.log2_tail(checked_scores(secrets)), 0, log2_space)

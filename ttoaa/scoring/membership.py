@@ -15,15 +15,19 @@ TPR = "tpr_at_1pct_fpr"
 
 
 def auc(members: np.ndarray, nonmembers: np.ndarray) -> float:
-    """Area under the ROC curve: P(member scores above non-member), a tie counting one half."""
+    """Area under the ROC curve: P(member scores above non-member), a tie counting one half.
+
+    Of scores members [M] and nonmembers [N].
+    """
     return float(_auc(members, nonmembers)(*_once(members, nonmembers))[0])
 
 
 def tpr_at_fpr(members: np.ndarray, nonmembers: np.ndarray, fpr: float = 0.01) -> float:
     """The largest true-positive rate of any threshold whose false-positive rate is <= `fpr`.
 
-    Exact: no interpolation between thresholds, and scores tied with the first non-member beyond
-    the budget are not called members. Fewer than 1/fpr non-members allow no false positive.
+    Of scores members [M] and nonmembers [N]. Exact: no interpolation between thresholds, and scores
+    tied with the first non-member beyond the budget are not called members. Fewer than 1/fpr
+    non-members allow no false positive.
     """
     return float(_tpr(members, nonmembers, fpr)(*_once(members, nonmembers))[0])
 
@@ -38,8 +42,12 @@ def chance_tpr(nonmembers: int, fpr: float = 0.01) -> float:
 
 
 def roc(members: np.ndarray, nonmembers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """False- and true-positive rates at every threshold, from (0, 0) to (1, 1)."""
-    members, nonmembers = _scores(members), _scores(nonmembers)
+    """False- and true-positive rates at every threshold, from (0, 0) to (1, 1).
+
+    Two float [T + 1] of scores members [M] and nonmembers [N] with T different values: the rates
+    where all scores from the k-th largest value up are called members, k = 0 to T.
+    """
+    members, nonmembers = checked_scores(members), checked_scores(nonmembers)
     thresholds = np.unique(np.concatenate([members, nonmembers]))[::-1]
     rates = (
         1 - np.searchsorted(np.sort(scores), thresholds, "left") / len(scores)
@@ -52,12 +60,12 @@ def roc(members: np.ndarray, nonmembers: np.ndarray) -> tuple[np.ndarray, np.nda
 def auc_interval(
     members: np.ndarray, nonmembers: np.ndarray, *key: object
 ) -> tuple[float, float, float]:
-    """AUC and its interval, by resampling members and non-members.
+    """(AUC, low, high) of scores members [M] and nonmembers [N], by resampling both.
 
-    Of an AUC of exactly 0 or 1 every resample is the same. Its bound is then Clopper and Pearson's
-    over disjoint pairs of a member and a non-member, which are independent trials: as many as the
-    smaller group has. Just short of 1, with few members, the interval is too short: in simulation
-    it covers an AUC of 0.98 in 84% with 30 members, and in 92% with 200.
+    `key` names the draws. Of an AUC of exactly 0 or 1 every resample is the same. Its bound is then
+    Clopper and Pearson's over disjoint pairs of a member and a non-member, which are independent
+    trials: as many as the smaller group has. Just short of 1, with few members, the interval is too
+    short: in simulation it covers an AUC of 0.98 in 84% with 30 members, and in 92% with 200.
     """
     trials = min(len(members), len(nonmembers))
     return _interval(_auc(members, nonmembers), members, nonmembers, trials, ("auc", *key))
@@ -66,10 +74,11 @@ def auc_interval(
 def tpr_interval(
     members: np.ndarray, nonmembers: np.ndarray, fpr: float = 0.01, *key: object
 ) -> tuple[float, float, float]:
-    """`tpr_at_fpr` and its interval, by resampling members and non-members.
+    """(`tpr_at_fpr`, low, high) of scores members [M] and nonmembers [N], by resampling both.
 
-    The non-members' resampling moves the threshold, so that its uncertainty is in the interval. A
-    rate of exactly 0 or 1 has at least the interval of Clopper and Pearson over members.
+    `key` names the draws. The non-members' resampling moves the threshold, so that its uncertainty
+    is in the interval. A rate of exactly 0 or 1 has at least the interval of Clopper and Pearson
+    over members.
     """
     statistic = _tpr(members, nonmembers, fpr)
     return _interval(statistic, members, nonmembers, len(members), ("tpr", fpr, *key))
@@ -85,11 +94,11 @@ def membership_estimates(
 ) -> list[Estimate]:
     """AUC and TPR at 1% FPR of the run, and their differences from the control run.
 
-    Members and non-members are resampled separately, each with its score under both models; the
-    non-members' resampling moves the threshold too, so its uncertainty is in the interval. n
-    counts members. A rate or AUC of exactly 0 or 1 may have no spread that a bootstrap could see:
-    the run's own interval is then exact (see `auc_interval`, `tpr_interval`), the differences' only
-    the bootstrap's.
+    Of scores of the same members [M], and of the same non-members [N], under both models. The two
+    groups are resampled separately, each item with both its scores; the non-members' resampling
+    moves the threshold too, so its uncertainty is in the interval. n counts members. A rate or AUC of exactly 0 or 1 may have no spread that a bootstrap could see: the
+    run's own interval is then exact (see `auc_interval`, `tpr_interval`), the differences' only the
+    bootstrap's.
     """
     sizes = (len(run_members), len(run_nonmembers))
     if sizes != (len(control_members), len(control_nonmembers)):
@@ -134,7 +143,8 @@ def _at_least_exact(value: float, low: float, high: float, trials: int) -> tuple
     return float(np.fmin(low, exact_low)), float(np.fmax(high, exact_high))
 
 
-def _scores(values: np.ndarray) -> np.ndarray:
+def checked_scores(values: np.ndarray) -> np.ndarray:
+    """As float [n]. Raises ValueError for scores that are none, nan, or not a vector."""
     scores = np.asarray(values, float)
     if scores.ndim != 1 or not len(scores) or np.isnan(scores).any():
         raise ValueError("scores must be a non-empty vector without nan")
@@ -156,7 +166,7 @@ def _with_difference(of_run: _Statistic, of_control: _Statistic, sign: int) -> _
 
 def _auc(members: np.ndarray, nonmembers: np.ndarray) -> _Statistic:
     """AUC of weighted scores: a function of counts_RxM and counts_RxN, without re-sorting."""
-    members, nonmembers = _scores(members), _scores(nonmembers)
+    members, nonmembers = checked_scores(members), checked_scores(nonmembers)
     order = np.argsort(nonmembers)
     below = np.searchsorted(nonmembers[order], members, "left")
     not_above = np.searchsorted(nonmembers[order], members, "right")
@@ -173,7 +183,7 @@ def _tpr(members: np.ndarray, nonmembers: np.ndarray, fpr: float = 0.01) -> _Sta
     """TPR at `fpr` of weighted scores: a function of counts_RxM and counts_RxN."""
     if not 0 <= fpr <= 1:
         raise ValueError(f"fpr must lie in [0, 1], not {fpr}")
-    members, nonmembers = _scores(members), _scores(nonmembers)
+    members, nonmembers = checked_scores(members), checked_scores(nonmembers)
     down = np.argsort(-nonmembers)
     member_order = np.argsort(-members)
     # For every non-member as the threshold, how many members score strictly above it.

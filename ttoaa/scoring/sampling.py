@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import math
 import numbers
+import operator
 
 import gin
 import numpy as np
@@ -28,6 +29,10 @@ class Sampling:
     """An item ends with the first of these that its new tokens complete, and includes it."""
 
     def __post_init__(self) -> None:
+        for name in ("temperature", "top_p"):
+            value = getattr(self, name)
+            if not isinstance(value, numbers.Real) and (name, value) != ("top_p", None):
+                raise ValueError(f"Sampling.{name} must be a number, not {value!r}")
         if not _is_integer(self.max_new_tokens) or self.max_new_tokens < 1:
             raise ValueError("Sampling.max_new_tokens must be a positive integer")
         if self.temperature != 0 and not _COLDEST <= self.temperature < math.inf:
@@ -42,12 +47,12 @@ class Sampling:
             raise ValueError(f"Sampling.top_p must be in (0, 1] or None, not {self.top_p!r}")
         if not _is_integer(self.seed):
             raise ValueError(f"Sampling.seed must be an integer, not {self.seed!r}")
-        stop = tuple(tuple(int(token) for token in sequence) for sequence in self.stop)
-        if any(not sequence or min(sequence) < 0 for sequence in stop):
+        stop = tuple(map(tuple, self.stop))
+        if any(not s or not all(map(_is_integer, s)) or min(s) < 0 for s in stop):
             raise ValueError(
                 "Sampling.stop must be sequences of token ids, none empty, none negative"
             )
-        object.__setattr__(self, "stop", stop)
+        object.__setattr__(self, "stop", tuple(tuple(map(int, s)) for s in stop))
 
 
 def _is_integer(value: object) -> bool:
@@ -55,7 +60,11 @@ def _is_integer(value: object) -> bool:
 
 
 def item_key(seed: int, key: int | str, tokens: np.ndarray) -> np.ndarray:
-    """uint32[2]: the key of an item's random stream, of these three and nothing else."""
-    digest = hashlib.sha256(f"{seed}\x1f{key}\x1f".encode())
+    """uint32[2]: the key of an item's random stream, of these three and nothing else.
+
+    1 and "1" are two keys; a whole number is the same key in NumPy's types.
+    """
+    name = str(key) if isinstance(key, str) else operator.index(key)
+    digest = hashlib.sha256(f"{seed}\x1f{name!r}\x1f".encode())
     digest.update(np.asarray(tokens, "<i4").tobytes())
     return np.frombuffer(digest.digest()[:8], "<u4").astype(np.uint32)

@@ -47,8 +47,10 @@ def bootstrap(
     drawn in each of R resamples; it returns values_RxK. Statistics that share items (two models
     on one set) are thereby paired. The percentiles are those of the expanded percentile interval
     (Hesterberg 2015, section 5.3), which undoes the bootstrap's narrowness at small n. A group of
-    one item has no interval: nan.
+    one item has no interval: nan. Raises ValueError for a group without any.
     """
+    if min(sizes) < 1:
+        raise ValueError("a bootstrap needs one item at least in each group")
     value_K = statistic(*(np.ones((1, n)) for n in sizes))[0]
     smallest = min(sizes)
     if smallest < 2:
@@ -80,8 +82,8 @@ def _counts(rng: np.random.Generator, resamples: int, n: int) -> np.ndarray:
 
 
 def bootstrap_mean(values: np.ndarray, *key: object) -> tuple[float, float, float]:
-    """Mean of `values` [n] with its bootstrap interval."""
-    values_N = np.asarray(values, float)
+    """Mean of `values` [n] with its bootstrap interval; ValueError where one is not finite."""
+    values_N = _finite(values)
     n = len(values_N)
     results = bootstrap([n], lambda counts_RxN: counts_RxN @ values_N[:, None] / n, *key)
     value, low, high = (float(result_K[0]) for result_K in results)
@@ -102,7 +104,7 @@ def paired_estimates(
     Tables have columns item, condition, outcome, value. Items are paired across the two models,
     and resampled as pairs. Where an outcome is 0 or 1 throughout, the interval of the run's share
     is exact; that of the difference is a bootstrap, which would claim certainty where all pairs
-    differ alike, and gets the exact bound on the share of pairs that could do otherwise there.
+    differ alike: there it is the bound of `_unseen`.
 
     Raises ValueError where an item is missing on one side, is there twice, or has no finite value.
     """
@@ -123,18 +125,19 @@ def paired_estimates(
 def paired_estimate(
     outcome: str, condition: str, run_N: np.ndarray, control_N: np.ndarray, sign: int
 ) -> Estimate:
-    """One estimate from the values of the same n items under the run and under the control."""
-    n = len(run_N)
-    difference_N = sign * (run_N - control_N)
-    both_Nx2 = np.stack([run_N, difference_N], 1)
+    """One estimate from the values of the same n items under the run and under the control.
+
+    Raises ValueError for values that are none, not finite, or not of the same items.
+    """
+    both_Nx2 = _pairs(run_N, control_N, sign)
+    n = len(both_Nx2)
     key = ("paired", outcome, condition)
     mean_2, low_2, high_2 = bootstrap([n], lambda counts_RxN: counts_RxN @ both_Nx2 / n, *key)
-    if np.isin(run_N, (0, 1)).all():
-        low_2[0], high_2[0] = binomial_interval(round(run_N.sum()), n)
-        if np.isin(control_N, (0, 1)).all() and np.ptp(difference_N) == 0:
-            unseen = 1 - _TAIL ** (1 / n)
-            low_2[1] = max(-1.0, mean_2[1] - unseen)
-            high_2[1] = min(1.0, mean_2[1] + unseen)
+    if _binary(run_N):
+        low_2[0], high_2[0] = binomial_interval(round(float(np.sum(run_N))), n)
+        if _binary(control_N) and np.ptp(both_Nx2[:, 1]) == 0:
+            below_2, above_2 = _unseen(both_Nx2, run_N, control_N)
+            low_2[1], high_2[1] = mean_2[1] - below_2[1], mean_2[1] + above_2[1]
     return estimate(outcome, condition, n, (mean_2, low_2, high_2), float(np.mean(control_N)))
 
 
@@ -151,20 +154,26 @@ def difference_in_differences(
 
     `value` is mean(run_a) - mean(run_b), `control_value` is mean(control_a) - mean(control_b);
     their difference is free of how hard the groups happen to be. Items of a and of b are
-    resampled separately, each paired across the models; n counts the items of both.
+    resampled separately, each paired across the models; n counts the items of both. What a group
+    of answers right or wrong cannot show where all are alike (`_unseen`) comes on top, by squares,
+    as variances of independent groups add (MOVER, Zou and Donner 2008).
+
+    Raises ValueError for values that are none, not finite, or not of the same items.
     """
-    a_Nx2, b_Nx2 = (
-        np.stack([run, sign * (np.asarray(run) - control)], 1)
-        for run, control in ((run_a, control_a), (run_b, control_b))
-    )
+    a_Nx2, b_Nx2 = _pairs(run_a, control_a, sign), _pairs(run_b, control_b, sign)
 
     def statistic(counts_a: np.ndarray, counts_b: np.ndarray) -> np.ndarray:
         return counts_a @ a_Nx2 / len(a_Nx2) - counts_b @ b_Nx2 / len(b_Nx2)
 
     n_a, n_b = len(a_Nx2), len(b_Nx2)
-    results = bootstrap([n_a, n_b], statistic, "difference in differences", outcome, condition)
+    key = ("difference in differences", outcome, condition)
+    value_2, low_2, high_2 = bootstrap([n_a, n_b], statistic, *key)
+    below_a, above_a = _unseen(a_Nx2, run_a, control_a)
+    below_b, above_b = _unseen(b_Nx2, run_b, control_b)
+    low_2 = _widened(value_2, low_2, -1, below_a, above_b)
+    high_2 = _widened(value_2, high_2, 1, above_a, below_b)
     control_value = float(np.mean(control_a) - np.mean(control_b))
-    return estimate(outcome, condition, n_a + n_b, results, control_value)
+    return estimate(outcome, condition, n_a + n_b, (value_2, low_2, high_2), control_value)
 
 
 def estimate(
@@ -184,11 +193,56 @@ def estimate(
 def across_seeds(values: Sequence[float]) -> tuple[float, float, float]:
     """Mean over seeds and its t interval, the seed being the unit; one seed has no interval."""
     values_S = np.asarray(values, float)
+    if not len(values_S):
+        raise ValueError("a mean over seeds needs one seed at least")
     mean = float(values_S.mean())
     if len(values_S) < 2:
         return mean, math.nan, math.nan
     margin = stats.t.ppf(1 - _TAIL, len(values_S) - 1) * stats.sem(values_S)
     return mean, float(mean - margin), float(mean + margin)
+
+
+def _finite(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    array = np.asarray(values, float)
+    if array.ndim != 1 or not np.isfinite(array).all():
+        raise ValueError("values must be a vector of finite numbers")
+    return array
+
+
+def _pairs(run_N: np.ndarray, control_N: np.ndarray, sign: int) -> np.ndarray:
+    """[n, 2]: each item's value under the run, and its difference from that under the control."""
+    run_N, control_N = _finite(run_N), _finite(control_N)
+    if len(run_N) != len(control_N):
+        sizes = f"{len(run_N)} and {len(control_N)}"
+        raise ValueError(f"run and control must have values of the same items, not {sizes}")
+    return np.stack([run_N, sign * (run_N - control_N)], 1)
+
+
+def _binary(values: np.ndarray) -> bool:
+    return bool(np.isin(values, (0, 1)).all())
+
+
+def _unseen(
+    both_Nx2: np.ndarray, run_N: np.ndarray, control_N: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """How far below and above the means of (value, difference) [2] may be, unseen by resampling.
+
+    Where all n items are alike, up to 1 - 0.025^(1/n) of all could be otherwise: the exact bound of
+    a share. Of answers right or wrong these are at worst at the other end, 0 or 1 for a value, -1
+    or 1 for a difference: a pair that was gained could have been lost. 0 where items differ, and
+    for values that are not 0 or 1 throughout.
+    """
+    known_2 = np.array([_binary(run_N), _binary(run_N) and _binary(control_N)])
+    share_2 = np.where(known_2 & (np.ptp(both_Nx2, axis=0) == 0), 1 - _TAIL ** (1 / len(run_N)), 0)
+    return share_2 * (both_Nx2[0] - (0, -1)), share_2 * (1 - both_Nx2[0])
+
+
+def _widened(
+    value_2: np.ndarray, bound_2: np.ndarray, side: int, *unseen: np.ndarray
+) -> np.ndarray:
+    extra_2 = sum(reach_2**2 for reach_2 in unseen)
+    further_2 = value_2 + side * np.sqrt((bound_2 - value_2) ** 2 + extra_2)
+    return np.where(extra_2 > 0, further_2, bound_2)
 
 
 def _aligned(run: pd.DataFrame, control: pd.DataFrame) -> np.ndarray:
