@@ -87,8 +87,9 @@ def test_missing_and_damaged_and_set_aside(workdir):
     tables = seed["tables"]
     assert tables["missing"] == [{"run": "run", "step": 20, "experiments": ["late"]}]
     assert (tables["made"], tables["asked"]) == (18 - 1 - 1 - 3, 18)
-    aside, checkpoint, table = tables["damaged"]
-    assert aside.endswith("damaged-10 was set aside by the trainer")
+    checkpoint, table = tables["damaged"]
+    (aside,) = seed["run"]["set_aside"]
+    assert aside.endswith("damaged-10") and not seed["scored"]
     assert "checkpoint 10 in" in checkpoint and "is damaged: its meta" in checkpoint
     assert table.endswith("planted.parquet is damaged: remove it and evaluate again")
     told = text(workdir)
@@ -150,8 +151,10 @@ def test_a_run_of_another_plan_is_told_and_the_rest_is_shown(workdir):
     other = Workdir(workdir).plan / "plan.json"
     other.write_text(other.read_text().replace('"hash": "', '"hash": "other'))
     told = status.read(workdir)
-    assert "run was made with plan" in told["seeds"][0]["tables"]["damaged"][0]
-    assert told["seeds"][0]["run"]["finished"]
+    tables = told["seeds"][0]["tables"]
+    assert "run was made with plan" in tables["damaged"][0]
+    assert told["seeds"][0]["run"]["finished"] and (tables["made"], tables["asked"]) == (0, 0)
+    assert not told["done"] and text(workdir).splitlines()[-1].startswith("next: mend what is")
 
 
 @pytest.mark.parametrize("there", [True, False])

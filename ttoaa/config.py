@@ -100,6 +100,7 @@ def _refuse_other(workdir: Workdir, study: Study) -> None:
         ("Geometry", begun.geometry, study.geometry),
         ("DecoderConfig", begun.model, study.model),
         ("Training", begun.training.numerics(), study.training.numerics()),
+        ("InitFrom", begun.init_from, study.init_from),
         ("validation_sequences", begun.validation_sequences, study.validation_sequences),
     ]
     for name, theirs, ours in corpus + runs * trained:

@@ -68,19 +68,26 @@ class Leases:
             file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         except FileExistsError:
             return False
-        told = {"owner": self.owner, "since": time.time(), "stale": self.stale}
-        with contextlib.suppress(OSError):  # a file system without locks: signs of life remain
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            told["boot"] = _boot()
-        os.write(file, json.dumps(told).encode())  # after the lock, so whoever reads it may test it
-        # Looked at anew: what was listed above may be old, and lead to a number that was free.
-        others = [other for other in _of(self.folder, name) if other != path]
-        if any(_read(other).alive for other in others):
-            path.unlink()
-            os.close(file)
+        try:
+            self._sign(file)
+            # Looked at anew: what was listed above may be old, and lead to a number that was free.
+            others = [other for other in _of(self.folder, name) if other != path]
+            lost = any(_read(other).alive for other in others)
+        except OSError as error:
+            _withdraw(path, file)
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        if lost:
+            _withdraw(path, file)
             return False
         self._held[name], self._locks[name] = path, file
         return True
+
+    def _sign(self, file: int) -> None:
+        told = {"owner": self.owner, "since": time.time(), "stale": self.stale}
+        with contextlib.suppress(OSError):  # a file system without locks: signs of life remain
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            told["boot"] = _boot(os.fstat(file))
+        os.write(file, json.dumps(told).encode())  # after the lock, so whoever reads it may test it
 
     def holds(self, name: str) -> bool:
         """Whether it is still this job's, and no one has thought it dead."""
@@ -152,18 +159,27 @@ def _told(path: pathlib.Path) -> dict[str, Any]:
 
 def _left_by_the_dead(path: pathlib.Path, told: dict[str, Any]) -> bool:
     """Whether the owner ran under this very kernel and its lock is gone."""
-    if not told.get("boot") or told["boot"] != _boot():
-        return False
     try:
         with open(path, "rb") as file:
+            if not told.get("boot") or told["boot"] != _boot(os.fstat(file.fileno())):
+                return False
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return True
     except OSError:
         return False
 
 
-def _boot() -> str:
-    """Names the running kernel; empty where there is no such name."""
+def _withdraw(path: pathlib.Path, file: int) -> None:
+    path.unlink(missing_ok=True)
+    os.close(file)
+
+
+def _boot(file: os.stat_result) -> str:
+    """Names the running kernel and the file's mount; empty where the kernel has no name.
+
+    Two mounts of one network folder need not see each other's locks.
+    """
     with contextlib.suppress(OSError):
-        return pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {file.st_dev}"
     return ""

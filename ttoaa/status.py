@@ -58,6 +58,8 @@ def lines(told: dict[str, Any]) -> Iterator[str]:
         yield from ("next:", *(f"  {command}" for command in told["next"]))
     elif told["done"]:
         yield f"next: nothing, all is done; open {Workdir(pathlib.Path(told['workdir'])).report}"
+    elif any(of["tables"]["damaged"] for of in told["seeds"]):
+        yield "next: mend what is damaged, as its line says"
     else:
         yield "next: nothing to type, what lacks is under way"
 
@@ -90,6 +92,8 @@ def _tables(of: dict[str, Any]) -> Iterator[str]:
     if len(tables["missing"]) > _MOST:
         yield f"    missing  … and of {len(tables['missing']) - _MOST} checkpoints more"
     yield from (f"    damaged  {text}" for text in tables["damaged"])
+    for path in (*of["control"]["set_aside"], *of["run"]["set_aside"]):
+        yield f"    damaged  {path} was set aside by the trainer, which went on without it"
 
 
 if __name__ == "__main__":

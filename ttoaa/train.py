@@ -39,14 +39,11 @@ _RUN = flags.DEFINE_enum("run", "run", RUNS, "the control run, or the one with t
 _BEGAN = time.time()
 
 
-def make_job(study: config.Study, workdir: Workdir, kind: str, profile: range = range(0)) -> Job:
-    """Opens and checks everything that a run needs; raises ValueError before any of it starts."""
-    parts = inputs(study, workdir, kind)
-    return Job(**parts, program=program_of(study), profile=profile, began=_BEGAN)
-
-
 def inputs(study: config.Study, workdir: Workdir, kind: str) -> dict[str, Any]:
-    """A Job's fields that have nothing to do with the devices, which this leaves alone."""
+    """A Job's fields that have nothing to do with the devices, which this leaves alone.
+
+    Opens and checks all that a run needs; raises ValueError before any of it starts.
+    """
     corpus = Corpus.open(workdir.corpus)
     geometry = study.geometry
     if study.model.vocab_size < corpus.vocab_size:
@@ -64,8 +61,7 @@ def inputs(study: config.Study, workdir: Workdir, kind: str) -> dict[str, Any]:
     else:
         # A plan that cannot work is refused now, not after a control run was paid for.
         interventions = intervene(study.experiments, worlds)
-        identity = {"seed": workdir.seed}
-        trial = compile_plan(interventions, geometry, corpus.vocab_size, identity)
+        trial = compile_plan(interventions, geometry, corpus.vocab_size, {"seed": workdir.seed})
         overlay, arms, plan_hash = [], trial.contents["arms"], "none"
     if len(arms) >= study.training.max_arms:
         raise ValueError(
@@ -75,20 +71,25 @@ def inputs(study: config.Study, workdir: Workdir, kind: str) -> dict[str, Any]:
     probes = [(e.name, p) for e in study.experiments for p in e.probes(worlds[e.name])]
     repetition = study.training.repetition_filter
     transforms = repetition.among(overlay) if repetition else overlay
+    begun = [made for each in (kind, "control") if (made := _made(workdir.run(each)))]
+    began_from = begun[0].get("init_from") if begun else None
+    identity = {
+        "corpus": corpus.fingerprint,
+        "order": order.fingerprint,
+        "plan": plan_hash,
+        "probes": probes_fingerprint(probes),
+        "geometry": repr(geometry),
+        "model": repr(study.model),
+        "training": study.training.numerics(),
+        "seed": str(workdir.seed),
+        "init_from": initial.identity(study.init_from, began_from),
+    }
+    if kind == "run" and (control := _made(workdir.run("control"))):
+        check_identity(workdir.run("control"), control, {**identity, "plan": "none"})
     return dict(
         folder=workdir.run(kind),
         seed=workdir.seed,
-        identity={
-            "corpus": corpus.fingerprint,
-            "order": order.fingerprint,
-            "plan": plan_hash,
-            "probes": probes_fingerprint(probes),
-            "geometry": repr(geometry),
-            "model": repr(study.model),
-            "training": study.training.numerics(),
-            "seed": str(workdir.seed),
-            "init_from": initial.identity(study.init_from, _began_from(workdir.run(kind))),
-        },
+        identity=identity,
         batches=lambda start, rows: batches(
             corpus, order, geometry, transforms, rows=rows, start=start
         ),
@@ -100,11 +101,11 @@ def inputs(study: config.Study, workdir: Workdir, kind: str) -> dict[str, Any]:
     )
 
 
-def _began_from(folder: pathlib.Path) -> str | None:
-    """What the run's own records say of its beginning, once it has begun."""
+def _made(folder: pathlib.Path) -> dict[str, str] | None:
+    """The identity by which that run began; None where it has not got to a checkpoint."""
     finished = folder / "finished.json"
     meta = read_json(finished) if finished.exists() else newest_meta(folder / "checkpoints")
-    return meta["identity"].get("init_from") if meta else None
+    return meta["identity"] if meta else None
 
 
 def program_of(study: config.Study) -> Program:
@@ -153,18 +154,23 @@ def run() -> str:
     study, workdir = config.load_from_flags(), config.workdir_from_flags()
     folder = workdir.run(_RUN.value)
     if (folder / "finished.json").exists():
-        made = read_json(folder / "finished.json")["identity"]
-        check_identity(folder, made, inputs(study, workdir, _RUN.value)["identity"])
+        check_identity(folder, _made(folder) or {}, inputs(study, workdir, _RUN.value)["identity"])
         return f"{folder} is finished already"
-    meta = newest_meta(folder / "checkpoints")
-    began = meta["topology"] if meta and meta["topology"]["platform"] == "cpu" else {}
-    pin_cores(began.get("cores"))
-    split_cpu(study.geometry.batch, study.layout, began.get("devices"))
     config.cache_compilations(workdir)
     profile = profiling.steps_of(profiling.STEPS.value, study.geometry.steps)
-    job = make_job(study, workdir, _RUN.value, profile)
-    with alone(folder) if distributed.primary() else contextlib.nullcontext():
-        train(job)
+    parts = inputs(study, workdir, _RUN.value)
+    with contextlib.ExitStack() as stack:
+
+        def take() -> None:
+            parts["ours"] = stack.enter_context(alone(folder))
+
+        # Before any device is touched: a trainer that lives may hold them.
+        distributed.primary_first(take)
+        meta = newest_meta(folder / "checkpoints")
+        began = meta["topology"] if meta and meta["topology"]["platform"] == "cpu" else {}
+        pin_cores(began.get("cores"))
+        split_cpu(study.geometry.batch, study.layout, began.get("devices"))
+        train(Job(**parts, program=program_of(study), profile=profile, began=_BEGAN))
     return f"{folder} is finished at step {study.geometry.steps:,}"
 
 

@@ -81,3 +81,11 @@ def test_the_command_refuses_a_run_that_is_in_training(finished, tmp_path):
     finally:
         first.kill()
         first.communicate()
+
+
+def test_who_stood_too_long_has_lost_the_run(tmp_path):
+    with alone(tmp_path) as ours:
+        assert ours()
+        (path,) = (tmp_path / "leases").iterdir()
+        path.with_suffix(".1").write_text('{"owner": "who came next", "stale": 60.0}')
+        assert not ours()

@@ -105,6 +105,14 @@ def test_sigterm_before_the_first_step_of_a_resume(begun, whole, monkeypatch):
     assert_same_end(begun, whole)
 
 
+def test_a_run_that_another_trainer_took_over_saves_nothing_more(begun):
+    before = contents(begun / "checkpoints")
+    with pytest.raises(ValueError, match="taken over by another trainer"):
+        train(make_job(begun, ours=lambda: False))
+    assert contents(begun / "checkpoints") == before
+    assert not (begun / "finished.json").exists()
+
+
 def test_a_run_killed_between_its_last_checkpoint_and_its_end_is_ended(whole, tmp_path):
     folder = shutil.copytree(whole, tmp_path / "copied")
     (folder / "finished.json").unlink()

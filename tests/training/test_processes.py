@@ -10,6 +10,7 @@ import studies
 
 from training.processes import free_port, together
 from ttoaa import train
+from ttoaa.training.alone import alone as trainer_alone
 
 STEPS = 8
 GIN = f"""
@@ -44,6 +45,10 @@ def run(study):
         command = [sys.executable, "-m", "ttoaa.train", f"--workdir={workdir}", *flags]
         command += [f"--gin_bindings=Layout.{axis} = {size}" for axis, size in layout.items()]
         if processes > 1:
+            # As of a trainer that died elsewhere: the primary waits for it, and the others for it.
+            path = workdir / "control/leases/trainer.0"
+            path.parent.mkdir(parents=True)
+            path.write_text(json.dumps({"owner": "gone", "stale": 5.0}))
             command += [f"--coordinator=localhost:{free_port()}", f"--num_processes={processes}"]
         numbers = [[f"--process_id={k}"] for k in range(processes)] if processes > 1 else [[]]
         # Compiling is nearly all of the time; less of it is as good for comparing.
@@ -65,6 +70,19 @@ def alone(study):
     workdir, flags = study("1x1")
     assert studies.main(train, workdir, *flags) == 0
     return studies.records(workdir / "control")
+
+
+def test_several_are_refused_together_where_another_trains(study):
+    workdir, flags = study("busy")
+    command = [sys.executable, "-m", "ttoaa.train", f"--workdir={workdir}", *flags]
+    command += [f"--coordinator=localhost:{free_port()}", "--num_processes=2"]
+    with trainer_alone(workdir / "control"):
+        told = together(
+            [[*command, f"--process_id={k}"] for k in range(2)], PYTHONPATH=str(studies.HERE)
+        )
+    for number, (code, _, err) in enumerate(told):
+        line = f"train: process {number}: {workdir / 'control'} is being trained by "
+        assert code == 1 and line in err, told
 
 
 def losses(records):

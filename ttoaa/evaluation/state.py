@@ -13,7 +13,7 @@ from ttoaa.experiments.worlds import added_later, check_planned
 from ttoaa.leases import Lease, leases
 from ttoaa.planning.plan import Plan
 from ttoaa.training.stored import committed_steps
-from ttoaa.workdir import RUNS, Workdir
+from ttoaa.workdir import Workdir
 
 
 def state(study: Study, root: pathlib.Path) -> dict[str, Any]:
@@ -29,60 +29,62 @@ def state(study: Study, root: pathlib.Path) -> dict[str, Any]:
         "seeds": seeds,
         "report": _report(root),
     }
-    scored = all(_is_scored(seed) for seed in seeds)
+    scored = all(seed["scored"] for seed in seeds)
     following = _next(told, scored)
     return {**told, "next": following, "done": scored and told["report"] == "made"}
-
-
-def _is_scored(seed: dict[str, Any]) -> bool:
-    return all(seed[kind]["finished"] for kind in RUNS) and not seed["tables"]["missing"]
 
 
 def _seed(study: Study, workdir: Workdir) -> dict[str, Any]:
     runs = {kind: _run(workdir, p) for kind, p in progress(workdir).items()}
     plan = Plan(workdir.plan) if (workdir.plan / "plan.json").exists() else None
     held = [lease for lease in leases(workdir.tables / "leases") if lease.alive]
-    found: dict[str, Any] = {"asked": 0, "missing": [], "damaged": [], "later": []}
-    for kind in RUNS:
-        aside = sorted((workdir.run(kind) / "checkpoints").glob("damaged-*"))
-        found["damaged"] += [f"{path} was set aside by the trainer" for path in aside]
+    tables: dict[str, Any] = {"made": 0, "asked": 0, "missing": [], "damaged": [], "later": []}
     if plan:
         try:
-            _look(study, workdir, plan, found)
+            tables |= _look(study, workdir, plan)
         except (ValueError, OSError) as error:
-            found["damaged"].append(str(error))
-    # A table that a job has open lacks all the same, until it is written.
-    lacking = sum(len(work["experiments"]) for work in found["missing"])
+            tables["damaged"] = [str(error)]
+    finished = bool(plan) and all(run["finished"] for run in runs.values())
     return {
         "seed": workdir.seed,
         **runs,
         "plan": plan and plan.meta.get("hash"),
-        "tables": {"made": found["asked"] - lacking - found.pop("unread", 0), **found},
+        "tables": tables,
+        "scored": finished and not (tables["missing"] or tables["damaged"]),
         "running": [_lease(lease) for lease in held if not lease.name.startswith(("job-", "led"))],
         "jobs": [lease.owner for lease in held if lease.name.startswith("job-")],
     }
 
 
-def _look(study: Study, workdir: Workdir, plan: Plan, found: dict[str, Any]) -> None:
+def _look(study: Study, workdir: Workdir, plan: Plan) -> dict[str, Any]:
+    """What is made, missing and damaged; raises ValueError where that cannot be told."""
     check_planned(plan, study.experiments)
-    found["later"] = added_later(plan, study.experiments)
     worklist = WorkList(study, workdir, plan.hash)
-    found["asked"] = len(worklist.checkpoints()) * len(study.experiments)
-    found["missing"] = [
-        {"run": work.kind, "step": work.step, "experiments": [e.name for e in work.lacking]}
-        for work in worklist.look()
-    ]
-    found["damaged"] += worklist.faults.values()
-    found["unread"] = sum(1 if name else len(study.experiments) for *_, name in worklist.faults)
+    # A table that a job has open lacks all the same, until it is written.
+    lacking = worklist.look()
+    asked = len(worklist.checkpoints()) * len(study.experiments)
+    unread = sum(1 if name else len(study.experiments) for *_, name in worklist.faults)
+    return {
+        "made": asked - sum(len(work.lacking) for work in lacking) - unread,
+        "asked": asked,
+        "missing": [
+            {"run": work.kind, "step": work.step, "experiments": [e.name for e in work.lacking]}
+            for work in lacking
+        ],
+        "damaged": list(worklist.faults.values()),
+        "later": added_later(plan, study.experiments),
+    }
 
 
 def _run(workdir: Workdir, told: Progress) -> dict[str, Any]:
+    folder = workdir.root / told.run / "checkpoints"
     return {
         "finished": told.finished,
         "training": told.training,
         "step": told.step,
         "quiet_seconds": told.quiet,
-        "checkpoints": committed_steps(workdir.root / told.run / "checkpoints"),
+        "checkpoints": committed_steps(folder),
+        "set_aside": [str(path) for path in sorted(folder.glob("damaged-*"))],
     }
 
 

@@ -6,7 +6,7 @@ Without it a command typed twice would have two trainers write the same records 
 import contextlib
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import tqdm
 
@@ -18,10 +18,13 @@ _LEASE = "trainer"
 
 
 @contextlib.contextmanager
-def alone(folder: pathlib.Path, stale: float = STALE, poll: float = 0.2) -> Iterator[None]:
-    """Within, this process is the only trainer of that run.
+def alone(
+    folder: pathlib.Path, stale: float = STALE, poll: float = 0.2
+) -> Iterator[Callable[[], bool]]:
+    """Within, this process is the only trainer of that run; gives what tells whether it still is.
 
-    A trainer that died on another machine is waited for until its lease is `stale` seconds old.
+    A trainer that died on another machine is waited for until its lease is `stale` seconds old. One
+    that only stood for so long has lost the run to whoever came next, and must ask before it saves.
 
     Raises:
         ValueError: another trainer lives; it gave a sign of life while it was waited for.
@@ -39,7 +42,7 @@ def alone(folder: pathlib.Path, stale: float = STALE, poll: float = 0.2) -> Iter
                     tqdm.tqdm.write(f"train: looks whether {other.owner} still trains {folder}")
                 youngest = other.age
             time.sleep(poll)
-        yield
+        yield lambda: held.holds(_LEASE)
 
 
 def trainer(folder: pathlib.Path) -> Lease | None:

@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 from absl import flags
@@ -17,6 +17,8 @@ from jax._src import clusters  # the classes that jax.distributed.initialize() i
 from jax._src import distributed as joined
 
 from ttoaa.training.stored import first_line
+
+_PATIENCE_MS = 15 * 60 * 1000
 
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "host:port of process 0, where the cluster is none that JAX knows"
@@ -99,6 +101,27 @@ def _detected() -> tuple[str, int, int] | None:
             count = cluster.get_process_count()
             return ("", count, cluster.get_process_id()) if count > 1 else None
     return None
+
+
+def primary_first(action: Callable[[], None]) -> None:
+    """The primary does it while all others wait, for minutes if need be; called once a process.
+
+    Where it raises ValueError or OSError, all raise ValueError with that text. It goes by the
+    coordinator alone: an exchange between devices gives up waiting sooner.
+    """
+    if not jax.distributed.is_initialized():
+        return action()
+    client, told = joined.global_state.client, ""
+    if primary():
+        try:
+            action()
+        except (ValueError, OSError) as error:
+            told = first_line(error)
+        client.key_value_set("ttoaa/primary_first", f"told: {told}")
+    told = client.blocking_key_value_get("ttoaa/primary_first", _PATIENCE_MS)
+    client.wait_at_barrier("ttoaa/all_told", _PATIENCE_MS)  # lest the coordinator leaves before
+    if text := told.removeprefix("told: "):
+        raise ValueError(text)
 
 
 def primary() -> bool:

@@ -2,7 +2,8 @@
 
 The useful time is the ledger's: a checkpoint carries it, so the steps that a kill undid are not in
 it. The time held is kept apart, in a file that no resume cuts back: every start and a sign of life
-now and then, so that what `kill -9` took is counted to within one such interval. Start-up,
+now and then, so that what `kill -9` took is counted to within one such interval, or to within the
+compilation, validation or save that it hit. Start-up,
 compilation, saving, probing and steps done again are held and not useful; time between two starts
 is neither.
 """
@@ -41,9 +42,14 @@ class Attempts:
 
     def beat(self, step: int) -> None:
         """A sign of life, written down if the last one is long ago."""
+        self._step = step
         if time.monotonic() - self._last >= INTERVAL:
             self._last = time.monotonic()
             self._note(step, time.time())
+
+    def end(self) -> None:
+        """The last sign of life, of whoever ends in order."""
+        self._note(self._step, time.time())
 
     def goodput(self, useful: float) -> dict[str, float]:
         """{"goodput"}, of the seconds of useful steps of the whole run; empty before any time."""

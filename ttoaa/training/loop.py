@@ -12,8 +12,10 @@ import tqdm
 from ttoaa.data.loader import Batch
 from ttoaa.experiments.base import Probe
 from ttoaa.model.execution import PLAIN
+from ttoaa.scoring.batches import head_chunks, pass_rows
 from ttoaa.scoring.likelihood import row_losses
 from ttoaa.training import guard, initial
+from ttoaa.training.agreement import from_primary
 from ttoaa.training.checkpoints import Writer
 from ttoaa.training.distributed import exiting, primary
 from ttoaa.training.feed import ahead, local_rows, place
@@ -61,6 +63,8 @@ class Job:
     """Steps to trace."""
     began: float | None = None
     """time.time() when the process began, for the goodput; by default now."""
+    ours: Callable[[], bool] = lambda: True
+    """Whether no other trainer has taken the run over; asked of the primary's before a save."""
 
     @property
     def steps(self) -> int:
@@ -79,9 +83,12 @@ def train(job: Job) -> None:
                 with exiting("train", *AGREED):
                     run.go(stopping)
             finally:
-                run.records.close()
-                # A save in flight is not lost, whatever ends the run, nor by a second SIGTERM.
-                run.writer.finish()
+                try:
+                    run.records.close()
+                finally:
+                    # A save in flight is not lost, whatever ends the run, nor by a second SIGTERM.
+                    run.writer.finish()
+                run.attempts.end()
 
 
 class _Run:
@@ -121,6 +128,8 @@ class _Run:
         self.state = self.program.init(job.seed)
         if job.init_from is None:
             return 0
+        for replaced in ("params", *(["opt"] if job.init_from.optimizer else [])):
+            del self.state[replaced]  # the devices need not hold both
         found = initial.state(job.init_from, abstract["params"], abstract["opt"], job.identity)
         step = jax.device_put(np.int32(found.step), abstract["step"].sharding)
         opt = self.state["opt"] if found.opt is None else found.opt
@@ -211,9 +220,12 @@ class _Run:
             self._save(step)
 
     def _row_losses(self, tokens_NxL: np.ndarray) -> np.ndarray:
-        program = self.program
-        whole = tokens_NxL.shape[1] == program.geometry.length
-        execution = program.resolved if whole else PLAIN
+        program, length = self.program, tokens_NxL.shape[1]
+        execution = program.resolved if length == program.geometry.length else PLAIN
+        # Weights and moments are in memory too: no more logits at a time than when scoring.
+        chunks = head_chunks(pass_rows(length), length, program.model.vocab_size)
+        chunks = max(chunks, execution.loss_chunks)
+        execution = dataclasses.replace(execution, loss_chunks=chunks)
         return row_losses(program.model, self.state["params"], tokens_NxL, execution)
 
     def _save(self, step: int) -> None:
@@ -221,6 +233,7 @@ class _Run:
             return
         self.saved = step
         self._settle()
+        from_primary(self._check_ours)
         with self.ledger.phase("checkpoint"):
             self.records.sync()
             meta = {
@@ -232,6 +245,13 @@ class _Run:
             }
             state = self.state
             self.writer.save(step, state["params"], state["opt"], meta, guard=state["guard"])
+
+    def _check_ours(self) -> None:
+        if not self.job.ours():
+            raise ValueError(
+                f"{self.job.folder} was taken over by another trainer while this one stood still: "
+                "the run goes on there"
+            )
 
     def _settle(self) -> None:
         """Waits for the step that was dispatched last, and records it."""
@@ -267,15 +287,19 @@ class _Run:
             )
 
     def _finished(self) -> None:
+        self._check_ours()
         geometry, model = self.program.geometry, self.program.model
+        source = read_json(self.job.folder / "provenance.json")["source"]
+        before = source["step"] if source.get("continue_step") else 0
+        tokens = geometry.tokens // geometry.steps * (geometry.steps - before)
         on_cpu = jax.default_backend() == "cpu"
         write_json(
             self.job.folder / "ledger.json",
             {
                 "seconds": self.ledger.seconds,
                 **self.attempts.goodput(self.ledger.seconds.get("step", 0.0)),
-                "tokens": geometry.tokens,
-                "flops": geometry.tokens * model.flops_per_token(geometry.length),
+                "tokens": tokens,
+                "flops": tokens * model.flops_per_token(geometry.length),
                 # Devices that a CPU is split into are not devices that anybody pays for.
                 "devices": jax.process_count() if on_cpu else jax.device_count(),
                 "device_kind": jax.devices()[0].device_kind,

@@ -1,5 +1,6 @@
 """The run's records: JSON lines that a resume cuts back, and TensorBoard beside them."""
 
+import contextlib
 import json
 import math
 import os
@@ -63,11 +64,12 @@ class Records:
             os.fsync(file.fileno())
 
     def close(self) -> None:
-        self.sync()
-        for file in self._files.values():
-            file.close()
-        if self._board:
-            self._board.close()
+        with contextlib.ExitStack() as stack:  # all of them, even where one finds the disk full
+            for file in self._files.values():
+                stack.callback(file.close)
+            if self._board:
+                stack.callback(self._board.close)
+            self.sync()
 
     def _write(self, name: str, record: dict[str, Any]) -> None:
         if self._files:
