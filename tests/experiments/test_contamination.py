@@ -1,3 +1,4 @@
+import json
 from collections import Counter
 
 import gin
@@ -7,8 +8,14 @@ import pytest
 from matplotlib.figure import Figure
 
 from ttoaa.experiments.base import stream
-from ttoaa.experiments.contamination import Contamination, randomise
-from ttoaa.experiments.questions import GeneratedQuestions, Question
+from ttoaa.experiments.contamination import Contamination
+from ttoaa.experiments.questions import (
+    GeneratedQuestions,
+    Question,
+    RecordQuestions,
+    item_question,
+    randomise,
+)
 from ttoaa.planning.placement import Uniform, Within
 
 GROUPS = ((0, 40), (4, 20), (144, 8))
@@ -141,6 +148,96 @@ def test_normalisation_by_token_and_shared_ties(make_world, make_scorer):
                                  for k in ("contexts", "continuations"))  # fmt: skip
         assert item.text == context + continuation
         assert -len(item.tokens) < gold[item.id] <= -1
+
+
+PMI_PRICES = {
+    # After the question -3, -8, -5; without it -1, -9, -2: PMI -2, 1, -3.
+    "Is": {" a": -3.0, " bbbb": -8.0, " cc": -5.0},
+    "Answer:": {" a": -1.0, " bbbb": -9.0, " cc": -2.0},
+}
+
+
+def pmi_values(make_world, make_scorer, tokenizer, normalisation, benchmark="b", label=1):
+    """The accuracy of one question with its prices set by hand, and how many requests it took."""
+    options = (" a", " bbbb", " cc")
+    source = Given(*(
+        Question(id, benchmark, (context,) * 3, options, label, "Answer:")
+        for id, context in (("q", "Is"), ("holdout", "Is it"))
+    ))  # fmt: skip
+    experiment = contamination(
+        questions=source,
+        groups=((0, 1), (4, 1)),
+        primary="accuracy/4x",
+        normalisation=normalisation,
+    )
+    items = list(experiment.intervene(make_world(experiment)))
+    assert all(item.fields["unconditional"] == "Answer:" for item in items)
+
+    def score(tokens, i):
+        context, _, option = tokenizer.decode(tokens[1:]).rpartition(" ")
+        starts = tokenizer.encode_pair(context, f" {option}")[1]
+        return PMI_PRICES[context.split()[0]][f" {option}"] / (len(tokens) - 1 - starts)
+
+    model = make_scorer(items, score)
+    found = experiment.outcome(model)
+    accuracy = found[found["outcome"] == "accuracy"].set_index("item")["value"]
+    assert set(accuracy.index) == {"q", "holdout"} and not accuracy.isna().any()
+    assert all(tokens[0] == tokenizer.eos_id for tokens, _ in model.requests)
+    return accuracy["q"], len(model.requests)
+
+
+@pytest.mark.parametrize(
+    ("normalisation", "benchmark", "chosen", "requests"),
+    # The three after "Answer:" are asked for only where PMI needs them.
+    [
+        ("none", "b", 0, 6),
+        ("pmi", "b", 1, 9),
+        ("olmes", "arc_challenge", 1, 9),
+        ("olmes", "boolq", 0, 6),
+        ("olmes", "mmlu_human_aging", 1, 6),  # by character -3, -2, -2.5
+    ],
+)
+def test_each_normalisation_chooses_its_own(
+    make_world, make_scorer, tokenizer, normalisation, benchmark, chosen, requests
+):
+    for label in range(3):
+        found = pmi_values(make_world, make_scorer, tokenizer, normalisation, benchmark, label)
+        assert found == (float(label == chosen), requests)
+
+
+def test_pmi_needs_questions_that_say_after_what(make_world):
+    for normalisation, benchmark, message in (
+        ("pmi", "b", "bc: question q has no unconditional context, which normalisation 'pmi'"),
+        ("olmes", "openbookqa", "bc: question q has no unconditional context"),
+        ("olmes", "b", "bc: no format is named 'b'"),
+    ):
+        source = Given(question("q", "Is", " a", " b", benchmark=benchmark))
+        experiment = contamination(questions=source, normalisation=normalisation)
+        with pytest.raises(ValueError, match=message):
+            list(experiment.intervene(make_world(experiment)))
+
+
+def test_items_without_an_unconditional_context_have_no_such_field(make_world):
+    """So that plans of questions without one stay what they were."""
+    items = contamination().intervene(make_world(contamination()))
+    fields = {"benchmark", "contexts", "continuations", "label"}
+    assert all(set(item.fields) == fields for item in items)
+
+
+def test_a_plan_s_table_holds_what_pmi_needs(plan_of, tmp_path):
+    """Questions from a file, through a plan on disk, are what they were."""
+    path = tmp_path / "piqa.jsonl"
+    records = [{"goal": f"Dry {x}", "sol1": "wipe", "sol2": "fill", "label": 0} for x in "ab"]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    source = RecordQuestions([str(path)], "piqa")
+    experiment = contamination(
+        questions=source, groups=((0, 1), (4, 1)), primary="accuracy/4x", normalisation="pmi"
+    )
+    rows = plan_of([experiment]).items("bc").sort_values("id")
+    made = [item_question(row, unconditional=True) for row in rows.itertuples()]
+    assert made == source.questions(2, stream("a"))
+    assert {question.unconditional for question in made} == {"Answer:"}
+    assert item_question(next(rows.itertuples()), unconditional=False).unconditional is None
 
 
 def table(values):

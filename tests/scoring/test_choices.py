@@ -1,9 +1,14 @@
+from collections import Counter
+
 import numpy as np
 import pandas as pd
 import pytest
+import tokenizers
 
 from ttoaa.benchmarks.question import Question
+from ttoaa.data.tokenizer import END_OF_TEXT, Tokenizer
 from ttoaa.scoring.choices import accuracies, score_questions
+from ttoaa.scoring.requests import encode_request
 
 
 class Letters:
@@ -11,9 +16,12 @@ class Letters:
 
     eos_id = 0
 
-    def encode_pair(self, prefix, continuation):
-        tokens = np.array([ord(letter) for letter in prefix + continuation], np.int32)
-        return tokens, len(prefix)
+    def __init__(self):
+        self.batches = []
+
+    def encode_batch(self, texts):
+        self.batches.append(list(texts))
+        return [np.array([ord(letter) for letter in text], np.int32) for text in texts]
 
 
 class Priced:
@@ -88,6 +96,54 @@ def test_a_document_starts_with_one_eos():
     assert model.texts == [("\0q", " x"), ("\0", " x"), ("\0", " y")]
     np.testing.assert_allclose(table["log_likelihood"], [cost(" x"), cost(" y")], rtol=1e-6)
     assert list(table["tokens"]) == [2, 2]
+
+
+def test_every_text_is_tokenised_once_in_one_batch():
+    asked = [question(id, " yes", " no", context="q ", unconditional="A:") for id in "ab"]
+    tokenizer = Letters()
+    score_questions(Priced(), tokenizer, asked)
+    (batch,) = tokenizer.batches
+    assert sorted(batch) == ["A:", "A: no", "A: yes", "q", "q  no", "q  yes"]
+
+
+def test_requests_are_those_of_one_pair_at_a_time(pairs_tokenizer):
+    """Seams inside a token, in white space and at a text's start, with a tokenizer that merges."""
+    contexts = ["", "the ca", "the cat", "the cat ", "the cat\n\t", "Answer:", "été ", "t"]
+    options = (" sat", "t sat", "\nx", "s", " \u00e9t\u00e9", "he cat")
+    asked = [question(f"{n}", *options, context=c) for n, c in enumerate(contexts)]
+    seen = []
+
+    def record(requests):
+        seen.extend(requests)
+        return [np.zeros(len(tokens) - start, np.float32) for tokens, start in requests]
+
+    score_questions(record, pairs_tokenizer, asked, unconditional="the ")
+    pairs = [(c, o) for q in asked for c, o in zip(q.contexts, q.continuations, strict=True)]
+    pairs += [("the ", option) for option in options]
+    wanted = {pair: encode_request(pairs_tokenizer, *pair) for pair in pairs}
+    assert len(seen) == len(wanted)
+    found = Counter((tuple(tokens), start) for tokens, start in seen)
+    assert found == Counter((tuple(tokens), start) for tokens, start in wanted.values())
+    # The cases are what they are meant to be: seams inside tokens are among them.
+    split = [s for (c, _), (_, s) in wanted.items() if s != len(pairs_tokenizer.encode(c.rstrip()))]
+    assert len(split) > len(options)  # without a context, the EOS makes one more
+
+
+@pytest.fixture(scope="module")
+def pairs_tokenizer(tmp_path_factory):
+    level = tokenizers.pre_tokenizers.ByteLevel
+    bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
+    bpe.pre_tokenizer = level(add_prefix_space=False)
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=280,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=level.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(["the cats sat in the cathedral"] * 20, trainer)
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    bpe.save(str(path))
+    return Tokenizer(path)
 
 
 def test_two_questions_of_one_id_are_an_error():

@@ -4,13 +4,19 @@ import json
 import jax
 import numpy as np
 import pandas as pd
+import pytest
 
 from ttoaa.experiments.base import Scorer
 from ttoaa.model.decoder import DecoderConfig, init_params
+from ttoaa.scoring.attacks import min_k_plus
+from ttoaa.scoring.generation import generate
+from ttoaa.scoring.gradients import embedding_gradients
 from ttoaa.scoring.likelihood import log_likelihoods
+from ttoaa.scoring.moments import vocabulary_moments
+from ttoaa.scoring.sampling import Sampling
 from ttoaa.scoring.scorer import CheckpointScorer, read_probes
 
-MODEL = DecoderConfig(vocab_size=17, layers=1, width=8, heads=2, hidden=8)
+MODEL = DecoderConfig(17, layers=1, width=8, heads=2, hidden=8, init_std=0.5)  # loud: draws differ
 
 
 def write_probes(folder, lines):
@@ -50,17 +56,57 @@ def test_no_probes_are_an_empty_table_with_its_columns(tmp_path):
         assert list(table.columns) == ["step", "probe", "row", "loss"] and table.empty
 
 
-def test_it_scores_with_its_own_parameters():
-    params = init_params(MODEL, jax.random.key(0))
-    scorer = CheckpointScorer(7, pd.DataFrame(), pd.DataFrame(), None, MODEL, params)
-    requests = [(np.array([1, 2, 3, 4], np.int32), 2)]
-    (score,) = scorer.log_likelihood(requests)
-    np.testing.assert_array_equal(score, log_likelihoods(MODEL, params, requests)[0])
+PARAMS = init_params(MODEL, jax.random.key(0))
+OTHERS = init_params(MODEL, jax.random.key(1))
+REQUESTS = [(np.array([1, 2, 3, 4], np.int32), 2), (np.array([5, 6, 7], np.int32), 1)]
+PROMPTS = [np.array([1, 2], np.int32), np.array([1, 2], np.int32)]
+
+
+def scorer(params=PARAMS):
+    return CheckpointScorer(7, pd.DataFrame(), pd.DataFrame(), None, MODEL, params)
+
+
+@pytest.mark.parametrize("primitive", [log_likelihoods, embedding_gradients, vocabulary_moments])
+def test_it_scores_with_its_own_parameters(primitive):
+    name = {"log_likelihoods": "log_likelihood"}.get(primitive.__name__, primitive.__name__)
+    found, others = (getattr(scorer(params), name)(REQUESTS) for params in (PARAMS, OTHERS))
+    wanted = primitive(MODEL, PARAMS, REQUESTS)
+    assert len(found) == len(wanted) == 2
+    for mine, its, of_others in zip(found, wanted, others, strict=True):
+        assert type(mine) is type(its)
+        np.testing.assert_array_equal(mine, its)
+        assert not np.array_equal(mine, of_others)
+
+
+def test_its_moments_are_what_min_k_plus_takes():
+    (log_probs,), (found,) = (
+        primitive(REQUESTS[:1])
+        for primitive in (scorer().log_likelihood, scorer().vocabulary_moments)
+    )
+    np.testing.assert_allclose(found.log_probs, log_probs, rtol=1e-6)
+    by_hand = np.mean((log_probs - found.means) / found.stds)
+    assert min_k_plus(*found, share=1.0) == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_it_generates_with_its_own_parameters_and_the_keys_given():
+    drawn = Sampling(12, temperature=1.0, seed=3)
+    for keys in (None, ["a", "b"], ["a", "a"]):
+        found = scorer().generate(PROMPTS, drawn, keys)
+        wanted = generate(MODEL, PARAMS, PROMPTS, drawn, keys=keys)
+        assert [list(tokens) for tokens in found] == [list(tokens) for tokens in wanted]
+        others = scorer(OTHERS).generate(PROMPTS, drawn, keys)
+        assert not np.array_equal(found[0], others[0])
+        # Two equal prompts with one key are drawn alike, and only they: the keys arrive.
+        assert np.array_equal(*found) == (keys == ["a", "a"])
 
 
 def test_it_has_all_that_an_outcome_may_ask_for():
     asked = {name for name in vars(Scorer) if not name.startswith("_")}
-    primitives = {"log_likelihood", "embedding_gradients", "generate"}
+    primitives = {"log_likelihood", "vocabulary_moments", "embedding_gradients", "generate"}
     assert asked == {"step", "items", "probes", "tokenizer"} | primitives
-    has = set(inspect.signature(CheckpointScorer).parameters) | set(dir(CheckpointScorer))
-    assert asked <= has
+    for name in primitives:
+        mine, its = (inspect.signature(getattr(kind, name)) for kind in (CheckpointScorer, Scorer))
+        assert [(p.name, p.kind, p.default) for p in mine.parameters.values()] == [
+            (p.name, p.kind, p.default) for p in its.parameters.values()
+        ]
+    assert asked - primitives <= set(inspect.signature(CheckpointScorer).parameters)

@@ -1,104 +1,136 @@
 """Ten benchmarks as cloze texts, in the formats of OLMES v0.1 (Gu et al., 2024), without shots.
 
 A record is a benchmark's own: a dict as TFDS yields it, bytes decoded, or a line of JSON with the
-fields that the benchmark has on the Hugging Face hub. The texts equal those of OLMES's own requests
-for the same records, with two reservations. TFDS has HellaSwag's context in one piece, where OLMES
-capitalises the first word of its second part: here that is the first word of the last sentence,
-and exact where the record has `ctx_a` and `ctx_b`. And OLMES may put a line that names the subject
-before MMLU's shots, which is not done here.
+fields that the benchmark has on the Hugging Face hub. Each format names the fields that it reads.
+
+The texts are those that OLMES's code (allenai/OLMo-Eval, olmes_v0_1) makes of the same records, but
+for two things. TFDS has HellaSwag's context in one piece: where its second part begins is a guess
+(see `hellaswag`). And OLMES opens MMLU's contexts with a line that names the subject, which is not
+done here.
 """
 
 import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
+from ttoaa.benchmarks.fields import Record, number, text, texts
 from ttoaa.benchmarks.question import Question
 
-Record = Mapping[str, Any]
 Cloze = tuple[Sequence[str], Sequence[str], int]
 """(contexts, continuations, label) of a question's choices."""
 
 
-def _asked(text: str, options: Sequence[str], label: int, lead: str = "Question: ") -> Cloze:
-    contexts = [f"{lead}{text}\nAnswer:"] * len(options)
+def _asked(asked: str, options: Sequence[str], label: int, lead: str = "Question: ") -> Cloze:
+    contexts = [f"{lead}{asked}\nAnswer:"] * len(options)
     return contexts, [f" {option}" for option in options], label
 
 
-def _lettered(text: str, record: Record) -> Cloze:
+def _lettered(asked: str, record: Record) -> Cloze:
     """Choices with letters (or, in TFDS, the letters' numbers), one of which is the key."""
-    options, letters = record["choices"]["text"], list(record["choices"]["label"])
-    key = record["answerKey"]
-    return _asked(text, options, letters.index(key) if key in letters else -1)
+    options = texts(record["choices"], "text")
+    letters, key = list(record["choices"]["label"]), record["answerKey"]
+    key = key.strip() if isinstance(key, str) else key
+    return _asked(asked, options, letters.index(key) if key in letters else -1)
 
 
 def arc(record: Record) -> Cloze:
-    return _lettered(record["question"], record)
+    """question, choices {text, label}, answerKey."""
+    return _lettered(text(record, "question"), record)
 
 
 def boolq(record: Record) -> Cloze:
-    """SuperGLUE's: its passages begin with their title. The first choice is yes."""
-    text = f"{record['question']}?"
-    label = {1: 0, 0: 1}.get(int(record["label"]), -1)
-    return _asked(text, ("yes", "no"), label, f"{record['passage']}\nQuestion: ")
+    """passage, question, and label (SuperGLUE's, as in TFDS) or answer (google/boolq's).
+
+    OLMES takes SuperGLUE's, whose passages begin with their title. The first choice is yes.
+    """
+    asked = f"{text(record, 'question')}?"
+    yes = number(record, "answer" if "answer" in record else "label")
+    label = {1: 0, 0: 1}.get(yes, -1)
+    return _asked(asked, ("yes", "no"), label, f"{text(record, 'passage')}\nQuestion: ")
 
 
 def csqa(record: Record) -> Cloze:
-    """The hub's commonsense_qa, or TFDS's cos_e, which has the same questions."""
+    """The hub's commonsense_qa: question, choices {text, label}, answerKey.
+
+    Or TFDS's cos_e, which has the same questions: question, choices (a list), answer (a text).
+    """
+    asked = text(record, "question")
     if "answerKey" in record:
-        return _lettered(record["question"], record)
-    options = list(record["choices"])
-    label = options.index(record["answer"]) if record["answer"] in options else -1
-    return _asked(record["question"], options, label)
+        return _lettered(asked, record)
+    options, answer = texts(record, "choices"), text(record, "answer")
+    return _asked(asked, options, options.index(answer) if answer in options else -1)
 
 
 def hellaswag(record: Record) -> Cloze:
-    """An activity and the start of a text about it; the choices go on with it."""
+    """activity_label, endings, label, and ctx_a and ctx_b (the hub's) or context and source_id.
+
+    The choices go on with a text about an activity. OLMES capitalises ctx_b as `str.capitalize`
+    does. WikiHow's texts have none; of the others, TFDS's context ends with it, and it is taken to
+    be what follows the last full stop.
+    """
     if "ctx_a" in record:
-        start = f"{record['ctx_a']} {record['ctx_b'].capitalize()}"
+        start = text(record, "ctx_a")
+        rest = text(record, "ctx_b", may_be_empty=True)
+    elif text(record, "source_id").startswith("wikihow"):
+        start, rest = text(record, "context"), ""
     else:
-        before, stop, last = record["context"].rpartition(". ")
-        start = before + stop + last[:1].upper() + last[1:]
-    context = _without_brackets(f"{record['activity_label']}: {start}")
-    endings = [f" {_without_brackets(ending)}" for ending in record["endings"]]
-    return [context] * len(endings), endings, int(record["label"])
+        before, stop, rest = text(record, "context").rpartition(". ")
+        start = before + stop.rstrip()
+    activity = text(record, "activity_label")
+    context = _without_brackets(f"{activity}: {start} {rest.capitalize()}")
+    endings = texts(record, "endings")
+    continuations = [f" {_without_brackets(ending)}" for ending in endings]
+    return [context] * len(endings), continuations, number(record, "label")
+
+
+def _without_brackets(words: str) -> str:
+    """WikiHow's [title] ends a sentence; its other marks, such as [step], say nothing."""
+    sentences = re.sub(r"\.? \[title\]", ". ", words.strip())
+    return re.sub(r"\[.*?\]", "", sentences).replace("  ", " ")
 
 
 def mmlu(record: Record) -> Cloze:
-    return _asked(record["question"].strip(), record["choices"], int(record["answer"]))
+    """question, choices (a list), answer (the number of one); and subject, see `question`."""
+    options = texts(record, "choices")
+    return _asked(text(record, "question").strip(), options, number(record, "answer"))
 
 
 def openbookqa(record: Record) -> Cloze:
-    if "question_stem" in record:  # on the hub
-        return _lettered(record["question_stem"], record)
+    """The hub's: question_stem, choices {text, label}, answerKey.
+
+    Or TFDS's: question {stem, choice_A, …, choice_D}, answerKey (a number).
+    """
+    if "question_stem" in record:
+        return _lettered(text(record, "question_stem"), record)
     question = record["question"]
-    options = [question[f"choice_{letter}"] for letter in "ABCD"]
-    return _asked(question["stem"], options, int(record["answerKey"]))
+    options = [text(question, f"choice_{letter}") for letter in "ABCD"]
+    return _asked(text(question, "stem"), options, number(record, "answerKey"))
 
 
 def piqa(record: Record) -> Cloze:
-    options = (record["sol1"], record["sol2"])
-    return _asked(record["goal"], options, int(record["label"]), "Goal: ")
+    """goal, sol1, sol2, label."""
+    options = [text(record, name) for name in ("sol1", "sol2")]
+    return _asked(text(record, "goal"), options, number(record, "label"), "Goal: ")
 
 
 def socialiqa(record: Record) -> Cloze:
-    options = [record[f"answer{letter}"] for letter in "ABC"]
-    label = int(record["label"]) - 1
-    return _asked(f"{record['context']} {record['question']}", options, label)
+    """context, question, answerA, answerB, answerC, label (from 1)."""
+    options = [text(record, f"answer{letter}") for letter in "ABC"]
+    asked = f"{text(record, 'context')} {text(record, 'question')}"
+    return _asked(asked, options, number(record, "label") - 1)
 
 
 def winogrande(record: Record) -> Cloze:
-    """The choices fill a blank, and what follows the blank is scored."""
-    before, _, after = record["sentence"].partition("_")
-    options = (record["option1"], record["option2"])
-    label = int(record["answer"] or 0) - 1 if "answer" in record else int(record["label"])
+    """sentence, option1, option2, and answer (the hub's, from 1) or label (TFDS's, from 0).
+
+    The choices fill a blank, _, and what follows the blank is scored.
+    """
+    before, blank, after = text(record, "sentence").partition("_")
+    if not blank:
+        raise ValueError("'sentence' must have a blank, _")
+    options = [text(record, name) for name in ("option1", "option2")]
+    label = number(record, "answer") - 1 if "answer" in record else number(record, "label")
     return [before + option for option in options], [f" {after.strip()}"] * 2, label
-
-
-def _without_brackets(text: str) -> str:
-    """WikiHow's [title] ends a sentence; its other marks, such as [step], say nothing."""
-    text = text.strip().replace(" [title]", ". ")
-    return re.sub(r"\[.*?\]", "", text).replace("  ", " ")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,20 +166,29 @@ def named(benchmark: str) -> Benchmark:
     return BENCHMARKS[benchmark]
 
 
-def question(benchmark: str, record: Record, number: int) -> Question:
-    """Record `number` of a benchmark as a question; its benchmark is the subject's for MMLU.
+def outcome(benchmark: str) -> str:
+    """What OLMES reports for a question of `benchmark`, be it MMLU's of one subject.
+
+    Names may be as in the files of Bordt et al. (2025): arc-easy, social_i_qa.
+    """
+    name = benchmark.replace("-", "_").replace("social_i_qa", "socialiqa")
+    return named("mmlu" if name.startswith("mmlu_") else name).outcome
+
+
+def question(benchmark: str, record: Record, place: int) -> Question:
+    """Record number `place` of a benchmark as a question; its benchmark is the subject's for MMLU.
 
     Raises ValueError for a field that is missing or empty and for a question without answer.
     """
     entry = named(benchmark)
     try:
         contexts, continuations, label = entry.cloze(record)
+        kind = f"mmlu_{text(record, 'subject')}" if benchmark == "mmlu" else benchmark
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         problem = f"has no {error}" if isinstance(error, KeyError) else f"is malformed: {error}"
-        raise ValueError(f"record {number} of {benchmark} {problem}") from error
-    kind = f"mmlu_{record['subject']}" if benchmark == "mmlu" else benchmark
+        raise ValueError(f"record {place} of {benchmark} {problem}") from error
     return Question(
-        f"{kind}-{number}",
+        f"{kind}-{place}",
         kind,
         tuple(contexts),
         tuple(continuations),

@@ -41,6 +41,8 @@ class ParquetQuestions:
         name = f"{benchmark}-{number}"
         if len(options) < 2:
             raise ValueError(f"question {name} has {len(options)} options and label {label}")
+        if not all(isinstance(text, str) for text in options):
+            raise ValueError(f"question {name} has an option that is no text")
         starts = (
             _after_blank(options) if benchmark in self.cloze else [_shared(options)] * len(options)
         )

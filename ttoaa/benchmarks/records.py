@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import gin
 import numpy as np
@@ -33,11 +33,8 @@ class RecordQuestions:
     def questions(self, count: int, rng: np.random.Generator) -> list[Question]:
         files.check_paths(self.paths, "RecordQuestions")
         shots = read_shots(self.benchmark, self.shots)
-        lines = itertools.chain.from_iterable(map(files.records, self.paths))
-        found = (
-            with_shots(formats.question(self.benchmark, record, number), shots)
-            for number, (_, record) in enumerate(lines)
-        )
+        questions = _read(self.benchmark, self.paths)
+        found = (with_shots(question, shots) for question in questions)
         return enough(found, count, self.max_characters, "RecordQuestions")
 
 
@@ -46,7 +43,13 @@ def read_shots(benchmark: str, path: str | None) -> list[Question]:
     if path is None:
         return []
     files.check_paths([path], "shots")
-    return [
-        formats.question(benchmark, record, number)
-        for number, (_, record) in enumerate(files.records(path))
-    ]
+    return list(_read(benchmark, [path]))
+
+
+def _read(benchmark: str, paths: Sequence[str]) -> Iterator[Question]:
+    lines = itertools.chain.from_iterable(map(files.records, paths))
+    for number, (place, record) in enumerate(lines):
+        try:
+            yield formats.question(benchmark, record, number)
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error

@@ -9,6 +9,7 @@ import gin
 import numpy as np
 
 from ttoaa.benchmarks import files
+from ttoaa.benchmarks.fields import number, text
 from ttoaa.benchmarks.question import Question, enough
 
 UNCONDITIONAL = 1_000_000
@@ -71,12 +72,12 @@ def _read(path: str) -> Iterator[Question]:
 def _line(place: str, record: dict[str, Any]) -> _Line:
     try:
         return _Line(
-            str(record["task_name"]),
-            int(record["doc_id"]),
-            int(record["idx"]),
-            int(record["label"]),
-            str(record["request"]["context"]),
-            str(record["request"]["continuation"]),
+            text(record, "task_name"),
+            number(record, "doc_id"),
+            number(record, "idx"),
+            number(record, "label"),
+            text(record["request"], "context", may_be_empty=True),
+            text(record["request"], "continuation"),
         )
     except KeyError as error:
         raise ValueError(f"{place} has no {error}") from error

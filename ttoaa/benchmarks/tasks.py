@@ -1,8 +1,8 @@
 """The OLMES formats as seqio Tasks over TFDS.
 
 Only calling something here imports seqio, and with it TensorFlow. TFDS downloads a dataset where
-it is first read; that is untested, for want of a network: what is tested are TFDS's own builders
-over local files in the form of the originals.
+it is first read. That is untested: tested are TFDS's own builders over local files in the form of
+the originals.
 """
 
 import dataclasses
@@ -35,9 +35,7 @@ def register_tasks(
     choices of a question follow each other. `shots` are solved questions of a benchmark.
     """
     for benchmark in benchmarks:
-        if benchmark not in TASKS:
-            formats.named(benchmark)
-            raise ValueError(f"TFDS has no {benchmark}: read its JSON lines with RecordQuestions")
+        _check(benchmark)
     import seqio
     import tensorflow as tf
 
@@ -58,6 +56,11 @@ def register_tasks(
             output_features=features,
         )
     return [TASKS[benchmark] for benchmark in benchmarks]
+
+
+def _check(benchmark: str) -> None:
+    if formats.named(benchmark).tfds is None:
+        raise ValueError(f"TFDS has no {benchmark}: read its JSON lines with RecordQuestions")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +119,22 @@ def _plain(value: Any) -> Any:
     return [_plain(inner) for inner in value] if isinstance(value, list) else value
 
 
+def _examples(dataset: Any) -> Iterator[Mapping[str, Any]]:
+    """The examples as plain values. A preprocessor's ValueError is one again.
+
+    TensorFlow makes an error of its own of it: the type's name, the message, a traceback.
+    """
+    import tensorflow as tf
+
+    try:
+        yield from map(_plain, dataset.as_numpy_iterator())
+    except tf.errors.OpError as error:
+        _, raised, text = error.message.partition("ValueError: ")
+        if not raised:
+            raise
+        raise ValueError(text.splitlines()[0]) from error
+
+
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class TaskQuestions:
@@ -134,6 +153,9 @@ class TaskQuestions:
     max_characters: int | None = None
     """Only questions all of whose choices, with their shots, are at most this long."""
 
+    def __post_init__(self) -> None:
+        _check(self.benchmark)
+
     def questions(self, count: int, rng: np.random.Generator) -> list[Question]:
         shots = {self.benchmark: read_shots(self.benchmark, self.shots)}
         (name,) = register_tasks([self.benchmark], self.data_dir, shots)
@@ -141,12 +163,12 @@ class TaskQuestions:
 
         split = self.split or formats.BENCHMARKS[self.benchmark].split
         task = seqio.TaskRegistry.get(name)
-        examples = task.get_dataset(None, split, shuffle=False).as_numpy_iterator()
+        examples = _examples(task.get_dataset(None, split, shuffle=False))
         return enough(self._grouped(examples), count, self.max_characters, "TaskQuestions")
 
     def _grouped(self, examples: Iterator[Mapping[str, Any]]) -> Iterator[Question]:
         unconditional = formats.BENCHMARKS[self.benchmark].unconditional
-        for key, group in itertools.groupby(map(_plain, examples), key=lambda e: e["question"]):
+        for key, group in itertools.groupby(examples, key=lambda e: e["question"]):
             choices = list(group)
             yield Question(
                 key,

@@ -6,7 +6,7 @@ An author subclasses `Experiment` in one new file. Nothing here knows the traine
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,9 @@ from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.planning.items import Item
 from ttoaa.scoring.sampling import Sampling
 from ttoaa.scoring.statistics import Estimate, paired_estimates
+
+if TYPE_CHECKING:  # planning imports this file, and does without JAX
+    from ttoaa.scoring.moments import Moments
 
 
 def stream(*key: object) -> np.random.Generator:
@@ -77,8 +80,12 @@ class Scorer(Protocol):
         """For each (tokens int[n], start >= 1): log p(tokens[i] | tokens[:i]), i = start..n-1."""
         ...
 
+    def vocabulary_moments(self, requests: Sequence[tuple[np.ndarray, int]]) -> "list[Moments]":
+        """These with what the model expects of each: for Min-K%++ (see `scoring.attacks`)."""
+        ...
+
     def embedding_gradients(self, requests: Sequence[tuple[np.ndarray, int]]) -> list[np.ndarray]:
-        """float32[n, D] for each: of the sum of these with respect to the input embeddings."""
+        """float32[n, D] for each: of the sum of its log p with respect to the input embeddings."""
         ...
 
     def generate(

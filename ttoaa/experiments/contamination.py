@@ -8,8 +8,17 @@ import gin
 import numpy as np
 import pandas as pd
 
+from ttoaa.benchmarks import formats
 from ttoaa.experiments.base import Experiment, Item, Scorer, World
-from ttoaa.experiments.questions import GeneratedQuestions, Question, Source
+from ttoaa.experiments.questions import (
+    GeneratedQuestions,
+    Question,
+    Source,
+    check_distinct,
+    item_fields,
+    item_question,
+    randomise,
+)
 from ttoaa.planning.placement import Placement, Uniform
 from ttoaa.scoring.choices import accuracies, score_questions
 from ttoaa.scoring.statistics import Estimate, difference_in_differences, paired_estimates
@@ -17,8 +26,16 @@ from ttoaa.scoring.statistics import Estimate, difference_in_differences, paired
 ACCURACY = "accuracy"
 LIKELIHOOD = "gold_log_likelihood"
 ABOVE = "_above_holdout"
-NORMALISATIONS = {"none": "acc", "character": "acc_norm", "token": "acc_per_token"}
-"""What a choice's log-likelihood is divided by, and the outcome of `scoring.choices` that is."""
+PMI = "acc_mutual_info"
+NORMALISATIONS = {
+    "none": "acc",
+    "character": "acc_norm",
+    "token": "acc_per_token",
+    "pmi": PMI,
+    "olmes": None,
+}
+"""How the likeliest choice is found, and the outcome of `scoring.choices` that is; None: the one
+that OLMES reports for the question's benchmark."""
 
 
 @gin.configurable
@@ -36,7 +53,8 @@ class Contamination(Experiment):
     """(repetitions, number of questions); the group of 0 repetitions is the holdout."""
     placement: Placement = dataclasses.field(default_factory=Uniform)
     normalisation: str = "character"
-    """What a choice's log-likelihood is divided by to choose: 'none', 'character' or 'token'."""
+    """What a choice's log-likelihood is divided by to choose: 'none', 'character' or 'token'. With
+    'pmi' that without the question is subtracted; 'olmes' is what OLMES does for each benchmark."""
 
     signs: ClassVar[Mapping[str, int]] = {
         outcome + suffix: 1 for outcome in (ACCURACY, LIKELIHOOD) for suffix in ("", ABOVE)
@@ -57,7 +75,7 @@ class Contamination(Experiment):
             )
         if self.normalisation not in NORMALISATIONS:
             raise ValueError(
-                f"{self.name}: normalisation must be 'none', 'character' or 'token', "
+                f"{self.name}: normalisation must be among {', '.join(NORMALISATIONS)}, "
                 f"not {self.normalisation!r}"
             )
         outcome, _, condition = self.primary.partition("/")
@@ -69,7 +87,8 @@ class Contamination(Experiment):
         sizes = [n for _, n in self.groups]
         try:
             questions = self.questions.questions(sum(sizes), world.rng("questions"))
-            _check_distinct(questions)
+            check_distinct(questions)
+            self._check_chooses(questions)
             groups = randomise(questions, sizes, world.rng("groups"))
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from error
@@ -82,12 +101,18 @@ class Contamination(Experiment):
                     tokens=self._tokens(question, world),
                     placement=self.placement,
                     text=question.texts[question.label],
-                    fields={
-                        "benchmark": question.benchmark,
-                        "contexts": list(question.contexts),
-                        "continuations": list(question.continuations),
-                        "label": question.label,
-                    },
+                    fields=item_fields(question),
+                )
+
+    def _chooses_by(self, benchmark: str) -> str:
+        return NORMALISATIONS[self.normalisation] or formats.outcome(benchmark)
+
+    def _check_chooses(self, questions: Sequence[Question]) -> None:
+        for question in questions:
+            if self._chooses_by(question.benchmark) == PMI and question.unconditional is None:
+                raise ValueError(
+                    f"question {question.id} has no unconditional context, which normalisation "
+                    f"{self.normalisation!r} needs: take another, or a source that gives it"
                 )
 
     def _tokens(self, question: Question, world: World) -> np.ndarray:
@@ -106,15 +131,15 @@ class Contamination(Experiment):
     def outcome(self, model: Scorer) -> pd.DataFrame:
         """Per question: is the gold choice the likeliest (ties shared), and its log-likelihood."""
         questions = [
-            Question(i.id, i.benchmark, tuple(i.contexts), tuple(i.continuations), int(i.label))
-            for i in model.items.itertuples()
+            item_question(item, self._chooses_by(item.benchmark) == PMI)
+            for item in model.items.itertuples()
         ]
         scored = score_questions(model.log_likelihood, model.tokenizer, questions, document=True)
         options = [text for question in questions for text in question.continuations]
         # White space around an answer is none of its characters.
         scored["characters"] = [max(1, len(text.strip())) for text in options]
         chosen = accuracies(scored, ties="shared")
-        chosen = chosen[chosen["outcome"] == NORMALISATIONS[self.normalisation]]
+        chosen = chosen[chosen["outcome"] == chosen["benchmark"].map(self._chooses_by)]
         parts = {
             ACCURACY: chosen.set_index("item")["value"],
             LIKELIHOOD: scored[scored["gold"]].set_index("item")["log_likelihood"],
@@ -165,30 +190,3 @@ def _is_group(group: Any) -> bool:
         return False
     repetitions, number = group
     return all(isinstance(n, int) for n in group) and repetitions >= 0 and number >= 1
-
-
-def randomise(
-    questions: Sequence[Question], sizes: Sequence[int], rng: np.random.Generator
-) -> list[list[Question]]:
-    """Random disjoint groups of the given sizes, each with the benchmark mix of the whole.
-
-    The questions of each benchmark are shuffled and spread evenly over [0, 1); every group is a
-    stretch of that line, so that its share of a benchmark is exact to about one question.
-    """
-    benchmarks = np.array([question.benchmark for question in questions])
-    place = np.empty(len(questions))
-    for benchmark in np.unique(benchmarks):
-        members = rng.permutation(np.flatnonzero(benchmarks == benchmark))
-        place[members] = (np.arange(len(members)) + rng.random()) / len(members)
-    order = np.argsort(place)[: sum(sizes)]
-    return [[questions[i] for i in part] for part in np.split(order, np.cumsum(sizes)[:-1])]
-
-
-def _check_distinct(questions: Sequence[Question]) -> None:
-    """A question that is there twice could be in training and in the holdout."""
-    seen: dict[object, str] = {}
-    for question in questions:
-        for key in (question.id, frozenset(question.texts)):
-            if key in seen:
-                raise ValueError(f"question {question.id} is there twice, also as {seen[key]}")
-            seen[key] = question.id

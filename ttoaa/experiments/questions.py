@@ -1,7 +1,11 @@
-"""Where questions come from: a generated benchmark here, benchmarks from files in `benchmarks`."""
+"""Where questions come from, and how they become groups of items.
+
+A generated benchmark is here; benchmarks from files are in `ttoaa.benchmarks`.
+"""
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import gin
 import numpy as np
@@ -20,6 +24,10 @@ __all__ = [
     "RequestQuestions",
     "Source",
     "TaskQuestions",
+    "check_distinct",
+    "item_fields",
+    "item_question",
+    "randomise",
 ]
 
 _CONSONANTS = "bdfglmnprstvkz"
@@ -87,3 +95,56 @@ class GeneratedQuestions:
         numbers = rng.choice(possible, count, replace=False)
         digits = np.stack(np.unravel_index(numbers, (len(self.syllables),) * length), 1)
         return ["".join(self.syllables[i] for i in row) for row in digits]
+
+
+def check_distinct(questions: Sequence[Question]) -> None:
+    """A question that is there twice could be in training and in the holdout."""
+    seen: dict[object, str] = {}
+    for question in questions:
+        for key in (question.id, frozenset(question.texts)):
+            if key in seen:
+                raise ValueError(f"question {question.id} is there twice, also as {seen[key]}")
+            seen[key] = question.id
+
+
+def randomise(
+    questions: Sequence[Question], sizes: Sequence[int], rng: np.random.Generator
+) -> list[list[Question]]:
+    """Random disjoint groups of the given sizes, each with the benchmark mix of the whole.
+
+    The questions of each benchmark are shuffled and spread evenly over [0, 1); every group is a
+    stretch of that line, so that its share of a benchmark is exact to about one question.
+    """
+    benchmarks = np.array([question.benchmark for question in questions])
+    place = np.empty(len(questions))
+    for benchmark in np.unique(benchmarks):
+        members = rng.permutation(np.flatnonzero(benchmarks == benchmark))
+        place[members] = (np.arange(len(members)) + rng.random()) / len(members)
+    order = np.argsort(place)[: sum(sizes)]
+    return [[questions[i] for i in part] for part in np.split(order, np.cumsum(sizes)[:-1])]
+
+
+def item_fields(question: Question) -> dict[str, Any]:
+    """What its item keeps for `item_question`. No unconditional context, no field."""
+    fields = {
+        "benchmark": question.benchmark,
+        "contexts": list(question.contexts),
+        "continuations": list(question.continuations),
+        "label": question.label,
+    }
+    if question.unconditional is not None:
+        fields["unconditional"] = question.unconditional
+    return fields
+
+
+def item_question(item: Any, unconditional: bool) -> Question:
+    """The question of a row of an item table; with its unconditional context where that is asked
+    for: each costs a request more for every choice."""
+    return Question(
+        item.id,
+        item.benchmark,
+        tuple(item.contexts),
+        tuple(item.continuations),
+        int(item.label),
+        item.unconditional if unconditional else None,
+    )

@@ -61,7 +61,7 @@ def score_questions(
                     "blank": -1 if blank is None else number(blank, continuation),
                 }
             )
-    requests = [encode_request(tokenizer, *pair) for pair in numbers]
+    requests = _encoded(tokenizer, list(numbers))
     if document:
         requests = [_as_document(request, tokenizer.eos_id) for request in requests]
     scores = log_likelihood(requests)
@@ -72,6 +72,28 @@ def score_questions(
     return table.assign(
         log_likelihood=sums[request], tokens=tokens[request], unconditional=sums[blank]
     )
+
+
+def _encoded(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]]) -> list[Request]:
+    """The request of each context and continuation."""
+    # As `encode_request` will ask for them: the contexts without white space at their ends.
+    texts = [text for a, b in pairs for text in (a.rstrip(), a + b)]
+    known = _Known(tokenizer, list(dict.fromkeys(texts)))
+    return [encode_request(known, *pair) for pair in pairs]
+
+
+class _Known(Tokenizer):
+    """A tokenizer that has tokenised its texts already: in one batch, so on all cores.
+
+    Choices share their contexts, and the shots before them: each is tokenised once.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, texts: Sequence[str]) -> None:
+        self.eos_id = tokenizer.eos_id
+        self._tokens = dict(zip(texts, tokenizer.encode_batch(texts), strict=True))
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return [self._tokens[text] for text in texts]
 
 
 _FIRST = ("item", "benchmark", "option", "gold", "characters")

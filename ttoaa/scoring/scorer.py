@@ -12,6 +12,7 @@ from ttoaa.model.decoder import DecoderConfig, Params
 from ttoaa.scoring.generation import generate
 from ttoaa.scoring.gradients import embedding_gradients
 from ttoaa.scoring.likelihood import log_likelihoods
+from ttoaa.scoring.moments import Moments, vocabulary_moments
 from ttoaa.scoring.requests import Request
 from ttoaa.scoring.sampling import Sampling
 from ttoaa.workdir import read_json_lines
@@ -30,6 +31,9 @@ class CheckpointScorer:
 
     def log_likelihood(self, requests: Sequence[Request]) -> list[np.ndarray]:
         return log_likelihoods(self.config, self.params, requests)
+
+    def vocabulary_moments(self, requests: Sequence[Request]) -> list[Moments]:
+        return vocabulary_moments(self.config, self.params, requests)
 
     def embedding_gradients(self, requests: Sequence[Request]) -> list[np.ndarray]:
         return embedding_gradients(self.config, self.params, requests)
