@@ -44,6 +44,7 @@ EXTRAS = {
         "ruff>=0.14",
         "mypy>=1.18",
         "scikit-learn>=1.5",
+        "lm_eval>=0.4.9",
         "tensorboard>=2.19",
     ],
 }

@@ -1,71 +1,46 @@
-"""The adapter against what the harness documents and a NumPy model; agreement with it by hand.
-
-Where lm-evaluation-harness is installed these tests run with it, elsewhere with a stand-in.
-"""
+"""The adapter against a NumPy model; through the harness's tasks: test_harness_tasks.py."""
 
 import importlib
-import importlib.util
 import logging
 import sys
-import types
 
-import jax
 import numpy as np
 import pytest
-from model import reference
-from scoring import stand_in
+from scoring.harness_model import (
+    CONFIG,
+    LENGTH,
+    TEXT,
+    asked,
+    expected,
+    greedy,
+    loud_params,
+    write_checkpoints,
+)
 
 from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.harness.__main__ import command
+from ttoaa.harness.model import CheckpointLM
 from ttoaa.harness.requests import cut, sampling
-from ttoaa.model.decoder import DecoderConfig, abstract_params
 from ttoaa.scoring.sampling import Sampling
-from ttoaa.training.checkpoints import Writer
 
-CONFIG = DecoderConfig(vocab_size=330, layers=1, width=16, heads=2, hidden=24)
-LENGTH = 16
-TEXT = "the river runs down to a quiet sea and every boat upon it carries grain or salt"
 GREEDY = {"until": [], "max_gen_toks": 6}
 
 
 @pytest.fixture(scope="module")
-def harness():
-    """ttoaa.harness.model, as it comes with the harness."""
-    installed = importlib.util.find_spec("lm_eval") is not None
-    with pytest.MonkeyPatch.context() as patch:
-        for name, module in {} if installed else stand_in.modules().items():
-            patch.setitem(sys.modules, name, module)
-        patch.delitem(sys.modules, "ttoaa.harness.model", raising=False)
-        yield importlib.import_module("ttoaa.harness.model")
-        sys.modules.pop("ttoaa.harness.model")
-
-
-@pytest.fixture(scope="module")
 def params():
-    """Loud weights, so that no two tokens are nearly as likely."""
-    rng = np.random.default_rng(0)
-    return jax.tree.map(
-        lambda leaf: rng.normal(leaf.ndim == 1, leaf.shape[0] ** -0.5, leaf.shape).astype("f4"),
-        abstract_params(CONFIG),
-    )
+    return loud_params()
 
 
 @pytest.fixture(scope="module")
 def workdir(make_workdir, params):
-    """Checkpoints of steps 3 and 7 of a run; the older one's weights are others."""
     workdir = make_workdir()
-    identity = {"model": repr(CONFIG), "geometry": f"Geometry(length={LENGTH}, batch=8, steps=7)"}
-    writer = Writer(workdir.run("run") / "checkpoints")
-    for step, scale in ((3, 0.5), (7, 1.0)):
-        tree = jax.tree.map(lambda leaf, scale=scale: leaf * scale, params)
-        writer.save(step, tree, None, {"step": step, "identity": identity})
-    writer.finish()
+    write_checkpoints(workdir, params)
     return workdir.root
 
 
 @pytest.fixture(scope="module")
-def lm(harness, workdir):
-    return harness.CheckpointLM(workdir=str(workdir))
+def lm(workdir):
+    return CheckpointLM(workdir=str(workdir))
 
 
 @pytest.fixture(scope="module")
@@ -77,25 +52,6 @@ def tokenizer(corpus):
 @pytest.fixture(scope="module")
 def encode(tokenizer):
     return lambda text: tokenizer.encode(text).tolist()
-
-
-def asked(*arguments):
-    return [types.SimpleNamespace(args=each) for each in arguments]
-
-
-def expected(params, tokens, start):
-    """(log-likelihood of tokens[start:], whether each is the likeliest)."""
-    log_probs = reference.log_probs(CONFIG, params, [tokens])[0, start - 1 :]
-    likeliest = reference.logits(CONFIG, params, [tokens])[0, start - 1 : -1].argmax(-1)
-    return log_probs.sum(), (likeliest == tokens[start:]).all()
-
-
-def greedy(params, tokens, count):
-    """The next tokens by forward passes of the reference."""
-    grown = list(tokens)
-    for _ in range(count):
-        grown.append(int(reference.logits(CONFIG, params, [grown])[0, -1].argmax()))
-    return grown[len(tokens) :]
 
 
 def test_likelihoods_are_those_of_the_tokens_after_the_context(lm, params, encode, tokenizer):
@@ -205,6 +161,9 @@ def test_generation_ends_at_eos_or_a_strings_own_tokens(tokenizer, encode):
     assert drawn == Sampling(256, 0.5, top_p=1.0, stop=stop[:1]) and strings == []
     assert sampling({"do_sample": True, "temperature": None}, tokenizer)[0].temperature == 1
     assert sampling({"do_sample": False, "temperature": 0.5}, tokenizer)[0].temperature == 0
+    # A task may say null: as if it had said nothing.
+    assert sampling({"do_sample": None, "temperature": 0.5}, tokenizer)[0].temperature == 0.5
+    assert sampling({"do_sample": None}, tokenizer)[0].temperature == 0
 
 
 @pytest.mark.parametrize(
@@ -225,28 +184,47 @@ def test_samples_do_not_depend_on_what_else_is_asked(lm):
     assert lm.generate_until(asked(("the sea", {**how, "seed": 1})))[0] != alone
 
 
-def test_answers_are_kept_for_the_harness(harness, workdir):
-    lm, kept = harness.CheckpointLM(workdir=str(workdir)), stand_in.Hook()
-    lm.cache_hook = kept
+class Kept(list):
+    """What the harness keeps answers with."""
+
+    def add_partial(self, *answer):
+        self.append(answer)
+
+
+def test_answers_are_kept_for_the_harness(workdir):
+    lm = CheckpointLM(workdir=str(workdir))
+    lm.cache_hook = kept = Kept()
     (scored,) = lm.loglikelihood(asked(("the", " sea")))
     (total,) = lm.loglikelihood_rolling(asked(("the sea",)))
     (text,) = lm.generate_until(asked(("the", GREEDY)))
-    assert kept.kept == [
+    assert kept == [
         ("loglikelihood", ("the", " sea"), scored),
         ("loglikelihood_rolling", ("the sea",), total),
         ("generate_until", ("the", GREEDY), text),
     ]
 
 
-def test_the_checkpoint_is_the_newest_or_the_one_that_is_named(harness, workdir, lm):
+def test_the_checkpoint_is_the_newest_or_the_one_that_is_named(workdir, lm):
     request = asked(("the river", " runs"))
     newest = lm.loglikelihood(request)
     options = {"workdir": str(workdir), "batch_size": 8, "device": None}
-    named = [harness.CheckpointLM(step=step, **options) for step in (3, 7)]
+    named = [CheckpointLM(step=step, **options) for step in (3, 7)]
     assert named[0].loglikelihood(request) != newest == named[1].loglikelihood(request)
-    folder = harness.CheckpointLM(folder=str(workdir / "run"), max_length=9)
+    folder = CheckpointLM(folder=str(workdir / "run"), max_length=9)
     assert folder.loglikelihood(request) == newest and folder.max_length == 9
     assert lm.get_model_info()["model_source"] == f"step 7 of {workdir.resolve() / 'run'}"
+
+
+def test_names_may_be_numbers(workdir, tmp_path, monkeypatch):
+    """The harness's command makes an int of --folder=2024."""
+    (tmp_path / "2024").symlink_to(workdir)
+    (tmp_path / "7").symlink_to(workdir / "run")
+    monkeypatch.chdir(tmp_path)
+    wanted = f"step 7 of {workdir.resolve() / 'run'}"
+    for options in ({"folder": 7}, {"workdir": 2024}):
+        assert CheckpointLM(**options).get_model_info()["model_source"] == wanted
+    with pytest.raises(ValueError, match=r"/7/checkpoints has no"):
+        CheckpointLM(workdir=2024, run=7)
 
 
 @pytest.mark.parametrize(
@@ -259,9 +237,9 @@ def test_the_checkpoint_is_the_newest_or_the_one_that_is_named(harness, workdir,
         ({"folder": "nowhere", "max_length": 0}, r"max_length must be"),
     ],
 )
-def test_what_cannot_be_opened_is_said(harness, options, message):
+def test_what_cannot_be_opened_is_said(options, message):
     with pytest.raises(ValueError, match=message):
-        harness.CheckpointLM(**options)
+        CheckpointLM(**options)
 
 
 @pytest.mark.parametrize(

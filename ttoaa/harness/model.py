@@ -72,7 +72,9 @@ class CheckpointLM(TemplateLM):
             raise ValueError("model_args names either workdir=…[,run=control] or folder=…")
         if max_length is not None and max_length < 1:
             raise ValueError(f"max_length must be a positive number, not {max_length}")
-        source = pathlib.Path(folder) if folder else pathlib.Path(str(workdir)) / run
+        # The harness makes an int of a name of digits alone.
+        parts = (workdir, run) if folder is None else (folder,)
+        source = pathlib.Path(*map(str, parts))
         several = jax.device_count() > 1 or fsdp > 1 or tensor > 1
         self.mesh = make_mesh(Layout(fsdp=fsdp, tensor=tensor)) if several else None
         self.model = open_model(source.expanduser().resolve(), step, self.mesh)

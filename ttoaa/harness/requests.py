@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ttoaa.data.tokenizer import Tokenizer
-from ttoaa.scoring.generation import Sampling
 from ttoaa.scoring.requests import Request
+from ttoaa.scoring.sampling import Sampling
 
 LONGEST = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 """Names of one option, the first of them that is given counts."""
@@ -60,7 +60,8 @@ def sampling(options: Mapping[str, Any], tokenizer: Tokenizer) -> tuple[Sampling
     strings = [until] if isinstance(until, str) else [string for string in until if string]
     given = [left.pop(name, None) for name in LONGEST]
     temperature = left.pop("temperature", None)
-    sampled = left.pop("do_sample", bool(temperature))
+    sampled = left.pop("do_sample", None)
+    sampled = bool(temperature) if sampled is None else sampled
     top_k, top_p = left.pop("top_k", None), left.pop("top_p", None)
     seed = left.pop("seed", 0)
     for name, value in left.items():
