@@ -96,9 +96,9 @@ def membership_estimates(
 
     Of scores of the same members [M], and of the same non-members [N], under both models. The two
     groups are resampled separately, each item with both its scores; the non-members' resampling
-    moves the threshold too, so its uncertainty is in the interval. n counts members. A rate or AUC of exactly 0 or 1 may have no spread that a bootstrap could see: the
-    run's own interval is then exact (see `auc_interval`, `tpr_interval`), the differences' only the
-    bootstrap's.
+    moves the threshold too, so its uncertainty is in the interval. n counts members. A rate or AUC
+    of exactly 0 or 1 may have no spread that a bootstrap could see: the run's own interval is then
+    exact (see `auc_interval`, `tpr_interval`), the differences' only the bootstrap's.
     """
     sizes = (len(run_members), len(run_nonmembers))
     if sizes != (len(control_members), len(control_nonmembers)):
