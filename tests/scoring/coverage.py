@@ -117,6 +117,20 @@ def covers_groups(rng, key):
     return within(0.5, (one.difference_ci_low, one.difference_ci_high))
 
 
+def nearly_all(n_a, n_b, gained, lost):
+    @into(COVERAGE, f"the same of shares, {gained:.0%} gained, {lost:.0%} lost, n={n_a} and {n_b}")
+    def covers(rng, key):
+        a, b = changed(rng, n_a, gained, lost), changed(rng, n_b, 0.01, 0.0)
+        groups = [x.astype(float) for x in (*a, *b)]
+        one = difference_in_differences("right", str(key), *groups)
+        return within(gained - lost - 0.01, (one.difference_ci_low, one.difference_ci_high))
+
+
+nearly_all(25, 25, 0.9, 0.1)
+nearly_all(25, 25, 0.98, 0.02)
+nearly_all(100, 400, 0.3, 0.05)
+
+
 @into(COVERAGE, "t over 4 seeds")
 def covers_seeds(rng, key):
     return within(1.0, across_seeds(rng.normal(1.0, 0.3, 4))[1:])
@@ -135,7 +149,7 @@ def covers_binary(rng, key):
 
 
 def changed(rng, n, gained, lost):
-    d = rng.choice([1, -1, 0], n, p=[gained, lost, 1 - gained - lost])
+    d = rng.choice([1, -1, 0], n, p=[gained, lost, max(0, 1 - gained - lost)])
     return d > 0, d < 0
 
 
