@@ -18,9 +18,11 @@ from ttoaa.model.decoder import DecoderConfig, abstract_params, apply, init_para
 from ttoaa.model.huggingface.config import Card
 from ttoaa.model.huggingface.weights import load_params, names, save, turned
 from ttoaa.model.olmo import weights as olmo
+from ttoaa.training import exchange
 from ttoaa.training.checkpoints import Writer, read, read_meta
 from ttoaa.training.config import AdamW, ConstantLinear
 from ttoaa.training.exchange import export_huggingface, import_huggingface, import_olmo
+from ttoaa.training.sources import fields
 from ttoaa.training.stored import seal
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "model" / "golden"
@@ -30,6 +32,10 @@ WHOLE = ("float32", 5 * 10**9)
 def assert_equal_trees(ours, theirs):
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def decoder(folder):
+    return DecoderConfig(**fields(read_meta(folder / "checkpoints", 0)["identity"]["model"]))
 
 
 def tensors_of(folder):
@@ -92,7 +98,47 @@ def test_a_bad_folder_leaves_nothing_behind(imported, tmp_path):
     (source / "model-00002-of-00005.safetensors").unlink()
     with pytest.raises(ValueError, match="is missing"):
         import_huggingface(source, tmp_path / "target")
-    assert not (tmp_path / "target").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_what_fails_half_way_leaves_nothing_behind(imported, tmp_path, monkeypatch):
+    """A full disk, say."""
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(exchange.Writer, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        import_huggingface(imported[0], tmp_path / "in")
+    monkeypatch.setattr(exchange.weights, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        export_huggingface(imported[1], tmp_path / "out", None, *WHOLE)
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_at_a_time_writes_a_target(imported, tmp_path, monkeypatch):
+    """A second import waits for nobody and deletes nothing; what a kill left is begun anew."""
+    source, target = imported[0], tmp_path / "target"
+    left = tmp_path / "target.unfinished" / "whole"
+    left.mkdir(parents=True)
+    (left / "rest").touch()
+    write = exchange._write
+
+    def twice(*told, **more):
+        with pytest.raises(ValueError, match=r"target is being written by .*: wait for it"):
+            import_huggingface(source, target)
+        write(*told, **more)
+
+    monkeypatch.setattr(exchange, "_write", twice)
+    import_huggingface(source, target)
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
+    assert not (target / "rest").exists()
+    assert_equal_trees(
+        *(
+            read(t / "checkpoints", 0, params=abstract_params(decoder(t)))["params"]
+            for t in (target, imported[1])
+        )
+    )
 
 
 CONFIG = DecoderConfig(vocab_size=330, layers=1, width=16, heads=2, hidden=24)
@@ -159,7 +205,7 @@ def test_what_cannot_be_exported_is_named(run, tmp_path):
         export_huggingface(run, tmp_path / "there", None, *WHOLE)
     with pytest.raises(ValueError, match=r"has no checkpoint 5, only \[3, 7\]"):
         export_huggingface(run, tmp_path / "a", 5, *WHOLE)
-    with pytest.raises(ValueError, match=r"has no checkpoint, only \[\]"):
+    with pytest.raises(ValueError, match=r"has no checkpoint: name a folder of a run"):
         export_huggingface(tmp_path, tmp_path / "a", None, *WHOLE)
     alone = pathlib.Path(shutil.copytree(run, tmp_path / "study" / "run"))
     with pytest.raises(ValueError, match="corpus is missing: the tokenizer is that of the run's"):

@@ -157,11 +157,23 @@ def test_continuing_needs_the_moments():
         InitFrom("x", continue_step=True)
 
 
-@pytest.mark.parametrize(("step", "text"), [(7, "no checkpoint 7, only"), (None, "no checkpoint,")])
+@pytest.mark.parametrize(
+    ("step", "text"), [(7, "no checkpoint 7, only"), (None, "no checkpoint: ")]
+)
 def test_a_source_that_is_not_there_is_one_line(source, tmp_path, step, text):
     folder = source if step else tmp_path / "none"
     with pytest.raises(ValueError, match=f"InitFrom.folder: .* has {text}"):
         initial.identity(InitFrom(str(folder), step))
+
+
+def test_a_source_without_a_good_checkpoint_says_so(source, tmp_path):
+    copy = shutil.copytree(source, tmp_path / "copy")
+    for meta in copy.glob("checkpoints/*/meta/metadata"):
+        meta.write_text("{}")
+    with pytest.raises(
+        ValueError, match=r"no good checkpoint: those of steps \[5, 8, 9\] are damaged"
+    ):
+        initial.identity(InitFrom(str(copy)))
 
 
 def test_the_identity_names_the_source_and_is_kept_once_the_run_has_begun(source, tmp_path):

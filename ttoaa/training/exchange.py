@@ -4,7 +4,6 @@ An import is a folder like a run's: `checkpoints` for `InitFrom` to begin from, 
 decoder as gin bindings and the tokenizer's files. One tensor at a time is in memory.
 """
 
-import ast
 import contextlib
 import dataclasses
 import logging
@@ -18,6 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from ttoaa.data.corpus import MANIFEST, TOKENIZER, Manifest
+from ttoaa.leases import Leases
 from ttoaa.model.decoder import DecoderConfig, Params, abstract_params
 from ttoaa.model.huggingface import tokenizer, weights
 from ttoaa.model.huggingface.config import Card, read_config
@@ -26,13 +26,13 @@ from ttoaa.model.olmo.config import read_config as read_olmo_config
 from ttoaa.training.checkpoints import (
     Damaged,
     Writer,
-    committed_steps,
     newest_meta,
     read_lazily,
     read_meta,
 )
 from ttoaa.training.config import AdamW, Cosine
 from ttoaa.training.pins import pin
+from ttoaa.training.sources import fields, steps_there
 from ttoaa.training.streamed import Lazy
 from ttoaa.workdir import write_text
 
@@ -43,8 +43,9 @@ def import_huggingface(source: pathlib.Path, target: pathlib.Path) -> str:
     if _is_imported(target, source):
         return f"{target} is there already"
     params = weights.load_params(source, Lazy)
-    tokenizer.copy(source, target)
-    _write(target, source, config, params, card=dataclasses.asdict(card))
+    with new_folder(target) as folder:
+        tokenizer.copy(source, folder)
+        _write(folder, source, config, params, card=dataclasses.asdict(card))
     note = "; its head was the embedding and is now a copy of it" if tied else ""
     return f"{config.num_params():,} parameters are in {target}{note}"
 
@@ -62,7 +63,8 @@ def import_olmo(source: pathlib.Path, target: pathlib.Path, optimizer: bool) -> 
         empty = jax.eval_shape(AdamW(schedule).over(1).init, abstract_params(config))
         count = jnp.asarray(step, jnp.int32)
         opt = optax.tree_utils.tree_set(empty, **moments, count=count)
-    _write(target, source, config, params, opt, step, card=dataclasses.asdict(card))
+    with new_folder(target) as folder:
+        _write(folder, source, config, params, opt, step, card=dataclasses.asdict(card))
     what = f"parameters with the moments of {step:,} updates" if optimizer else "parameters"
     return f"{config.num_params():,} {what} are in {target}"
 
@@ -76,10 +78,7 @@ def export_huggingface(
     ValueError where there is none; damaged newer ones are named in the log.
     """
     folder = source / "checkpoints"
-    known = committed_steps(folder)
-    if not known or step not in (None, *known):
-        what = "checkpoint" if step is None else f"checkpoint {step}"
-        raise ValueError(f"{folder} has no {what}, only {known}")
+    known = steps_there(folder, step)
     *newer, last = known[::-1] if step is None else [step]
     for number in newer:
         try:
@@ -128,7 +127,7 @@ def _is_imported(target: pathlib.Path, source: pathlib.Path, optimizer: bool = F
 
 
 def _write(
-    target: pathlib.Path,
+    folder: pathlib.Path,
     source: pathlib.Path,
     config: DecoderConfig,
     params: Params,
@@ -136,32 +135,42 @@ def _write(
     step: int = 0,
     **meta: Any,
 ) -> None:
-    """The checkpoint comes last, so a target that has one is complete."""
     values = dataclasses.asdict(config).items()
     bindings = [f"DecoderConfig.{name} = {value!r}" for name, value in values]
-    write_text(target / "model.gin", "\n".join([f"# The decoder of {source}.", *bindings, ""]))
-    writer = Writer(target / "checkpoints", lazily=True)
+    write_text(folder / "model.gin", "\n".join([f"# The decoder of {source}.", *bindings, ""]))
+    writer = Writer(folder / "checkpoints", lazily=True)
     identity = {"model": repr(config)}
-    writer.save(
-        step, params, opt, {**meta, "step": step, "source": str(source), "identity": identity}
-    )
-    writer.finish()
-
-
-def fields(text: str) -> dict[str, Any]:
-    """Of a dataclass's repr, as a run's identity has it."""
-    call = ast.parse(text, mode="eval").body
-    assert isinstance(call, ast.Call), text
-    return {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
+    meta |= {"step": step, "source": str(source), "identity": identity}
+    try:
+        writer.save(step, params, opt, meta)
+    finally:  # Orbax looks through the folder in the background: not once it is gone
+        writer.finish()
 
 
 @contextlib.contextmanager
 def new_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder to fill, which becomes `target` when it is full; what a kill left is begun anew."""
-    if target.exists():
-        raise ValueError(f"{target} exists: use another --target, or move it away")
+    """A folder to fill, which becomes `target` when it is full; what a kill left is begun anew.
+
+    One process at a time fills it. Nothing is left of one that fails.
+
+    Raises:
+        ValueError: the target is there already, or another process fills it.
+    """
     unfinished = target.with_name(f"{target.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    yield unfinished
-    unfinished.rename(target)
+    folder = unfinished / "whole"
+    with Leases(unfinished / "leases") as leases:
+        if not leases.take("writer"):
+            owner = ", ".join(lease.owner for lease in leases.of_others())
+            raise ValueError(f"{target} is being written by {owner}: wait for it")
+        try:
+            if target.exists():
+                raise ValueError(f"{target} exists: use another --target, or move it away")
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            yield folder
+            folder.rename(target)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    for empty in (unfinished / "leases", unfinished):
+        with contextlib.suppress(OSError):  # another waits there
+            empty.rmdir()

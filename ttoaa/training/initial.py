@@ -16,7 +16,8 @@ import gin
 
 from ttoaa.training.agreement import from_primary
 from ttoaa.training.pins import pin
-from ttoaa.training.stored import committed_steps, newest_meta, read, read_meta, together
+from ttoaa.training.sources import fields, steps_there
+from ttoaa.training.stored import newest_meta, read, read_meta, together
 
 
 @gin.configurable
@@ -68,14 +69,13 @@ def identity(init: InitFrom | None, recorded: str | None = None) -> str:
 
 def _look_up(init: InitFrom) -> str:
     folder = init.checkpoints
-    if init.step is None:
-        meta = newest_meta(folder)
-    else:
-        meta = read_meta(folder, init.step) if init.step in committed_steps(folder) else None
+    try:
+        known = steps_there(folder, init.step)
+    except ValueError as error:
+        raise ValueError(f"InitFrom.folder: {error}") from error
+    meta = newest_meta(folder) if init.step is None else read_meta(folder, init.step)
     if meta is None:
-        known = committed_steps(folder)
-        which = "checkpoint" if init.step is None else f"checkpoint {init.step}"
-        raise ValueError(f"InitFrom.folder: {folder} has no {which}, only {known}")
+        raise ValueError(f"{folder} has no good checkpoint: those of steps {known} are damaged")
     return f"{init!r} at step {meta['step']}, sha256 {meta['sha256']}"
 
 
@@ -137,10 +137,10 @@ def _place(identity: str) -> tuple[int, str]:
 
 def _check_model(source: str, theirs: Mapping[str, str], ours: Mapping[str, str]) -> None:
     """Refuses what no shape shows, and what would make the same weights another function."""
-    there, here = _fields(theirs.get("model", "")), _fields(ours["model"])
-    for fields in (there, here):
-        if fields.get("kv_heads") == "None":
-            fields["kv_heads"] = fields["heads"]
+    there, here = fields(theirs.get("model", "")), fields(ours["model"])
+    for one in (there, here):
+        if one.get("kv_heads", 0) is None:
+            one["kv_heads"] = one["heads"]
     for name in ("heads", "kv_heads", "rope_theta", "norm_eps"):
         if name in there and there[name] != here.get(name):
             raise ValueError(
@@ -153,7 +153,7 @@ def _check_stream(
 ) -> None:
     """Refuses another corpus, order, batch or length, as far as the source tells (an import may
     not), and a run that would already be over."""
-    there, here = _fields(theirs.get("geometry", "")), _fields(ours["geometry"])
+    there, here = fields(theirs.get("geometry", "")), fields(ours["geometry"])
     pairs = {name: (theirs.get(name), ours[name]) for name in ("corpus", "order")}
     pairs |= {name: (there.get(name), here[name]) for name in ("batch", "length")}
     for name, (old, new) in pairs.items():
@@ -162,10 +162,5 @@ def _check_stream(
                 f"{source} was made with {name} {old}, this run has {new}: InitFrom.continue_step "
                 "needs the same; without it the run starts at step 0"
             )
-    if int(here["steps"]) <= step:
+    if here["steps"] <= step:
         raise ValueError(f"{source} is as far as this run of {here['steps']} steps: raise them")
-
-
-def _fields(text: str) -> dict[str, str]:
-    """Fields of a dataclass's repr, as a run's identity has them."""
-    return dict(re.findall(r"(\w+)=([^,()]+)", text))

@@ -12,9 +12,9 @@ from ttoaa.model.decoder import DecoderConfig, Params, abstract_params
 from ttoaa.model.huggingface.config import Card, read_config
 from ttoaa.model.huggingface.weights import load_params
 from ttoaa.model.sharding import shardings, with_shardings
-from ttoaa.training.checkpoints import committed_steps, read, read_meta
-from ttoaa.training.exchange import fields
+from ttoaa.training.checkpoints import read, read_meta
 from ttoaa.training.pins import pin
+from ttoaa.training.sources import fields, steps_there
 
 
 class Model(NamedTuple):
@@ -41,12 +41,8 @@ def open_model(folder: pathlib.Path, step: int | None = None, mesh: Mesh | None 
             raise ValueError(f"{folder} is an Olmo2ForCausalLM, without steps: leave step out")
         return _of_huggingface(folder, mesh)
     checkpoints = folder / "checkpoints"
-    known = committed_steps(checkpoints)
-    if not known:
-        raise ValueError(f"{checkpoints} has no checkpoint: name a folder of a run or an import")
+    known = steps_there(checkpoints, step)
     step = known[-1] if step is None else step
-    if step not in known:
-        raise ValueError(f"{checkpoints} has no checkpoint {step}, only {known}")
     with pin(checkpoints, step):
         meta = read_meta(checkpoints, step)
         config = DecoderConfig(**fields(meta["identity"]["model"]))
