@@ -157,20 +157,22 @@ def new_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
         ValueError: the target is there already, or another process fills it.
     """
     unfinished = target.with_name(f"{target.name}.unfinished")
-    folder = unfinished / "whole"
-    with Leases(unfinished / "leases") as leases:
-        if not leases.take("writer"):
-            owner = ", ".join(lease.owner for lease in leases.of_others())
-            raise ValueError(f"{target} is being written by {owner}: wait for it")
-        try:
+    folder, leases = unfinished / "whole", Leases(unfinished / "leases")
+    try:
+        with leases:
+            if not leases.take("writer"):
+                owner = ", ".join(lease.owner for lease in leases.of_others())
+                raise ValueError(f"{target} is being written by {owner}: wait for it")
             if target.exists():
                 raise ValueError(f"{target} exists: use another --target, or move it away")
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-            yield folder
-            folder.rename(target)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-    for empty in (unfinished / "leases", unfinished):
-        with contextlib.suppress(OSError):  # another waits there
-            empty.rmdir()
+            try:
+                yield folder
+                folder.rename(target)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        for empty in (leases.folder, unfinished):
+            with contextlib.suppress(OSError):  # another process is there
+                empty.rmdir()
