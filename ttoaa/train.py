@@ -137,7 +137,8 @@ def main(argv: Sequence[str]) -> None:
     try:
         distributed.start()
         with distributed.exiting("train", *AGREED):
-            told = run()
+            study, workdir = config.load_from_flags(), config.workdir_from_flags()
+            told = run(study, workdir, _RUN.value, profiling.STEPS.value)
     except Stopped as stopped:
         told, code = str(stopped), 143
     except (ValueError, OSError) as error:
@@ -149,16 +150,15 @@ def main(argv: Sequence[str]) -> None:
     sys.exit(code)
 
 
-def run() -> str:
-    """Does what is left of the run; returns what to tell of it."""
-    study, workdir = config.load_from_flags(), config.workdir_from_flags()
-    folder = workdir.run(_RUN.value)
+def run(study: config.Study, workdir: Workdir, kind: str, profile_steps: str | None = None) -> str:
+    """Does what is left of the 'control' run or the 'run'; returns what to tell of it."""
+    folder = workdir.run(kind)
     if (folder / "finished.json").exists():
-        check_identity(folder, _made(folder) or {}, inputs(study, workdir, _RUN.value)["identity"])
+        check_identity(folder, _made(folder) or {}, inputs(study, workdir, kind)["identity"])
         return f"{folder} is finished already"
     config.cache_compilations(workdir)
-    profile = profiling.steps_of(profiling.STEPS.value, study.geometry.steps)
-    parts = inputs(study, workdir, _RUN.value)
+    profile = profiling.steps_of(profile_steps, study.geometry.steps)
+    parts = inputs(study, workdir, kind)
     with contextlib.ExitStack() as stack:
 
         def take() -> None:
