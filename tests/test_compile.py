@@ -59,13 +59,22 @@ def test_a_step_is_compiled_and_reported_in_one_line():
 def test_scoring_is_compiled_likewise_and_fewer_layers_stand_for_all(tiny_study):
     whole = estimate(tiny_study, "cpu:1", evaluation=True)
     assert whole["program"] == "evaluation"
-    # A third of a training step: 2 a weight.
+    # A pass of the job: two rows on a CPU, forward alone: 2 a weight.
+    assert (whole["batch"], whole["execution"]["attention"]) == (2, "xla")
     matrices = 2 * (4 * 32 * 32 + 3 * 32 * 64 + 4 * 32) + 32 + 32 * 320
-    assert whole["model_flops_per_step"] == 8 * 32 * (2 * matrices + 2 * 2 * 32 * 32)
+    assert whole["model_flops_per_step"] == 2 * 32 * (2 * matrices + 2 * 2 * 32 * 32)
     ranked = estimate(tiny_study, "cpu:1", evaluation=True, layers=1)
     assert (whole["layers_compiled"], ranked["layers_compiled"]) == ([2], [1, 2])
     assert ranked["hbm_gib"] == whole["hbm_gib"] > 0
     assert ranked["model_flops_per_step"] == whole["model_flops_per_step"]
+
+
+def test_scoring_takes_the_layout_as_far_as_the_devices_go(tiny_study):
+    cut = dataclasses.replace(tiny_study, layout=Layout(fsdp=4, tensor=2))
+    with pytest.raises(ValueError, match="1 devices cannot be laid out"):
+        estimate(cut, "cpu:1")
+    found = estimate(cut, "cpu:1", evaluation=True, layers=1)
+    assert found["layout"] == {"data": 1, "fsdp": 1, "tensor": 1}
 
 
 def test_what_cannot_be_is_one_line(tiny_study):

@@ -1,7 +1,8 @@
 """What a step would cost on a pod: python -m ttoaa.compile --topology=v5p:4x4x4 --gin_file=…
 
-Compiles the very step that the trainer would run there, without the hardware (libtpu does it), and
-prints one JSON line: memory, seconds, implied MFU, collectives, and what bounds the time.
+Compiles the very step that the trainer would run there, or the pass that evaluation would, without
+the hardware (libtpu does it), and prints one JSON line: memory, seconds, implied MFU, collectives,
+and what bounds the time.
 """
 
 import dataclasses
@@ -9,23 +10,24 @@ import json
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from absl import app, flags
+from jax.sharding import Mesh
 
 from ttoaa import config
 from ttoaa.compilation import pods
 from ttoaa.compilation.compiled import compiled
 from ttoaa.compilation.estimate import Measures, extrapolate, measure, report
-from ttoaa.model.decoder import abstract_params
-from ttoaa.model.sharding import make_mesh, shardings, with_shardings
-from ttoaa.scoring.likelihood import pass_rows, token_log_probs
+from ttoaa.evaluation.devices import abstract_on, layout_for, within
+from ttoaa.model.execution import Execution
+from ttoaa.model.sharding import make_mesh
+from ttoaa.scoring.likelihood import lowered
 from ttoaa.training.program import Program
 
 _TOPOLOGY = flags.DEFINE_string("topology", None, "a pod by libtpu's name, such as v5p:4x4x4")
-_EVALUATION = flags.DEFINE_bool("evaluation", False, "the scoring of a batch instead of a step")
+_EVALUATION = flags.DEFINE_bool("evaluation", False, "a pass of ttoaa.evaluate instead of a step")
 _LAYERS = flags.DEFINE_integer(
     "layers", None, "compile so many layers and twice as many, and extrapolate: to rank settings", 1
 )
@@ -57,34 +59,40 @@ def estimate(
     Raises:
         ValueError: libtpu is missing, the topology unknown, or the study does not fit its devices.
     """
-    devices = pods.devices(topology, study.layout.slices)
-    mesh, model = make_mesh(study.layout, devices), study.model
-    program = Program(model, study.training, study.geometry, study.execution, mesh)
+    devices = pods.devices(topology, 1 if evaluation else study.layout.slices)
+    layout = layout_for(study.layout, len(devices)) if evaluation else study.layout
+    mesh, model = make_mesh(layout, devices), study.model
+    lower = _pass if evaluation else _step
 
-    def measured(count: int) -> tuple[Measures, str]:
-        fewer = dataclasses.replace(model, layers=count)
-        one = dataclasses.replace(program, model=fewer)
-        lowered, options = _evaluation(one) if evaluation else _step(one)
-        made = compiled(lowered, options, cache)
-        return measure(made, mesh), made.refused
+    def measured(count: int) -> tuple[Measures, str, Lowered]:
+        one = lower(
+            dataclasses.replace(study, model=dataclasses.replace(model, layers=count)), mesh
+        )
+        made = compiled(one.program, one.options, cache)
+        return measure(made, mesh), made.refused, one
 
     if layers is None:
-        counts, (measures, refused) = [model.layers], measured(model.layers)
+        counts, (measures, refused, one) = [model.layers], measured(model.layers)
     else:
         counts = [layers, 2 * layers]
-        (few, first), (more, second) = measured(layers), measured(2 * layers)
+        (few, first, one), (more, second, _) = measured(layers), measured(2 * layers)
         measures, refused = extrapolate(few, more, (layers, 2 * layers, model.layers)), ""
         if first or second:
             raise ValueError(f"{counts} layers do not fit {topology}: {first or second}")
-    tokens = study.geometry.batch * study.geometry.length
-    flops = model.flops_per_token(study.geometry.length) * tokens / (3 if evaluation else 1)
+    length = study.geometry.length
+    flops = model.flops_per_token(length) * one.rows * length / (3 if evaluation else 1)
     return {
         "topology": topology,
         "chips": pods.chips(devices),
         "devices": len(devices),
         **report(measures, mesh, flops),
         "program": "evaluation" if evaluation else "training",
-        **_settings(program),
+        "parameters": model.num_params(),
+        "layers": model.layers,
+        "batch": one.rows,
+        "length": length,
+        "layout": dict(mesh.shape),
+        "execution": dataclasses.asdict(one.execution),
         "layers_compiled": counts,
         **({"refused": refused} if refused else {}),
         "compile_seconds": round(measures["compile_seconds"], 1),
@@ -93,36 +101,26 @@ def estimate(
     }
 
 
-def _step(program: Program) -> tuple[jax.stages.Lowered, Mapping[str, str]]:
-    return program.lower(), dict(program.resolved.compiler_options)
+class Lowered(NamedTuple):
+    program: jax.stages.Lowered
+    options: Mapping[str, str]
+    rows: int
+    execution: Execution
 
 
-def _evaluation(program: Program) -> tuple[jax.stages.Lowered, Mapping[str, str]]:
-    """Scoring as many rows as a batch has, as the trainer's validation does it."""
-    mesh, geometry = program.mesh, program.geometry
-    abstract = abstract_params(program.model)
-    params = with_shardings(abstract, shardings(mesh, abstract))
-    with jax.set_mesh(mesh):
-        rows = pass_rows(geometry.length, mesh.devices.flat[0].platform)
-        count = -(-geometry.batch // rows) * rows
-        tokens = jax.ShapeDtypeStruct((count, geometry.length), jnp.int32)
-        lowered = token_log_probs.lower(
-            program.model, params, tokens, rows=rows, execution=program.resolved
-        )
-    return lowered, {}
+def _step(study: config.Study, mesh: Mesh) -> Lowered:
+    """The trainer's."""
+    program = Program(study.model, study.training, study.geometry, study.execution, mesh)
+    options = dict(program.resolved.compiler_options)
+    return Lowered(program.lower(), options, study.geometry.batch, program.resolved)
 
 
-def _settings(program: Program) -> dict[str, Any]:
-    model, geometry = program.model, program.geometry
-    execution = dataclasses.asdict(program.resolved)
-    return {
-        "parameters": model.num_params(),
-        "layers": model.layers,
-        "batch": geometry.batch,
-        "length": geometry.length,
-        "layout": dict(program.mesh.shape),
-        "execution": execution,
-    }
+def _pass(study: config.Study, mesh: Mesh) -> Lowered:
+    """Of an evaluation that scores rows as long as those of training."""
+    platform = mesh.devices.flat[0].platform
+    with within(mesh):
+        made = lowered(study.model, abstract_on(study, mesh), study.geometry.length, platform)
+    return Lowered(made.program, {}, made.rows, made.execution)
 
 
 def _study() -> config.Study:

@@ -75,8 +75,11 @@ def test_the_compilers_own_seconds_are_shown_where_they_can_be_true(change, show
 
 
 def test_no_time_is_given_for_what_nobody_can_know(monkeypatch):
-    looped = report(MEASURES | {"unknown_loops": 1.0}, Mesh(), 2e12)
-    assert looped["estimated_seconds"] is looped["implied_mfu"] is None
+    for what in ("loops", "kernels"):
+        found = report(MEASURES | {f"unknown_{what}": 1.0}, Mesh(), 2e12)
+        assert found["estimated_seconds"] is found["implied_mfu"] is found["limits"] is None
+        assert found["unknown"][what] == 1
+    assert "unknown" not in report(MEASURES, Mesh(), 2e12)
     monkeypatch.delitem(chips.CHIPS, "TPU test")
     unknown = report(MEASURES, Mesh(), 2e12)
     assert unknown["hbm_gib"] == 12.5

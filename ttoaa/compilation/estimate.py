@@ -63,7 +63,10 @@ def _coordinates(mesh: Mesh) -> np.ndarray:
 
 
 def report(measures: Mapping[str, float], mesh: Mesh, model_flops: float) -> dict[str, Any]:
-    """What the command prints of one program; seconds are None where the chip is not known."""
+    """What the command prints of one program.
+
+    Seconds are None where the chip is not known, or something in the program is not.
+    """
     chip = CHIPS.get(mesh.devices.flat[0].device_kind)
     gib = measures["hbm_gib"]
     result: dict[str, Any] = {
@@ -80,7 +83,10 @@ def report(measures: Mapping[str, float], mesh: Mesh, model_flops: float) -> dic
         },
         "limits": None,
     }
-    if chip and "roofline" in measures and not measures["unknown_loops"]:
+    unknown = {what: measures.get(f"unknown_{what}", 0.0) for what in ("loops", "kernels")}
+    if any(unknown.values()):  # how often a loop runs, what a kernel does
+        result["unknown"] = unknown
+    elif chip and "roofline" in measures:
         result |= _times(measures, mesh.size, chip, model_flops)
     return result
 

@@ -14,6 +14,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from ttoaa.model.attention import LANES, choose_kernel
+from ttoaa.model.decoder import DecoderConfig
+from ttoaa.model.execution import PLAIN, Execution
 from ttoaa.model.sharding import row_parts
 from ttoaa.scoring.requests import Request
 
@@ -73,6 +76,15 @@ def pass_rows(length: int, platform: str | None = None) -> int:
     """Rows of one pass: two a device suit a CPU's caches, an accelerator takes 16,384 tokens."""
     on_cpu = (platform or jax.default_backend()) == "cpu"
     return _parts() * (2 if on_cpu else max(1, 16_384 // length))
+
+
+def execution_of(config: DecoderConfig, length: int, platform: str | None = None) -> Execution:
+    """How rows of a length are computed: by the platform's kernel, where it can do it."""
+    platform = platform or jax.default_backend()
+    if config.head_width > LANES:  # splash's tiles would have to be smaller
+        return PLAIN
+    kernel = choose_kernel("auto", platform, config.dtype, length, config.head_width)
+    return dataclasses.replace(PLAIN, attention=kernel)
 
 
 def _parts() -> int:

@@ -1,7 +1,8 @@
 """Gradients of a span's log-likelihood with respect to the input embeddings.
 
 What the statistic of an embedding watermark compares with the noise that training added. A gradient
-depends on its request alone, to the bit, as a score does (see `batches`).
+depends on its request alone, to the bit, as a score does (see `batches`); on a GPU to float
+tolerance, as cuDNN's backward pass adds in an order of its own.
 """
 
 import functools
@@ -12,10 +13,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from ttoaa.model.decoder import DecoderConfig, Params, features
-from ttoaa.model.execution import PLAIN
+from ttoaa.model.execution import Execution
 from ttoaa.model.loss import token_losses
 from ttoaa.model.sharding import constrain
-from ttoaa.scoring.batches import PASSES, Pass, Passes, ahead, check, head_chunks, packed, windows
+from ttoaa.scoring.batches import (
+    PASSES,
+    Pass,
+    Passes,
+    ahead,
+    check,
+    execution_of,
+    head_chunks,
+    packed,
+    windows,
+)
 from ttoaa.scoring.requests import Request
 
 _HELD = 64
@@ -60,7 +71,9 @@ def _window(
     def run(one: Pass) -> jax.Array:
         rows, span = one.wanted_RxS.shape
         chunks = head_chunks(rows, span, config.vocab_size)
-        return _gradients(config, params, one.tokens_RxL, one.first_R, one.wanted_RxS, chunks)
+        execution = execution_of(config, one.tokens_RxL.shape[1])
+        arrays = one.tokens_RxL, one.first_R, one.wanted_RxS
+        return _gradients(config, params, *arrays, chunks, execution)
 
     for one, gradients_RxLxD in ahead(run, packed(requests, passes)):
         for row, number in enumerate(one.members):
@@ -68,7 +81,7 @@ def _window(
     return [found[number] for number in range(len(requests))]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5))
+@functools.partial(jax.jit, static_argnums=(0, 5, 6))
 def _gradients(
     config: DecoderConfig,
     params: Params,
@@ -76,6 +89,7 @@ def _gradients(
     first_R: jax.Array,
     wanted_RxS: jax.Array,
     chunks: int,
+    execution: Execution,
 ) -> jax.Array:
     """float32[R, L, D], whole on every device: rows do not meet, so one sum serves them all."""
     tokens_RxL = constrain(tokens_RxL, "batch", None)
@@ -83,7 +97,7 @@ def _gradients(
     targets_RxS = cut(jnp.roll(tokens_RxL, -1, axis=1), first_R)
 
     def summed(offset_RxLxD: jax.Array) -> jax.Array:
-        x_RxLxD = features(config, params, tokens_RxL, offset_RxLxD, execution=PLAIN)
+        x_RxLxD = features(config, params, tokens_RxL, offset_RxLxD, execution=execution)
         losses, _ = token_losses(cut(x_RxLxD, first_R), params["head"], targets_RxS, chunks)
         return -jnp.where(wanted_RxS, losses, 0).sum()
 

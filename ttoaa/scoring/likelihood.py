@@ -23,6 +23,7 @@ from ttoaa.scoring.batches import (
     Passes,
     ahead,
     check,
+    execution_of,
     head_chunks,
     packed,
     pass_rows,
@@ -38,6 +39,12 @@ class Scored(NamedTuple):
     """float32[n - start], in nats."""
     greedy: np.ndarray
     """bool[n - start]: is it the likeliest token, the first of them where they tie?"""
+
+
+class Lowered(NamedTuple):
+    program: jax.stages.Lowered
+    rows: int
+    execution: Execution
 
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames=("rows", "execution"))
@@ -65,7 +72,7 @@ def token_log_probs(
     return constrain(scores, None, None)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4, 5))
+@functools.partial(jax.jit, static_argnums=(0, 4, 5, 6))
 def _score(
     config: DecoderConfig,
     params: Params,
@@ -73,10 +80,11 @@ def _score(
     first_R: jax.Array,
     span: int,
     chunks: int,
+    execution: Execution,
 ) -> tuple[jax.Array, jax.Array]:
     """Log-probabilities and greediness of the tokens after positions first .. first + span - 1."""
     tokens_RxL = constrain(tokens_RxL, "batch", None)
-    x_RxLxD = features(config, params, tokens_RxL, execution=PLAIN)
+    x_RxLxD = features(config, params, tokens_RxL, execution=execution)
     cut = jax.vmap(lambda row, first: jax.lax.dynamic_slice_in_dim(row, first, span))
     targets_RxS = cut(jnp.roll(tokens_RxL, -1, axis=1), first_R)
     read = _read(cut(x_RxLxD, first_R), params["head"], targets_RxS, chunks)
@@ -168,6 +176,20 @@ def log_likelihoods(
     return [scored.log_probs for scored in score(config, params, requests, passes)]
 
 
+def lowered(config: DecoderConfig, params: Params, length: int, platform: str) -> Lowered:
+    """A pass of `stream` over rows of that length, scored whole, on the mesh in context.
+
+    Its devices need not be there.
+    """
+    rows = pass_rows(length, platform)
+    tokens_RxL = jax.ShapeDtypeStruct((rows, length), jnp.int32)
+    first_R = jax.ShapeDtypeStruct((rows,), jnp.int32)
+    chunks = head_chunks(rows, length, config.vocab_size)
+    execution = execution_of(config, length, platform)
+    made = _score.lower(config, params, tokens_RxL, first_R, length, chunks, execution)
+    return Lowered(made, rows, execution)
+
+
 def _window(
     config: DecoderConfig, params: Params, requests: Sequence[Request], passes: Passes
 ) -> list[Scored]:
@@ -176,7 +198,8 @@ def _window(
     def run(one: Pass) -> tuple[jax.Array, jax.Array]:
         rows, span = one.wanted_RxS.shape
         chunks = head_chunks(rows, span, config.vocab_size)
-        return _score(config, params, one.tokens_RxL, one.first_R, span, chunks)
+        execution = execution_of(config, one.tokens_RxL.shape[1])
+        return _score(config, params, one.tokens_RxL, one.first_R, span, chunks, execution)
 
     for one, (log_probs_RxS, greedy_RxS) in ahead(run, packed(requests, passes)):
         for row, number in enumerate(one.members):

@@ -12,8 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from ttoaa.model.decoder import DecoderConfig, Params, features
+from ttoaa.model.execution import Execution
 from ttoaa.model.sharding import constrain
-from ttoaa.scoring.batches import PASSES, Pass, Passes, ahead, check, head_chunks, packed
+from ttoaa.scoring.batches import (
+    PASSES,
+    Pass,
+    Passes,
+    ahead,
+    check,
+    execution_of,
+    head_chunks,
+    packed,
+)
 from ttoaa.scoring.requests import Request
 
 
@@ -41,7 +51,8 @@ def vocabulary_moments(
     def run(one: Pass) -> tuple[jax.Array, ...]:
         rows, span = one.wanted_RxS.shape
         chunks = head_chunks(rows, span, config.vocab_size)
-        return _moments(config, params, one.tokens_RxL, one.first_R, span, chunks)
+        execution = execution_of(config, one.tokens_RxL.shape[1])
+        return _moments(config, params, one.tokens_RxL, one.first_R, span, chunks, execution)
 
     for one, moments in ahead(run, packed(requests, passes)):
         for row, number in enumerate(one.members):
@@ -49,7 +60,7 @@ def vocabulary_moments(
     return [found[number] for number in range(len(requests))]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4, 5))
+@functools.partial(jax.jit, static_argnums=(0, 4, 5, 6))
 def _moments(
     config: DecoderConfig,
     params: Params,
@@ -57,6 +68,7 @@ def _moments(
     first_R: jax.Array,
     span: int,
     chunks: int,
+    execution: Execution,
 ) -> tuple[jax.Array, ...]:
     """Three of float32[R, span], for the tokens after positions first .. first + span - 1.
 
@@ -64,7 +76,7 @@ def _moments(
     there is one; the results are whole on every device.
     """
     tokens_RxL = constrain(tokens_RxL, "batch", None)
-    x_RxLxD = features(config, params, tokens_RxL)
+    x_RxLxD = features(config, params, tokens_RxL, execution=execution)
     head = constrain(params["head"].astype(x_RxLxD.dtype), None, "vocab")
 
     def cut(array_RxLx_: jax.Array) -> jax.Array:
