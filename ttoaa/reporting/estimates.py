@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import math
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import pandas as pd
 
 from ttoaa.experiments.base import Experiment
 from ttoaa.scoring.statistics import Estimate, across_seeds
+from ttoaa.scoring.tables import read
 from ttoaa.workdir import RUNS, Workdir
 
 ALL_SEEDS = "all"
@@ -37,8 +38,14 @@ class StudyEstimates:
     notes: tuple[str, ...]
 
 
-def collect(root: pathlib.Path, experiments: Sequence[Experiment]) -> StudyEstimates:
+def collect(
+    root: pathlib.Path,
+    experiments: Sequence[Experiment],
+    without: Set[pathlib.Path] = frozenset(),
+) -> StudyEstimates:
     """Estimates of all evaluated checkpoints of all seeds in the study's folder.
+
+    Tables in `without` are taken for absent: the final step is the last that has none of them.
 
     Raises ValueError where the final step lacks a table of the run or of its control. Left out,
     and named in the notes, are a table without its counterpart at an earlier step, and a seed that
@@ -47,19 +54,29 @@ def collect(root: pathlib.Path, experiments: Sequence[Experiment]) -> StudyEstim
     if not experiments:
         raise ValueError("the study has no experiments to report: fill Study.experiments")
     folders = [Workdir(root, seed) for seed in Workdir(root).seeds()]
-    evaluated = [folder for folder in folders if _steps(folder, "run")]
+    steps = {folder: _steps(folder) for folder in folders}
+    left = {int(path.parent.name) for path in without}
+    evaluated = [folder for folder in folders if steps[folder]]
     if not evaluated:
         raise ValueError(f"{root} holds no outcomes yet: run python -m ttoaa.evaluate first")
-    final_step = max(_steps(folder, "run")[-1] for folder in evaluated)
+    whole = {step for folder in evaluated for step in steps[folder]} - left
+    if not whole:
+        raise ValueError(f"{root}: no step has only outcomes that are current: train it again")
+    final_step = max(whole)
     notes = [f"Seed {f.seed} has no outcomes yet." for f in folders if f not in evaluated]
     training = [f for f in evaluated if _in_training(f, final_step, experiments)]
     if len(training) < len(evaluated):
         evaluated = [f for f in evaluated if f not in training]
         notes += [f"Seed {f.seed} is left out, as it is still in training." for f in training]
+    if any(steps[folder][-1] > final_step for folder in evaluated):
+        notes.append(f"Steps after {final_step} are left out, as not all of their outcomes count.")
     frames = []
     for folder in evaluated:
-        for step in sorted({*_steps(folder, "run"), final_step}):
+        earlier = [step for step in steps[folder] if step < final_step]
+        for step in (*earlier, final_step):
             for experiment in experiments:
+                if not without.isdisjoint(_tables(folder, step, experiment)):
+                    continue
                 missing = _missing(folder, step, experiment)
                 if missing and step == final_step:
                     raise ValueError(
@@ -119,8 +136,12 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _steps(folder: Workdir, kind: str) -> list[int]:
-    return sorted(int(p.name) for p in (folder.tables / kind).glob("*") if p.name.isdigit())
+def _steps(folder: Workdir) -> list[int]:
+    return sorted(int(p.name) for p in (folder.tables / "run").glob("*") if p.name.isdecimal())
+
+
+def _tables(folder: Workdir, step: int, experiment: Experiment) -> list[pathlib.Path]:
+    return [folder.table(kind, step, experiment.name) for kind in RUNS]
 
 
 def _in_training(folder: Workdir, step: int, experiments: Sequence[Experiment]) -> bool:
@@ -146,7 +167,7 @@ def _estimates(folder: Workdir, step: int, experiment: Experiment) -> pd.DataFra
 
 
 def _read(path: pathlib.Path) -> pd.DataFrame:
-    table = pd.read_parquet(path)
+    table = read(path)
     absent = sorted(_OUTCOME_COLUMNS - set(table.columns))
     if absent:
         raise ValueError(f"{path} lacks the columns {absent}")

@@ -15,6 +15,7 @@ from ttoaa.experiments.worlds import added_later
 from ttoaa.planning.plan import Plan
 from ttoaa.reporting import curves, numbers
 from ttoaa.reporting.cost import added, cost_of_one, read_ledger
+from ttoaa.reporting.current import described
 from ttoaa.reporting.estimates import ALL_SEEDS, StudyEstimates, blame, collect, summary
 from ttoaa.reporting.figures import Picture, draw
 from ttoaa.workdir import RUNS, Workdir, read_json, write_json, write_text
@@ -40,13 +41,20 @@ class Section:
 
 
 def write(
-    root: pathlib.Path, name: str, experiments: Sequence[Experiment]
+    root: pathlib.Path,
+    name: str,
+    experiments: Sequence[Experiment],
+    without: Sequence[pathlib.Path] = (),
 ) -> tuple[pathlib.Path, pathlib.Path]:
     """Writes summary.json and report.html from what the folder holds, and returns their paths.
 
-    The same folder gives the same files. Raises ValueError where outcomes are missing.
+    The same folder gives the same files. Tables in `without` are left out, and the page says so.
+    Raises ValueError where outcomes are missing.
     """
-    estimates = collect(root, experiments)
+    estimates = collect(root, experiments, set(without))
+    if without:
+        notes = (*estimates.notes, f"{described(without)}.")
+        estimates = dataclasses.replace(estimates, notes=notes)
     rows = summary(estimates)
     html = render(root, name, experiments, estimates, rows)
     folder = Workdir(root)

@@ -1,9 +1,11 @@
 """Outcome tables on disk: written whole, and each says which plan and checkpoint it was made of."""
 
+import contextlib
 import io
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import BinaryIO
 
 import pandas as pd
 import pyarrow as pa
@@ -23,32 +25,35 @@ def write(table: pd.DataFrame, path: pathlib.Path, source: Mapping[str, str]) ->
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     metadata = {**(arrow.schema.metadata or {}), _SOURCE: json.dumps(dict(source)).encode()}
     buffer = io.BytesIO()
-    pq.write_table(arrow.replace_schema_metadata(metadata), buffer)
+    pq.write_table(arrow.replace_schema_metadata(metadata), buffer, write_page_checksum=True)
     write_bytes(path, buffer.getvalue())
 
 
+def read(path: pathlib.Path) -> pd.DataFrame:
+    """Raises ValueError where it is damaged: pages are checked against their checksums."""
+    with _opened(path) as file:
+        return pq.read_table(file, page_checksum_verification=True).to_pandas()
+
+
 def source_of(path: pathlib.Path) -> dict[str, str] | None:
-    """What a table was made of; None where there is no table, or one that does not say."""
+    """What a table was made of; None where there is no table, or one that does not say.
+
+    Raises ValueError where that is damaged; the values themselves are not looked at.
+    """
     if not path.exists():
         return None
+    with _opened(path) as file:
+        metadata = pq.read_schema(file).metadata or {}
+        return json.loads(metadata[_SOURCE]) if _SOURCE in metadata else None
+
+
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[BinaryIO]:
+    """The file, for Arrow, which raises many kinds where it is damaged."""
     try:
-        metadata = pq.read_schema(path).metadata or {}
-    except pa.ArrowInvalid as error:
+        with open(path, "rb") as file:
+            yield file
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the machine's fault: the table may well be whole
         raise ValueError(f"{path} is damaged: remove it and evaluate again") from error
-    return json.loads(metadata[_SOURCE]) if _SOURCE in metadata else None
-
-
-def check_current(folder: pathlib.Path, plan: str, outcomes: Mapping[str, str]) -> None:
-    """Raises ValueError for a table under `folder` that was not made of the plan of that hash.
-
-    Nor of the outcome of that fingerprint, by the name of its experiment.
-    """
-    for path in sorted(folder.rglob("*.parquet")):
-        source = source_of(path) or {}
-        if source.get("plan") != plan:
-            raise ValueError(f"{path} is of another plan: run python -m ttoaa.evaluate again")
-        if source.get("outcome") != outcomes.get(path.stem, source.get("outcome")):
-            raise ValueError(
-                f"{path} is of an earlier version of that outcome: run python -m ttoaa.evaluate "
-                "again"
-            )

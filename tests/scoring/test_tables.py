@@ -1,0 +1,69 @@
+"""Tables on disk: what changed in one is seen."""
+
+import pandas as pd
+import pytest
+
+from ttoaa.scoring import tables
+
+SOURCE = {"plan": "a" * 64, "outcome": "b" * 64, "checkpoint": "c" * 64}
+
+
+@pytest.fixture
+def table():
+    rows = range(60)
+    return pd.DataFrame(
+        {
+            "item": [f"item-{k}" for k in rows],
+            "condition": [f"{k % 3}x" for k in rows],
+            "outcome": "loss",
+            "value": [k / 7 for k in rows],
+        }
+    )
+
+
+def test_a_table_comes_back_with_its_source(table, tmp_path):
+    path = tmp_path / "a" / "b.parquet"
+    assert tables.source_of(path) is None
+    tables.write(table, path, SOURCE)
+    pd.testing.assert_frame_equal(tables.read(path), table)
+    assert tables.source_of(path) == SOURCE
+    table.to_parquet(path)
+    assert tables.source_of(path) is None, "it does not say"
+
+
+@pytest.mark.parametrize("bit", [0x01, 0x80])
+def test_a_flipped_bit_is_seen_or_harmless(table, tmp_path, bit):
+    path = tmp_path / "t.parquet"
+    tables.write(table, path, SOURCE)
+    whole, seen = path.read_bytes(), 0
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
+        try:
+            source, found = tables.source_of(path), tables.read(path)
+        except ValueError as error:
+            assert str(error) == f"{path} is damaged: remove it and evaluate again"
+            seen += 1
+            continue
+        # Another source: the job makes the table again. A column that is gone: the report says so.
+        if source != SOURCE or not set(tables.COLUMNS) <= set(found):
+            seen += 1
+        else:
+            pd.testing.assert_frame_equal(found, table)
+    assert seen > len(whole) / 7 / 3
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1PAR1", b"no table"])
+def test_no_table_at_all_is_named(tmp_path, content):
+    path = tmp_path / "t.parquet"
+    path.write_bytes(content)
+    for read in (tables.read, tables.source_of):
+        with pytest.raises(ValueError, match=f"{path} is damaged: remove it and evaluate again"):
+            read(path)
+
+
+def test_a_machine_s_fault_is_not_the_table_s(table, tmp_path):
+    """What cannot be read now may well be whole."""
+    path = tmp_path / "t.parquet"
+    path.mkdir()
+    with pytest.raises(OSError, match="directory"):
+        tables.source_of(path)
