@@ -67,6 +67,19 @@ def test_greedy_tokens_are_the_argmax_where_every_head_has_its_own_keys():
         np.testing.assert_array_equal(new, logits[len(prompt) - 1 : -1].argmax(axis=-1))
 
 
+def test_tokens_go_on_where_the_cache_grows():
+    """Twice within these 75; as if the cache had been whole from the start."""
+    prompts, given = draw_prompts((1, 17, 32)), Sampling(75, temperature=0.9, seed=4)
+    grown = generate(MODEL, PARAMS, prompts, given)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generation, "_stages", lambda room: [room])
+        generation._one_pass.clear_cache()
+        whole = generate(MODEL, PARAMS, prompts, given)
+    generation._one_pass.clear_cache()
+    assert generation._stages(96) == [32, 64, 96] and generation._stages(32) == [32]
+    assert same(grown, whole) and len(set(grown[0].tolist())) > 8
+
+
 def test_attention_ends_at_a_document_separator():
     config = dataclasses.replace(MODEL, document_separator=3)
     params = jax.tree.map(np.copy, PARAMS)

@@ -154,7 +154,8 @@ def _one_pass(
         place = state.count - 1
         token_R = jax.lax.dynamic_index_in_dim(state.written_RxN, T + place, 1, keepdims=False)
         position_R = lengths_R + place
-        visible_RxM = _visible(lengths_R, P, P + room, place, state.document_R)
+        slots = state.cache[0][0].shape[2]
+        visible_RxM = _visible(lengths_R, P, slots, place, state.document_R)
         x_RxD, cache = extend(
             config, params, token_R, position_R, P + place, visible_RxM, state.cache
         )
@@ -171,12 +172,28 @@ def _one_pass(
         ends_R=jnp.zeros(R, jnp.int32),
         going_R=lengths_R > 0,
         document_R=_document_start(config, tokens_RxP, lengths_R),
-        cache=grow(cache, P + room),
+        cache=cache,
     )
-    state = jax.lax.while_loop(
-        lambda state: (state.count < rules.limit) & state.going_R.any(), step, chosen(state, x_RxD)
-    )
+    state = chosen(state, x_RxD)
+    for more in _stages(room):
+        last = jnp.minimum(rules.limit, more + 1)
+        state = jax.lax.while_loop(
+            lambda state, last=last: (state.count < last) & state.going_R.any(),
+            step,
+            state._replace(cache=grow(state.cache, P + more)),
+        )
     return constrain(state.written_RxN[:, T:], None, None), constrain(state.ends_R, None)
+
+
+def _stages(room: int) -> list[int]:
+    """Slots for new tokens, doubled when they are full: a token reads all there are, used or not.
+
+    Each is a loop to compile, and for its copy the cache lies there twice: on a CPU alone.
+    """
+    stages = [_BUCKET if jax.default_backend() == "cpu" else room]
+    while stages[-1] < room:
+        stages.append(min(2 * stages[-1], room))
+    return stages
 
 
 def _prompts(
