@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 import studies
 
-from ttoaa.evaluation.devices import layout_for
+from ttoaa.evaluation import devices
+from ttoaa.evaluation.devices import layout_for, mesh_for
 from ttoaa.model.sharding import Layout
 from ttoaa.workdir import Workdir
 
@@ -19,7 +20,7 @@ HERE = pathlib.Path(__file__).parent
 
 
 @pytest.mark.parametrize(
-    ("layout", "devices", "shape"),
+    ("layout", "count", "shape"),
     [
         (Layout(), 1, (1, 1, 1)),
         (Layout(), 8, (8, 1, 1)),
@@ -31,8 +32,23 @@ HERE = pathlib.Path(__file__).parent
         (Layout(fsdp=2), 5, (5, 1, 1)),
     ],
 )
-def test_the_layout_of_training_goes_as_far_as_there_are_devices(layout, devices, shape):
-    assert layout_for(layout, devices).shape(devices) == shape
+def test_the_layout_of_training_goes_as_far_as_there_are_devices(layout, count, shape):
+    assert layout_for(layout, count).shape(count) == shape
+
+
+def test_a_device_that_another_process_holds_is_one_line(tiny_study, monkeypatch):
+    def held():
+        raise RuntimeError("Unable to initialize backend 'tpu': ABORTED: in use by pid 7\nmore")
+
+    monkeypatch.setattr(devices.jax, "devices", held)
+    with pytest.raises(ValueError, match=r"in use by pid 7: end the process .*JAX_PLATFORMS=cpu$"):
+        mesh_for(tiny_study)
+
+
+def test_several_processes_are_refused(tiny_study, monkeypatch):
+    monkeypatch.setattr(devices.jax, "process_count", lambda: 16)
+    with pytest.raises(ValueError, match=r"one process, .* those of 16: .*TPU_PROCESS_BOUNDS"):
+        mesh_for(tiny_study)
 
 
 @pytest.fixture(scope="module")

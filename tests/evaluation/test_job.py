@@ -9,6 +9,7 @@ import threading
 import time
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import studies
 from fakes import Planted
@@ -289,6 +290,52 @@ def test_a_damaged_table_is_named_and_the_others_are_made(finished, begun):
     written, (failure,) = run(begun)
     assert written == 2 and failure == f"{path} is damaged: remove it and evaluate again"
     assert path.read_bytes() == b"PAR1"
+
+
+def test_a_table_whose_source_is_broken_is_named_and_the_others_are_made(finished, begun):
+    deliver(finished[0], begun, "control", 10)
+    path = Workdir(begun).table("control", 10, "late")
+    path.parent.mkdir(parents=True)
+    table = pq.read_table(Workdir(finished[0]).table("control", 10, "late"))
+    pq.write_table(table.replace_schema_metadata({b"ttoaa.source": b'{"plan'}), path)
+    written, (failure,) = run(begun)
+    assert written == 2 and failure == f"{path} is damaged: remove it and evaluate again"
+
+
+def test_what_was_deleted_unscored_is_told_once(finished, begun, capsys):
+    """Whether this job ever saw it or not; with --steps it is a failure instead."""
+    for kind in RUNS:
+        for step in (10, 20, 30):
+            if (kind, step) not in (("control", 10), ("run", 10), ("run", 20)):
+                deliver(finished[0], begun, kind, step)
+        (begun / kind).mkdir(exist_ok=True)
+        shutil.copy(finished[0] / kind / "attempts.jsonl", begun / kind)
+        end(finished[0], begun, kind)
+    assert run(begun) == (9, [])
+    told = "checkpoints that were deleted before they were scored"
+    assert told not in capsys.readouterr().out
+    assert run(begun, watch=True) == (0, [])
+    line = f"evaluate: {told}: 3 (control step 10; run step 10, 20)\n"
+    assert capsys.readouterr().out.count(line) == 1
+    table = Workdir(begun).table("control", 10, "late").parent
+    shutil.copytree(Workdir(finished[0]).table("control", 10, "late").parent, table)
+    assert run(begun, watch=True) == (0, [])
+    assert f"{told}: 2 (run step 10, 20)" in capsys.readouterr().out
+    _, failures = run(begun, steps=[20], watch=True)
+    assert failures == ["run step 20: there is no checkpoint of it, or no longer"]
+    assert told not in capsys.readouterr().out
+
+
+def test_seconds_that_no_ledger_has_are_told(finished, begun, capsys, monkeypatch):
+    """Another job, dead elsewhere perhaps, holds the ledger."""
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+    deliver(finished[0], begun, "control", 10)
+    with Leases(begun / "tables/leases") as other:
+        assert other.take("ledger")
+        assert run(begun) == (3, [])
+    path = begun / "tables/ledger.json"
+    assert not path.exists()
+    assert f"s of work are in no ledger: {path} is in use" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from ttoaa.config import Study
 from ttoaa.model.decoder import abstract_params
 from ttoaa.model.sharding import Layout, make_mesh, shardings, with_shardings
+from ttoaa.training.stored import first_line
 
 
 def layout_for(layout: Layout, devices: int) -> Layout:
@@ -22,8 +23,23 @@ def layout_for(layout: Layout, devices: int) -> Layout:
 
 
 def mesh_for(study: Study) -> Mesh | None:
-    """Over all devices; None where there is only one."""
-    devices = jax.devices()
+    """Over all devices; None where there is only one.
+
+    Raises ValueError where there are none for this process, or several processes share them.
+    """
+    try:
+        devices, processes = jax.devices(), jax.process_count()
+    except RuntimeError as error:
+        raise ValueError(
+            f"no device to score on: {first_line(error)}: end the process that holds it, or set "
+            "JAX_PLATFORMS=cpu"
+        ) from error
+    if processes > 1:
+        raise ValueError(
+            f"an evaluation job is one process, and its devices are those of {processes}: give "
+            "each job its own (on a TPU host, TPU_PROCESS_BOUNDS=1,1,1 and "
+            "TPU_CHIPS_PER_PROCESS_BOUNDS=2,2,1); jobs in one folder share the work"
+        )
     return make_mesh(layout_for(study.layout, len(devices))) if len(devices) > 1 else None
 
 

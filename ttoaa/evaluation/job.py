@@ -52,6 +52,8 @@ def evaluate(
         job = _Job(worklist, Scores(study, workdir, plan), leases)
         told = job.run(waiting, asked)
         leases.sweep()
+    if waiting.watch and steps is None and not told and (missed := worklist.missed()):
+        print(f"evaluate: {missed}")
     return job.written, [*job.failures(), *worklist.unscored(asked), *told]
 
 
@@ -75,7 +77,7 @@ class _Job:
         except GaveUp as error:
             return [str(error)]
         finally:
-            self._note(tries=100)
+            self._note(last=True)
 
     def failures(self) -> list[str]:
         """What failed, and no other job has made since; what is damaged."""
@@ -110,12 +112,16 @@ class _Job:
         waiting.on("other jobs: " + ", ".join(at))
         return False
 
-    def _note(self, tries: int = 1) -> None:
+    def _note(self, last: bool = False) -> None:
         """Adds this job's seconds to the study's; later, where another job does so just now."""
+        tries = 100 if last else 1
         path = self.worklist.workdir.tables / "ledger.json"
         while self.ledger.seconds and not self.leases.take("ledger"):
             tries -= 1
             if not tries:
+                if last:
+                    seconds = sum(self.ledger.seconds.values())
+                    print(f"evaluate: {span(seconds)} of work are in no ledger: {path} is in use")
                 return
             time.sleep(0.05)
         if not self.ledger.seconds:

@@ -10,7 +10,10 @@ from ttoaa.experiments.worlds import outcome_fingerprints
 from ttoaa.scoring.tables import source_of
 from ttoaa.training.loop import check_identity
 from ttoaa.training.stored import CheckpointError, committed_steps, read_meta
-from ttoaa.workdir import RUNS, Workdir
+from ttoaa.workdir import RUNS, Workdir, read_json_lines
+
+_MOST = 12
+"""Steps that one line names."""
 
 Where = tuple[str, int, str]
 """(run, step, experiment); '' for the checkpoint as a whole."""
@@ -100,9 +103,32 @@ class WorkList:
         return [
             f"{kind} step {step}: there is no checkpoint of it, or no longer"
             for kind, step in runs
-            if not (self._folder(kind) / str(step)).exists()
-            and any(not self._has_table(kind, step, e) for e in self.study.experiments)
+            if self._is_lost(kind, step)
         ]
+
+    def missed(self) -> str:
+        """One line on checkpoints that were deleted before they were scored; '' where none were.
+
+        Of those that the config has the runs save, so that none is missed for not being seen here.
+        """
+        training, found = self.study.training, []
+        for kind in RUNS:
+            lines = read_json_lines(self.workdir.run(kind) / "attempts.jsonl")
+            begun, now = (lines[0]["step"], lines[-1]["step"]) if lines else (0, 0)
+            due = {*range(0, now + 1, training.checkpoint_every), *training.keep.milestones}
+            lost = [s for s in sorted(due) if begun < s <= now and self._is_lost(kind, s)]
+            if lost:
+                steps = [*lost[:_MOST], *(["…", lost[-1]] if len(lost) > _MOST else [])]
+                told = f"{kind} step {', '.join(map(str, steps))}"
+                found.append((len(lost), told))
+        if not found:
+            return ""
+        count, told = sum(number for number, _ in found), "; ".join(told for _, told in found)
+        return f"checkpoints that were deleted before they were scored: {count} ({told})"
+
+    def _is_lost(self, kind: str, step: int) -> bool:
+        there = (self._folder(kind) / str(step)).exists()
+        return not there and any(not self._has_table(kind, step, e) for e in self.study.experiments)
 
     def _has_table(self, kind: str, step: int, experiment: Experiment) -> bool:
         source = self._source(kind, step, experiment) or {}
