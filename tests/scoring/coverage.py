@@ -1,6 +1,6 @@
 """How often intervals cover and tests err, by simulation: python -m tests.scoring.coverage
 
-    python -m tests.scoring.coverage --trials=1000      (some five minutes of one core)
+    python -m tests.scoring.coverage --trials=400       (some two minutes of one core)
 
 Prints one JSON line. `coverage` should be 0.95 (an equivalence's interval: 0.9), `error` at most
 0.05 and `power` 0.8; each is [share, its Monte-Carlo standard error]. Data are of the kinds that
