@@ -9,7 +9,8 @@ import tokenizers
 
 from ttoaa.data.geometry import Geometry
 from ttoaa.data.tokenizer import END_OF_TEXT, Tokenizer
-from ttoaa.experiments.base import World, stream
+from ttoaa.experiments.base import World
+from ttoaa.scoring.statistics import keyed_rng
 
 RESERVED = 8
 
@@ -40,7 +41,7 @@ def make_world(tokenizer):
         n = experiment.reserve_windows(geometry)
         if reserve is None:
             low, high = 1, tokenizer.reserved_ids.start
-            reserve = stream("reserve", seed).integers(low, high, (n, length)).astype(np.int32)
+            reserve = keyed_rng("reserve", seed).integers(low, high, (n, length)).astype(np.int32)
         name = name or experiment.name
         return World(seed, name, tokenizer, geometry, np.arange(n) + 1000, reserve)
 

@@ -9,8 +9,8 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from ttoaa.data.geometry import Geometry
-from ttoaa.experiments.base import stream
 from ttoaa.experiments.canaries import Canaries
+from ttoaa.scoring.statistics import keyed_rng
 
 KINDS = ("plain", "rare-1", "rare-8", "random-4")
 
@@ -106,7 +106,7 @@ def test_members_and_nonmembers_have_hosts_of_one_quality(make_world, tokenizer)
                           primary="auc/rare-1-16x")  # fmt: skip
     reserve = make_world(experiment).reserve_NxL.copy()
     reserve[1::29] = reserve[0]  # repeats, and documents so short that spare hosts run out
-    reserve[stream("ends").random(reserve.shape) < 1 / 40] = tokenizer.eos_id
+    reserve[keyed_rng("ends").random(reserve.shape) < 1 / 40] = tokenizer.eos_id
     items = list(experiment.intervene(make_world(experiment, reserve=reserve)))
     conditions = pd.Series([i.condition for i in items])
     crossing = pd.Series([tokenizer.eos_id in parts(i)[0] for i in items])
@@ -120,7 +120,7 @@ def test_another_window_changes_only_what_was_cut_from_it(make_world):
     reserve = make_world(experiment).reserve_NxL.copy()
     before = [parts(i) for i in experiment.intervene(make_world(experiment, reserve=reserve))]
     cut = {tuple(row) for row in reserve[3].reshape(-1, 16).tolist()}
-    reserve[3] = stream("other").integers(1, 200, 64)
+    reserve[3] = keyed_rng("other").integers(1, 200, 64)
     after = [parts(i) for i in experiment.intervene(make_world(experiment, reserve=reserve))]
     moved = [tuple(b[0]) for b, a in zip(before, after, strict=True) if a != b]
     assert moved and set(moved) <= cut

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from ttoaa.experiments.base import stream
 from ttoaa.experiments.contamination import Contamination
 from ttoaa.experiments.questions import (
     GeneratedQuestions,
@@ -17,6 +16,7 @@ from ttoaa.experiments.questions import (
     randomise,
 )
 from ttoaa.planning.placement import Uniform, Within
+from ttoaa.scoring.statistics import keyed_rng
 
 GROUPS = ((0, 40), (4, 20), (144, 8))
 
@@ -71,7 +71,7 @@ def test_items_depend_on_seed_and_name_alone(make_world, same_items):
 def test_randomisation_keeps_the_mix_and_is_uniform():
     made = [question(f"{b}{i}", "c", " x", benchmark=b)
             for b, n in (("big", 600), ("small", 200)) for i in range(n)]  # fmt: skip
-    groups = randomise(made, [400, 200, 40], stream("r"))
+    groups = randomise(made, [400, 200, 40], keyed_rng("r"))
     assert [len(g) for g in groups] == [400, 200, 40]
     assert len({q.id for g in groups for q in g}) == 640
     for group in groups:
@@ -79,7 +79,7 @@ def test_randomisation_keeps_the_mix_and_is_uniform():
         assert abs(share - len(group) / 4) <= 1
     # Every question is equally likely to land in the last group (p = 40/800), whatever its place.
     hits = Counter(
-        q.id for k in range(200) for q in randomise(made, [400, 200, 40], stream("u", k))[2]
+        q.id for k in range(200) for q in randomise(made, [400, 200, 40], keyed_rng("u", k))[2]
     )
     thirds = [sum(hits[f"big{i}"] for i in range(start, start + 200)) for start in (0, 200, 400)]
     assert all(abs(count - 2000) < 5 * np.sqrt(2000) for count in thirds)
@@ -235,7 +235,7 @@ def test_a_plan_s_table_holds_what_pmi_needs(plan_of, tmp_path):
     )
     rows = plan_of([experiment]).items("bc").sort_values("id")
     made = [item_question(row, unconditional=True) for row in rows.itertuples()]
-    assert made == source.questions(2, stream("a"))
+    assert made == source.questions(2, keyed_rng("a"))
     assert {question.unconditional for question in made} == {"Answer:"}
     assert item_question(next(rows.itertuples()), unconditional=False).unconditional is None
 

@@ -4,12 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ttoaa.experiments.base import stream
 from ttoaa.experiments.questions import GeneratedQuestions, ParquetQuestions
+from ttoaa.scoring.statistics import keyed_rng
 
 
 def test_generated_questions_are_distinct_balanced_and_tell_nothing():
-    questions = GeneratedQuestions(answers=8).questions(320, stream("a"))
+    questions = GeneratedQuestions(answers=8).questions(320, keyed_rng("a"))
     assert len(questions) == 320
     assert Counter(q.benchmark for q in questions) == dict.fromkeys(
         ("capital", "founder", "language", "river"), 80
@@ -30,8 +30,8 @@ def test_generated_questions_are_distinct_balanced_and_tell_nothing():
 
 def test_generated_questions_depend_on_their_stream_alone():
     source = GeneratedQuestions()
-    assert source.questions(40, stream("a")) == source.questions(40, stream("a"))
-    assert source.questions(40, stream("a")) != source.questions(40, stream("b"))
+    assert source.questions(40, keyed_rng("a")) == source.questions(40, keyed_rng("a"))
+    assert source.questions(40, keyed_rng("a")) != source.questions(40, keyed_rng("b"))
 
 
 def test_generator_says_what_is_wrong():
@@ -40,7 +40,7 @@ def test_generator_says_what_is_wrong():
     with pytest.raises(ValueError, match="template"):
         GeneratedQuestions(template="The {relation}")
     with pytest.raises(ValueError, match="raise subject_syllables"):
-        GeneratedQuestions(subject_syllables=1).questions(100, stream("a"))
+        GeneratedQuestions(subject_syllables=1).questions(100, keyed_rng("a"))
 
 
 def write(path, rows):

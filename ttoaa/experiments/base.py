@@ -4,7 +4,6 @@ An author subclasses `Experiment` in one new file. Nothing here knows the traine
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -15,16 +14,10 @@ from ttoaa.data.geometry import Geometry
 from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.planning.items import Item
 from ttoaa.scoring.sampling import Sampling
-from ttoaa.scoring.statistics import Estimate, paired_estimates
+from ttoaa.scoring.statistics import Estimate, keyed_rng, paired_estimates
 
 if TYPE_CHECKING:  # planning imports this file, and does without JAX
     from ttoaa.scoring.moments import Moments
-
-
-def stream(*key: object) -> np.random.Generator:
-    """A random stream that depends on `key` alone (C3), the same on every platform."""
-    digest = hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()
-    return np.random.Generator(np.random.Philox(int.from_bytes(digest[:16], "little")))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +35,7 @@ class World:
 
     def rng(self, *salt: object) -> np.random.Generator:
         """A stream of this experiment's own: adding other experiments does not move it."""
-        return stream("experiment", self.seed, self.name, *salt)
+        return keyed_rng("experiment", self.seed, self.name, *salt)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -70,7 +70,7 @@ def bootstrap(
 
 
 def keyed_rng(*key: object) -> np.random.Generator:
-    """Random numbers that follow from what they are for, on every machine alike."""
+    """Random numbers that follow from what they are for (C3), on every machine alike."""
     digest = hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()
     return np.random.Generator(np.random.Philox(int.from_bytes(digest[:16], "little")))
 
