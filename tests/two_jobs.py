@@ -10,6 +10,7 @@ import collections
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -50,9 +51,17 @@ def run(workdir, slow=0.2, seconds=0.2, timeout=600):
     killed, opened = _kill_one(jobs, workdir, limit)
     (left,) = (job for job in jobs if job is not killed)
     codes = {"trainer": trainer.wait(timeout), "job": left.wait(timeout), "killed": killed.wait()}
-    told = verdict(workdir, opened)
-    good = told["good"] and codes == {"trainer": 0, "job": 0, "killed": -signal.SIGKILL}
+    told = {**verdict(workdir, opened), "told_unscored": _told_unscored(left)}
+    # It may not have seen those that came and went while it scored one table.
+    good = told["good"] and told["told_unscored"] <= told["deleted_unread"]
+    good = good and codes == {"trainer": 0, "job": 0, "killed": -signal.SIGKILL}
     return {**told, "codes": codes, "good": good}
+
+
+def _told_unscored(job):
+    """How many checkpoints it said at its end were deleted before they were scored."""
+    found = re.search(r"before they were scored: (\d+)", job.told.read_text())
+    return int(found.group(1)) if found else 0
 
 
 def prepared(root, paths):

@@ -18,6 +18,7 @@ from ttoaa import config, evaluate
 from ttoaa.evaluation import job as module
 from ttoaa.evaluation import waiting
 from ttoaa.evaluation.waiting import GaveUp, Patience
+from ttoaa.evaluation.work import _listed
 from ttoaa.leases import Leases
 from ttoaa.scoring.tables import source_of
 from ttoaa.workdir import RUNS, Workdir
@@ -302,28 +303,40 @@ def test_a_table_whose_source_is_broken_is_named_and_the_others_are_made(finishe
     assert written == 2 and failure == f"{path} is damaged: remove it and evaluate again"
 
 
-def test_what_was_deleted_unscored_is_told_once(finished, begun, capsys):
-    """Whether this job ever saw it or not; with --steps it is a failure instead."""
-    for kind in RUNS:
-        for step in (10, 20, 30):
-            if (kind, step) not in (("control", 10), ("run", 10), ("run", 20)):
-                deliver(finished[0], begun, kind, step)
-        (begun / kind).mkdir(exist_ok=True)
-        shutil.copy(finished[0] / kind / "attempts.jsonl", begun / kind)
-        end(finished[0], begun, kind)
-    assert run(begun) == (9, [])
+def test_what_was_deleted_unscored_is_told_once(finished, begun, capsys, monkeypatch):
+    """Here while another of that step is scored; with --steps it is a failure."""
     told = "checkpoints that were deleted before they were scored"
+    outcome = Planted.outcome
+
+    def delete(self, model):
+        for step in (20, 30):
+            shutil.rmtree(begun / "run/checkpoints" / str(step), ignore_errors=True)
+        return outcome(self, model)
+
+    def deliver_all():
+        for kind in RUNS:
+            for step in (10, 20, 30):
+                shutil.rmtree(begun / kind / "checkpoints" / str(step), ignore_errors=True)
+                deliver(finished[0], begun, kind, step)
+            end(finished[0], begun, kind)
+
+    deliver_all()
+    assert run(begun, watch=True) == (18, [])
     assert told not in capsys.readouterr().out
-    assert run(begun, watch=True) == (0, [])
-    line = f"evaluate: {told}: 3 (control step 10; run step 10, 20)\n"
-    assert capsys.readouterr().out.count(line) == 1
-    table = Workdir(begun).table("control", 10, "late").parent
-    shutil.copytree(Workdir(finished[0]).table("control", 10, "late").parent, table)
-    assert run(begun, watch=True) == (0, [])
-    assert f"{told}: 2 (run step 10, 20)" in capsys.readouterr().out
-    _, failures = run(begun, steps=[20], watch=True)
-    assert failures == ["run step 20: there is no checkpoint of it, or no longer"]
-    assert told not in capsys.readouterr().out
+    monkeypatch.setattr(Planted, "outcome", delete)
+    for steps in (None, [20, 30]):
+        shutil.rmtree(begun / "tables")
+        deliver_all()
+        written, failures = run(begun, steps, watch=True)
+        line = f"evaluate: {told}: 2 (run step 20, 30)\n"
+        assert capsys.readouterr().out.count(line) == (steps is None)
+        lost = [f"run step {s}: there is no checkpoint of it, or no longer" for s in steps or ()]
+        assert failures == lost and written == (6 if steps else 12)
+
+
+def test_a_line_names_a_dozen_steps():
+    assert _listed(range(1, 14)) == "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, … 13"
+    assert _listed([7]) == "7"
 
 
 def test_seconds_that_no_ledger_has_are_told(finished, begun, capsys, monkeypatch):

@@ -189,6 +189,7 @@ class _Job:
 
     def _commit(self, work: Work, experiment: Experiment, params: Any) -> None:
         name = experiment.name
+        self.worklist.checkpoints()  # so that none comes and goes unseen
         path = self.worklist.workdir.table(work.kind, work.step, name)
         try:
             with self.ledger.phase(f"score/{name}"):

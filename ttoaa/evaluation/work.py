@@ -10,7 +10,7 @@ from ttoaa.experiments.worlds import outcome_fingerprints
 from ttoaa.scoring.tables import source_of
 from ttoaa.training.loop import check_identity
 from ttoaa.training.stored import CheckpointError, committed_steps, read_meta
-from ttoaa.workdir import RUNS, Workdir, read_json_lines
+from ttoaa.workdir import RUNS, Workdir
 
 _MOST = 12
 """Steps that one line names."""
@@ -52,6 +52,7 @@ class WorkList:
         self.outcomes = outcome_fingerprints(study.experiments)
         self.faults: dict[Where, str] = {}
         """What is damaged, as of the last look."""
+        self._seen: set[tuple[str, int]] = set()
         self._metas: dict[pathlib.Path, tuple[Stamp, dict[str, Any]]] = {}
         self._made: dict[pathlib.Path, tuple[int, dict[str, str] | None]] = {}
 
@@ -62,6 +63,7 @@ class WorkList:
         stands beside its control.
         """
         found = [(step, kind) for kind in RUNS for step in committed_steps(self._folder(kind))]
+        self._seen.update((kind, step) for step, kind in found)
         return [(kind, step) for step, kind in sorted(found)]
 
     def look(self) -> list[Work]:
@@ -107,24 +109,12 @@ class WorkList:
         ]
 
     def missed(self) -> str:
-        """One line on checkpoints that were deleted before they were scored; '' where none were.
-
-        Of those that the config has the runs save, so that none is missed for not being seen here.
-        """
-        training, found = self.study.training, []
-        for kind in RUNS:
-            lines = read_json_lines(self.workdir.run(kind) / "attempts.jsonl")
-            begun, now = (lines[0]["step"], lines[-1]["step"]) if lines else (0, 0)
-            due = {*range(0, now + 1, training.checkpoint_every), *training.keep.milestones}
-            lost = [s for s in sorted(due) if begun < s <= now and self._is_lost(kind, s)]
-            if lost:
-                steps = [*lost[:_MOST], *(["…", lost[-1]] if len(lost) > _MOST else [])]
-                told = f"{kind} step {', '.join(map(str, steps))}"
-                found.append((len(lost), told))
-        if not found:
-            return ""
-        count, told = sum(number for number, _ in found), "; ".join(told for _, told in found)
-        return f"checkpoints that were deleted before they were scored: {count} ({told})"
+        """One line on checkpoints that were seen and deleted before they were scored, or ''."""
+        lost = [where for where in sorted(self._seen) if self._is_lost(*where)]
+        by_kind = {kind: [step for its, step in lost if its == kind] for kind in RUNS}
+        told = "; ".join(f"{kind} step {_listed(at)}" for kind, at in by_kind.items() if at)
+        line = f"checkpoints that were deleted before they were scored: {len(lost)} ({told})"
+        return line if lost else ""
 
     def _is_lost(self, kind: str, step: int) -> bool:
         there = (self._folder(kind) / str(step)).exists()
@@ -172,6 +162,11 @@ class WorkList:
 
     def _folder(self, kind: str) -> pathlib.Path:
         return self.workdir.run(kind) / "checkpoints"
+
+
+def _listed(steps: Sequence[int]) -> str:
+    more = [f"… {steps[-1]}"] if len(steps) > _MOST else []
+    return ", ".join([*map(str, steps[:_MOST]), *more])
 
 
 def leave_out(error: Exception, checkpoint: pathlib.Path) -> str:
