@@ -60,7 +60,7 @@ def test_scoring_is_compiled_likewise_and_fewer_layers_stand_for_all(tiny_study)
     whole = estimate(tiny_study, "cpu:1", evaluation=True)
     assert whole["program"] == "evaluation"
     # A pass of the job: two rows on a CPU, forward alone: 2 a weight.
-    assert (whole["batch"], whole["execution"]["attention"]) == (2, "xla")
+    assert (whole["batch"], whole["execution"]["attention"]) == (8, "xla")
     matrices = 2 * (4 * 32 * 32 + 3 * 32 * 64 + 4 * 32) + 32 + 32 * 320
     assert whole["model_flops_per_step"] == 2 * 32 * (2 * matrices + 2 * 2 * 32 * 32)
     ranked = estimate(tiny_study, "cpu:1", evaluation=True, layers=1)

@@ -85,6 +85,6 @@ def test_what_is_lowered_ahead_is_what_a_stream_calls(monkeypatch):
     monkeypatch.setattr(likelihood, "_score", Recorded())
     params = tiny.params()
     list(stream(MODEL, params, [(np.ones(64, np.int32), 1)]))
-    assert likelihood.lowered(MODEL, params, 64, "cpu").rows == 2
+    assert likelihood.lowered(MODEL, params, 64, "cpu").rows == 8
     one, other = ([getattr(a, "shape", a) for a in told[2:]] for told in called)
     assert one == other

@@ -73,9 +73,13 @@ class Pass(NamedTuple):
 
 
 def pass_rows(length: int, platform: str | None = None) -> int:
-    """Rows of one pass: two a device suit a CPU's caches, an accelerator takes 16,384 tokens."""
-    on_cpu = (platform or jax.default_backend()) == "cpu"
-    return _parts() * (2 if on_cpu else max(1, 16_384 // length))
+    """Rows of one pass on all devices: so many tokens as suit a CPU's caches, or an accelerator.
+
+    A power of two on a CPU, from two to eight rows: many short rows would be dummies.
+    """
+    if (platform or jax.default_backend()) != "cpu":
+        return _parts() * max(1, 16_384 // length)
+    return _parts() * min(8, max(2, 1 << (512 // length).bit_length() >> 1))
 
 
 def execution_of(config: DecoderConfig, length: int, platform: str | None = None) -> Execution:
