@@ -59,10 +59,10 @@ def test_a_step_is_compiled_and_reported_in_one_line():
 def test_scoring_is_compiled_likewise_and_fewer_layers_stand_for_all(tiny_study):
     whole = estimate(tiny_study, "cpu:1", evaluation=True)
     assert whole["program"] == "evaluation"
-    # A pass of the job: two rows on a CPU, forward alone: 2 a weight.
+    # A pass of the job: eight short rows on a CPU, forward alone: 2 a weight.
     assert (whole["batch"], whole["execution"]["attention"]) == (8, "xla")
     matrices = 2 * (4 * 32 * 32 + 3 * 32 * 64 + 4 * 32) + 32 + 32 * 320
-    assert whole["model_flops_per_step"] == 2 * 32 * (2 * matrices + 2 * 2 * 32 * 32)
+    assert whole["model_flops_per_step"] == 8 * 32 * (2 * matrices + 2 * 2 * 32 * 32)
     ranked = estimate(tiny_study, "cpu:1", evaluation=True, layers=1)
     assert (whole["layers_compiled"], ranked["layers_compiled"]) == ([2], [1, 2])
     assert ranked["hbm_gib"] == whole["hbm_gib"] > 0
