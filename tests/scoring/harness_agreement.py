@@ -141,6 +141,8 @@ def agree(path, theirs, ours, folder, limit, prompts):
         for number, q in enumerate(questions)
         if max(len(ours.tok_encode(text)) for text in q.texts) <= ours.max_length + 1
     ]
+    if not whole:
+        sys.exit(f"harness_agreement: all contexts of {path} are cut: raise --max_length")
     own, own_right = own_choices(ours, [questions[number] for number in whole])
     uncut = answers([torch_samples[number] for number in whole])[:, 0]
     rolling, greedy = texts(theirs, ours, [q.contexts[0] for q in questions[:prompts]])
