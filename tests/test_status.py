@@ -157,6 +157,15 @@ def test_a_run_of_another_plan_is_told_and_the_rest_is_shown(workdir):
     assert not told["done"] and text(workdir).splitlines()[-1].startswith("next: mend what is")
 
 
+def test_the_folder_may_be_named_as_for_other_commands(workdir, capsys):
+    status.main([f"--workdir={workdir}"])
+    named = capsys.readouterr().out
+    status.main([str(workdir)])
+    assert capsys.readouterr().out == named and f" in {workdir}" in named
+    with pytest.raises(SystemExit, match="2"):
+        status.main([])
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_what_is_no_study(tmp_path, there, capsys):
     folder = tmp_path / "nothing"

@@ -19,11 +19,15 @@ _MOST = 12
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m ttoaa.status", description=__doc__)
-    parser.add_argument("workdir", type=pathlib.Path, help="the study's folder")
+    parser.add_argument("workdir", type=pathlib.Path, nargs="?", help="the study's folder")
+    parser.add_argument("--workdir", type=pathlib.Path, dest="named", help="the same")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
     asked = parser.parse_args(argv)
+    folder = asked.workdir or asked.named
+    if folder is None:
+        parser.error("name the study's folder")
     try:
-        told = read(asked.workdir)
+        told = read(folder)
     except (ValueError, OSError) as error:
         sys.exit(f"status: {error}")
     print(json.dumps(told) if asked.json else "\n".join(lines(told)))

@@ -52,6 +52,16 @@ def test_a_flipped_bit_is_seen_or_harmless(table, tmp_path, bit):
     assert seen > len(whole) / 7 / 3
 
 
+def test_a_damaged_page_is_seen_by_who_asks_for_the_source_alone(table, tmp_path):
+    path = tmp_path / "t.parquet"
+    tables.write(table, path, SOURCE)
+    whole = path.read_bytes()
+    place = whole.index(str(table["item"].iloc[0]).encode())  # among the values
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    with pytest.raises(ValueError, match="is damaged: remove it"):
+        tables.source_of(path)
+
+
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1PAR1", b"no table"])
 def test_no_table_at_all_is_named(tmp_path, content):
     path = tmp_path / "t.parquet"

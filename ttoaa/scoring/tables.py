@@ -38,12 +38,13 @@ def read(path: pathlib.Path) -> pd.DataFrame:
 def source_of(path: pathlib.Path) -> dict[str, str] | None:
     """What a table was made of; None where there is no table, or one that does not say.
 
-    Raises ValueError where that is damaged; the values themselves are not looked at.
+    Raises ValueError where it is damaged, in its pages too.
     """
     if not path.exists():
         return None
     with _opened(path) as file:
-        metadata = pq.read_schema(file).metadata or {}
+        table = pq.read_table(file, page_checksum_verification=True)
+        metadata = table.schema.metadata or {}
         return json.loads(metadata[_SOURCE]) if _SOURCE in metadata else None
 
 
