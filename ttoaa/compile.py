@@ -9,10 +9,9 @@ import dataclasses
 import json
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
-import jax
 from absl import app, flags
 from jax.sharding import Mesh
 
@@ -21,9 +20,8 @@ from ttoaa.compilation import pods
 from ttoaa.compilation.compiled import compiled
 from ttoaa.compilation.estimate import Measures, extrapolate, measure, report
 from ttoaa.evaluation.devices import abstract_on, layout_for, within
-from ttoaa.model.execution import Execution
 from ttoaa.model.sharding import make_mesh
-from ttoaa.scoring.likelihood import lowered
+from ttoaa.scoring.likelihood import Lowered, lowered
 from ttoaa.training.program import Program
 
 _TOPOLOGY = flags.DEFINE_string("topology", None, "a pod by libtpu's name, such as v5p:4x4x4")
@@ -68,7 +66,7 @@ def estimate(
         one = lower(
             dataclasses.replace(study, model=dataclasses.replace(model, layers=count)), mesh
         )
-        made = compiled(one.program, one.options, cache)
+        made = compiled(one.program, dict(one.execution.compiler_options), cache)
         return measure(made, mesh), made.refused, one
 
     if layers is None:
@@ -101,26 +99,17 @@ def estimate(
     }
 
 
-class Lowered(NamedTuple):
-    program: jax.stages.Lowered
-    options: Mapping[str, str]
-    rows: int
-    execution: Execution
-
-
 def _step(study: config.Study, mesh: Mesh) -> Lowered:
     """The trainer's."""
     program = Program(study.model, study.training, study.geometry, study.execution, mesh)
-    options = dict(program.resolved.compiler_options)
-    return Lowered(program.lower(), options, study.geometry.batch, program.resolved)
+    return Lowered(program.lower(), study.geometry.batch, program.resolved)
 
 
 def _pass(study: config.Study, mesh: Mesh) -> Lowered:
     """Of an evaluation that scores rows as long as those of training."""
     platform = mesh.devices.flat[0].platform
     with within(mesh):
-        made = lowered(study.model, abstract_on(study, mesh), study.geometry.length, platform)
-    return Lowered(made.program, {}, made.rows, made.execution)
+        return lowered(study.model, abstract_on(study, mesh), study.geometry.length, platform)
 
 
 def _study() -> config.Study:

@@ -4,7 +4,7 @@ import pytest
 from model import reference
 
 from ttoaa.model.decoder import DecoderConfig, abstract_params
-from ttoaa.scoring import moments
+from ttoaa.scoring import batches
 from ttoaa.scoring.attacks import min_k_plus
 from ttoaa.scoring.likelihood import log_likelihoods
 from ttoaa.scoring.moments import vocabulary_moments
@@ -71,7 +71,7 @@ def test_neighbours_order_and_number_change_no_bit(params, requests, found):
 
 
 def test_logits_in_pieces_give_the_same(params, requests, found, monkeypatch):
-    monkeypatch.setattr(moments, "head_chunks", lambda rows, span, vocab_size: span // 8)
+    monkeypatch.setattr(batches, "head_chunks", lambda rows, span, vocab_size: span // 8)
     pieces = vocabulary_moments(MODEL, params, requests[:3])
     for one, other in zip(found[:3], pieces, strict=True):
         np.testing.assert_allclose(np.stack(one), np.stack(other), atol=1e-5)

@@ -160,6 +160,18 @@ def head_chunks(rows: int, span: int, vocab_size: int) -> int:
     return next(n for n in range(1, span + 1) if span % n == 0 and span // n <= positions)
 
 
+def computed(config: DecoderConfig, one: Pass) -> tuple[int, Execution]:
+    """(pieces of its span, execution) of a pass."""
+    rows, span = one.wanted_RxS.shape
+    return head_chunks(rows, span, config.vocab_size), execution_of(config, one.tokens_RxL.shape[1])
+
+
+def spans(array_RxLx_: jax.Array, first_R: jax.Array, span: int) -> jax.Array:
+    """[R, span, …]: of each row the positions first .. first + span - 1."""
+    cut = jax.vmap(lambda row, first: jax.lax.dynamic_slice_in_dim(row, first, span))
+    return cut(array_RxLx_, first_R)
+
+
 def ahead(run: Callable[[Pass], Any], passes: Iterable[Pass]) -> Iterator[tuple[Pass, Any]]:
     """Each pass and, as NumPy arrays, what `run` made of it; the device need not wait for us."""
     pending: collections.deque[tuple[Pass, Any]] = collections.deque()

@@ -22,9 +22,9 @@ from ttoaa.scoring.batches import (
     Passes,
     ahead,
     check,
-    execution_of,
-    head_chunks,
+    computed,
     packed,
+    spans,
     windows,
 )
 from ttoaa.scoring.requests import Request
@@ -69,11 +69,8 @@ def _window(
     found: dict[int, np.ndarray] = {}
 
     def run(one: Pass) -> jax.Array:
-        rows, span = one.wanted_RxS.shape
-        chunks = head_chunks(rows, span, config.vocab_size)
-        execution = execution_of(config, one.tokens_RxL.shape[1])
         arrays = one.tokens_RxL, one.first_R, one.wanted_RxS
-        return _gradients(config, params, *arrays, chunks, execution)
+        return _gradients(config, params, *arrays, *computed(config, one))
 
     for one, gradients_RxLxD in ahead(run, packed(requests, passes)):
         for row, number in enumerate(one.members):
@@ -93,12 +90,13 @@ def _gradients(
 ) -> jax.Array:
     """float32[R, L, D], whole on every device: rows do not meet, so one sum serves them all."""
     tokens_RxL = constrain(tokens_RxL, "batch", None)
-    cut = jax.vmap(lambda row, first: jax.lax.dynamic_slice_in_dim(row, first, wanted_RxS.shape[1]))
-    targets_RxS = cut(jnp.roll(tokens_RxL, -1, axis=1), first_R)
+    span = wanted_RxS.shape[1]
+    targets_RxS = spans(jnp.roll(tokens_RxL, -1, axis=1), first_R, span)
 
     def summed(offset_RxLxD: jax.Array) -> jax.Array:
         x_RxLxD = features(config, params, tokens_RxL, offset_RxLxD, execution=execution)
-        losses, _ = token_losses(cut(x_RxLxD, first_R), params["head"], targets_RxS, chunks)
+        x_RxSxD = spans(x_RxLxD, first_R, span)
+        losses, _ = token_losses(x_RxSxD, params["head"], targets_RxS, chunks)
         return -jnp.where(wanted_RxS, losses, 0).sum()
 
     nothing = jnp.zeros((*tokens_RxL.shape, config.width), jnp.float32)

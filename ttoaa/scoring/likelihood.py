@@ -6,6 +6,7 @@ tokens[start:] given what stands before each, so that prompt and continuation me
 `start` says and nowhere else; `requests.encode_request` makes one of two texts.
 """
 
+import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -23,10 +24,12 @@ from ttoaa.scoring.batches import (
     Passes,
     ahead,
     check,
+    computed,
     execution_of,
     head_chunks,
     packed,
     pass_rows,
+    spans,
     windows,
 )
 from ttoaa.scoring.requests import Request
@@ -42,6 +45,8 @@ class Scored(NamedTuple):
 
 
 class Lowered(NamedTuple):
+    """A program for devices that need not be there, and what it is of."""
+
     program: jax.stages.Lowered
     rows: int
     execution: Execution
@@ -85,9 +90,8 @@ def _score(
     """Log-probabilities and greediness of the tokens after positions first .. first + span - 1."""
     tokens_RxL = constrain(tokens_RxL, "batch", None)
     x_RxLxD = features(config, params, tokens_RxL, execution=execution)
-    cut = jax.vmap(lambda row, first: jax.lax.dynamic_slice_in_dim(row, first, span))
-    targets_RxS = cut(jnp.roll(tokens_RxL, -1, axis=1), first_R)
-    read = _read(cut(x_RxLxD, first_R), params["head"], targets_RxS, chunks)
+    targets_RxS = spans(jnp.roll(tokens_RxL, -1, axis=1), first_R, span)
+    read = _read(spans(x_RxLxD, first_R, span), params["head"], targets_RxS, chunks)
     log_probs_RxS, greedy_RxS = (constrain(each, None, None) for each in read)
     return log_probs_RxS, greedy_RxS
 
@@ -126,8 +130,14 @@ def row_losses(
     tokens_NxL: np.ndarray,
     execution: Execution = PLAIN,
 ) -> np.ndarray:
-    """float32[N]: the mean loss of each row's L - 1 targets, in nats."""
-    rows = pass_rows(tokens_NxL.shape[1])
+    """float32[N]: the mean loss of each row's L - 1 targets, in nats.
+
+    In as many chunks as `execution` says, or more: no more logits at a time than `head_chunks`.
+    """
+    length = tokens_NxL.shape[1]
+    rows = pass_rows(length)
+    chunks = max(execution.loss_chunks, head_chunks(rows, length, config.vocab_size))
+    execution = dataclasses.replace(execution, loss_chunks=chunks)
     missing = -len(tokens_NxL) % rows
     padded = np.pad(np.asarray(tokens_NxL, np.int32), ((0, missing), (0, 0)))
     scores = token_log_probs(config, params, padded, rows=rows, execution=execution)
@@ -196,10 +206,8 @@ def _window(
     found: dict[int, Scored] = {}
 
     def run(one: Pass) -> tuple[jax.Array, jax.Array]:
-        rows, span = one.wanted_RxS.shape
-        chunks = head_chunks(rows, span, config.vocab_size)
-        execution = execution_of(config, one.tokens_RxL.shape[1])
-        return _score(config, params, one.tokens_RxL, one.first_R, span, chunks, execution)
+        span, how = one.wanted_RxS.shape[1], computed(config, one)
+        return _score(config, params, one.tokens_RxL, one.first_R, span, *how)
 
     for one, (log_probs_RxS, greedy_RxS) in ahead(run, packed(requests, passes)):
         for row, number in enumerate(one.members):

@@ -14,16 +14,7 @@ import numpy as np
 from ttoaa.model.decoder import DecoderConfig, Params, features
 from ttoaa.model.execution import Execution
 from ttoaa.model.sharding import constrain
-from ttoaa.scoring.batches import (
-    PASSES,
-    Pass,
-    Passes,
-    ahead,
-    check,
-    execution_of,
-    head_chunks,
-    packed,
-)
+from ttoaa.scoring.batches import PASSES, Pass, Passes, ahead, check, computed, packed, spans
 from ttoaa.scoring.requests import Request
 
 
@@ -49,10 +40,8 @@ def vocabulary_moments(
     found: dict[int, Moments] = {}
 
     def run(one: Pass) -> tuple[jax.Array, ...]:
-        rows, span = one.wanted_RxS.shape
-        chunks = head_chunks(rows, span, config.vocab_size)
-        execution = execution_of(config, one.tokens_RxL.shape[1])
-        return _moments(config, params, one.tokens_RxL, one.first_R, span, chunks, execution)
+        span, how = one.wanted_RxS.shape[1], computed(config, one)
+        return _moments(config, params, one.tokens_RxL, one.first_R, span, *how)
 
     for one, moments in ahead(run, packed(requests, passes)):
         for row, number in enumerate(one.members):
@@ -81,8 +70,7 @@ def _moments(
 
     def cut(array_RxLx_: jax.Array) -> jax.Array:
         """[chunks, R, span / chunks, ...]"""
-        take = jax.vmap(lambda row, first: jax.lax.dynamic_slice_in_dim(row, first, span))
-        taken = take(array_RxLx_, first_R)
+        taken = spans(array_RxLx_, first_R, span)
         pieces = taken.reshape(len(taken), chunks, span // chunks, *taken.shape[2:])
         return pieces.swapaxes(0, 1)
 

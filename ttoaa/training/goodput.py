@@ -3,9 +3,8 @@
 The useful time is the ledger's: a checkpoint carries it, so the steps that a kill undid are not in
 it. The time held is kept apart, in a file that no resume cuts back: every start and a sign of life
 now and then, so that what `kill -9` took is counted to within one such interval, or to within the
-compilation, validation or save that it hit. Start-up,
-compilation, saving, probing and steps done again are held and not useful; time between two starts
-is neither.
+compilation, validation or save that it hit. Start-up, compilation, saving, probing and steps done
+again are held and not useful; time between two starts is neither.
 """
 
 import json

@@ -12,7 +12,6 @@ import tqdm
 from ttoaa.data.loader import Batch
 from ttoaa.experiments.base import Probe
 from ttoaa.model.execution import PLAIN
-from ttoaa.scoring.batches import head_chunks, pass_rows
 from ttoaa.scoring.likelihood import row_losses
 from ttoaa.training import guard, initial
 from ttoaa.training.agreement import from_primary
@@ -220,12 +219,9 @@ class _Run:
             self._save(step)
 
     def _row_losses(self, tokens_NxL: np.ndarray) -> np.ndarray:
-        program, length = self.program, tokens_NxL.shape[1]
-        execution = program.resolved if length == program.geometry.length else PLAIN
-        # Weights and moments are in memory too: no more logits at a time than when scoring.
-        chunks = head_chunks(pass_rows(length), length, program.model.vocab_size)
-        chunks = max(chunks, execution.loss_chunks)
-        execution = dataclasses.replace(execution, loss_chunks=chunks)
+        program = self.program
+        whole = tokens_NxL.shape[1] == program.geometry.length
+        execution = program.resolved if whole else PLAIN
         return row_losses(program.model, self.state["params"], tokens_NxL, execution)
 
     def _save(self, step: int) -> None:
