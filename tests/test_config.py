@@ -1,5 +1,7 @@
 import dataclasses
 import pathlib
+import subprocess
+import sys
 
 import pytest
 import studies
@@ -262,3 +264,11 @@ def test_a_single_binding_that_a_saved_scope_overrules_is_named(tmp_path):
         load(saved, "Within.start = 0.4")
     study = load(saved, "late/Within.start = 0.4")
     assert study.experiments[1].placement.start == 0.4
+
+
+@pytest.mark.parametrize("module", ["report", "train"])
+def test_help_names_the_flags_of_every_command(module):
+    asked = [sys.executable, "-m", f"ttoaa.{module}", "--help"]
+    told = subprocess.run(asked, capture_output=True, text=True, timeout=120).stdout
+    for name in ("workdir", "seed", "gin_file", "gin_bindings"):
+        assert f"  --{name}: " in told, told

@@ -94,6 +94,10 @@ def test_missing_and_damaged_and_set_aside(workdir):
     assert table.endswith("planted.parquet is damaged: remove it and evaluate again")
     told = text(workdir)
     assert "    missing  run step 20: late" in told and told.count("    damaged  ") == 3
+    assert told.splitlines()[-2:] == [
+        f"  {command(workdir, 'evaluate')}",
+        "next: mend what is damaged, as its line says",
+    ]
 
 
 def test_who_is_at_what(workdir):

@@ -141,5 +141,6 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    flags.adopt_module_key_flags(config)
     flags.FLAGS.set_default("workdir", "")  # other commands cannot do without
     app.run(main)

@@ -59,4 +59,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    flags.adopt_module_key_flags(config)
     app.run(main)

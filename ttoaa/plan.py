@@ -110,4 +110,5 @@ def _step(text: str, steps: int) -> int:
 
 
 if __name__ == "__main__":
+    flags.adopt_module_key_flags(config)
     app.run(main)

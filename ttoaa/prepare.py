@@ -61,4 +61,5 @@ def _bindings() -> list[str]:
 
 
 if __name__ == "__main__":
+    flags.adopt_module_key_flags(config)
     app.run(main)

@@ -4,7 +4,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from absl import app
+from absl import app, flags
 
 from ttoaa import config
 from ttoaa.experiments.worlds import check_planned, outcome_fingerprints
@@ -34,4 +34,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    flags.adopt_module_key_flags(config)
     app.run(main)

@@ -60,11 +60,11 @@ def lines(told: dict[str, Any]) -> Iterator[str]:
     yield f"report     {told['report']}"
     if told["next"]:
         yield from ("next:", *(f"  {command}" for command in told["next"]))
+    if any(of["tables"]["damaged"] for of in told["seeds"]):
+        yield "next: mend what is damaged, as its line says"
     elif told["done"]:
         yield f"next: nothing, all is done; open {Workdir(pathlib.Path(told['workdir'])).report}"
-    elif any(of["tables"]["damaged"] for of in told["seeds"]):
-        yield "next: mend what is damaged, as its line says"
-    else:
+    elif not told["next"]:
         yield "next: nothing to type, what lacks is under way"
 
 

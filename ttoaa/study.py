@@ -73,4 +73,5 @@ class _Runner:
 
 
 if __name__ == "__main__":
+    flags.adopt_module_key_flags(config)
     app.run(main)

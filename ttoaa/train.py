@@ -175,4 +175,7 @@ def run(study: config.Study, workdir: Workdir, kind: str, profile_steps: str | N
 
 
 if __name__ == "__main__":
+    flags.adopt_module_key_flags(config)
+    flags.adopt_module_key_flags(distributed)
+    flags.adopt_module_key_flags(profiling)
     app.run(main)
