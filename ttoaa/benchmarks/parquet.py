@@ -8,6 +8,7 @@ import gin
 import numpy as np
 import pandas as pd
 
+from ttoaa import parquet
 from ttoaa.benchmarks import files
 from ttoaa.benchmarks.question import Question, enough
 
@@ -55,7 +56,7 @@ _COLUMNS = ("options", "label", "benchmark", "question-id")
 
 
 def _read(path: str) -> pd.DataFrame:
-    table = pd.read_parquet(path)
+    table = parquet.read(path).to_pandas()
     missing = [name for name in _COLUMNS if name not in table]
     if missing:
         raise ValueError(f"ParquetQuestions: {path} has no column {missing[0]!r}")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ttoaa import parquet
 from ttoaa.data.corpus import file_sha256
 from ttoaa.data.geometry import Geometry
 from ttoaa.workdir import read_json
@@ -88,14 +89,14 @@ class Plan:
 
     def items(self, experiment: str) -> pd.DataFrame:
         """The item table of one experiment, its `fields` expanded to columns."""
-        return expanded(pd.read_parquet(self.folder / "items" / f"{experiment}.parquet"))
+        return expanded(parquet.read(self.folder / "items" / f"{experiment}.parquet").to_pandas())
 
     def item_ids(self) -> pd.DataFrame:
         """experiment and id of every item, in the order that the column `item` counts."""
         parts = [
-            pd.read_parquet(self.folder / "items" / f"{name}.parquet", columns=["id"]).assign(
-                experiment=name
-            )
+            parquet.read(self.folder / "items" / f"{name}.parquet", ["id"])
+            .to_pandas()
+            .assign(experiment=name)
             for name in self.contents["experiments"]
         ]
         return pd.concat(parts, ignore_index=True)

@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from ttoaa import parquet
 from ttoaa.experiments.base import Experiment
 from ttoaa.experiments.worlds import added_later
 from ttoaa.planning.plan import Plan
@@ -222,7 +223,7 @@ def _examples(folder: Workdir, experiment: str) -> list[dict[str, Any]]:
     path = folder.plan / "items" / f"{experiment}.parquet"
     if not path.exists():  # it was added afterwards
         return []
-    items = pd.read_parquet(path, columns=columns).drop_duplicates("condition").head(_EXAMPLES)
+    items = parquet.read(path, columns).to_pandas().drop_duplicates("condition").head(_EXAMPLES)
     cut = items["text"].str.slice(0, _EXAMPLE_CHARACTERS)
     items["text"] = cut.where(cut == items["text"], cut + " …")
     return items.to_dict("records")

@@ -5,12 +5,12 @@ import io
 import json
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import BinaryIO
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ttoaa import parquet
 from ttoaa.workdir import write_bytes
 
 COLUMNS = ("item", "condition", "outcome", "value")
@@ -31,8 +31,8 @@ def write(table: pd.DataFrame, path: pathlib.Path, source: Mapping[str, str]) ->
 
 def read(path: pathlib.Path) -> pd.DataFrame:
     """Raises ValueError where it is damaged: pages are checked against their checksums."""
-    with _opened(path) as file:
-        return pq.read_table(file, page_checksum_verification=True).to_pandas()
+    with _damage_told(path):
+        return parquet.read(path, page_checksum_verification=True).to_pandas()
 
 
 def source_of(path: pathlib.Path) -> dict[str, str] | None:
@@ -42,18 +42,17 @@ def source_of(path: pathlib.Path) -> dict[str, str] | None:
     """
     if not path.exists():
         return None
-    with _opened(path) as file:
-        table = pq.read_table(file, page_checksum_verification=True)
+    with _damage_told(path):
+        table = parquet.read(path, page_checksum_verification=True)
         metadata = table.schema.metadata or {}
         return json.loads(metadata[_SOURCE]) if _SOURCE in metadata else None
 
 
 @contextlib.contextmanager
-def _opened(path: pathlib.Path) -> Iterator[BinaryIO]:
-    """The file, for Arrow, which raises many kinds where it is damaged."""
+def _damage_told(path: pathlib.Path) -> Iterator[None]:
+    """Arrow raises many kinds where a file is damaged."""
     try:
-        with open(path, "rb") as file:
-            yield file
+        yield
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the machine's fault: the table may well be whole

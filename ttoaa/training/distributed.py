@@ -31,6 +31,10 @@ _HEARTBEAT = flags.DEFINE_integer(
 )
 
 
+class Agreed(ValueError):
+    """What all processes come to together: they leave as usual, the coordinator as the last."""
+
+
 def start(command: str = "train") -> None:
     """Joins the other processes of this run, where there are any; call it before all else of JAX.
 
@@ -106,7 +110,7 @@ def _detected() -> tuple[str, int, int] | None:
 def primary_first(action: Callable[[], None]) -> None:
     """The primary does it while all others wait, for minutes if need be; called once a process.
 
-    Where it raises ValueError or OSError, all raise ValueError with that text. It goes by the
+    Where it raises ValueError or OSError, all raise Agreed with that text. It goes by the
     coordinator alone: an exchange between devices gives up waiting sooner.
     """
     if not jax.distributed.is_initialized():
@@ -119,9 +123,8 @@ def primary_first(action: Callable[[], None]) -> None:
             told = first_line(error)
         client.key_value_set("ttoaa/primary_first", f"told: {told}")
     told = client.blocking_key_value_get("ttoaa/primary_first", _PATIENCE_MS)
-    client.wait_at_barrier("ttoaa/all_told", _PATIENCE_MS)  # lest the coordinator leaves before
     if text := told.removeprefix("told: "):
-        raise ValueError(text)
+        raise Agreed(text)
 
 
 def primary() -> bool:
@@ -133,15 +136,15 @@ def primary() -> bool:
 def exiting(command: str, *agreed: type[BaseException]) -> Iterator[None]:
     """Ends this process at once where it fails alone among several: one line, status 1.
 
-    What all processes come to together goes on as usual: exceptions of the types `agreed` and
-    exits with a number. To be entered inside whatever would wait for the others when it is left,
-    such as a checkpoint's last save. One process alone is not touched.
+    What all processes come to together goes on as usual: Agreed, exceptions of the types `agreed`
+    and exits with a number. To be entered inside whatever would wait for the others when it is
+    left, such as a checkpoint's last save. One process alone is not touched.
     """
     try:
         yield
     except BaseException as error:
         together = isinstance(error, SystemExit) and not isinstance(error.code, str)
-        if not jax.distributed.is_initialized() or together or isinstance(error, agreed):
+        if not jax.distributed.is_initialized() or together or isinstance(error, (Agreed, *agreed)):
             raise
         _leave(_told(command, error))
 
