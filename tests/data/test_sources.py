@@ -7,11 +7,11 @@ import sysconfig
 import numpy as np
 import pytest
 
-from ttoaa.data.sources import EmbeddedPython, TextFiles, keyed_fraction
+from ttoaa.data.sources import EmbeddedPython, TextFiles, all_documents, keyed_fraction
 
 
 def texts(*paths, **options):
-    return [text for _, text in TextFiles([str(path) for path in paths], **options).documents()]
+    return [text for _, text in all_documents(TextFiles([str(path) for path in paths], **options))]
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_a_folder_is_read_in_order_of_name(folder):
 
 
 def test_documents_carry_where_they_come_from(folder):
-    names = [name for name, _ in TextFiles([str(folder / "d.jsonl")]).documents()]
+    names = [name for name, _ in all_documents(TextFiles([str(folder / "d.jsonl")]))]
     assert names == [f"{folder}/d.jsonl:1", f"{folder}/d.jsonl:2"]
 
 
@@ -110,9 +110,9 @@ def test_undecodable_bytes_are_replaced_only_on_demand(tmp_path):
 
 def test_embedded_python_is_real_text_within_its_budget():
     source = EmbeddedPython(max_characters=1_000_000)
-    documents = list(source.documents())
+    documents = list(all_documents(source))
     assert 800_000 < sum(len(text) for _, text in documents) <= 1_000_000
-    assert documents == list(source.documents())
+    assert documents == list(all_documents(source))
     root = pathlib.Path(sysconfig.get_path("stdlib"))
     for name, text in documents:
         assert "site-packages" not in name
@@ -125,10 +125,10 @@ def test_embedded_python_takes_tests_last_and_then_shuffles():
     def is_test(name):
         return "test/" in name or "tests/" in name
 
-    few = [name for name, _ in EmbeddedPython(max_characters=1_000_000).documents()]
+    few = [name for name, _ in all_documents(EmbeddedPython(max_characters=1_000_000))]
     assert not any(map(is_test, few))
     assert few != sorted(few)
-    more = dict(EmbeddedPython(max_characters=2_000_000).documents())
+    more = dict(all_documents(EmbeddedPython(max_characters=2_000_000)))
     assert set(few) < set(more)
 
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ttoaa import workdir
 from ttoaa.data import writer
 from ttoaa.data.corpus import MANIFEST, SPLITS, TOKENIZER, Corpus, Manifest
-from ttoaa.data.sources import EmbeddedPython, Source, keyed_fraction
+from ttoaa.data.sources import EmbeddedPython, Source, all_documents, keyed_fraction
 from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.data.vocabulary import TrainBPE, Vocabulary
 
@@ -119,7 +119,7 @@ def _survey(config: Prepare, progress: bool) -> _Survey:
     documents: dict[str, int] = {split: 0 for split in SPLITS}
     characters: dict[str, int] = {split: 0 for split in SPLITS}
     size = 0
-    source = config.source.documents()
+    source = all_documents(config.source)
     for name, text in tqdm(source, "reading", unit=" documents", disable=not progress):
         try:
             content = text.encode()
@@ -189,7 +189,7 @@ def _sample(config: Prepare, survey: _Survey, progress: bool) -> Iterator[str]:
     share = config.tokenizer.training_characters / survey.training_characters
     total = min(config.tokenizer.training_characters, survey.training_characters)
     with _bar("training the tokenizer", total, progress) as bar:
-        for _, text in config.source.documents():
+        for _, text in all_documents(config.source):
             train = writer.split_of(text, config.reserve_fraction) == "train"
             if train and keyed_fraction("tokenizer", text) < share:
                 bar.update(len(text))
@@ -207,7 +207,7 @@ def _write_parts(
     finished = _finished_parts(unfinished)
     with _bar("tokenizing", survey.characters, progress) as bar:
         for number, documents in enumerate(
-            writer.parts(config.source.documents(), config.shard_characters)
+            writer.parts(all_documents(config.source), config.shard_characters)
         ):
             if number in finished:
                 bar.update(finished[number].characters)

@@ -26,9 +26,19 @@ class Source(Protocol):
         """One line for people."""
         ...
 
-    def documents(self) -> Iterator[tuple[str, str]]:
-        """Names (for messages) and texts; the same ones in the same order at every call."""
+    def units(self) -> Sequence[str]:
+        """Names of what can be read apart, by several processes, such as files; in order."""
         ...
+
+    def documents(self, unit: str) -> Iterator[tuple[str, str]]:
+        """Names (for messages) and texts of a unit; the same in the same order at every call."""
+        ...
+
+
+def all_documents(source: Source) -> Iterator[tuple[str, str]]:
+    """Those of all units, in order."""
+    for unit in source.units():
+        yield from source.documents(unit)
 
 
 def keyed_fraction(key: str, text: str) -> float:
@@ -56,7 +66,11 @@ class EmbeddedPython:
     def description(self) -> str:
         return f"reference and library sources of Python {platform.python_version()}"
 
-    def documents(self) -> Iterator[tuple[str, str]]:
+    def units(self) -> Sequence[str]:
+        return ("python",)
+
+    def documents(self, unit: str) -> Iterator[tuple[str, str]]:
+        del unit
         taken: list[tuple[str, str]] = []
         characters = 0
         for name, text in itertools.chain(_topics(), _library()):
@@ -129,12 +143,15 @@ class TextFiles:
     def description(self) -> str:
         return "text of " + ", ".join(map(str, self.paths))
 
-    def documents(self) -> Iterator[tuple[str, str]]:
-        for path in self._files():
-            texts = _lines(path) if path.name.endswith(LINES) else self._plain(path)
-            for number, text in texts:
-                if text.strip():
-                    yield f"{path}:{number}", text
+    def units(self) -> Sequence[str]:
+        return [str(path) for path in self._files()]
+
+    def documents(self, unit: str) -> Iterator[tuple[str, str]]:
+        path = pathlib.Path(unit)
+        texts = _lines(path) if path.name.endswith(LINES) else self._plain(path)
+        for number, text in texts:
+            if text.strip():
+                yield f"{path}:{number}", text
 
     def _files(self) -> list[pathlib.Path]:
         files: list[pathlib.Path] = []
