@@ -15,6 +15,7 @@ import pytest
 from fakes import Planted
 
 from ttoaa import plan as command
+from ttoaa.making import make_plan
 from ttoaa.planning.plan import Plan
 from ttoaa.workdir import Workdir
 
@@ -124,7 +125,7 @@ def test_an_error_is_one_line_and_leaves_nothing(planned):
 @pytest.fixture(scope="module")
 def made(tiny_study, make_workdir):
     workdir = make_workdir()
-    command.make_plan(tiny_study, workdir)
+    make_plan(tiny_study, workdir)
     return workdir
 
 
@@ -140,14 +141,14 @@ def test_other_experiments_or_another_geometry_are_refused(tiny_study, made):
     ]
     for name, change in others:
         with pytest.raises(ValueError, match=f"another setting of {name}: use ano") as caught:
-            command.make_plan(dataclasses.replace(tiny_study, **change), made)
+            make_plan(dataclasses.replace(tiny_study, **change), made)
         assert str(made.plan) in str(caught.value) and "\n" not in str(caught.value)
     assert files(made.root) == before
 
 
 def test_the_same_experiments_in_another_order_are_the_same_plan(tiny_study, made):
     turned = dataclasses.replace(tiny_study, experiments=tiny_study.experiments[::-1])
-    plan, new = command.make_plan(turned, made)
+    plan, new = make_plan(turned, made)
     assert not new and plan.hash == Plan.open(made.plan).hash
 
 
@@ -156,12 +157,12 @@ def test_another_corpus_is_refused(tiny_study, made, tmp_path):
     manifest = tmp_path / "study" / "corpus" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"source": "', '"source": "another '))
     with pytest.raises(ValueError, match="another setting of corpus"):
-        command.make_plan(tiny_study, Workdir(tmp_path / "study"))
+        make_plan(tiny_study, Workdir(tmp_path / "study"))
 
 
 def test_seeds_have_plans_of_their_own(tiny_study, made):
     one = Workdir(made.root, 1)
-    plan, new = command.make_plan(tiny_study, one)
+    plan, new = make_plan(tiny_study, one)
     assert new and plan.folder == made.root / "plan-s1"
     assert plan.hash != Plan.open(made.plan).hash
     assert plan.contents["order"]["seed"] == plan.contents["seed"] == 1
@@ -169,7 +170,7 @@ def test_seeds_have_plans_of_their_own(tiny_study, made):
 
 def test_a_plan_without_a_corpus_says_what_to_run(tiny_study, tmp_path):
     with pytest.raises(ValueError, match=r"no finished corpus .*run python -m ttoaa.prepare"):
-        command.make_plan(tiny_study, Workdir(tmp_path))
+        make_plan(tiny_study, Workdir(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 

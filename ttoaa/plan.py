@@ -1,10 +1,8 @@
 """Compiles, shows and audits the plan of a run: python -m ttoaa.plan --workdir=… [--show step=K]"""
 
-import dataclasses
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from absl import app, flags
@@ -13,59 +11,16 @@ from ttoaa import config
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.loader import batches
 from ttoaa.data.order import Order
-from ttoaa.experiments.worlds import added_later, fingerprints, intervene, make_worlds
+from ttoaa.making import make_plan
 from ttoaa.planning.audit import PlainReader, differences
-from ttoaa.planning.compiler import compile_plan
 from ttoaa.planning.overlay import Overlay
 from ttoaa.planning.plan import Plan
 from ttoaa.planning.show import show_step
-from ttoaa.planning.store import store
-from ttoaa.training.ledger import Ledger
-from ttoaa.workdir import Workdir, write_json
+from ttoaa.workdir import Workdir
 
 _SHOW = flags.DEFINE_string("show", None, "print what a batch holds: step=K")
 _AUDIT = flags.DEFINE_integer("audit", 0, "compare this many random batches with the loader's", 0)
 _AUDIT_SEED = flags.DEFINE_integer("audit_seed", 0, "which random batches --audit takes")
-
-
-def make_plan(study: config.Study, workdir: Workdir) -> tuple[Plan, bool]:
-    """(plan, whether it is new): compiles and stores the plan, or finds the same one made."""
-    ledger = Ledger()
-    with ledger.phase("plan"):
-        made, geometry = workdir.plan.exists(), study.geometry
-        corpus = Corpus.open(workdir.corpus, verify=not made)
-        identity = {
-            "seed": workdir.seed,
-            "corpus": corpus.fingerprint,
-            "vocabulary": corpus.manifest.vocabulary,
-            "order": Order(workdir.seed, corpus.num_windows("train", geometry.length)).identity(),
-            "validation_sequences": study.validation_sequences,
-        }
-        meta = {"experiments": fingerprints(study.experiments)}
-        if made:
-            plan = Plan.open(workdir.plan)
-            for name in added_later(plan, study.experiments):
-                del meta["experiments"][name]
-            _check_same(plan, {**identity, "geometry": dataclasses.asdict(geometry)}, meta)
-            return plan, False
-        worlds = make_worlds(
-            study.experiments, workdir.seed, geometry, corpus, study.validation_sequences
-        )
-        interventions = intervene(study.experiments, worlds)
-        compiled = compile_plan(interventions, geometry, corpus.vocab_size, identity)
-        store(compiled, workdir.plan, meta)
-    write_json(workdir.plan / "ledger.json", {"seconds": ledger.seconds})
-    return Plan.open(workdir.plan), True
-
-
-def _check_same(plan: Plan, contents: dict[str, Any], meta: dict[str, Any]) -> None:
-    different = [name for name, value in contents.items() if plan.contents.get(name) != value]
-    different += ["experiments" for name, value in meta.items() if plan.meta.get(name) != value]
-    if different:
-        raise ValueError(
-            f"{plan.folder} was made with another setting of {', '.join(different)}: use another "
-            "--workdir, or move the plan and its run away and plan again"
-        )
 
 
 def audit(workdir: Workdir, count: int, seed: int) -> list[str]:
