@@ -116,7 +116,7 @@ def test_the_tiny_plan_has_what_the_tests_need(by_hand, tiny_plan):
     """Every arm, whole rows of the reserve among them, and edits in every epoch."""
     _, arms = by_hand
     assert set(np.unique(arms)) == {0, *(arm["id"] for arm in tiny_plan.arms)}
-    assert (arms > 0).all(axis=2).sum() == tiny_plan.columns["from_reserve"].sum() == 8 + 3
+    assert (arms > 0).all(axis=2).sum() == (tiny_plan.columns["kind"] == 1).sum() == 8 + 3
     for part in (arms[:BOUNDARY], arms[BOUNDARY + 1 : 34], arms[35:]):
         assert part.any()
 

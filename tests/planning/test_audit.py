@@ -69,7 +69,7 @@ def test_one_token_of_the_plan_is_found(corpus_folder, tiny_plan, folders):
     """The loader reads a corrupted copy, the reader the plan as it was made."""
     _, plan = folders
     tokens = np.load(plan / "tokens.npy")
-    edit = int(np.flatnonzero(~tiny_plan.columns["from_reserve"])[0])
+    edit = int(np.flatnonzero(tiny_plan.columns["kind"] == 0)[0])
     source, arm = (int(tiny_plan.columns[name][edit]) for name in ("source", "arm"))
     tokens[source + 2] = (tokens[source + 2] + 1) % 320
     np.save(plan / "tokens.npy", tokens)
@@ -87,7 +87,7 @@ def test_one_token_of_the_plan_is_found(corpus_folder, tiny_plan, folders):
 def test_one_wrong_entry_of_a_column_is_found(corpus_folder, tiny_plan, folders, name):
     _, plan = folders
     column = np.load(plan / "columns" / f"{name}.npy")
-    edit = int(np.flatnonzero(~tiny_plan.columns["from_reserve"])[4])
+    edit = int(np.flatnonzero(tiny_plan.columns["kind"] == 0)[4])
     column[edit] = column[edit] - 1 if column[edit] else 1
     np.save(plan / "columns" / f"{name}.npy", column)
     found = differences(
@@ -141,7 +141,7 @@ def test_wide_tokens_are_read_too(corpus_folder, tiny_plan, folders):
 def test_a_window_beyond_the_corpus_is_an_error(corpus_folder, tiny_plan, folders):
     _, plan = folders
     source = np.load(plan / "columns" / "source.npy")
-    source[tiny_plan.columns["from_reserve"]] = 64
+    source[tiny_plan.columns["kind"] == 1] = 64
     np.save(plan / "columns" / "source.npy", source)
     with pytest.raises(ValueError, match="window 64 of reserve does not exist"):
         [PlainReader(corpus_folder, plan).step(k) for k in range(40)]

@@ -39,7 +39,7 @@ def edits(plan, name):
         experiment, item = flat[edit["item"]]
         if experiment == name:
             span = slice(edit["source"], edit["source"] + edit["length"])
-            what = edit["source"] if edit["from_reserve"] else tuple(plan.tokens[span].tolist())
+            what = edit["source"] if edit["kind"] else tuple(plan.tokens[span].tolist())
             address = edit["position"] * GEOMETRY.length + edit["offset"]
             out[item.id, edit["repetition"]] = (address, what, arm[edit["arm"]])
     return out
@@ -179,8 +179,10 @@ BAD = {
     "has 0 tokens": Item("i", "c", 1, LONG[:0]),
     "outside the vocabulary of 320": Item("i", "c", 1, text(3, 320)),
     "token ids outside": Item("i", "c", 0, text(-1)),
-    "either tokens or a reserve window": Item("i", "c", 1, text(1), window=3),
-    "either tokens or": Item("i", "c", 1),
+    "exactly one of tokens, a reserve window, a slot": Item("i", "c", 1, text(1), window=3),
+    "needs exactly one of": Item("i", "c", 1),
+    "is 33 tokens long, a row holds 32": Item("i", "c", 1, slot=33),
+    "is 0 tokens long": Item("i", "c", 1, mark=0),
     "repetitions -1: a whole number": Item("i", "c", -1, text(1)),
     "repetitions 1.5: a whole number": Item("i", "c", 1.5, text(1)),
     "placed outside the run of 40 steps": Item("i", "c", 1, text(1), placement=Explicit([320])),

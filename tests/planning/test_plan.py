@@ -40,7 +40,7 @@ def test_the_provenance_table_agrees_with_the_columns(tiny_plan):
     assert table["experiment"].tolist() == ids["experiment"].tolist()
     names = {arm["id"]: arm["name"] for arm in tiny_plan.arms}
     assert table["arm"].tolist() == [names[arm] for arm in columns["arm"]]
-    windows = np.where(columns["from_reserve"], columns["source"], -1)
+    windows = np.where(columns["kind"] == 1, columns["source"], -1)
     np.testing.assert_array_equal(table["reserve_window"], windows)
 
 

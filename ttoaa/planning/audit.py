@@ -25,7 +25,7 @@ class PlainReader:
         geometry = contents["geometry"]
         self.length, self.batch, self.steps = (geometry[k] for k in ("length", "batch", "steps"))
         self.order_seed = contents["order"]["seed"]
-        names = ("position", "offset", "length", "source", "from_reserve", "arm")
+        names = ("position", "offset", "length", "source", "kind", "arm")
         self.edits = {n: np.load(plan / "columns" / f"{n}.npy").tolist() for n in names}
         self.tokens = np.load(plan / "tokens.npy").tolist()
 
@@ -44,13 +44,16 @@ class PlainReader:
         while edit < len(self.edits["position"]) and self.edits["position"][edit] == position:
             offset, length = self.edits["offset"][edit], self.edits["length"][edit]
             source = self.edits["source"][edit]
-            if self.edits["from_reserve"][edit]:
-                text = self._window("reserve", source)[:length]
-            else:
+            kind = self.edits["kind"][edit]
+            if kind == 0:
                 text = self.tokens[source : source + length]
+            elif kind == 1:
+                text = self._window("reserve", source)[:length]
+            else:  # 2: a controller's slot, still empty; 3: a mark, whose tokens stay
+                text = tokens[offset : offset + length]
             for i in range(length):
                 tokens[offset + i] = text[i]
-                arms[offset + i] = self.edits["arm"][edit]
+                arms[offset + i] = 0 if kind == 2 else self.edits["arm"][edit]
             edit += 1
         return tokens, arms
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ttoaa.data.geometry import Geometry
-from ttoaa.planning.items import Intervention, Item
+from ttoaa.planning.items import RESERVE, TOKENS, Intervention, Item
 from ttoaa.planning.occupancy import PlacementError, Requests, place
 from ttoaa.planning.placement import Explicit, Uniform, WholeBatch, Within
 from ttoaa.planning.plan import COLUMNS, content_hash
@@ -59,9 +59,9 @@ def compile_plan(
 
     requests = _requests(flat, owner, repetition, geometry, int(identity["seed"]))
     address = _place(requests, geometry.length, flat, owner)
-    from_reserve = np.array([item.window is not None for _, item in flat], bool)
+    kind = np.array([item.kind() for _, item in flat], np.uint8)
     source = [
-        start if i.window is None else i.window
+        start if i.tokens is not None else -1 if i.window is None else i.window
         for start, (_, i) in zip(starts[:-1], flat, strict=True)
     ]
     arms = np.array([arm_id.get(f"{name}/{i.condition}", 0) for name, i in flat], np.int64)
@@ -71,7 +71,7 @@ def compile_plan(
         "offset": address % geometry.length,
         "length": requests.length,
         "source": np.array(source, np.int64)[owner],
-        "from_reserve": from_reserve[owner],
+        "kind": kind[owner],
         "arm": arms[owner],
         "item": owner,
         "repetition": repetition,
@@ -100,16 +100,20 @@ def _check(name: str, intervention: Intervention, length: int, vocab_size: int) 
         if item.id in seen:
             raise ValueError(f"{where} occurs twice: ids must be unique in an experiment")
         seen.add(item.id)
-        if (item.tokens is None) == (item.window is None):
-            raise ValueError(f"{where} needs either tokens or a reserve window")
+        try:
+            kind = item.kind()
+        except ValueError as error:
+            raise ValueError(f"{where} {error}") from None
         if not isinstance(item.repetitions, int | np.integer) or item.repetitions < 0:
             raise ValueError(f"{where} has repetitions {item.repetitions!r}: a whole number >= 0")
         try:
             item.fields_json()
         except (TypeError, ValueError) as error:
             raise ValueError(f"{where} has fields that cannot be stored: {error}") from error
+        if kind != TOKENS and not 0 < item.length(length) <= length:
+            raise ValueError(f"{where} is {item.length(length)} tokens long, a row holds {length}")
         if item.tokens is None:
-            if item.window not in own:
+            if kind == RESERVE and item.window not in own:
                 raise ValueError(
                     f"{where} takes the reserve's window {item.window}, which is not its own: "
                     "ask for enough in reserve_windows and take them from world.windows"
@@ -128,7 +132,7 @@ def _check(name: str, intervention: Intervention, length: int, vocab_size: int) 
 def _check_capacity(flat: Sequence[tuple[str, Item]], geometry: Geometry) -> None:
     wanted: dict[str, int] = {}
     for name, item in flat:
-        length = geometry.length if item.tokens is None else len(item.tokens)
+        length = item.length(geometry.length)
         wanted[name] = wanted.get(name, 0) + length * item.repetitions
     if sum(wanted.values()) > geometry.tokens:
         most = max(wanted, key=lambda name: wanted[name])
@@ -146,7 +150,7 @@ def _requests(
     geometry: Geometry,
     seed: int,
 ) -> Requests:
-    lengths = [geometry.length if i.tokens is None else len(i.tokens) for _, i in flat]
+    lengths = [i.length(geometry.length) for _, i in flat]
     keys = np.array([_key(seed, name, item.id) for name, item in flat], np.uint64)
     ranges = np.array([_range(name, i, geometry) for name, i in flat], np.int64).reshape(-1, 2)
     fixed = np.concatenate([np.empty(0, np.int64)] + [_fixed(n, i, geometry) for n, i in flat])
@@ -181,7 +185,7 @@ def _fixed(name: str, item: Item, geometry: Geometry) -> np.ndarray:
     """int64[repetitions]: the addresses that the placement dictates, or -1 for each."""
     placement, count = item.placement, item.repetitions
     where = f"{name}: item {item.id!r}"
-    length = geometry.length if item.tokens is None else len(item.tokens)
+    length = item.length(geometry.length)
     if isinstance(placement, Uniform | Within):
         return np.full(count, -1, np.int64)
     if isinstance(placement, WholeBatch):

@@ -9,22 +9,45 @@ import numpy as np
 
 from ttoaa.planning.placement import Placement, Uniform
 
+TOKENS, RESERVE, SLOT, MARK = range(4)
+"""What an edit is, as the plan's column `kind` has it."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """Exactly one of `tokens` and `window` is given: int[n] tokens to write over the stream, or a
-    reserve window that takes a whole row. Zero repetitions: a holdout or a matched non-member.
+    """Exactly one of `tokens`, `window`, `slot` and `mark` is given. Zero repetitions: a holdout or
+    a matched non-member.
     """
 
     id: str
     condition: str
     repetitions: int
     tokens: np.ndarray | None = None
+    """int[n]: written over the stream."""
     window: int | None = None
+    """A reserve window: it takes a whole row."""
+    slot: int | None = None
+    """A length in tokens that is kept free for what a controller decides during the run."""
+    mark: int | None = None
+    """A length in tokens that stay as they are, but are occupied and carry the arm's id."""
     placement: Placement = dataclasses.field(default_factory=Uniform)
     text: str = ""
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """What evaluation needs of it beside its tokens: values that JSON or NumPy can hold."""
+
+    def kind(self) -> int:
+        """How its edits' column `kind` reads; raises ValueError unless one of the four is given."""
+        given = (self.tokens, self.window, self.slot, self.mark)
+        kinds = [kind for kind, value in enumerate(given) if value is not None]
+        if len(kinds) != 1:
+            raise ValueError("needs exactly one of tokens, a reserve window, a slot and a mark")
+        return kinds[0]
+
+    def length(self, row: int) -> int:
+        """Tokens of each of its edits, in rows of `row` tokens."""
+        if self.tokens is not None:
+            return len(self.tokens)
+        return next((int(n) for n in (self.slot, self.mark) if n is not None), row)
 
     def fields_json(self) -> str:
         """Raises TypeError or ValueError for what JSON cannot hold."""

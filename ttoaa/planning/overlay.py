@@ -4,6 +4,7 @@ import numpy as np
 
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.loader import Batch
+from ttoaa.planning.items import RESERVE, SLOT, TOKENS
 from ttoaa.planning.plan import Plan
 
 
@@ -20,18 +21,19 @@ class Overlay:
         edits = {name: column[chosen] for name, column in self._plan.columns.items()}
         row = np.searchsorted(position, edits["position"])
         ours = position[row] == edits["position"]  # a share need not be contiguous
+        ours &= edits["kind"] != SLOT  # the corpus, until something is decided
         row, edits = row[ours], {name: column[ours] for name, column in edits.items()}
         lengths = edits["length"].astype(np.int64)
         within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         target = row * length + edits["offset"]
         target = np.repeat(target, lengths) + within
-        reserve = np.flatnonzero(edits["from_reserve"])
+        reserve = np.flatnonzero(edits["kind"] == RESERVE)
         windows = self._corpus.windows("reserve", edits["source"][reserve], length).ravel()
         start = edits["source"].copy()
         start[reserve] = np.arange(len(reserve)) * length
-        start, own = np.repeat(start, lengths) + within, np.repeat(edits["from_reserve"], lengths)
+        start, kind = np.repeat(start, lengths) + within, np.repeat(edits["kind"], lengths)
         flat = tokens.reshape(-1)
-        flat[target[~own]] = self._plan.tokens[start[~own]]
-        flat[target[own]] = windows[start[own]]
+        flat[target[kind == TOKENS]] = self._plan.tokens[start[kind == TOKENS]]
+        flat[target[kind == RESERVE]] = windows[start[kind == RESERVE]]
         batch["arms"].reshape(-1)[target] = np.repeat(edits["arm"], lengths)
         return batch

@@ -19,8 +19,8 @@ COLUMNS = {
     "position": np.int64,  # step * B + row, ascending
     "offset": np.int32,  # first token of the row that is overwritten
     "length": np.int32,
-    "source": np.int64,  # index into tokens.npy, or the reserve window
-    "from_reserve": np.bool_,
+    "source": np.int64,  # index into tokens.npy, or the reserve window, or -1
+    "kind": np.uint8,  # items.TOKENS, RESERVE, SLOT or MARK
     "arm": np.uint16,
     "item": np.int64,  # row in the concatenated item tables, experiments in the plan's order
     "repetition": np.int32,

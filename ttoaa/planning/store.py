@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from ttoaa.data.corpus import file_sha256
 from ttoaa.planning.compiler import CompiledPlan
-from ttoaa.planning.items import Item
+from ttoaa.planning.items import RESERVE, Item
 from ttoaa.workdir import write_json, write_text
 
 
@@ -79,7 +79,8 @@ def _provenance(plan: CompiledPlan) -> pa.Table:
             "row": columns["position"] % batch,
             "offset": columns["offset"],
             "length": columns["length"],
-            "reserve_window": np.where(columns["from_reserve"], columns["source"], -1),
+            "kind": columns["kind"],
+            "reserve_window": np.where(columns["kind"] == RESERVE, columns["source"], -1),
             "tokens_sha256": pa.array([_sha256(item) for _, item in flat], pa.string()).take(who),
         }
     )
