@@ -68,7 +68,7 @@ def test_long_files_are_cut_at_empty_lines_and_nothing_is_lost(tmp_path):
         ("x.pdf", b"%PDF", "x.pdf is none of .txt"),
         ("x.jsonl", b'{"text": "a"}\n{"body": "b"}\n', "x.jsonl:2 has no 'text'"),
         ("x.jsonl", b'{"text": "a"}\nbroken\n', "x.jsonl:2 is no JSON object"),
-        ("x.jsonl", b'{"text": 7}\n', "x.jsonl:1 is no JSON object with a text: 'text' is int"),
+        ("x.jsonl", b'{"text": 7}\n', "x.jsonl:1 has no text in 'text' but a value of type int"),
         ("x.jsonl.gz", b"no gzip", "x.jsonl.gz is not a whole gzip file"),
     ],
 )

@@ -1,0 +1,40 @@
+"""What a source of documents is, and what its documents are told apart by."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from ttoaa.data.token_ids import TokenIds
+
+
+class Source(Protocol):
+    """A frozen dataclass; its fields are what makes two corpora the same."""
+
+    @property
+    def description(self) -> str:
+        """One line for people."""
+        ...
+
+    def units(self) -> Sequence[str]:
+        """Names of what can be read apart, by several processes, such as files; in order."""
+        ...
+
+    def documents(self, unit: str) -> Iterator[tuple[str, str]]:
+        """Names (for messages) and texts of a unit; the same in the same order at every call.
+
+        A `TokenIds` may stand in place of a text. Raises ValueError or OSError, naming the file
+        and what to do, for what cannot be read.
+        """
+        ...
+
+
+def all_documents(source: Source) -> Iterator[tuple[str, str]]:
+    """Those of all units, in order."""
+    for unit in source.units():
+        yield from source.documents(unit)
+
+
+def keyed_fraction(key: str, text: str | TokenIds) -> float:
+    """A number in [0, 1) that depends on key and text alone; uniform over texts."""
+    digest = hashlib.blake2b(text.encode(), digest_size=8, key=key.encode()).digest()
+    return (int.from_bytes(digest, "little") >> 11) / 2**53

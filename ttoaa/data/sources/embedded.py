@@ -1,0 +1,78 @@
+"""Real text that every machine has: the Python installation."""
+
+import dataclasses
+import itertools
+import pathlib
+import platform
+import sysconfig
+from collections.abc import Iterator, Sequence
+
+import gin
+
+from ttoaa.data.sources.base import keyed_fraction
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class EmbeddedPython:
+    """The Python installation it runs on: its language reference, then its library's sources.
+
+    Real text that needs no network. Sources of 200 bytes to 200 kB count, tests last, so that
+    `max_characters` takes the best first; the order of what it took is then a fixed shuffle.
+    """
+
+    max_characters: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_characters is not None and self.max_characters < 1:
+            raise ValueError("EmbeddedPython.max_characters must be positive")
+
+    @property
+    def description(self) -> str:
+        return f"reference and library sources of Python {platform.python_version()}"
+
+    def units(self) -> Sequence[str]:
+        return ("python",)
+
+    def documents(self, unit: str) -> Iterator[tuple[str, str]]:
+        del unit
+        taken: list[tuple[str, str]] = []
+        characters = 0
+        for name, text in itertools.chain(_topics(), _library()):
+            characters += len(text)
+            if self.max_characters is not None and characters > self.max_characters:
+                break
+            taken.append((name, text))
+        yield from sorted(taken, key=lambda document: keyed_fraction("order", document[1]))
+
+
+# Other people's packages, tables of numbers, and the reference's topics once more.
+_LEFT_OUT = {"site-packages", "dist-packages", "encodings", "pydoc_data"}
+
+
+def _topics() -> Iterator[tuple[str, str]]:
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:  # some distributions package it apart
+        return
+    for name in sorted(topics):
+        if len(topics[name]) >= 200:
+            yield f"reference/{name}", topics[name]
+
+
+def _library() -> Iterator[tuple[str, str]]:
+    root = pathlib.Path(sysconfig.get_path("stdlib"))
+    paths = [path.relative_to(root) for path in root.rglob("*.py")]
+    paths = [path for path in paths if not _LEFT_OUT & {*path.parts}]
+    for path in sorted(paths, key=lambda path: (_is_test(path), path.as_posix())):
+        content = (root / path).read_bytes()
+        try:
+            text = content.decode()
+        except UnicodeDecodeError:  # the library's tests hold files in other encodings
+            continue
+        if 200 <= len(content) <= 200_000:
+            yield path.as_posix(), text
+
+
+def _is_test(path: pathlib.Path) -> bool:
+    return any("test" in part for part in path.parts[:-1])

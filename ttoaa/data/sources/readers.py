@@ -1,0 +1,143 @@
+"""One function for each kind of file: its documents, numbered from 1.
+
+`path` is where the file lies, `name` what messages call it. Each raises ValueError, naming the
+file and what to do, for a file that is damaged or lacks what is asked for. `replace` says what
+becomes of bytes that are not UTF-8: U+FFFD, or an error.
+"""
+
+import contextlib
+import gzip
+import io
+import json
+import pathlib
+import zlib
+from collections.abc import Iterator
+from typing import Any, BinaryIO, Literal, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+Records = Literal["text", "json", "example"]
+RECORDS = ("text", "json", "example")
+
+_BATCH = 1024  # rows or records read at once
+
+
+def decoded(content: bytes, name: str, replace: bool) -> str:
+    try:
+        return content.decode(errors="replace" if replace else "strict")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{name} is not UTF-8 at byte {error.start}: convert it, "
+            f"or set TextFiles.undecodable (--undecodable) to 'replace'"
+        ) from error
+
+
+def lines(path: pathlib.Path, name: str, field: str, replace: bool) -> Iterator[tuple[int, str]]:
+    """A JSON object a line; empty lines are none."""
+    with _opened(path, name) as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield number, _of_json(line, f"{name}:{number}", field, replace)
+
+
+def table(path: pathlib.Path, name: str, field: str, replace: bool) -> Iterator[tuple[int, str]]:
+    """A row each of a Parquet file, of which only that column is read, a batch at a time."""
+    number = 0
+    with _told(name, "Parquet file"), pa.OSFile(str(path)) as native:  # never a Python file
+        file = pq.ParquetFile(native)
+        names = file.schema_arrow.names
+        if field not in names:
+            raise ValueError(f"{name} has no column {field!r}: {_fix(field, names)}")
+        for batch in file.iter_batches(_BATCH, columns=[field], use_threads=False):
+            for value in batch.column(0).to_pylist():
+                number += 1
+                yield number, _text(value, f"{name}:{number}", field, replace)
+
+
+def records(
+    path: pathlib.Path, name: str, field: str, replace: bool, kind: Records | None
+) -> Iterator[tuple[int, str]]:
+    """The records of an ArrayRecord file; `field` is of those that have any."""
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+    if kind is None:
+        raise ValueError(
+            f"{name} has records of an unknown kind: set TextFiles.records (--records) "
+            f"to one of {', '.join(RECORDS)}"
+        )
+    with _told(name, "ArrayRecord file"):
+        source = ArrayRecordDataSource(str(path))
+        for start in range(0, len(source), _BATCH):
+            found = source.__getitems__(range(start, min(start + _BATCH, len(source))))
+            for number, record in enumerate(found, start + 1):
+                yield number, _of_record(record, f"{name}:{number}", field, replace, kind)
+
+
+@contextlib.contextmanager
+def _told(name: str, kind: str) -> Iterator[None]:
+    """What libraries raise for a damaged file, as one line that names it."""
+    try:
+        yield
+    except PermissionError:
+        raise
+    except (pa.ArrowException, OSError, RuntimeError, EOFError, zlib.error) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{name} is not a whole {kind}: {reason}") from error
+
+
+@contextlib.contextmanager
+def _opened(path: pathlib.Path, name: str) -> Iterator[BinaryIO]:
+    if name.endswith(".gz"):
+        with _told(name, "gzip file"), gzip.open(path, "rb") as file:
+            yield cast(BinaryIO, file)
+    elif name.endswith(".zst"):
+        # Arrow's reader: it takes files of several frames, and notices one that is cut short.
+        with _told(name, "zstd file"), pa.input_stream(str(path), compression="zstd") as native:
+            yield cast(BinaryIO, io.BufferedReader(native, 1 << 20))
+    else:
+        with open(path, "rb") as file:
+            yield file
+
+
+def _of_json(line: bytes, name: str, field: str, replace: bool) -> str:
+    text = decoded(line, name, replace).removeprefix("\ufeff")
+    try:
+        value: Any = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{name} is no JSON object: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is no JSON object but a {type(value).__name__}")
+    if field not in value:
+        raise ValueError(f"{name} has no {field!r}: {_fix(field, list(value))}")
+    return _text(value[field], name, field, replace)
+
+
+def _of_record(record: bytes, name: str, field: str, replace: bool, kind: Records) -> str:
+    if kind == "text":
+        return decoded(record, name, replace)
+    if kind == "json":
+        return _of_json(record, name, field, replace)
+    from tensorflow_datasets.proto import tf_example_pb2  # needs no TensorFlow
+
+    try:
+        features = tf_example_pb2.Example.FromString(record).features.feature
+    except Exception as error:  # protobuf's own kind, which moved between its versions
+        raise ValueError(f"{name} is no tf.train.Example: {error}") from error
+    if field not in features:
+        raise ValueError(f"{name} has no {field!r}: {_fix(field, list(features))}")
+    values = list(features[field].bytes_list.value)
+    return _text(values[0] if len(values) == 1 else values, name, field, replace)
+
+
+def _text(value: Any, name: str, field: str, replace: bool) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bytes):
+        return decoded(value, name, replace)
+    raise ValueError(f"{name} has no text in {field!r} but a value of type {type(value).__name__}")
+
+
+def _fix(field: str, there: list[str]) -> str:
+    known = ", ".join(map(repr, sorted(there)[:8])) or "none"
+    return f"set TextFiles.field (--field) to one of {known}"

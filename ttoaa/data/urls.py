@@ -1,0 +1,98 @@
+"""Files at URLs (gs://, s3://, memory://…) through fsspec, and local ones as they are."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+_CHUNK = 1 << 22
+_DRIVERS = {"gs": "ttoaa[gcs]", "gcs": "ttoaa[gcs]", "s3": "s3fs", "az": "adlfs"}
+
+
+def is_url(path: str | os.PathLike[str]) -> bool:
+    return "://" in str(path)
+
+
+def filesystem(url: str) -> tuple[Any, str]:
+    """fsspec's file system of that URL, and the path in it.
+
+    Raises ValueError, saying what to install, where its protocol has no driver here.
+    """
+    import fsspec
+
+    protocol = url.split("://")[0]
+    try:
+        return fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        fix = f"pip install '{_DRIVERS[protocol]}'" if protocol in _DRIVERS else str(error)
+        raise ValueError(f"{url} needs a driver: {fix}") from error
+    except ValueError as error:
+        raise ValueError(f"{url}: fsspec knows no protocol {protocol!r}") from error
+
+
+@contextlib.contextmanager
+def told(url: str) -> Iterator[None]:
+    """Drivers raise kinds of their own: here OSError with one line that names the URL."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{url} does not exist") from error
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise OSError(f"{url} cannot be reached: {type(error).__name__}: {reason}") from error
+
+
+def files_in(path: str) -> list[str] | None:
+    """Paths, relative to it, of all files under that folder; None for a file.
+
+    Raises ValueError where there is nothing.
+    """
+    if not is_url(path):
+        folder = pathlib.Path(path)
+        if not folder.exists():
+            raise ValueError(f"input {path} does not exist")
+        if not folder.is_dir():
+            return None
+        return [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
+    system, root = filesystem(path)
+    with told(path):
+        if system.isfile(root):
+            return None
+        found = [name.removeprefix(root.rstrip("/") + "/") for name in system.find(root)]
+    if not found:
+        raise ValueError(f"input {path} does not exist, or is empty")
+    return found
+
+
+@contextlib.contextmanager
+def local(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+    """A local path of that file: a temporary copy (under TMPDIR) of one at a URL."""
+    if not is_url(path):
+        yield pathlib.Path(path)
+        return
+    url = str(path)
+    system, source = filesystem(url)
+    with tempfile.TemporaryDirectory(prefix="ttoaa-") as folder:
+        target = pathlib.Path(folder) / pathlib.PurePosixPath(source).name
+        with told(url):
+            size = system.size(source)
+        free = shutil.disk_usage(folder).free
+        if size and size > free:
+            raise OSError(
+                f"{url} has {size / 1e6:,.1f} MB and {folder} {free / 1e6:,.1f} MB free: "
+                f"set TMPDIR to a larger disk"
+            )
+        with told(url), system.open(source, "rb") as there, open(target, "wb") as here:
+            shutil.copyfileobj(there, here, _CHUNK)
+        if size is not None and target.stat().st_size != size:
+            raise OSError(f"{url} has {size} bytes, {target.stat().st_size} came: try again")
+        yield target
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """The content of a file at a path or URL."""
+    with local(path) as here:
+        return here.read_bytes()
