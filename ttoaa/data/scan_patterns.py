@@ -1,0 +1,204 @@
+"""A set of token sequences, compiled so that every place where one stands is found fast.
+
+Only every s-th token of the text is probed, with the hash of w tokens: an occurrence of m tokens or
+more, m = s + w - 1, holds a probe at one of s offsets. A table of bits says which probes can be in
+a pattern; around those few all windows of m tokens are hashed (Karp & Rabin, 1987), and what has
+the hash of a pattern is compared with it token by token: nothing is missed and nothing false told.
+"""
+
+import functools
+import hashlib
+import itertools
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ttoaa.workdir import writing
+
+Found = tuple[np.ndarray, np.ndarray]
+"""(where int64[k], pattern int64[k])."""
+
+_BASE = 0xD6E8FEB86659FD93
+_MASK = 2**64 - 1
+_BLOCK = 1 << 20  # tokens probed at a time: the passes over them stay in the caches
+_AROUND = 1 << 17  # tokens looked at closely at a time
+_SHORTEST, _LONGEST = 8, 32  # tokens of a probe: fewer are common in text, more cost time
+
+
+class Patterns:
+    """Sequences of at least one token each, which may be equal or parts of one another."""
+
+    def __init__(self, sequences: Sequence[np.ndarray]) -> None:
+        lengths = np.array([len(sequence) for sequence in sequences], np.int64)
+        if not len(lengths) or not lengths.min():
+            raise ValueError("a scan needs patterns, each of at least one token")
+        self._compile(np.concatenate(sequences), lengths)
+
+    def _compile(self, tokens: np.ndarray, lengths: np.ndarray) -> None:
+        if tokens.dtype.kind not in "iu" or not 0 <= tokens.min() <= tokens.max() < 2**32:
+            raise ValueError("patterns must be token ids, from 0 to 2**32 - 1")
+        self.tokens, self.lengths = tokens.astype(np.uint32), lengths
+        self._starts = np.cumsum(lengths) - lengths
+        self._m = int(lengths.min())
+        self._w = min(self._m, max(_SHORTEST, min(_LONGEST, (self._m + 1) // 2)))
+        self._s = min(self._m - self._w + 1, _LONGEST)
+        self._probes, self._wholes = _Bits(len(lengths) * self._s), _Bits(len(lengths))
+        hashes = np.empty(len(lengths), np.uint64)
+        step = max(1, _AROUND // self._m)
+        for first in range(0, len(lengths), step):
+            part = slice(first, first + step)
+            head = self.tokens[self._starts[part, None] + np.arange(self._m)].astype(np.uint64)
+            hashes[part] = _hashes(head, self._m)[:, 0]
+            self._probes.add(_hashes(head[:, : self._s + self._w - 1], self._w).ravel())
+        self._order = np.argsort(hashes, kind="stable")
+        self._hashes = hashes[self._order]
+        self._wholes.add(self._hashes)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def longest(self) -> int:
+        return int(self.lengths.max())
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(self.lengths.astype("<i8").data)
+        digest.update(self.tokens.astype("<u4").data)
+        return digest.hexdigest()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _compiled, (self.tokens, self.lengths)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        with writing(pathlib.Path(path)) as file:
+            np.savez(file, tokens=self.tokens, lengths=self.lengths)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> "Patterns":
+        with np.load(path) as saved:
+            return _compiled(saved["tokens"], saved["lengths"])
+
+    def find(self, tokens: np.ndarray) -> Found:
+        """Every (where, pattern) at which a pattern stands in int[n], ascending."""
+        parts = [
+            self._verify(tokens, *pairs)
+            for probes in self._candidates(tokens)
+            for pairs in self._look_around(tokens, probes)
+        ]
+        where, pattern = (np.concatenate([np.empty(0, np.int64), *p]) for p in _columns(parts))
+        order = np.lexsort((pattern, where))
+        return where[order], pattern[order]
+
+    def _candidates(self, tokens: np.ndarray) -> Iterator[np.ndarray]:
+        """int64[c] places of probes that may be in a pattern, a block at a time."""
+        s, w = self._s, self._w
+        count = (len(tokens) - w) // s + 1 if len(tokens) >= w else 0
+        step = max(1, _BLOCK // s)
+        for first in range(0, count, step):
+            n = min(step, count - first)
+            block = np.asarray(tokens[first * s : (first + n - 1) * s + w])
+            block = block.view(block.dtype.str.replace("i", "u"))  # uint64 takes no signed ones
+            probes_nxw = np.lib.stride_tricks.sliding_window_view(block, w)[::s]
+            hashes = np.zeros(n, np.uint64)
+            for column in probes_nxw.T[::-1]:
+                hashes += column
+                hashes *= np.uint64(_BASE)
+            yield (first + np.flatnonzero(self._probes.may_hold(hashes))) * s
+
+    def _look_around(self, tokens: np.ndarray, probes: np.ndarray) -> Iterator[Found]:
+        """(where, pattern) that have the same hash, of the windows that hold these probes."""
+        span = self._s - 1 + self._m
+        step = max(1, _AROUND // span)
+        for first in range(0, len(probes), step):
+            begin = probes[first : first + step, None] - (self._s - 1)
+            places = begin + np.arange(span)
+            text = tokens[np.clip(places, 0, len(tokens) - 1)].astype(np.uint64)
+            hashes, where = _hashes(text, self._m).ravel(), places[:, : self._s].ravel()
+            inside = (where >= 0) & (where + self._m <= len(tokens))
+            chosen = np.flatnonzero(inside & self._wholes.may_hold(hashes))
+            low = np.searchsorted(self._hashes, hashes[chosen], "left")
+            count = np.searchsorted(self._hashes, hashes[chosen], "right") - low
+            pattern = self._order[np.repeat(low, count) + _counted(count)]
+            yield np.repeat(where[chosen], count), pattern
+
+    def _verify(self, tokens: np.ndarray, where: np.ndarray, pattern: np.ndarray) -> Found:
+        """Those that are equal in every token."""
+        whole = where + self.lengths[pattern] <= len(tokens)
+        where, pattern = where[whole], pattern[whole]
+        lengths = self.lengths[pattern]
+        equal = np.ones(len(where), bool)
+        for part in _parts(lengths, _BLOCK):
+            inner, size = _counted(lengths[part]), lengths[part]
+            theirs = self.tokens[np.repeat(self._starts[pattern[part]], size) + inner]
+            same = tokens[np.repeat(where[part], size) + inner] == theirs
+            equal[part] = np.logical_and.reduceat(same, np.cumsum(size) - size)
+        return where[equal], pattern[equal]
+
+
+class _Bits:
+    """A table that says of most hashes that they were not added (Bloom, 1970), two bits for each.
+
+    Both are in one word of 64, so a look-up misses the caches once.
+    """
+
+    def __init__(self, hashes: int) -> None:
+        self._bits = max(6, (hashes // 4).bit_length())  # 2 to 4 hashes a word
+        self._words = np.zeros(1 << self._bits, np.uint64)
+
+    def add(self, hashes: np.ndarray) -> None:
+        np.bitwise_or.at(self._words, *self._where(hashes))
+
+    def may_hold(self, hashes: np.ndarray) -> np.ndarray:
+        """bool[n]: True for all that were added and a hundredth or so of the others."""
+        word, mask = self._where(hashes)
+        return (self._words[word] & mask) == mask
+
+    def _where(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        one, six = np.uint64(1), np.uint64(63)
+        mask = one << ((hashes >> np.uint64(58 - self._bits)) & six)
+        mask |= one << ((hashes >> np.uint64(52 - self._bits)) & six)
+        return (hashes >> np.uint64(64 - self._bits)).astype(np.int64), mask
+
+
+def _compiled(tokens: np.ndarray, lengths: np.ndarray) -> Patterns:
+    patterns = Patterns.__new__(Patterns)
+    patterns._compile(tokens, lengths)
+    return patterns
+
+
+def _hashes(text_cxn: np.ndarray, width: int) -> np.ndarray:
+    """uint64[c, n - width + 1]: sum of token i times base ** (i + 1), of every window."""
+    n = text_cxn.shape[1]
+    sums = np.zeros((len(text_cxn), n + 1), np.uint64)
+    np.cumsum(text_cxn * _powers(_BASE, n), axis=1, out=sums[:, 1:])
+    inverse = _powers(pow(_BASE, -1, _MASK + 1), n - width + 1)
+    return (sums[:, width:] - sums[:, : n - width + 1]) * inverse * np.uint64(_BASE)
+
+
+@functools.cache
+def _powers(base: int, count: int) -> np.ndarray:
+    """uint64[count]: base ** 0, 1, 2, … modulo 2 ** 64."""
+    return np.array([pow(base, i, _MASK + 1) for i in range(count)], np.uint64)
+
+
+def _counted(counts: np.ndarray) -> np.ndarray:
+    """0 .. counts[0] - 1, 0 .. counts[1] - 1, …"""
+    ends = np.cumsum(counts)
+    return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - counts, counts)
+
+
+def _parts(lengths: np.ndarray, most: int) -> Iterator[slice]:
+    """Cuts a row of lengths (each > 0) into parts of about `most` in sum."""
+    group = (np.cumsum(lengths) - lengths) // most
+    borders = [0, *(np.flatnonzero(np.diff(group)) + 1).tolist(), len(lengths)]
+    for first, last in itertools.pairwise(borders):
+        if first < last:
+            yield slice(first, last)
+
+
+def _columns(parts: Sequence[Found]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    return [where for where, _ in parts], [pattern for _, pattern in parts]
