@@ -73,7 +73,7 @@ def test_a_look_up_depends_on_its_position_alone():
 def test_nothing_is_stored_whatever_the_size():
     order = Order(0, 10**12)
     order.windows(np.arange(1000))
-    assert vars(order) == {"seed": 0, "num_windows": 10**12}
+    assert vars(order) == {"seed": 0, "num_windows": 10**12, "first_in_order": False}
     assert len(pickle.dumps(order)) < 200
 
 
@@ -113,10 +113,88 @@ def test_neighbours_are_unrelated():
 def test_identity_makes_the_same_order_and_fingerprints_differ():
     order = Order(3, 50)
     assert Order(**order.identity()) == order
-    others = [dataclasses.replace(order, seed=4), dataclasses.replace(order, num_windows=51)]
-    assert len({o.fingerprint for o in (order, *others)}) == 3
+    others = [
+        dataclasses.replace(order, seed=4),
+        dataclasses.replace(order, num_windows=51),
+        dataclasses.replace(order, first_in_order=True),
+    ]
+    assert all(Order(**other.identity()) == other for other in others)
+    assert len({o.fingerprint for o in (order, *others)}) == 4
+    # As plans that are there have it: another key would make them another order's.
+    assert order.identity() == {"seed": 3, "num_windows": 50}
+    assert order.fingerprint == "feistel6:seed=3:windows=50"
 
 
 def test_a_corpus_without_a_window_is_an_error():
     with pytest.raises(ValueError, match="shorter than one row"):
         Order(0, 0)
+
+
+def test_a_position_before_the_run_is_an_error():
+    with pytest.raises(ValueError, match="there is no -1"):
+        Order(0, 10).windows(np.array([3, -1]))
+
+
+def test_in_order_is_one_epoch_as_numbered_then_the_keyed_ones():
+    n = 1000
+    keyed, in_order = Order(4, n), Order(4, n, first_in_order=True)
+    assert in_order.windows(np.arange(n)).tolist() == list(range(n))
+    later = np.random.default_rng(0).permutation(np.arange(n, 4 * n))
+    np.testing.assert_array_equal(in_order.windows(later), keyed.windows(later))
+    across = in_order.windows(np.array([n - 1, n, 5]))
+    assert across.tolist() == [n - 1, int(keyed.windows(np.int64(n))), 5]
+
+
+def test_in_order_gives_out_an_array_of_its_own():
+    positions = np.arange(5)
+    Order(0, 10, first_in_order=True).windows(positions)[:] = 7
+    assert positions.tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("first_in_order", [False, True])
+@pytest.mark.parametrize("n", [1, 2, 5, 16, 17, 300])
+def test_positions_are_those_that_a_search_of_the_whole_run_finds(n, first_in_order):
+    order = Order(6, n, first_in_order)
+    run = order.windows(np.arange(4 * n))
+    wanted = np.random.default_rng(n).permutation(n)[: max(1, n // 3)]
+    for stop in (0, 1, n - 1, n, n + 1, 3 * n, 3 * n + n // 2, 4 * n):
+        positions, which = order.positions(wanted, stop)
+        expected = [p for p in range(stop) if run[p] in set(wanted.tolist())]
+        assert positions.dtype == which.dtype == np.int64
+        assert positions.tolist() == expected
+        assert wanted[which].tolist() == run[expected].tolist()
+
+
+def test_positions_at_the_papers_scale_lead_back():
+    order, windows = Order(1, 51_200_000), np.random.default_rng(2).integers(0, 51_200_000, 20_000)
+    positions, which = order.positions(windows, 130_000_000)
+    np.testing.assert_array_equal(order.windows(positions), windows[which])
+    assert (np.diff(positions) >= 0).all()
+    # Two whole epochs, and of the third the 27.6 million positions that the run has.
+    assert set(np.bincount(which)) == {2, 3}
+    assert (positions < 51_200_000).sum() == 20_000
+    assert 10_000 < (positions >= 102_400_000).sum() < 11_600
+
+
+def test_positions_of_the_same_window_twice_and_of_none():
+    order = Order(0, 9)
+    twice, which = order.positions(np.array([4, 4]), 9)
+    assert twice[0] == twice[1] and which.tolist() == [0, 1]
+    assert [len(x) for x in order.positions(np.empty(0, np.int64), 100)] == [0, 0]
+
+
+@pytest.mark.parametrize("window", [-1, 9])
+def test_positions_of_a_window_that_is_not_trained_on_are_an_error(window):
+    with pytest.raises(ValueError, match="the order has 9"):
+        Order(0, 9).positions(np.array([0, window]), 100)
+
+
+def test_a_block_is_looked_up_as_its_parts(monkeypatch):
+    """Many positions are looked up in blocks, which shows nowhere."""
+    order, positions = Order(3, 10_007), np.arange(30_000)
+    whole = order.windows(positions)
+    monkeypatch.setattr("ttoaa.data.order._BLOCK", 977)
+    np.testing.assert_array_equal(order.windows(positions), whole)
+    np.testing.assert_array_equal(
+        whole[::13], [int(order.windows(np.int64(p))) for p in positions[::13]]
+    )

@@ -6,11 +6,14 @@ import hashlib
 import json
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 
+from ttoaa.data import digests
 from ttoaa.data.tokenizer import Tokenizer
+from ttoaa.data.windows import File, Numbered, Windows, mapped
 
 Split = Literal["train", "reserve"]
 SPLITS: tuple[Split, ...] = ("train", "reserve")
@@ -20,13 +23,39 @@ TOKENIZER = "tokenizer.json"
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One file of little-endian token ids; every document in it is followed by EOS."""
+    """One file of little-endian token ids; every document in it is followed by EOS.
+
+    Of a corpus with a numbering the name is an absolute path and the split is "all".
+    """
 
     name: str
-    split: Split
+    split: str
     tokens: int
     documents: int
     sha256: str
+    offset: int = 0
+    """Bytes of the file before its first token."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbering:
+    """A file of instance numbers, in which windows have the order and the splits of another run.
+
+    Instances are the shards cut into `length` tokens, each shard by itself. Window w of training is
+    instance file[first + w], the reserve's is file[first + train + w]; what comes before `first`
+    was trained on already and belongs to neither.
+    """
+
+    file: str
+    dtype: str
+    offset: int
+    windows: int
+    sha256: str
+    length: int
+    first: int
+    train: int
+    digest: digests.Kind
+    """How the sha256 of this file and of the shards were taken."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +77,16 @@ class Manifest:
     config: dict[str, Any]
     """The Prepare that made it."""
     shards: tuple[Shard, ...]
+    numbering: Numbering | None = None
 
     def to_bytes(self) -> bytes:
-        return (json.dumps(dataclasses.asdict(self), indent=1) + "\n").encode()
+        fields = dataclasses.asdict(self)
+        for shard in fields["shards"]:
+            if not shard["offset"]:
+                del shard["offset"]
+        if self.numbering is None:
+            del fields["numbering"]
+        return (json.dumps(fields, indent=1) + "\n").encode()
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "Manifest":
@@ -59,6 +95,8 @@ class Manifest:
             raise ValueError(f"version {fields.get('version')!r}, this program reads version 1")
         fields["shards"] = tuple(Shard(**shard) for shard in fields["shards"])
         fields["reserved_ids"] = tuple(fields["reserved_ids"])
+        if "numbering" in fields:
+            fields["numbering"] = Numbering(**fields["numbering"])
         return cls(**fields)
 
 
@@ -71,7 +109,7 @@ class Corpus:
         self.fingerprint: str = hashlib.sha256(content).hexdigest()
         self.vocab_size: int = self.manifest.vocab_size
         self.eos_id: int = self.manifest.eos_id
-        self._tables: dict[tuple[Split, int], _Windows] = {}
+        self._tables: dict[tuple[Split, int], Windows] = {}
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], verify: bool = True) -> "Corpus":
@@ -98,6 +136,11 @@ class Corpus:
     def tokenizer(self) -> Tokenizer:
         return Tokenizer(self.folder / TOKENIZER, self.vocab_size, self.eos_id)
 
+    @property
+    def in_order(self) -> bool:
+        """Whether training windows are numbered in the order in which a run takes them first."""
+        return self.manifest.numbering is not None
+
     def num_windows(self, split: Split, length: int) -> int:
         """How many windows of `length` tokens a split has; none crosses a shard."""
         return self._windows(split, length).total
@@ -106,19 +149,55 @@ class Corpus:
         """int32[n, length], a fresh array: the windows of those numbers (int64[n])."""
         return self._windows(split, length).read(np.asarray(indices, np.int64))
 
-    def _windows(self, split: Split, length: int) -> "_Windows":
+    def describe(self) -> str:
+        """What is in it, in a line."""
+        numbering = self.manifest.numbering
+        if numbering is not None:
+            splits = [f"{self.num_windows(s, numbering.length):,} {s}" for s in SPLITS]
+            return f"{' and '.join(splits)} windows of {numbering.length:,} tokens"
+        tokens = {split: 0 for split in self.manifest.documents}
+        for shard in self.manifest.shards:
+            tokens[shard.split] += shard.tokens
+        documents = self.manifest.documents
+        return ", ".join(f"{s} {tokens[s]:,} tokens of {documents[s]:,} documents" for s in tokens)
+
+    def _windows(self, split: Split, length: int) -> Windows:
         table = self._tables.get((split, length))
         if table is None:
             if split not in SPLITS:
                 raise ValueError(f"split must be one of {SPLITS}, not {split!r}")
-            shards = [shard for shard in self.manifest.shards if shard.split == split]
-            table = _Windows(self.folder, shards, self.manifest.dtype, length)
+            table = self._numbered(split, length) if self.in_order else self._cut(split, length)
             self._tables[split, length] = table
         return table
 
+    def _cut(self, split: str, length: int) -> Windows:
+        shards = [shard for shard in self.manifest.shards if shard.split == split]
+        return Windows(self._files(shards), self.manifest.dtype, length)
+
+    def _numbered(self, split: Split, length: int) -> Windows:
+        numbering = self.manifest.numbering
+        assert numbering is not None
+        if length != numbering.length:
+            raise ValueError(
+                f"{self.folder} has windows of {numbering.length} tokens, as its order file counts "
+                f"them, none of {length}: set Geometry.length to {numbering.length}"
+            )
+        path, split_at = self.folder / numbering.file, numbering.first + numbering.train
+        order = mapped(path, numbering.dtype, numbering.offset, (numbering.windows,))
+        order = order[split_at:] if split == "reserve" else order[numbering.first : split_at]
+        return Numbered(self._files(self.manifest.shards), self.manifest.dtype, length, order)
+
+    def _files(self, shards: Sequence[Shard]) -> list[File]:
+        return [File(self.folder / s.name, s.offset, s.tokens) for s in shards]
+
     def _check(self, verify: bool) -> None:
-        size = np.dtype(self.manifest.dtype).itemsize
-        expected = [(s.name, s.tokens * size, s.sha256) for s in self.manifest.shards]
+        size, numbering = np.dtype(self.manifest.dtype).itemsize, self.manifest.numbering
+        expected = [(s.name, s.offset + s.tokens * size, s.sha256) for s in self.manifest.shards]
+        kind: digests.Kind = "sha256"
+        if numbering is not None:
+            bytes_ = numbering.offset + numbering.windows * np.dtype(numbering.dtype).itemsize
+            expected.append((numbering.file, bytes_, numbering.sha256))
+            kind = numbering.digest
         for name, bytes_, digest in expected:
             path = self.folder / name
             if not path.is_file():
@@ -128,7 +207,7 @@ class Corpus:
                     f"{path} has {path.stat().st_size} bytes, its manifest says {bytes_}: "
                     f"restore it, or prepare the corpus anew"
                 )
-            if verify and file_sha256(path) != digest:
+            if verify and digests.of(path, kind) != digest:
                 raise ValueError(
                     f"{path} is damaged (its sha256 is not the manifest's): "
                     f"restore it, or prepare the corpus anew"
@@ -136,38 +215,6 @@ class Corpus:
         path = self.folder / TOKENIZER
         if not path.is_file() or file_sha256(path) != self.manifest.vocabulary:
             raise ValueError(f"{path} is not the tokenizer that its manifest names: restore it")
-
-
-class _Windows:
-    """The windows of one length over some shards: window number → shard and offset."""
-
-    def __init__(self, folder: pathlib.Path, shards: list[Shard], dtype: str, length: int) -> None:
-        if length < 1:
-            raise ValueError(f"a window needs at least one token, not {length}")
-        counts = [shard.tokens // length for shard in shards]
-        self.length = length
-        self.starts = np.cumsum([0, *counts])
-        self.total = int(self.starts[-1])
-        stored = np.dtype(dtype).newbyteorder("<")
-        self.shards = [
-            np.memmap(folder / shard.name, stored, "r", shape=(count, length)) if count else None
-            for shard, count in zip(shards, counts, strict=True)
-        ]
-
-    def read(self, indices_n: np.ndarray) -> np.ndarray:
-        if indices_n.size and not 0 <= indices_n.min() <= indices_n.max() < self.total:
-            raise ValueError(
-                f"windows {indices_n.min()} to {indices_n.max()} asked, "
-                f"there are {self.total} of {self.length} tokens"
-            )
-        tokens_nxL = np.empty((len(indices_n), self.length), np.int32)
-        shard_n = np.searchsorted(self.starts, indices_n, side="right") - 1
-        for shard in np.unique(shard_n):
-            rows = np.flatnonzero(shard_n == shard)
-            mapped = self.shards[shard]
-            assert mapped is not None, "searchsorted never lands on a shard without windows"
-            tokens_nxL[rows] = mapped[indices_n[rows] - self.starts[shard]]
-        return tokens_nxL
 
 
 def file_sha256(path: pathlib.Path) -> str:

@@ -5,12 +5,23 @@ nothing is stored, a look-up costs O(1), and no library's shuffle can change it 
 """
 
 import dataclasses
+import functools
 import hashlib
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
+from ttoaa.data.corpus import Corpus
+
 _ROUNDS = 6
+_BLOCK = 1 << 14  # positions at once: their temporaries stay in a core's cache
+
+
+def training_order(corpus: Corpus, seed: int, length: int) -> "Order":
+    """The order in which a run of this seed trains on a corpus in rows of `length` tokens."""
+    return Order(seed, corpus.num_windows("train", length), corpus.in_order)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,11 +29,13 @@ class Order:
     """Position p is window `pi_e(p mod n)` of epoch e = p div n, for a keyed permutation pi_e.
 
     The permutation is a balanced Feistel network over the smallest even number of bits that holds
-    n, walked along its cycle until it lands below n (Black & Rogaway, 2002).
+    n, walked along its cycle until it lands below n (Black & Rogaway, 2002). With `first_in_order`
+    pi_0 is the identity: the windows of such a corpus are numbered as a file orders them.
     """
 
     seed: int
     num_windows: int
+    first_in_order: bool = False
 
     def __post_init__(self) -> None:
         if self.num_windows < 1:
@@ -30,33 +43,85 @@ class Order:
 
     @property
     def fingerprint(self) -> str:
-        return f"feistel{_ROUNDS}:seed={self.seed}:windows={self.num_windows}"
+        first = ":first=in-order" if self.first_in_order else ""
+        return f"feistel{_ROUNDS}:seed={self.seed}:windows={self.num_windows}{first}"
 
-    def identity(self) -> dict[str, int]:
+    def identity(self) -> dict[str, Any]:
         """What makes it again: Order(**identity)."""
-        return dataclasses.asdict(self)
+        first = {"first_in_order": True} if self.first_in_order else {}
+        return {"seed": self.seed, "num_windows": self.num_windows, **first}
 
     def windows(self, positions: np.ndarray) -> np.ndarray:
         """int64[...] windows of int64[...] positions >= 0, in any epoch."""
         positions = np.asarray(positions, np.int64)
+        if not positions.size:
+            return np.empty_like(positions)
+        low, high = int(positions.min()), int(positions.max())
+        if low < 0:
+            raise ValueError(f"positions count from 0: there is no {low}")
+        first, last = low // self.num_windows, high // self.num_windows
+        if first == last:
+            return self._through(_feistel, positions - first * self.num_windows, first)
         epochs, places = np.divmod(positions, self.num_windows)
         out = np.empty_like(places)
-        for epoch in np.unique(epochs):
+        for epoch in np.unique(epochs).tolist():
             chosen = epochs == epoch
-            out[chosen] = self._permute(places[chosen], int(epoch))
+            out[chosen] = self._through(_feistel, places[chosen], epoch)
         return out
 
-    def _permute(self, places: np.ndarray, epoch: int) -> np.ndarray:
+    def positions(self, windows: np.ndarray, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Where in the run of `stop` positions any of these windows (int64[n]) is trained on.
+
+        (positions int64[m] ascending, which int64[m]): position i trains on windows[which[i]].
+        """
+        windows = np.asarray(windows, np.int64)
+        if windows.size and not 0 <= windows.min() <= windows.max() < self.num_windows:
+            raise ValueError(
+                f"windows {windows.min()} to {windows.max()} asked, the order has "
+                f"{self.num_windows}"
+            )
+        found = [np.empty(0, np.int64)]
+        which = [np.empty(0, np.int64)]
+        for epoch in range(-(-stop // self.num_windows)):
+            start = epoch * self.num_windows
+            positions = start + self._through(_inverse_feistel, windows, epoch)
+            ours = np.flatnonzero(positions < stop)
+            ours = ours[np.argsort(positions[ours], kind="stable")]
+            found.append(positions[ours])
+            which.append(ours)
+        return np.concatenate(found), np.concatenate(which)
+
+    def _through(self, network: "_Network", places: np.ndarray, epoch: int) -> np.ndarray:
+        """int64[...]: the permutation of an epoch or, through the inverse network, its inverse."""
+        if self.first_in_order and epoch == 0:
+            return places.copy()
         half = max(1, math.ceil((self.num_windows - 1).bit_length() / 2))
         keys = _round_keys(self.seed, epoch)
-        out = places.astype(np.uint64)
-        outside = np.ones(out.shape, bool)
-        while outside.any():
-            out[outside] = _feistel(out[outside], half, keys)
-            outside = out >= np.uint64(self.num_windows)
-        return out.astype(np.int64)
+        flat = places.reshape(-1)
+        out = np.empty(flat.shape, np.int64)
+        for start in range(0, len(flat), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            out[block] = _walk(network, flat[block].astype(np.uint64), self.num_windows, half, keys)
+        return out.reshape(places.shape)
 
 
+_Network = Callable[[np.ndarray, int, np.ndarray], np.ndarray]
+
+
+def _walk(
+    network: _Network, value: np.ndarray, below: int, half: int, keys: np.ndarray
+) -> np.ndarray:
+    limit = np.uint64(below)
+    value = network(value, half, keys)
+    outside = np.flatnonzero(value >= limit)
+    while outside.size:
+        moved = network(value[outside], half, keys)
+        value[outside] = moved
+        outside = outside[moved >= limit]
+    return value
+
+
+@functools.lru_cache(maxsize=64)
 def _round_keys(seed: int, epoch: int) -> np.ndarray:
     digest = hashlib.blake2b(f"order:{seed}:{epoch}".encode(), digest_size=8 * _ROUNDS).digest()
     return np.frombuffer(digest, "<u8")
@@ -66,12 +131,34 @@ def _feistel(value: np.ndarray, half: int, keys: np.ndarray) -> np.ndarray:
     bits, mask = np.uint64(half), np.uint64((1 << half) - 1)
     left, right = value >> bits, value & mask
     for key in keys:
-        left, right = right, left ^ (mix64(right ^ key) & mask)
+        left, right = right, _mixed(right, key, mask, left)
     return (left << bits) | right
+
+
+def _inverse_feistel(value: np.ndarray, half: int, keys: np.ndarray) -> np.ndarray:
+    bits, mask = np.uint64(half), np.uint64((1 << half) - 1)
+    left, right = value >> bits, value & mask
+    for key in keys[::-1]:
+        left, right = _mixed(left, key, mask, right), left
+    return (left << bits) | right
+
+
+def _mixed(half: np.ndarray, key: np.uint64, mask: np.uint64, other: np.ndarray) -> np.ndarray:
+    mixed = mix64(half ^ key)
+    mixed &= mask
+    mixed ^= other
+    return mixed
+
+
+_30, _27, _31 = np.uint64(30), np.uint64(27), np.uint64(31)
+_M1, _M2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 def mix64(value: np.ndarray) -> np.ndarray:
     """A bijective mixer of uint64 (the finaliser of SplitMix64, Steele et al., 2014)."""
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
+    value = value ^ (value >> _30)
+    value *= _M1
+    value ^= value >> _27
+    value *= _M2
+    value ^= value >> _31
+    return value
