@@ -5,7 +5,7 @@ from typing import Any
 
 from ttoaa import config
 from ttoaa.data.corpus import Corpus
-from ttoaa.data.order import Order
+from ttoaa.data.order import training_order
 from ttoaa.experiments.worlds import added_later, fingerprints, intervene, make_worlds
 from ttoaa.planning.compiler import compile_plan
 from ttoaa.planning.plan import Plan
@@ -24,7 +24,7 @@ def make_plan(study: config.Study, workdir: Workdir) -> tuple[Plan, bool]:
             "seed": workdir.seed,
             "corpus": corpus.fingerprint,
             "vocabulary": corpus.manifest.vocabulary,
-            "order": Order(workdir.seed, corpus.num_windows("train", geometry.length)).identity(),
+            "order": training_order(corpus, workdir.seed, geometry.length).identity(),
             "validation_sequences": study.validation_sequences,
         }
         meta = {"experiments": fingerprints(study.experiments)}

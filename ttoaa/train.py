@@ -13,7 +13,7 @@ from absl import app, flags
 from ttoaa import config
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.loader import batches
-from ttoaa.data.order import Order
+from ttoaa.data.order import Order, training_order
 from ttoaa.experiments.worlds import (
     check_planned,
     intervene,
@@ -51,7 +51,7 @@ def inputs(study: config.Study, workdir: Workdir, kind: str) -> dict[str, Any]:
             f"the corpus has a vocabulary of {corpus.vocab_size}, DecoderConfig.vocab_size is "
             f"only {study.model.vocab_size}: raise it"
         )
-    order = Order(workdir.seed, corpus.num_windows("train", geometry.length))
+    order = training_order(corpus, workdir.seed, geometry.length)
     worlds = make_worlds(
         study.experiments, workdir.seed, geometry, corpus, study.validation_sequences
     )
