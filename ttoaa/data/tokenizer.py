@@ -6,13 +6,15 @@ import pathlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import tokenizers
 
-END_OF_TEXT = "<|endoftext|>"
+from ttoaa.data.encoders import END_OF_TEXT, open_encoder
+from ttoaa.data.token_ids import TokenIds
+
+__all__ = ["END_OF_TEXT", "Tokenizer"]
 
 
 class Tokenizer:
-    """A `tokenizers` JSON file. Pickled by path.
+    """A `tokenizers` JSON file or a SentencePiece model, told apart by content. Pickled by path.
 
     Text that looks like a special token is encoded as the text that it is, so the only EOS in a
     corpus are those that end its documents.
@@ -31,15 +33,15 @@ class Tokenizer:
         self.path = pathlib.Path(path)
         try:
             content = self.path.read_bytes()
-            self._tokenizer = tokenizers.Tokenizer.from_buffer(content)
+            self._encoder = open_encoder(content)
         except Exception as error:  # `tokenizers` raises bare Exception for a bad file
-            raise ValueError(f"{self.path} is not a readable tokenizer JSON: {error}") from error
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
-        self._tokenizer.encode_special_tokens = True
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"{self.path} is not a readable tokenizer JSON or SentencePiece model: {reason}"
+            ) from error
         self.fingerprint: str = hashlib.sha256(content).hexdigest()
 
-        size = max(self._tokenizer.get_vocab().values()) + 1
+        size = self._encoder.size
         self.vocab_size: int = size if vocab_size is None else vocab_size
         if self.vocab_size < size:
             raise ValueError(f"{self.path} has {size} ids; vocab_size {vocab_size} is too small")
@@ -54,7 +56,7 @@ class Tokenizer:
 
     def token_id(self, token: str) -> int:
         """The id of a token by name, such as `<|endoftext|>`; ValueError where there is none."""
-        found = self._tokenizer.token_to_id(token)
+        found = self._encoder.token_id(token)
         if found is None:
             raise ValueError(f"{self.path} has no token {token!r}: name the one that ends a text")
         return found
@@ -64,9 +66,21 @@ class Tokenizer:
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """int32[n] for each text, without EOS, on all cores."""
-        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.array(encoding.ids, np.int32) for encoding in encodings]
+        """int32[n] for each text, without EOS, on all cores.
+
+        `TokenIds` of this vocabulary may stand among the texts, and pass as they are.
+        """
+        encoded = iter(self._encoder.encode_batch([t for t in texts if isinstance(t, str)]))
+        return [next(encoded) if isinstance(t, str) else self._taken(t) for t in texts]
+
+    def _taken(self, document: TokenIds) -> np.ndarray:
+        """Raises ValueError for ids of another vocabulary."""
+        if document.vocabulary != self.fingerprint:
+            raise ValueError(
+                f"the source gives token ids of another vocabulary than {self.path}: "
+                f"set Prepare.tokenizer = @SeqioTokenizer(), or SeqioTask.use = 'text'"
+            )
+        return document.ids.astype(np.int32)
 
     def encode_pair(self, prefix: str, continuation: str) -> tuple[np.ndarray, int]:
         """Tokens of prefix + continuation as one string, and where the continuation starts.
@@ -91,7 +105,7 @@ class Tokenizer:
         run: list[int] = []
 
         def flush() -> None:
-            pieces.append(self._tokenizer.decode(run, skip_special_tokens=False))
+            pieces.append(self._encoder.decode(run))
             run.clear()
 
         for token in map(int, ids):

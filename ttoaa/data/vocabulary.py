@@ -9,6 +9,8 @@ import gin
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from ttoaa.data import urls
+from ttoaa.data.token_ids import TokenIds
 from ttoaa.data.tokenizer import END_OF_TEXT, Tokenizer
 
 _ALPHABET = 256  # a byte-level BPE starts from all bytes
@@ -69,22 +71,33 @@ class TrainBPE:
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        tokenizer.train_from_iterator(texts, trainer)
+        tokenizer.train_from_iterator(map(_plain, texts), trainer)
         return tokenizer.to_str(pretty=True).encode()
 
     def load(self, path: pathlib.Path) -> Tokenizer:
         return Tokenizer(path, self.vocab_size)
 
 
+def _plain(text: str | TokenIds) -> str:
+    if isinstance(text, TokenIds):
+        raise ValueError(
+            "the source gives token ids, on which no BPE can be trained: "
+            "set Prepare.tokenizer = @SeqioTokenizer(), or SeqioTask.use = 'text'"
+        )
+    return text
+
+
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class ExistingTokenizer:
-    """A `tokenizers` JSON file, such as a released model's.
+    """A `tokenizers` JSON file or a SentencePiece model, such as a released model's.
 
-    By default its ids are padded to a multiple of 128 with at least 64 reserved ones.
+    By default its ids are padded to a multiple of 128 with at least 64 reserved ones, and a
+    SentencePiece model keeps its own EOS.
     """
 
     path: str
+    """Or a URL."""
     eos: str = END_OF_TEXT
     vocab_size: int | None = None
 
@@ -93,12 +106,18 @@ class ExistingTokenizer:
         return 0
 
     def check(self) -> None:
-        self.load(pathlib.Path(self.path))
+        with urls.local(self.path) as path:
+            self.load(path)
 
     def make(self, texts: Iterable[str]) -> bytes:
-        return pathlib.Path(self.path).read_bytes()
+        return urls.read_bytes(self.path)
 
     def load(self, path: pathlib.Path) -> Tokenizer:
-        bare = Tokenizer(path, eos_id=0)
-        padded = -(-(bare.vocab_size + 64) // 128) * 128
-        return Tokenizer(path, self.vocab_size or padded, bare.token_id(self.eos))
+        return padded(path, self.vocab_size, self.eos)
+
+
+def padded(path: pathlib.Path, vocab_size: int | None, eos: str | int) -> Tokenizer:
+    """That file with an EOS by name or id, and with reserved ids where no size is asked for."""
+    bare = Tokenizer(path, eos_id=0)
+    size = vocab_size or -(-(bare.vocab_size + 64) // 128) * 128
+    return Tokenizer(path, size, bare.token_id(eos) if isinstance(eos, str) else eos)
