@@ -86,7 +86,8 @@ def test_the_manifest_tells_every_shard(corpus):
         assert counted == corpus.manifest.documents[split]
     assert corpus.manifest.dtype == "uint16"
     names = {path.name for path in corpus.folder.iterdir()} - {shard.name for shard in shards}
-    assert names == {"manifest.json", "tokenizer.json", "ledger.json"}
+    assert names == {"manifest.json", "tokenizer.json", "ledger.json", "leases"}
+    assert not list((corpus.folder / "leases").iterdir())
 
 
 def test_preparing_again_does_nothing(config, corpus):
@@ -138,7 +139,8 @@ def run_child(config, folder, writes):
 
 
 def bits(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "ledger.json"}
+    left_out = ("ledger.json", "leases")
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name not in left_out}
 
 
 def test_another_process_makes_the_same_bytes(config, corpus, tmp_path):
@@ -146,8 +148,8 @@ def test_another_process_makes_the_same_bytes(config, corpus, tmp_path):
     assert bits(tmp_path / "c") == bits(corpus.folder)
 
 
-# The writes are: tokenizer, state, then for each part one or two shards and its record.
-@pytest.mark.parametrize("writes", [1, 6, 7, 8])
+# The writes are: survey, sample, tokenizer, state; for each part one or two shards and its record.
+@pytest.mark.parametrize("writes", [1, 2, 3, 8, 9, 10])
 def test_killed_it_goes_on_where_it_stopped(config, corpus, tmp_path, writes):
     folder = tmp_path / "c"
     assert run_child(config, folder, writes) == -signal.SIGKILL
@@ -155,7 +157,7 @@ def test_killed_it_goes_on_where_it_stopped(config, corpus, tmp_path, writes):
         Corpus.open(folder)
     recorded = len(list(folder.glob("unfinished/part-*.json")))
     finished = {p: p.stat() for k in range(recorded) for p in folder.glob(f"*-{k:05d}.bin")}
-    assert writes < 5 or finished
+    assert bool(finished) == (writes > 7)
 
     prepare(config, folder, progress=False)
     assert bits(folder) == bits(corpus.folder)
@@ -167,7 +169,7 @@ def test_text_that_changed_under_an_unfinished_corpus_is_refused(config, tmp_pat
     shutil.copytree(config.source.paths[0], tmp_path / "text")
     source = dataclasses.replace(config.source, paths=[str(tmp_path / "text")])
     config = dataclasses.replace(config, source=source)
-    assert run_child(config, tmp_path / "c", writes=6) == -signal.SIGKILL
+    assert run_child(config, tmp_path / "c", writes=8) == -signal.SIGKILL
     with pytest.raises(ValueError, match=r"reserve_fraction is 0\.2 there"):
         prepare(dataclasses.replace(config, reserve_fraction=0.5), tmp_path / "c", progress=False)
     with open(tmp_path / "text" / "all.txt", "a") as file:
@@ -181,7 +183,7 @@ def test_too_little_room_is_an_error_before_writing(config, tmp_path, monkeypatc
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(OSError, match=r"may need \d\.\d MB and the disk has 0\.1 MB free"):
         prepare(config, tmp_path / "c", progress=False)
-    assert not list((tmp_path / "c").iterdir())
+    assert {path.name for path in (tmp_path / "c").iterdir()} == {"unfinished", "leases"}
 
 
 def test_the_room_asked_for_is_enough_for_text_of_many_bytes_a_character(tmp_path, monkeypatch):

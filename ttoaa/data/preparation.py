@@ -1,28 +1,31 @@
 """Text to a corpus: survey the source, make the tokenizer, write the shards, then the manifest."""
 
 import dataclasses
-import hashlib
+import itertools
 import json
 import os
 import pathlib
+import pickle
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gin
 from tqdm import tqdm
 
 from ttoaa import workdir
-from ttoaa.data import writer
-from ttoaa.data.corpus import MANIFEST, SPLITS, TOKENIZER, Corpus, Manifest
-from ttoaa.data.sources import EmbeddedPython, Source, all_documents, keyed_fraction
+from ttoaa.alone import alone
+from ttoaa.data import survey, writer
+from ttoaa.data.corpus import MANIFEST, TOKENIZER, Corpus, Manifest
+from ttoaa.data.engine import Engine, Local, Task
+from ttoaa.data.sources import EmbeddedPython, Source, keyed_fraction
 from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.data.vocabulary import TrainBPE, Vocabulary
 
 _BYTES_PER_TOKEN = 4  # at most; the vocabulary may not be known yet
-_UNFINISHED = "unfinished"
-_STATE = f"{_UNFINISHED}/state.json"
+UNFINISHED = "unfinished"
+_STATE = f"{UNFINISHED}/state.json"
 
 
 @gin.configurable
@@ -56,42 +59,34 @@ class Prepare:
         return json.loads(json.dumps(fields, default=str))  # as it reads back
 
 
-@dataclasses.dataclass(frozen=True)
-class _Survey:
-    """What the source holds, counted before anything is written."""
-
-    bytes: int
-    characters: int
-    training_characters: int
-    documents: dict[str, int]
-    sha256: str
-    seconds: float
-
-
-def prepare(config: Prepare, folder: str | os.PathLike[str], progress: bool = True) -> Corpus:
+def prepare(
+    config: Prepare,
+    folder: str | os.PathLike[str],
+    progress: bool = True,
+    engine: Engine | None = None,
+) -> Corpus:
     """Makes the corpus in `folder`, goes on where a killed call stopped, or finds it made.
 
+    The bytes are the same whatever engine runs it (by default this machine's processes), and one
+    goes on where another was stopped.
+
     Raises ValueError, naming what differs, where the folder has a corpus of another config or the
-    source's text changed under an unfinished one; OSError where the disk has too little room.
+    source's text changed under an unfinished one, and where another process prepares it; OSError
+    where the disk has too little room.
     """
     folder = pathlib.Path(folder)
-    unfinished = folder / _UNFINISHED
-    if (folder / MANIFEST).exists():
-        corpus = Corpus.open(folder)
-        _check_same(folder, corpus.manifest.config, config.identity())
-        shutil.rmtree(unfinished, ignore_errors=True)
-        return corpus
-    if (folder / _STATE).exists():
-        state = workdir.read_json(folder / _STATE)
-        _check_same(folder, state["config"], config.identity())
-    config.tokenizer.check()
-    survey = _survey(config, progress)
-    _check_room(folder, unfinished, survey)
-    tokenizer, seconds = _begin(config, folder, unfinished, survey, progress)
-    written = _write_parts(config, folder, unfinished, tokenizer, survey, progress)
-    _finish(config, folder, tokenizer, survey, written, seconds)
-    shutil.rmtree(unfinished)
-    return Corpus.open(folder, verify=False)
+    existed = (folder / MANIFEST).exists()
+    if not existed:
+        config.tokenizer.check()
+        with alone(folder, "prepare", "prepared") as is_ours:
+            if not (folder / MANIFEST).exists():  # who was waited for may have made it
+                _make(_Work(config, folder, engine or Local(), progress))
+            if not is_ours():
+                raise ValueError(f"{folder} was taken over by another process: start again")
+    corpus = Corpus.open(folder, verify=existed)
+    _check_same(folder, corpus.manifest.config, config.identity())
+    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+    return corpus
 
 
 def is_begun(folder: pathlib.Path) -> bool:
@@ -113,122 +108,163 @@ def _check_same(folder: pathlib.Path, there: dict[str, Any], here: dict[str, Any
         )
 
 
-def _survey(config: Prepare, progress: bool) -> _Survey:
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """What is prepared, where, and by what."""
+
+    config: Prepare
+    folder: pathlib.Path
+    engine: Engine
+    progress: bool
+
+    @property
+    def unfinished(self) -> pathlib.Path:
+        return self.folder / UNFINISHED
+
+    def run(self, task: Task, pieces: Sequence[Any], bar: "tqdm[Any]") -> None:
+        for amount in self.engine(task, pieces):
+            bar.update(amount)
+
+    def bar(self, what: str, total: int | None, unit: str = " characters") -> "tqdm[Any]":
+        return tqdm(desc=what, total=total, unit=unit, unit_scale=True, disable=not self.progress)
+
+
+def _make(work: _Work) -> None:
+    if (work.folder / _STATE).exists():
+        begun = workdir.read_json(work.folder / _STATE)
+        _check_same(work.folder, begun["config"], work.config.identity())
     started = time.monotonic()
-    digest = hashlib.sha256()
-    documents: dict[str, int] = {split: 0 for split in SPLITS}
-    characters: dict[str, int] = {split: 0 for split in SPLITS}
-    size = 0
-    source = all_documents(config.source)
-    for name, text in tqdm(source, "reading", unit=" documents", disable=not progress):
-        try:
-            content = text.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"{name} is not valid Unicode: {error}") from error
-        size += len(content)
-        digest.update(len(content).to_bytes(8, "little") + content)
-        split = writer.split_of(text, config.reserve_fraction)
-        documents[split] += 1
-        characters[split] += len(text)
-    if not all(documents.values()):
+    groups, surveyed = _survey(work)
+    seconds = {"survey": time.monotonic() - started}
+    _check_room(work, surveyed)
+    tokenizer, seconds = _begin(work, groups, surveyed, seconds)
+    written = _write_parts(work, groups, surveyed, tokenizer)
+    _finish(work, tokenizer, surveyed, written, seconds)
+
+
+def _survey(work: _Work) -> tuple[tuple[survey.Group, ...], survey.Survey]:
+    source = work.config.source
+    groups = tuple(survey.group(source, work.unfinished))
+    missing = [group for group in groups if not group.path.exists()]
+    with work.bar("reading", None, " documents") as bar:
+        work.run(survey.TakeSurvey(source), missing, bar)
+    surveyed = survey.merge(groups, work.config.reserve_fraction)
+    if not all(surveyed.documents.values()):
         raise ValueError(
-            f"{config.source.description}: of {sum(documents.values())} documents "
-            f"{documents['train']} go to training and {documents['reserve']} to the reserve: "
-            f"give more text, or cut it into more documents"
+            f"{source.description}: of {sum(surveyed.documents.values())} documents "
+            f"{surveyed.documents['train']} go to training and {surveyed.documents['reserve']} to "
+            f"the reserve: give more text, or cut it into more documents"
         )
-    return _Survey(
-        bytes=size,
-        characters=sum(characters.values()),
-        training_characters=characters["train"],
-        documents=documents,
-        sha256=digest.hexdigest(),
-        seconds=time.monotonic() - started,
-    )
+    return groups, surveyed
 
 
-def _finished_parts(unfinished: pathlib.Path) -> dict[int, writer.Part]:
-    paths = unfinished.glob("part-?????.json")
-    return {int(path.stem.removeprefix("part-")): writer.Part.load(path) for path in paths}
-
-
-def _check_room(folder: pathlib.Path, unfinished: pathlib.Path, survey: _Survey) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    done = sum(s.tokens for part in _finished_parts(unfinished).values() for s in part.shards)
+def _check_room(work: _Work, surveyed: survey.Survey) -> None:
+    finished = writer.finished_parts(work.unfinished).values()
+    done = sum(shard.tokens for part in finished for shard in part.shards)
     # A token of byte-level BPE spans a byte at least; each document ends with one more, EOS.
-    tokens = survey.bytes + sum(survey.documents.values()) - done
+    tokens = surveyed.bytes + sum(surveyed.documents.values()) - done
     needed = _BYTES_PER_TOKEN * tokens
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(work.folder).free
     if free < needed:
         raise OSError(
-            f"{folder}: the corpus may need {needed / 1e6:,.1f} MB and the disk has "
+            f"{work.folder}: the corpus may need {needed / 1e6:,.1f} MB and the disk has "
             f"{free / 1e6:,.1f} MB free: free some, or take another --workdir"
         )
 
 
 def _begin(
-    config: Prepare, folder: pathlib.Path, unfinished: pathlib.Path, survey: _Survey, progress: bool
+    work: _Work,
+    groups: tuple[survey.Group, ...],
+    surveyed: survey.Survey,
+    seconds: dict[str, float],
 ) -> tuple[Tokenizer, dict[str, float]]:
     """The tokenizer, and the seconds spent before the first part; made once, then kept."""
-    path, state = folder / TOKENIZER, folder / _STATE
+    vocabulary, source = work.config.tokenizer, work.config.source
+    path, state = work.folder / TOKENIZER, work.folder / _STATE
     if not state.exists():
         started = time.monotonic()
-        workdir.write_bytes(path, config.tokenizer.make(_sample(config, survey, progress)))
-        seconds = {"survey": survey.seconds, "tokenizer": time.monotonic() - started}
-        begun = {"config": config.identity(), "text": survey.sha256, "seconds": seconds}
+        workdir.write_bytes(path, vocabulary.make(_sample(work, groups, surveyed)))
+        seconds = {**seconds, "tokenizer": time.monotonic() - started}
+        begun = {"config": work.config.identity(), "text": surveyed.sha256, "seconds": seconds}
         workdir.write_json(state, begun)
     begun = workdir.read_json(state)
-    if begun["text"] != survey.sha256:
+    if begun["text"] != surveyed.sha256:
         raise ValueError(
-            f"{config.source.description} changed since {folder} was begun: "
+            f"{source.description} changed since {work.folder} was begun: "
             f"remove that folder to start anew"
         )
-    return config.tokenizer.load(path), begun["seconds"]
+    return vocabulary.load(path), begun["seconds"]
 
 
-def _sample(config: Prepare, survey: _Survey, progress: bool) -> Iterator[str]:
-    share = config.tokenizer.training_characters / survey.training_characters
-    total = min(config.tokenizer.training_characters, survey.training_characters)
-    with _bar("training the tokenizer", total, progress) as bar:
-        for _, text in all_documents(config.source):
-            train = writer.split_of(text, config.reserve_fraction) == "train"
-            if train and keyed_fraction("tokenizer", text) < share:
+@dataclasses.dataclass(frozen=True)
+class _TakeSample:
+    """The task: leaves what the tokenizer is trained on of a group; yields characters read."""
+
+    source: Source
+    groups: tuple[survey.Group, ...]
+    reserve_fraction: float
+    share: float
+    folder: pathlib.Path
+
+    def __call__(self, index: int) -> Iterator[int]:
+        documents = survey.read(self.source, self.groups, index, 0)
+        number = survey.Counts.load(self.groups[index].path).documents_u.sum()
+        taken = []
+        for _, text, fraction in itertools.islice(documents, int(number)):
+            train = fraction >= self.reserve_fraction
+            if train and keyed_fraction("tokenizer", text) < self.share:
+                taken.append(text)
+            yield len(text)
+        workdir.write_bytes(self.path(index), pickle.dumps(taken))  # may hold TokenIds
+
+    def path(self, index: int) -> pathlib.Path:
+        return self.folder / f"sample-{index:05d}.pickle"
+
+
+def _sample(
+    work: _Work, groups: tuple[survey.Group, ...], surveyed: survey.Survey
+) -> Iterator[str]:
+    """The text to train a tokenizer on; read only where it is asked for."""
+    config = work.config
+    wanted, there = config.tokenizer.training_characters, surveyed.characters["train"]
+    reserve, share = config.reserve_fraction, wanted / there
+    task = _TakeSample(config.source, groups, reserve, share, work.unfinished)
+    with work.bar("sampling for the tokenizer", sum(surveyed.characters.values())) as bar:
+        work.run(task, range(len(groups)), bar)
+    with work.bar("training the tokenizer", min(wanted, there)) as bar:
+        for index in range(len(groups)):
+            for text in pickle.loads(task.path(index).read_bytes()):
                 bar.update(len(text))
                 yield text
 
 
 def _write_parts(
-    config: Prepare,
-    folder: pathlib.Path,
-    unfinished: pathlib.Path,
+    work: _Work,
+    groups: tuple[survey.Group, ...],
+    surveyed: survey.Survey,
     tokenizer: Tokenizer,
-    survey: _Survey,
-    progress: bool,
 ) -> list[writer.Part]:
-    finished = _finished_parts(unfinished)
-    with _bar("tokenizing", survey.characters, progress) as bar:
-        for number, documents in enumerate(
-            writer.parts(all_documents(config.source), config.shard_characters)
-        ):
-            if number in finished:
-                bar.update(finished[number].characters)
-                continue
-            finished[number] = writer.write_part(
-                number, documents, folder, tokenizer, config.reserve_fraction, bar.update
-            )
-            writer.save(unfinished / f"part-{number:05d}.json", finished[number])
-    return [finished[number] for number in sorted(finished)]
+    config = work.config
+    cuts = survey.cut(groups, config.shard_characters)
+    finished = writer.finished_parts(work.unfinished)
+    task = writer.WriteParts(
+        config.source, groups, tokenizer, config.reserve_fraction, work.folder, work.unfinished
+    )
+    todo = itertools.groupby((c for c in cuts if c.number not in finished), lambda c: c.group)
+    with work.bar("tokenizing", sum(surveyed.characters.values())) as bar:
+        bar.update(sum(part.characters for part in finished.values()))
+        work.run(task, [tuple(cuts) for _, cuts in todo], bar)
+    finished = writer.finished_parts(work.unfinished)
+    return [finished[cut.number] for cut in cuts]
 
 
 def _finish(
-    config: Prepare,
-    folder: pathlib.Path,
+    work: _Work,
     tokenizer: Tokenizer,
-    survey: _Survey,
+    surveyed: survey.Survey,
     written: list[writer.Part],
     seconds: dict[str, float],
 ) -> None:
-    if sum(part.characters for part in written) != survey.characters:
-        raise ValueError(f"{config.source.description} changed while it was read: start anew")
     shards = tuple(shard for part in written for shard in part.shards)
     manifest = Manifest(
         version=1,
@@ -237,23 +273,17 @@ def _finish(
         vocabulary=tokenizer.fingerprint,
         eos_id=tokenizer.eos_id,
         reserved_ids=(tokenizer.reserved_ids.start, tokenizer.reserved_ids.stop),
-        documents=survey.documents,
-        source=config.source.description,
-        text=survey.sha256,
-        config=config.identity(),
+        documents=surveyed.documents,
+        source=work.config.source.description,
+        text=surveyed.sha256,
+        config=work.config.identity(),
         shards=shards,
     )
     ledger = {
         "seconds": {**seconds, "tokenize": sum(part.seconds for part in written)},
         "tokens": sum(shard.tokens for shard in shards),
     }
-    for leftover in folder.glob("*.tmp-*"):
+    for leftover in work.folder.glob("*.tmp-*"):
         leftover.unlink()
-    workdir.write_json(folder / "ledger.json", ledger)
-    workdir.write_bytes(folder / MANIFEST, manifest.to_bytes())
-
-
-def _bar(what: str, characters: int, progress: bool) -> "tqdm[Any]":
-    return tqdm(
-        desc=what, total=characters, unit=" characters", unit_scale=True, disable=not progress
-    )
+    workdir.write_json(work.folder / "ledger.json", ledger)
+    workdir.write_bytes(work.folder / MANIFEST, manifest.to_bytes())

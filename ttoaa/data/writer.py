@@ -2,21 +2,22 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from ttoaa import workdir
 from ttoaa.data.corpus import SPLITS, Shard, Split
-from ttoaa.data.sources import keyed_fraction
+from ttoaa.data.sources import Source
+from ttoaa.data.survey import Cut, Group, read
 from ttoaa.data.tokenizer import Tokenizer
 
 _BATCH_CHARACTERS = 1_000_000
-
-Documents = list[tuple[str, str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,52 +34,78 @@ class Part:
         return cls(**{**fields, "shards": tuple(Shard(**shard) for shard in fields["shards"])})
 
 
-def split_of(text: str, reserve_fraction: float) -> Split:
-    """By text alone, so that copies of a document are never on both sides."""
-    return "reserve" if keyed_fraction("reserve", text) < reserve_fraction else "train"
+class _Document(NamedTuple):
+    name: str
+    text: str
+    split: Split
 
 
-def parts(documents: Iterable[tuple[str, str]], characters: int) -> Iterator[Documents]:
-    """Consecutive documents, in groups that end once they have that many characters."""
-    part: Documents = []
-    size = 0
-    for document in documents:
-        part.append(document)
-        size += len(document[1])
-        if size >= characters:
-            yield part
-            part, size = [], 0
-    if part:
-        yield part
+@dataclasses.dataclass(frozen=True)
+class WriteParts:
+    """The task: writes parts that begin in the same group, reading it once; yields characters."""
+
+    source: Source
+    groups: tuple[Group, ...]
+    tokenizer: Tokenizer
+    reserve_fraction: float
+    folder: pathlib.Path
+    records: pathlib.Path
+
+    def __call__(self, cuts: tuple[Cut, ...]) -> Iterator[int]:
+        index, start = cuts[0].group, cuts[0].start
+        documents = (
+            _Document(name, text, "reserve" if fraction < self.reserve_fraction else "train")
+            for name, text, fraction in read(self.source, self.groups, index, start)
+        )
+        for cut in cuts:
+            finished = cut.start - start
+            next(itertools.islice(documents, finished, finished), None)  # reads past them
+            yield from self._write(cut.number, itertools.islice(documents, cut.documents))
+            start = cut.start + cut.documents
+
+    def _write(self, number: int, documents: Iterable[_Document]) -> Iterator[int]:
+        started = time.monotonic()
+        characters = 0
+        tokens: dict[Split, list[np.ndarray]] = {split: [] for split in SPLITS}
+        for batch in _batches(documents):
+            texts = [document.text for document in batch]
+            for document, ids in zip(batch, self.tokenizer.encode_batch(texts), strict=True):
+                _check(document.name, ids, self.tokenizer)
+                tokens[document.split].append(np.append(ids, self.tokenizer.eos_id))
+            size = sum(map(len, texts))
+            characters += size
+            yield size
+        dtype = token_dtype(self.tokenizer.vocab_size)
+        shards = tuple(
+            _write_shard(self.folder, f"{split}-{number:05d}.bin", split, arrays, dtype)
+            for split, arrays in tokens.items()
+            if arrays
+        )
+        part = Part(characters, time.monotonic() - started, shards)
+        text = json.dumps(dataclasses.asdict(part))
+        workdir.write_text(self.records / f"part-{number:05d}.json", text)
 
 
-def write_part(
-    number: int,
-    part: Documents,
-    folder: pathlib.Path,
-    tokenizer: Tokenizer,
-    reserve_fraction: float,
-    advance: Callable[[int], object],
-) -> Part:
-    """Tokenises and writes part `number`; calls `advance` with characters as they are done."""
-    started = time.monotonic()
-    tokens: dict[Split, list[np.ndarray]] = {split: [] for split in SPLITS}
-    for batch in parts(part, _BATCH_CHARACTERS):
-        texts = [text for _, text in batch]
-        for (name, text), ids in zip(batch, tokenizer.encode_batch(texts), strict=True):
-            _check(name, ids, tokenizer)
-            tokens[split_of(text, reserve_fraction)].append(np.append(ids, tokenizer.eos_id))
-        advance(sum(map(len, texts)))
-    shards = tuple(
-        _write_shard(folder, f"{split}-{number:05d}.bin", split, documents, tokenizer.vocab_size)
-        for split, documents in tokens.items()
-        if documents
-    )
-    return Part(sum(len(text) for _, text in part), time.monotonic() - started, shards)
+def finished_parts(records: pathlib.Path) -> dict[int, Part]:
+    paths = records.glob("part-*.json")
+    return {int(path.stem.removeprefix("part-")): Part.load(path) for path in paths}
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
     return np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
+
+
+def _batches(documents: Iterable[_Document]) -> Iterator[list[_Document]]:
+    batch: list[_Document] = []
+    size = 0
+    for document in documents:
+        batch.append(document)
+        size += len(document.text)
+        if size >= _BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def _check(name: str, ids: np.ndarray, tokenizer: Tokenizer) -> None:
@@ -90,13 +117,9 @@ def _check(name: str, ids: np.ndarray, tokenizer: Tokenizer) -> None:
 
 
 def _write_shard(
-    folder: pathlib.Path, name: str, split: Split, documents: list[np.ndarray], vocab_size: int
+    folder: pathlib.Path, name: str, split: Split, documents: list[np.ndarray], dtype: np.dtype
 ) -> Shard:
-    content = np.concatenate(documents).astype(token_dtype(vocab_size)).tobytes()
+    content = np.concatenate(documents).astype(dtype).tobytes()
     workdir.write_bytes(folder / name, content)
-    size = len(content) // token_dtype(vocab_size).itemsize
-    return Shard(name, split, size, len(documents), hashlib.sha256(content).hexdigest())
-
-
-def save(path: pathlib.Path, part: Part) -> None:
-    workdir.write_text(path, json.dumps(dataclasses.asdict(part)))
+    tokens = len(content) // dtype.itemsize
+    return Shard(name, split, tokens, len(documents), hashlib.sha256(content).hexdigest())
