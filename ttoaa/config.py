@@ -16,6 +16,7 @@ import jax
 from absl import flags
 
 from ttoaa.data.geometry import Geometry
+from ttoaa.data.memmaps import OlmoCorpus
 from ttoaa.data.preparation import Prepare, is_begun
 from ttoaa.experiments.base import Experiment
 from ttoaa.model.decoder import DecoderConfig
@@ -40,7 +41,7 @@ class Study:
     """All that a study is, made by gin from its config file."""
 
     name: str
-    prepare: Prepare
+    prepare: Prepare | OlmoCorpus
     geometry: Geometry
     model: DecoderConfig
     training: Training
