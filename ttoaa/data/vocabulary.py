@@ -2,14 +2,15 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 
 import gin
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from ttoaa.data import urls
+from ttoaa.data.sources.seqio_task import find, vocabulary_file, vocabulary_of
 from ttoaa.data.token_ids import TokenIds
 from ttoaa.data.tokenizer import END_OF_TEXT, Tokenizer
 
@@ -114,6 +115,38 @@ class ExistingTokenizer:
 
     def load(self, path: pathlib.Path) -> Tokenizer:
         return padded(path, self.vocab_size, self.eos)
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class SeqioTokenizer:
+    """The vocabulary of a seqio Task or Mixture whose token ids are the source's.
+
+    It must be of a tokenizer file: seqio's SentencePieceVocabulary, or the TokenizerVocabulary of
+    ttoaa.data.seqio_vocabulary. Padded as ExistingTokenizer; ids that seqio adds to the file's
+    (`extra_ids`) are among the reserved ones, so no document may have them.
+    """
+
+    name: str
+    module: str | None = None
+    features: Sequence[str] = ("targets",)
+    vocab_size: int | None = None
+
+    @property
+    def training_characters(self) -> int:
+        return 0
+
+    def check(self) -> None:
+        self.make(())
+
+    def make(self, texts: Iterable[str]) -> bytes:
+        return vocabulary_file(self._vocabulary(), self.name)
+
+    def load(self, path: pathlib.Path) -> Tokenizer:
+        return padded(path, self.vocab_size, int(self._vocabulary().eos_id))
+
+    def _vocabulary(self) -> Any:
+        return vocabulary_of(find(self.name, self.module), self.features)
 
 
 def padded(path: pathlib.Path, vocab_size: int | None, eos: str | int) -> Tokenizer:

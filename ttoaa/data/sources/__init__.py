@@ -3,5 +3,18 @@
 from ttoaa.data.sources.base import Source, all_documents, keyed_fraction
 from ttoaa.data.sources.embedded import EmbeddedPython
 from ttoaa.data.sources.files import TextFiles
+from ttoaa.data.sources.mixture import Mixture, Pool
+from ttoaa.data.sources.seqio_task import SeqioTask
+from ttoaa.data.sources.tfds_dataset import TfdsDataset
 
-__all__ = ["EmbeddedPython", "Source", "TextFiles", "all_documents", "keyed_fraction"]
+__all__ = [
+    "EmbeddedPython",
+    "Mixture",
+    "Pool",
+    "SeqioTask",
+    "Source",
+    "TextFiles",
+    "TfdsDataset",
+    "all_documents",
+    "keyed_fraction",
+]

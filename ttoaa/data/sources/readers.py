@@ -52,7 +52,7 @@ def table(path: pathlib.Path, name: str, field: str, replace: bool) -> Iterator[
         for batch in file.iter_batches(_BATCH, columns=[field], use_threads=False):
             for value in batch.column(0).to_pylist():
                 number += 1
-                yield number, _text(value, f"{name}:{number}", field, replace)
+                yield number, text(value, f"{name}:{number}", field, replace)
 
 
 def records(
@@ -101,16 +101,16 @@ def _opened(path: pathlib.Path, name: str) -> Iterator[BinaryIO]:
 
 
 def _of_json(line: bytes, name: str, field: str, replace: bool) -> str:
-    text = decoded(line, name, replace).removeprefix("\ufeff")
+    content = decoded(line, name, replace).removeprefix("\ufeff")
     try:
-        value: Any = json.loads(text)
+        value: Any = json.loads(content)
     except ValueError as error:
         raise ValueError(f"{name} is no JSON object: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{name} is no JSON object but a {type(value).__name__}")
     if field not in value:
         raise ValueError(f"{name} has no {field!r}: {_fix(field, list(value))}")
-    return _text(value[field], name, field, replace)
+    return text(value[field], name, field, replace)
 
 
 def _of_record(record: bytes, name: str, field: str, replace: bool, kind: Records) -> str:
@@ -127,10 +127,11 @@ def _of_record(record: bytes, name: str, field: str, replace: bool, kind: Record
     if field not in features:
         raise ValueError(f"{name} has no {field!r}: {_fix(field, list(features))}")
     values = list(features[field].bytes_list.value)
-    return _text(values[0] if len(values) == 1 else values, name, field, replace)
+    return text(values[0] if len(values) == 1 else values, name, field, replace)
 
 
-def _text(value: Any, name: str, field: str, replace: bool) -> str:
+def text(value: Any, name: str, field: str, replace: bool) -> str:
+    """A field's value as text."""
     if isinstance(value, str):
         return value
     if isinstance(value, bytes):

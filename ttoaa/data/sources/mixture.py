@@ -1,0 +1,139 @@
+"""Several sources as one: in exact proportions, or each at a rate."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, Literal
+
+import gin
+
+from ttoaa.data.sources.base import Source, all_documents, keyed_fraction
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """Documents of several sources, interleaved so that at every prefix they follow the weights.
+
+    The next document is of the source that is furthest behind its weight, in characters or in
+    documents: a source is ahead by its longest document at most, and behind by at most its weight
+    times the sum of the longest documents of all. Nothing is random. Who is behind depends on all
+    that came before, so a mixture is read as one unit, by one process; `Pool` is for what many
+    should read.
+    """
+
+    sources: Sequence[Source]
+    weights: Sequence[float]
+    """Relative to each other."""
+    by: Literal["characters", "documents"] = "characters"
+    when_one_ends: Literal["stop", "go on", "repeat"] = "stop"
+    """Stop there, so that the weights hold for all that was read; go on with the others, so that
+    all is read once; or begin it again, until each has been read once."""
+
+    drawn: ClassVar[tuple["Drawn", ...]] = ()
+    """What each source gave, once all has been read in this process."""
+
+    def __post_init__(self) -> None:
+        if not self.sources or len(self.sources) != len(self.weights):
+            raise ValueError(
+                f"Mixture needs a weight for each source: it has {len(self.sources)} sources "
+                f"and {len(self.weights)} weights"
+            )
+        if not all(0 < weight < float("inf") for weight in self.weights):
+            raise ValueError(f"Mixture.weights must be positive, not {list(self.weights)}")
+        if self.by not in ("characters", "documents"):
+            raise ValueError("Mixture.by must be 'characters' or 'documents'")
+        if self.when_one_ends not in ("stop", "go on", "repeat"):
+            raise ValueError("Mixture.when_one_ends must be 'stop', 'go on' or 'repeat'")
+
+    @property
+    def description(self) -> str:
+        pairs = zip(self.weights, self.sources, strict=True)
+        return f"mixture, by {self.by}, of " + "; ".join(
+            f"{w:g} × {s.description}" for w, s in pairs
+        )
+
+    def units(self) -> Sequence[str]:
+        return ("mixture",)
+
+    def documents(self, unit: str) -> Iterator[tuple[str, str]]:
+        del unit
+        reading = [all_documents(source) for source in self.sources]
+        drawn = [Drawn(source.description) for source in self.sources]
+        live = list(range(len(reading)))
+        unread = set(live)
+        while live:
+            chosen = min(live, key=lambda k: (self._size(drawn[k]) / self.weights[k], k))
+            document = next(reading[chosen], None)
+            if document is not None:
+                drawn[chosen] = drawn[chosen].plus(document[1])
+                yield document
+                continue
+            unread.discard(chosen)
+            if self.when_one_ends == "stop" or not unread:
+                break
+            if self.when_one_ends == "go on":
+                live.remove(chosen)
+            elif drawn[chosen].documents == 0:
+                raise ValueError(f"{drawn[chosen].source} has no documents to repeat")
+            else:
+                reading[chosen] = all_documents(self.sources[chosen])
+                drawn[chosen] = dataclasses.replace(drawn[chosen], passes=drawn[chosen].passes + 1)
+        object.__setattr__(self, "drawn", tuple(drawn))
+
+    def _size(self, drawn: "Drawn") -> int:
+        return drawn.characters if self.by == "characters" else drawn.documents
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """How much a source has given to a mixture."""
+
+    source: str
+    documents: int = 0
+    characters: int = 0
+    passes: int = 1
+    """The one it is in included."""
+
+    def plus(self, text: str) -> "Drawn":
+        return dataclasses.replace(
+            self, documents=self.documents + 1, characters=self.characters + len(text)
+        )
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """All of several sources, one after the other, each document as often as its source's rate.
+
+    A rate of 0.3 takes three documents of ten, chosen by a keyed hash of the text alone; 2.3 takes
+    all twice and three of ten once more. The units are those of the sources, so any number of
+    processes can read it. A run's order shuffles the whole corpus: that one source lies behind
+    another there has no effect on training.
+    """
+
+    sources: Sequence[Source]
+    rates: Sequence[float]
+
+    def __post_init__(self) -> None:
+        if not self.sources or len(self.sources) != len(self.rates):
+            raise ValueError(
+                f"Pool needs a rate for each source: it has {len(self.sources)} sources "
+                f"and {len(self.rates)} rates"
+            )
+        if not all(0 < rate < float("inf") for rate in self.rates):
+            raise ValueError(f"Pool.rates must be positive, not {list(self.rates)}")
+
+    @property
+    def description(self) -> str:
+        pairs = zip(self.rates, self.sources, strict=True)
+        return "pool of " + "; ".join(f"{rate:g} × {s.description}" for rate, s in pairs)
+
+    def units(self) -> Sequence[str]:
+        return [f"{k}:{unit}" for k, source in enumerate(self.sources) for unit in source.units()]
+
+    def documents(self, unit: str) -> Iterator[tuple[str, str]]:
+        number, inner = unit.split(":", 1)
+        rate = self.rates[int(number)]
+        for name, text in self.sources[int(number)].documents(inner):
+            for _ in range(int(rate) + (keyed_fraction("pool", text) < rate % 1)):
+                yield name, text
