@@ -48,7 +48,7 @@ def told(url: str) -> Iterator[None]:
 def files_in(path: str) -> list[str] | None:
     """Paths, relative to it, of all files under that folder; None for a file.
 
-    Raises ValueError where there is nothing.
+    Raises ValueError or OSError where there is nothing.
     """
     if not is_url(path):
         folder = pathlib.Path(path)
@@ -59,12 +59,9 @@ def files_in(path: str) -> list[str] | None:
         return [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
     system, root = filesystem(path)
     with told(path):
-        if system.isfile(root):
+        if system.info(root)["type"] == "file":  # isfile() says no where it means "unreachable"
             return None
-        found = [name.removeprefix(root.rstrip("/") + "/") for name in system.find(root)]
-    if not found:
-        raise ValueError(f"input {path} does not exist, or is empty")
-    return found
+        return [name.removeprefix(root.rstrip("/") + "/") for name in system.find(root)]
 
 
 @contextlib.contextmanager
