@@ -5,7 +5,6 @@ import itertools
 import json
 import os
 import pathlib
-import pickle
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -16,10 +15,11 @@ from tqdm import tqdm
 
 from ttoaa import workdir
 from ttoaa.alone import alone
-from ttoaa.data import survey, writer
+from ttoaa.data import sample, survey, writer
 from ttoaa.data.corpus import MANIFEST, TOKENIZER, Corpus, Manifest
 from ttoaa.data.engine import Engine, Local, Task
-from ttoaa.data.sources import EmbeddedPython, Source, keyed_fraction
+from ttoaa.data.memmaps import OlmoCorpus
+from ttoaa.data.sources import EmbeddedPython, Source
 from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.data.vocabulary import TrainBPE, Vocabulary
 
@@ -60,7 +60,7 @@ class Prepare:
 
 
 def prepare(
-    config: Prepare,
+    config: Prepare | OlmoCorpus,
     folder: str | os.PathLike[str],
     progress: bool = True,
     engine: Engine | None = None,
@@ -74,6 +74,8 @@ def prepare(
     source's text changed under an unfinished one, and where another process prepares it; OSError
     where the disk has too little room.
     """
+    if isinstance(config, OlmoCorpus):  # its tokens stay where they are
+        return config.make(folder)
     folder = pathlib.Path(folder)
     existed = (folder / MANIFEST).exists()
     if not existed:
@@ -196,46 +198,26 @@ def _begin(
     return vocabulary.load(path), begun["seconds"]
 
 
-@dataclasses.dataclass(frozen=True)
-class _TakeSample:
-    """The task: leaves what the tokenizer is trained on of a group; yields characters read."""
-
-    source: Source
-    groups: tuple[survey.Group, ...]
-    reserve_fraction: float
-    share: float
-    folder: pathlib.Path
-
-    def __call__(self, index: int) -> Iterator[int]:
-        documents = survey.read(self.source, self.groups, index, 0)
-        number = survey.Counts.load(self.groups[index].path).documents_u.sum()
-        taken = []
-        for _, text, fraction in itertools.islice(documents, int(number)):
-            train = fraction >= self.reserve_fraction
-            if train and keyed_fraction("tokenizer", text) < self.share:
-                taken.append(text)
-            yield len(text)
-        workdir.write_bytes(self.path(index), pickle.dumps(taken))  # may hold TokenIds
-
-    def path(self, index: int) -> pathlib.Path:
-        return self.folder / f"sample-{index:05d}.pickle"
-
-
 def _sample(
     work: _Work, groups: tuple[survey.Group, ...], surveyed: survey.Survey
 ) -> Iterator[str]:
-    """The text to train a tokenizer on; read only where it is asked for."""
+    """The text to train a tokenizer on; what needs none costs nothing."""
     config = work.config
     wanted, there = config.tokenizer.training_characters, surveyed.characters["train"]
     reserve, share = config.reserve_fraction, wanted / there
-    task = _TakeSample(config.source, groups, reserve, share, work.unfinished)
-    with work.bar("sampling for the tokenizer", sum(surveyed.characters.values())) as bar:
-        work.run(task, range(len(groups)), bar)
-    with work.bar("training the tokenizer", min(wanted, there)) as bar:
-        for index in range(len(groups)):
-            for text in pickle.loads(task.path(index).read_bytes()):
+    task = sample.TakeSample(config.source, groups, reserve, share, work.unfinished)
+    indices = range(len(groups) if wanted else 0)
+    if indices:
+        with work.bar("sampling for the tokenizer", sum(surveyed.characters.values())) as bar:
+            work.run(task, indices, bar)
+
+    def texts() -> Iterator[str]:
+        with work.bar("training the tokenizer", min(wanted, there)) as bar:
+            for text in itertools.chain.from_iterable(map(task.texts, indices)):
                 bar.update(len(text))
                 yield text
+
+    return texts()
 
 
 def _write_parts(
@@ -253,7 +235,7 @@ def _write_parts(
     todo = itertools.groupby((c for c in cuts if c.number not in finished), lambda c: c.group)
     with work.bar("tokenizing", sum(surveyed.characters.values())) as bar:
         bar.update(sum(part.characters for part in finished.values()))
-        work.run(task, [tuple(cuts) for _, cuts in todo], bar)
+        work.run(task, [tuple(same) for _, same in todo], bar)
     finished = writer.finished_parts(work.unfinished)
     return [finished[cut.number] for cut in cuts]
 

@@ -1,0 +1,94 @@
+"""Prepares or scans a corpus with Apache Beam; flags that are not listed here go to Beam.
+
+python -m ttoaa.beam prepare --workdir=… --gin_file=… --runner=DirectRunner
+python -m ttoaa.beam scan --workdir=… --patterns=FILE --split=train
+
+The folder of the study must be on a file system that all workers see under the same path.
+"""
+
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from absl import app, flags
+
+from ttoaa import config
+from ttoaa.data.corpus import MANIFEST, SPLITS, Corpus
+from ttoaa.data.scan import scan_path
+from ttoaa.data.scan_patterns import Patterns
+from ttoaa.data.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+_PATTERNS = flags.DEFINE_string(
+    "patterns", None, "scan: JSON lines with a text or tokens each, or what Patterns.save wrote"
+)
+_SPLIT = flags.DEFINE_enum("split", SPLITS[0], SPLITS, "scan: where to look")
+_LENGTH = flags.DEFINE_integer(
+    "length", None, "scan: tokens of a window that must hold a pattern whole; none: the stream", 1
+)
+
+
+def main(argv: Sequence[str]) -> None:
+    """`argv` is what absl knows nothing of: the command's name, what to do, Beam's options."""
+    commands = {"prepare": _prepare, "scan": _scan}
+    try:
+        if len(argv) < 2 or argv[1] not in commands:
+            raise ValueError(f"say what to do: python -m ttoaa.beam {' or '.join(commands)} …")
+        commands[argv[1]](_options(argv[2:]))
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"beam: {error}")
+
+
+def _options(rest: Sequence[str]) -> "PipelineOptions":
+    from ttoaa.data import beam
+
+    return beam.PipelineOptions(list(rest))
+
+
+def _prepare(options: "PipelineOptions") -> None:
+    from ttoaa.data.beam import prepare_with_beam
+
+    study, folder = config.load_from_flags(), config.workdir_from_flags().corpus
+    existed = (folder / MANIFEST).exists()
+    corpus = prepare_with_beam(study.prepare, folder, options)
+    found = "was there already" if existed else "is ready"
+    print(f"beam: {folder} {found}: {corpus.describe()}; {corpus.manifest.source}")
+
+
+def _scan(options: "PipelineOptions") -> None:
+    from ttoaa.data.beam import scan_with_beam
+
+    if _PATTERNS.value is None:
+        raise ValueError("scan needs --patterns")
+    corpus = Corpus.open(config.workdir_from_flags().corpus, verify=False)
+    patterns = _read(pathlib.Path(_PATTERNS.value).expanduser(), corpus.tokenizer)
+    found = scan_with_beam(corpus, _SPLIT.value, patterns, options, _LENGTH.value)
+    path = scan_path(corpus, _SPLIT.value, patterns, _LENGTH.value)
+    print(
+        f"beam: {len(found.where):,} occurrences of {len(np.unique(found.pattern)):,} of "
+        f"{len(patterns):,} patterns in {_SPLIT.value} of {corpus.folder}: {path}"
+    )
+
+
+def _read(path: pathlib.Path, tokenizer: Tokenizer) -> Patterns:
+    if path.suffix == ".npz":
+        return Patterns.load(path)
+    sequences = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            told = json.loads(line)
+            found = np.array(told["tokens"]) if "tokens" in told else tokenizer.encode(told["text"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}:{number} has neither a text nor tokens: {error}") from error
+        sequences.append(found)
+    return Patterns(sequences)
+
+
+if __name__ == "__main__":
+    flags.adopt_module_key_flags(config)
+    app.run(main, flags_parser=lambda argv: flags.FLAGS(argv, known_only=True))
