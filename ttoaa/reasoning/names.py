@@ -1,0 +1,106 @@
+"""What the things in a problem are called: hierarchies of four category levels.
+
+A level has five lists of 20 names. Names are made of a modifier and a head: a head belongs to one
+list of one level, so no name occurs twice in a hierarchy.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import gin
+
+LISTS, LIST_SIZE, LEVELS = 5, 20, 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Hierarchy:
+    """Categories from the containing to the contained, and the names in each."""
+
+    categories: tuple[str, ...]
+    """str[4]"""
+    names: tuple[tuple[tuple[str, ...], ...], ...]
+    """str[4][lists][names]: those of a problem's level come from one list."""
+
+
+_MODIFIERS = {
+    "District": "North South East West Upper Lower Old New Inner Outer River Harbour Hill Valley "
+    "Garden Market Bridge Castle Mill Station",
+    "Zoo": "Amber Brown Crimson Dusky Emerald Frosted Golden Hazel Ivory Jade Lilac Maroon Night "
+    "Olive Pearl Ruby Silver Tawny Umber White",
+    "School": "Bright Calm Daring Early Fair Gentle Happy Ideal Jolly Keen Lively Merry Noble "
+    "Orderly Proud Quiet Ready Steady True Wise",
+    "Ecosystems": "Arid Boreal Coastal Deep Eastern Fertile Glacial Humid Inland Karst Lunar Misty "
+    "Northern Open Polar Rainy Shaded Tidal Windy Young",
+}
+_HEADS = {
+    "District": (
+        ("District", "Quarter Borough Ward Parish Precinct"),
+        ("Supermarket", "Grocer Bazaar Superstore Cornershop Emporium"),
+        ("Product", "Soup Bread Cheese Salad Pie"),
+        ("Ingredient", "Salt Flour Butter Pepper Syrup"),
+    ),
+    "Zoo": (
+        ("Zoo", "Menagerie Safari Wildpark Sanctuary Vivarium"),
+        ("Enclosure", "Aviary Terrarium Paddock Aquarium Cage"),
+        ("Animal", "Parrot Lizard Antelope Otter Lynx"),
+        ("Bone", "Rib Femur Skull Vertebra Ulna"),
+    ),
+    "School": (
+        ("School", "Academy College Lyceum Institute Seminary"),
+        ("Classroom", "Laboratory Studio Workshop Hall Library"),
+        ("Backpack", "Rucksack Satchel Daypack Briefcase Tote"),
+        ("Stationery", "Pencil Ruler Notebook Eraser Compass"),
+    ),
+    "Ecosystems": (
+        ("Ecosystem", "Forest Desert Lagoon Tundra Savanna"),
+        ("Creature", "Beetle Heron Salamander Fox Crab"),
+        ("Organ", "Heart Liver Lung Kidney Brain"),
+        ("Cell", "Neuron Platelet Myocyte Osteoblast Lymphocyte"),
+    ),
+}
+
+
+def _full() -> tuple[Hierarchy, ...]:
+    return tuple(
+        Hierarchy(
+            categories=tuple(category for category, _ in levels),
+            names=tuple(
+                tuple(tuple(f"{m} {head}" for m in _MODIFIERS[key].split()) for head in heads)
+                for heads in (words.split() for _, words in levels)
+            ),
+        )
+        for key, levels in _HEADS.items()
+    )
+
+
+FULL = _full()
+"""Four hierarchies: 1,600 names."""
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Names:
+    """Which hierarchies problems are about, and how many lists and names of each level.
+
+    The full ones need a model that reads well; a tiny one learns faster from few and short names.
+    """
+
+    hierarchies: int = 4
+    lists: int = LISTS
+    names: int = LIST_SIZE
+
+    def __post_init__(self) -> None:
+        for field, most in (("hierarchies", len(FULL)), ("lists", LISTS), ("names", LIST_SIZE)):
+            value = getattr(self, field)
+            least = 4 if field == "names" else 1  # a layer holds up to four items
+            if not isinstance(value, int) or not least <= value <= most:
+                raise ValueError(f"Names.{field} must be {least} to {most}, not {value!r}")
+
+    def get(self) -> Sequence[Hierarchy]:
+        return [
+            Hierarchy(
+                h.categories,
+                tuple(tuple(x[: self.names] for x in n[: self.lists]) for n in h.names),
+            )
+            for h in FULL[: self.hierarchies]
+        ]
