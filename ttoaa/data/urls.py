@@ -24,8 +24,9 @@ def filesystem(url: str) -> tuple[Any, str]:
     import fsspec
 
     protocol = url.split("://")[0]
+    options = {"auto_mkdir": True} if protocol in ("file", "local") else {}
     try:
-        return fsspec.core.url_to_fs(url)
+        return fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
         fix = f"pip install '{_DRIVERS[protocol]}'" if protocol in _DRIVERS else str(error)
         raise ValueError(f"{url} needs a driver: {fix}") from error
@@ -64,6 +65,14 @@ def files_in(path: str) -> list[str] | None:
         return [name.removeprefix(root.rstrip("/") + "/") for name in system.find(root)]
 
 
+def chunks(url: str) -> Iterator[bytes]:
+    """The content of the file there, a few MB at a time."""
+    system, path = filesystem(url)
+    with told(url), system.open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            yield chunk
+
+
 @contextlib.contextmanager
 def local(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """A local path of that file: a temporary copy (under TMPDIR) of one at a URL."""
@@ -82,8 +91,8 @@ def local(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
                 f"{url} has {size / 1e6:,.1f} MB and {folder} {free / 1e6:,.1f} MB free: "
                 f"set TMPDIR to a larger disk"
             )
-        with told(url), system.open(source, "rb") as there, open(target, "wb") as here:
-            shutil.copyfileobj(there, here, _CHUNK)
+        with open(target, "wb") as here:
+            here.writelines(chunks(url))
         if size is not None and target.stat().st_size != size:
             raise OSError(f"{url} has {size} bytes, {target.stat().st_size} came: try again")
         yield target

@@ -1,0 +1,217 @@
+"""A finished corpus or plan at a URL: published there, and staged to a local disk to be mapped.
+
+Its last file (manifest.json, plan.json) is written last at both ends, so what has one is whole.
+Beside it lies SHA256SUMS, in the form that `sha256sum -c` reads.
+"""
+
+import concurrent.futures
+import hashlib
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from tqdm import tqdm
+
+from ttoaa import workdir
+from ttoaa.data import urls
+from ttoaa.data.corpus import MANIFEST, TOKENIZER, Manifest, file_sha256
+
+SUMS = "SHA256SUMS"
+LAST = (MANIFEST, "plan.json")
+
+_AT_ONCE = 8  # files; one stream of an object store is far slower than its network
+_OURS_ALONE = ("leases", "unfinished")
+
+
+def stage(
+    url: str,
+    folder: str | os.PathLike[str],
+    progress: bool = True,
+    check: Callable[[bytes], None] | None = None,
+) -> None:
+    """Copies the corpus or plan at `url` to `folder`; one that is there is left alone.
+
+    Killed, it goes on with the files that are there and have the right sha256. `check` is given
+    the content of the last file before anything is copied, and raises what it objects to.
+
+    Raises ValueError where there is none, or something else lies in the folder; OSError where the
+    disk has too little room, the URL cannot be reached, or a file there is damaged.
+    """
+    folder = pathlib.Path(folder)
+    if any((folder / name).exists() for name in LAST):
+        return
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} holds something unfinished: remove it, then fetch {url}")
+    system, root = urls.filesystem(url)
+    with urls.told(url):
+        sizes = _sizes(system, root)
+    last = _last(url, sizes)
+    with urls.told(url):
+        content = system.cat_file(_at(root, last))
+    if check is not None:
+        check(content)
+    sums = _sums_there(url, system, root, sizes, content)
+    unfinished = folder.with_name(f"{folder.name}.fetching")
+    missing = _missing(unfinished, sums, sizes)
+    _check_room(url, unfinished, sum(sizes[name] for name in missing))
+
+    def fetch(name: str) -> int:
+        _fetch(f"{url.rstrip('/')}/{name}", unfinished / name, sums[name])
+        return sizes[name]
+
+    _each(fetch, missing, "fetching", sum(sizes[name] for name in missing), progress)
+    for leftover in unfinished.glob(f"{last}.tmp-*"):
+        leftover.unlink()
+    workdir.write_bytes(unfinished / last, content)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(unfinished, folder)
+
+
+def publish(folder: str | os.PathLike[str], url: str, progress: bool = True) -> bool:
+    """Copies a finished corpus or plan to `url`; False where it is there already.
+
+    Killed, it goes on with what is missing there. Raises ValueError where the folder is unfinished
+    or the URL has another one, OSError where the URL cannot be reached.
+    """
+    folder = pathlib.Path(folder)
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    last = _last(str(folder), names)
+    _refuse_outside(folder, last)
+    names = [n for n in sorted(names) if n != last and n.split("/")[0] not in _OURS_ALONE]
+    sums = "".join(f"{file_sha256(folder / name)}  {name}\n" for name in names).encode()
+    sizes = {name: (folder / name).stat().st_size for name in names}
+    system, root = urls.filesystem(url)
+    with urls.told(url):
+        there = _sizes(system, root)
+        if last in there:
+            if system.cat_file(_at(root, last)) == (folder / last).read_bytes():
+                return False
+        elif SUMS not in there or system.cat_file(_at(root, SUMS)) != sums:
+            for name in set(names) & set(there):  # who knows of what
+                system.rm_file(_at(root, name))
+            there = {}
+            system.pipe_file(_at(root, SUMS), sums)
+    if last in there:
+        raise ValueError(f"{url} has another {last}: publish to another URL, or remove that one")
+    missing = [name for name in names if there.get(name) != sizes[name]]
+
+    def put(name: str) -> int:
+        with urls.told(f"{url.rstrip('/')}/{name}"):
+            system.put_file(str(folder / name), _at(root, name))
+        return sizes[name]
+
+    _each(put, missing, "publishing", sum(sizes[name] for name in missing), progress)
+    with urls.told(url):
+        system.pipe_file(_at(root, last), (folder / last).read_bytes())
+    return True
+
+
+def _fetch(url: str, path: pathlib.Path, sha256: str) -> None:
+    """Whole and right, or not at all; a kill leaves a .part, which the next call overwrites."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part, digest = path.with_name(f"{path.name}.part"), hashlib.sha256()
+    with open(part, "wb") as here:
+        for chunk in urls.chunks(url):
+            digest.update(chunk)
+            here.write(chunk)
+        here.flush()
+        os.fsync(here.fileno())
+    if digest.hexdigest() != sha256:
+        part.unlink()
+        raise OSError(f"{url} is damaged, its sha256 is not that stated: publish it anew")
+    os.replace(part, path)
+
+
+def _at(root: str, name: str) -> str:
+    return f"{root.rstrip('/')}/{name}"
+
+
+def _sizes(system: Any, root: str) -> dict[str, int]:
+    """Of all files under that folder, by their names in it; none where there is no such folder."""
+    try:
+        found = system.find(root, detail=True)
+    except FileNotFoundError:
+        return {}
+    start = root.rstrip("/") + "/"
+    return {path.removeprefix(start): info["size"] for path, info in found.items()}
+
+
+def _last(where: str, names: Iterable[str]) -> str:
+    found = [name for name in LAST if name in names]
+    if not found:
+        raise ValueError(
+            f"{where} has no finished corpus or plan, as it has no {' or '.join(LAST)}"
+        )
+    return found[0]
+
+
+def _sums_there(
+    url: str, system: Any, root: str, sizes: dict[str, int], content: bytes
+) -> dict[str, str]:
+    """sha256 of every file but the last; of a corpus copied by other means from its manifest."""
+    if SUMS in sizes:
+        with urls.told(url):
+            lines = system.cat_file(_at(root, SUMS)).decode().splitlines()
+        sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+    elif MANIFEST in sizes:
+        manifest = Manifest.from_bytes(content)
+        sums = {shard.name: shard.sha256 for shard in manifest.shards}
+        sums[TOKENIZER] = manifest.vocabulary
+    else:
+        raise ValueError(f"{url} has no {SUMS}: publish the plan by ttoaa.data.remote.publish")
+    for name in sums:
+        path = pathlib.PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError(f"{url} has a file outside of its folder, {name}: it cannot be copied")
+        if name not in sizes:
+            raise ValueError(f"{url} lacks {name}: publish it anew")
+    return sums
+
+
+def _missing(folder: pathlib.Path, sums: dict[str, str], sizes: dict[str, int]) -> list[str]:
+    """What is not there with the right content."""
+
+    def there(name: str) -> bool:
+        path = folder / name
+        right = path.is_file() and path.stat().st_size == sizes[name]
+        return right and file_sha256(path) == sums[name]
+
+    return [name for name in sums if not there(name)]
+
+
+def _check_room(url: str, folder: pathlib.Path, needed: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            f"{url} needs {needed / 1e6:,.1f} MB more and the disk of {folder} has "
+            f"{free / 1e6:,.1f} MB free: free some, or take another --workdir"
+        )
+
+
+def _refuse_outside(folder: pathlib.Path, last: str) -> None:
+    if last == MANIFEST:
+        manifest = Manifest.from_bytes((folder / MANIFEST).read_bytes())
+        outside = [shard.name for shard in manifest.shards if os.path.isabs(shard.name)]
+        if outside:
+            raise ValueError(
+                f"{folder} refers to token files outside of it, such as {outside[0]}: copy those "
+                f"to the other machine and make the corpus there"
+            )
+
+
+def _each(
+    do: Callable[[str], int], names: list[str], what: str, total: int, progress: bool
+) -> None:
+    """Does it to all, several at once; the first error stops those that have not begun."""
+    bar = tqdm(desc=what, total=total, unit="B", unit_scale=True, disable=not progress)
+    with bar, concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as pool:
+        waiting = [pool.submit(do, name) for name in names]
+        try:
+            for future in concurrent.futures.as_completed(waiting):
+                bar.update(future.result())
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
