@@ -1,4 +1,5 @@
 import concurrent.futures
+import dataclasses
 import hashlib
 import itertools
 
@@ -134,11 +135,28 @@ def test_a_killed_scan_goes_on(made, monkeypatch):
     assert pairs(scan(corpus, "train", patterns)) == whole and len(again) == 3  # it is stored
 
 
+@pytest.mark.parametrize(("length", "stop"), [(None, 151), (LENGTH, LENGTH * 7), (LENGTH, 10**9)])
+def test_up_to_a_token(made, length, stop):
+    corpus, arrays = made
+    patterns = sequences(arrays)
+    there = [(i, k) for i, k in expected(arrays, "train", patterns, length) if i < stop]
+    assert pairs(scan(corpus, "train", Patterns(patterns), length, stop)) == there
+    assert there
+
+
+def test_a_corpus_in_the_order_of_a_file_has_no_stream(made):
+    corpus, arrays = made
+    corpus.manifest = dataclasses.replace(corpus.manifest, numbering=object())
+    with pytest.raises(ValueError, match="windows in the order of a file, and no stream"):
+        scan(corpus, "train", Patterns(sequences(arrays)))
+
+
 def test_what_a_result_follows_from_names_it(made):
     corpus, arrays = made
     one, other = Patterns(sequences(arrays)), Patterns(sequences(arrays, 4))
     asked = [("train", one, None), ("train", one, 16), ("reserve", one, None), ("train", other, 16)]
-    assert len({scan_path(corpus, *question) for question in asked}) == 4
+    asked.append(("train", one, 16, 160))
+    assert len({scan_path(corpus, *question) for question in asked}) == 5
 
 
 def test_a_damaged_result_is_named(made):

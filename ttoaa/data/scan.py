@@ -55,9 +55,12 @@ class Piece:
     stop: int
 
 
-def pieces(corpus: Corpus, split: Split, length: int | None) -> list[Piece]:
-    """The work of a scan: what is done at once, and kept when done."""
+def pieces(
+    corpus: Corpus, split: Split, length: int | None, stop: int | None = None
+) -> list[Piece]:
+    """The work of a scan up to `stop`: what is done at once, and kept when done."""
     total, size = _total(corpus, split, length), _whole(_PIECE, length)
+    total = total if stop is None else min(total, stop)
     return [Piece(split, i, min(i + size, total)) for i in range(0, total, size)]
 
 
@@ -95,9 +98,15 @@ def merge(parts: Iterable[Found]) -> Occurrences:
     return Occurrences(where[order], pattern[order])
 
 
-def scan_path(corpus: Corpus, split: Split, patterns: Patterns, length: int | None) -> pathlib.Path:
+def scan_path(
+    corpus: Corpus,
+    split: Split,
+    patterns: Patterns,
+    length: int | None,
+    stop: int | None = None,
+) -> pathlib.Path:
     """Where the result is kept: it is named by all that it follows from."""
-    key = f"{corpus.fingerprint} {split} {patterns.fingerprint} {length}"
+    key = f"{corpus.fingerprint} {split} {patterns.fingerprint} {length} {stop}"
     return corpus.folder / "scans" / f"{hashlib.sha256(key.encode()).hexdigest()}.npy"
 
 
@@ -106,17 +115,19 @@ def scan(
     split: Split,
     patterns: Patterns,
     length: int | None = None,
+    stop: int | None = None,
     workers: int | None = None,
     progress: bool = False,
 ) -> Occurrences:
     """Every occurrence in a split (see `scan_piece`); found again where it was scanned before.
 
-    What a killed scan had finished is not done again. `workers` is by default a thread a core.
+    `stop`, in whole windows, is the token before which an occurrence begins. What a killed scan had
+    finished is not done again. `workers` is by default a thread a core.
     """
-    path = scan_path(corpus, split, patterns, length)
+    path = scan_path(corpus, split, patterns, length, stop)
     if path.exists():
         return Occurrences.load(path)
-    work = pieces(corpus, split, length)
+    work = pieces(corpus, split, length, stop)
     kept = path.with_suffix(".parts")
 
     def part(piece: Piece) -> tuple[Piece, Occurrences]:
@@ -148,6 +159,8 @@ def _total(corpus: Corpus, split: Split, length: int | None) -> int:
     """Tokens of the windows, or of the running stream."""
     if length:
         return corpus.num_windows(split, length) * length
+    if corpus.manifest.numbering is not None:
+        raise ValueError(f"{corpus.folder} has windows in the order of a file, and no stream")
     return sum(shard.tokens for shard in corpus.manifest.shards if shard.split == split)
 
 

@@ -1,7 +1,7 @@
 """A set of token sequences, compiled so that every place where one stands is found fast.
 
 Only every s-th token of the text is probed, with the hash of w tokens: an occurrence of m tokens or
-more, m = s + w - 1, holds a probe at one of s offsets. A table of bits says which probes can be in
+more, m >= s + w - 1, holds a probe at one of s offsets. A table of bits says which probes can be in
 a pattern; around those few all windows of m tokens are hashed (Karp & Rabin, 1987), and what has
 the hash of a pattern is compared with it token by token: nothing is missed and nothing false told.
 """
@@ -43,7 +43,7 @@ class Patterns:
         self.tokens, self.lengths = tokens.astype(np.uint32), lengths
         self._starts = np.cumsum(lengths) - lengths
         self._m = int(lengths.min())
-        self._w = min(self._m, max(_SHORTEST, min(_LONGEST, (self._m + 1) // 2)))
+        self._w = min(self._m, max(_SHORTEST, min(_LONGEST, self._m // 3)))
         self._s = min(self._m - self._w + 1, _LONGEST)
         self._probes, self._wholes = _Bits(len(lengths) * self._s), _Bits(len(lengths))
         hashes = np.empty(len(lengths), np.uint64)
@@ -54,7 +54,8 @@ class Patterns:
             hashes[part] = _hashes(head, self._m)[:, 0]
             self._probes.add(_hashes(head[:, : self._s + self._w - 1], self._w).ravel())
         self._order = np.argsort(hashes, kind="stable")
-        self._hashes = hashes[self._order]
+        self._hashes, groups = np.unique(hashes[self._order], return_index=True)
+        self._groups = np.append(groups, len(hashes))  # equal ones stand together in the order
         self._wholes.add(self._hashes)
 
     def __len__(self) -> int:
@@ -112,18 +113,21 @@ class Patterns:
     def _look_around(self, tokens: np.ndarray, probes: np.ndarray) -> Iterator[Found]:
         """(where, pattern) that have the same hash, of the windows that hold these probes."""
         span = self._s - 1 + self._m
+        if len(tokens) < span:
+            tokens = np.pad(tokens, (0, span - len(tokens)))
+        windows = np.lib.stride_tricks.sliding_window_view(tokens, span)
         step = max(1, _AROUND // span)
         for first in range(0, len(probes), step):
-            begin = probes[first : first + step, None] - (self._s - 1)
-            places = begin + np.arange(span)
-            text = tokens[np.clip(places, 0, len(tokens) - 1)].astype(np.uint64)
-            hashes, where = _hashes(text, self._m).ravel(), places[:, : self._s].ravel()
-            inside = (where >= 0) & (where + self._m <= len(tokens))
-            chosen = np.flatnonzero(inside & self._wholes.may_hold(hashes))
-            low = np.searchsorted(self._hashes, hashes[chosen], "left")
-            count = np.searchsorted(self._hashes, hashes[chosen], "right") - low
-            pattern = self._order[np.repeat(low, count) + _counted(count)]
-            yield np.repeat(where[chosen], count), pattern
+            probe = probes[first : first + step]
+            begin = np.clip(probe - (self._s - 1), 0, len(tokens) - span)
+            hashes = _hashes(windows[begin].astype(np.uint64), self._m)
+            row, column = np.nonzero(self._wholes.may_hold(hashes))
+            hashes, where, probe = hashes[row, column], begin[row] + column, probe[row]
+            group = np.searchsorted(self._hashes[:-1], hashes)
+            known = (self._hashes[group] == hashes) & (where <= probe) & (where > probe - self._s)
+            group, where = group[known], where[known]
+            low, count = self._groups[group], self._groups[group + 1] - self._groups[group]
+            yield np.repeat(where, count), self._order[np.repeat(low, count) + _counted(count)]
 
     def _verify(self, tokens: np.ndarray, where: np.ndarray, pattern: np.ndarray) -> Found:
         """Those that are equal in every token."""
@@ -140,9 +144,9 @@ class Patterns:
 
 
 class _Bits:
-    """A table that says of most hashes that they were not added (Bloom, 1970), two bits for each.
+    """A table that says of most hashes that they were not added (Bloom, 1970), three bits for each.
 
-    Both are in one word of 64, so a look-up misses the caches once.
+    All are in one word of 64, so a look-up misses the caches once.
     """
 
     def __init__(self, hashes: int) -> None:
@@ -153,14 +157,15 @@ class _Bits:
         np.bitwise_or.at(self._words, *self._where(hashes))
 
     def may_hold(self, hashes: np.ndarray) -> np.ndarray:
-        """bool[n]: True for all that were added and a hundredth or so of the others."""
+        """bool[...]: True for all that were added and few in a thousand of the others."""
         word, mask = self._where(hashes)
         return (self._words[word] & mask) == mask
 
     def _where(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        one, six = np.uint64(1), np.uint64(63)
-        mask = one << ((hashes >> np.uint64(58 - self._bits)) & six)
-        mask |= one << ((hashes >> np.uint64(52 - self._bits)) & six)
+        mask = np.zeros_like(hashes)
+        for shift in (58, 52, 46):
+            bit = (hashes >> np.uint64(shift - self._bits)) & np.uint64(63)
+            mask |= np.uint64(1) << bit
         return (hashes >> np.uint64(64 - self._bits)).astype(np.int64), mask
 
 
