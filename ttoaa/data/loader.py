@@ -19,22 +19,36 @@ Batch = dict[str, Any]
 """step int; position int64[b]; tokens int32[b, L]; arms uint16[b, L], 0 for the corpus."""
 Transform = Callable[[int, Batch], Batch]
 
+_LOOKED_UP = 1 << 13  # positions at once
+
 
 class Rows:
     """Element k: rows `rows` of the batch of step k, as the corpus has them."""
 
     def __init__(self, corpus: Corpus, order: Order, geometry: Geometry, rows: np.ndarray) -> None:
         self._corpus, self._order, self._geometry, self._rows = corpus, order, geometry, rows
+        self._steps = max(1, _LOOKED_UP // len(rows))
+        self._found: tuple[int, np.ndarray] = (-1, np.empty(0))
 
     def __len__(self) -> int:
         return self._geometry.steps
 
     def __getitem__(self, step: int) -> Batch:
         position = step * self._geometry.batch + self._rows
-        windows = self._order.windows(position)
+        windows = self._windows(step)
         tokens = self._corpus.windows("train", windows, self._geometry.length)
         arms = np.zeros(tokens.shape, np.uint16)
         return {"step": step, "position": position, "tokens": tokens, "arms": arms}
+
+    def _windows(self, step: int) -> np.ndarray:
+        """int64[b] of one step; looked up for some steps at once, which costs little more."""
+        number, inside = divmod(step, self._steps)
+        block, windows_SxB = self._found  # another thread may replace the pair
+        if block != number:
+            steps = np.arange(number * self._steps, (number + 1) * self._steps)
+            windows_SxB = self._order.windows(steps[:, None] * self._geometry.batch + self._rows)
+            self._found = number, windows_SxB
+        return windows_SxB[inside]
 
 
 def batches(

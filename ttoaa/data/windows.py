@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+_ROWS_OF_A_FILE = 8  # above that, taking them at once is faster than one by one
+
 
 class File(NamedTuple):
     """A file of token ids, the first of them at byte `offset`."""
@@ -44,12 +46,15 @@ class Windows:
             tokens_nxL[:] = self._mapped[0].take(indices_n, axis=0)
             return tokens_nxL
         file_n = np.searchsorted(self.starts, indices_n, side="right") - 1
+        inside_n = indices_n - self.starts[file_n]
+        if len(indices_n) <= _ROWS_OF_A_FILE * len(self._mapped):
+            places = zip(file_n.tolist(), inside_n.tolist(), strict=True)
+            for row, (file, inside) in enumerate(places):
+                tokens_nxL[row] = self._mapped[file][inside]
+            return tokens_nxL
         by_file = np.argsort(file_n, kind="stable")
-        edges = np.flatnonzero(np.diff(file_n[by_file])) + 1
-        for rows in np.split(by_file, edges) if len(by_file) else []:
-            file = file_n[rows[0]]
-            inside = indices_n[rows] - self.starts[file]
-            tokens_nxL[rows] = self._mapped[file].take(inside, axis=0)
+        for rows in np.split(by_file, np.flatnonzero(np.diff(file_n[by_file])) + 1):
+            tokens_nxL[rows] = self._mapped[file_n[rows[0]]].take(inside_n[rows], axis=0)
         return tokens_nxL
 
 
