@@ -15,7 +15,7 @@ from ttoaa.data.sources import TextFiles
 from ttoaa.data.vocabulary import TrainBPE
 from ttoaa.experiments.forgetting import Forgetting
 from ttoaa.model.decoder import DecoderConfig
-from ttoaa.plan import make_plan
+from ttoaa.making import make_plan
 from ttoaa.planning.placement import Within
 from ttoaa.training.config import AdamW, ConstantLinear, Training
 from ttoaa.workdir import Workdir

@@ -15,6 +15,8 @@ import gin
 import jax
 from absl import flags
 
+from ttoaa import options
+from ttoaa.checks.config import Checks
 from ttoaa.data.geometry import Geometry
 from ttoaa.data.memmaps import OlmoCorpus
 from ttoaa.data.preparation import Prepare, is_begun
@@ -22,6 +24,7 @@ from ttoaa.experiments.base import Experiment
 from ttoaa.model.decoder import DecoderConfig
 from ttoaa.model.execution import Execution
 from ttoaa.model.sharding import Layout
+from ttoaa.options import GIN_BINDINGS, GIN_FILE, workdir_from_flags
 from ttoaa.training.config import Training
 from ttoaa.training.initial import InitFrom
 from ttoaa.workdir import Workdir, write_text
@@ -29,10 +32,7 @@ from ttoaa.workdir import Workdir, write_text
 Bindings = dict[tuple[tuple[str, ...], str], str]
 """(scopes, 'Name.parameter' or macro name) to the value as gin writes it."""
 
-_GIN_FILE = flags.DEFINE_multi_string("gin_file", [], "gin files of the study, later ones win")
-_GIN_BINDINGS = flags.DEFINE_multi_string("gin_bindings", [], "single bindings, after the files")
-_WORKDIR = flags.DEFINE_string("workdir", None, "the study's folder", required=True)
-_SEED = flags.DEFINE_integer("seed", 0, "seed of initialisation, order and experiments", 0)
+flags.adopt_module_key_flags(options)
 
 
 @gin.configurable
@@ -51,6 +51,8 @@ class Study:
     init_from: InitFrom | None = None
     """What control run and run begin from, instead of random weights."""
     validation_sequences: int = 64
+    checks: Checks = dataclasses.field(default_factory=Checks)
+    """What is told of texts that experiments share, when the plan is made."""
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -65,10 +67,6 @@ class Study:
         object.__setattr__(self, "experiments", tuple(self.experiments))
 
 
-def workdir_from_flags() -> Workdir:
-    return Workdir(pathlib.Path(_WORKDIR.value).expanduser().resolve(), _SEED.value)
-
-
 def load_from_flags(more: Sequence[str] = ()) -> Study:
     """The study of --gin_file and --gin_bindings, or the one that the workdir remembers.
 
@@ -77,14 +75,14 @@ def load_from_flags(more: Sequence[str] = ()) -> Study:
     """
     logging.getLogger("jax").setLevel(logging.WARNING)  # absl shows what libraries say at INFO
     workdir = workdir_from_flags()
-    files = [pathlib.Path(name) for name in _GIN_FILE.value]
+    files = [pathlib.Path(name) for name in GIN_FILE.value]
     if not files:
         if not workdir.config.exists():
             raise ValueError(f"{workdir.root} holds no study yet: name its config by --gin_file")
         files = [workdir.config]
-    bindings = [*_GIN_BINDINGS.value, *more]
+    bindings = [*GIN_BINDINGS.value, *more]
     study, resolved = load(files, bindings)
-    if _GIN_FILE.value or bindings:
+    if GIN_FILE.value or bindings:
         _refuse_other(workdir, study)
         write_text(workdir.config, resolved)
     return study

@@ -1,0 +1,118 @@
+"""All checks of a plan, as one report: for a person in checks.txt, for a program in checks.json."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ttoaa.checks import overlap as overlaps
+from ttoaa.checks.capacity import Capacity
+from ttoaa.checks.config import Checks
+from ttoaa.checks.findings import SEVERITIES, Finding
+from ttoaa.checks.removed import removed_and_inserted
+from ttoaa.checks.repeats import identical, similar
+from ttoaa.checks.texts import Texts
+from ttoaa.data.corpus import Corpus
+from ttoaa.planning.plan import Plan
+from ttoaa.workdir import write_json, write_text
+
+Removals = Mapping[str, Sequence[np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What the checks of one plan found."""
+
+    plan: str
+    findings: list[Finding]
+    capacity: Capacity
+    overlap: list[dict[str, Any]] | None
+    left_out: list[str]
+    """Checks that were not made, and how to make them."""
+    ngram: int
+
+    @property
+    def errors(self) -> list[Finding]:
+        return [finding for finding in self.findings if finding.severity == "error"]
+
+    def short(self) -> str:
+        """How many of each severity, what they are, and what was not looked at."""
+        counts = {s: sum(f.severity == s for f in self.findings) for s in SEVERITIES}
+        told = ", ".join(f"{n} {name}{'s' * (n != 1)}" for name, n in counts.items())
+        ordered = sorted(self.findings, key=lambda finding: SEVERITIES.index(finding.severity))
+        return "\n".join(
+            [
+                f"checks of plan {self.plan[:12]}: {told}",
+                *(finding.line() for finding in ordered),
+                *(f"not checked: {what}" for what in self.left_out),
+            ]
+        )
+
+    def text(self) -> str:
+        parts = [self.short(), self.capacity.table()]
+        if self.overlap is not None:
+            parts.append(overlaps.table(self.overlap, self.ngram))
+        return "\n\n".join(parts) + "\n"
+
+    def write(self, folder: pathlib.Path) -> None:
+        """checks.txt and checks.json beside the plan, which they are no part of."""
+        write_text(folder / "checks.txt", self.text())
+        write_json(
+            folder / "checks.json",
+            {
+                "plan": self.plan,
+                "findings": [dataclasses.asdict(finding) for finding in self.findings],
+                "capacity": self.capacity.values(),
+                "overlap": self.overlap,
+                "left_out": self.left_out,
+            },
+        )
+
+
+def refuse(texts: Texts, removals: Removals, checks: Checks) -> None:
+    """Raises ValueError for what no plan may do, before it is made."""
+    found = [*removed_and_inserted(texts, removals, checks.examples)]
+    if checks.holdout == "error":
+        found += identical(texts, checks.holdout, checks.examples)
+    errors = [finding.message for finding in found if finding.severity == "error"]
+    if errors:
+        more = f" (and {len(errors) - 1} more of the kind)" if len(errors) > 1 else ""
+        raise ValueError(f"the experiments contradict each other: {errors[0]}{more}")
+
+
+def check_plan(
+    plan: Plan,
+    corpus: Corpus,
+    checks: Checks,
+    removals: Removals,
+    *,
+    new: bool = False,
+    overlap: bool = False,
+    progress: bool = False,
+) -> Report:
+    """All quick checks, and with `overlap` the items' n-grams in the corpus, which is read whole.
+
+    Of a `new` plan with very many tokens of items, near-identical texts are not looked for.
+    """
+    texts = Texts.of_plan(plan, corpus.eos_id)
+    left_out: list[str] = []
+    findings = [
+        *removed_and_inserted(texts, removals, checks.examples),
+        *identical(texts, checks.holdout, checks.examples),
+    ]
+    if new and int(texts.length.sum()) > checks.similar_up_to:
+        left_out.append("texts that are nearly the same (--check)")
+    else:
+        findings += similar(texts, checks.shingle, checks.similar, checks.holdout, checks.examples)
+    capacity = Capacity.of(plan)
+    findings += capacity.findings(checks.crowded)
+    rows = None
+    if overlap:
+        found = overlaps.overlap(corpus, plan, texts, checks.ngram, checks.ngrams, progress)
+        rows = overlaps.by_condition(found, checks.covered, checks.examples)
+        findings += overlaps.findings(rows, checks.ngram, checks.covered)
+    else:
+        left_out.append("items that the corpus has anyway (--check=overlap)")
+    return Report(plan.hash, findings, capacity, rows, left_out, checks.ngram)

@@ -1,0 +1,144 @@
+"""The texts of all items of a plan as one array, for checks that compare them all."""
+
+import dataclasses
+import functools
+import itertools
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ttoaa.data.order import mix64
+from ttoaa.planning.plan import Plan
+
+_BLOCK = 1 << 20  # tokens that a pass takes at a time: its temporaries stay small
+_COLUMNS = ["id", "condition", "repetitions", "tokens"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """n items that have tokens of their own, experiment after experiment.
+
+    An EOS at either end belongs to how an item is inserted, not to its text, and is left out.
+    """
+
+    experiments: tuple[str, ...]
+    tokens: np.ndarray
+    """int32[total], which may be mapped from disk."""
+    start: np.ndarray
+    """int64[n]: where in `tokens` each text begins, ascending."""
+    length: np.ndarray
+    """int64[n]: tokens of each, at least 1."""
+    experiment: np.ndarray
+    """int64[n]: number in `experiments`, ascending."""
+    held_out: np.ndarray
+    """bool[n]: never inserted."""
+    ids: pa.Array
+    """string[n]"""
+    conditions: pa.Array
+    """string[n]"""
+
+    @classmethod
+    def of_plan(cls, plan: Plan, eos_id: int) -> "Texts":
+        """Reads the item tables a piece at a time; the tokens stay on disk."""
+        names = tuple(plan.contents["experiments"])
+        tables = [_read(plan.folder / "items" / f"{name}.parquet") for name in names]
+        whole = pa.concat_tables([_NOTHING, *tables]).combine_chunks()
+        length = whole["length"].to_numpy()
+        start = np.cumsum(length) - length
+        tokens = plan.tokens if length.any() else np.zeros(1, np.int32)
+        start, length = _without_ends(tokens, start, length, eos_id)
+        keep = np.flatnonzero(length)
+        experiment = np.repeat(np.arange(len(names)), [len(table) for table in tables])
+        ids, conditions = (whole[name].take(keep).combine_chunks() for name in ("id", "condition"))
+        held_out = whole["repetitions"].to_numpy() == 0
+        return cls(
+            experiments=names,
+            tokens=tokens,
+            start=start[keep],
+            length=length[keep],
+            experiment=experiment[keep],
+            held_out=held_out[keep],
+            ids=ids,
+            conditions=conditions,
+        )
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def name(self, item: int) -> str:
+        """experiment/id of an item, as a person would ask for it."""
+        return f"{self.experiments[self.experiment[item]]}/{self.ids[item].as_py()}"
+
+    def text(self, item: int) -> np.ndarray:
+        """int32[length]"""
+        return self.tokens[self.start[item] : self.start[item] + self.length[item]]
+
+    def only(self, items: Sequence[int]) -> "Texts":
+        """Some of them, ascending, over the same tokens."""
+        chosen = np.asarray(items, np.int64)
+        names = ("start", "length", "experiment", "held_out")
+        columns = {name: getattr(self, name)[chosen] for name in names}
+        strings = {n: getattr(self, n).take(pa.array(chosen)) for n in ("ids", "conditions")}
+        return dataclasses.replace(self, **columns, **strings)
+
+    def blocks(self) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+        """(items, their tokens int32[t], lengths int64[items]), a million tokens or so each."""
+        group = (np.cumsum(self.length) - self.length) // _BLOCK
+        borders = np.flatnonzero(np.diff(group, prepend=-1, append=-1))
+        for first, last in itertools.pairwise(borders.tolist()):
+            items = slice(first, last)
+            start, length = self.start[items], self.length[items]
+            piece = self.tokens[start[0] : start[-1] + length[-1]]
+            yield items, piece[np.repeat(start - start[0], length) + counted(length)], length
+
+    @functools.cached_property
+    def signature(self) -> np.ndarray:
+        """uint64[n]: equal for equal texts, and for others with a chance of 2**-64."""
+        out = np.empty(len(self), np.uint64)
+        for items, tokens, length in self.blocks():
+            place = counted(length).astype(np.uint64) << np.uint64(32)
+            mixed = mix64(mix64(tokens.astype(np.uint64) | place) + np.uint64(1))
+            out[items] = np.add.reduceat(mixed, np.cumsum(length) - length)
+        return out
+
+
+def counted(length: np.ndarray) -> np.ndarray:
+    """int64[sum]: 0, 1, …, length[0] - 1, 0, 1, …, length[1] - 1, …"""
+    return np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
+
+
+_NOTHING = pa.schema(
+    {"id": pa.string(), "condition": pa.string(), "repetitions": pa.int64(), "length": pa.int64()}
+).empty_table()
+
+
+def _read(path: pathlib.Path) -> pa.Table:
+    """The columns of `_NOTHING` of a stored item table; an item without tokens has length 0."""
+    with pa.OSFile(os.fspath(path)) as file:
+        pieces = [
+            pa.table(
+                [
+                    *(piece[name].cast(_NOTHING.schema.field(name).type) for name in _COLUMNS[:3]),
+                    piece["tokens"].value_lengths().fill_null(0).cast(pa.int64()),
+                ],
+                _NOTHING.schema,
+            )
+            for piece in pq.ParquetFile(file).iter_batches(columns=_COLUMNS)
+        ]
+    return pa.concat_tables([_NOTHING, *pieces])
+
+
+def _without_ends(
+    tokens: np.ndarray, start: np.ndarray, length: np.ndarray, eos_id: int
+) -> tuple[np.ndarray, np.ndarray]:
+    for first in (True, False):
+        ends = np.ones(len(start), bool)
+        while ends.any():
+            at = start if first else start + length - 1
+            ends = (length > 0) & (tokens[np.where(length > 0, at, 0)] == eos_id)
+            start, length = start + (ends & first), length - ends
+    return start, length
