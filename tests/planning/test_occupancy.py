@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ttoaa.planning.occupancy import PlacementError, Requests, place
+from ttoaa.planning import sweep
+from ttoaa.planning.occupancy import PlacementError, Requests
 
 LENGTH = 32
 
@@ -20,13 +21,31 @@ def make(lengths, positions=1000, fixed=None, low=0, high=None, seed=0):
         low=np.full(n, low, np.int64),
         high=np.full(n, positions if high is None else high, np.int64),
         fixed=np.full(n, -1, np.int64) if fixed is None else np.asarray(fixed, np.int64),
+        at=np.zeros(n, bool),
     )
+
+
+def place(requests, length, candidates=(), at_once=1 << 20):
+    """int64[n]: the address of each request, from what a sweep of the whole run gives in order."""
+    n = len(requests.key)
+    rows = np.concatenate([[1], requests.high[~requests.at], requests.fixed // length + 1])
+    made = sweep.Sweep(
+        n, requests.take, length, rows.max(), np.array(candidates, np.int64), at_once=at_once
+    )
+    address, before = np.full(n, -1), -1
+    for part, edits in made():
+        assert len(part) == len(edits) and (np.diff(part) > 0).all()
+        assert not len(part) or part[0] > before
+        before = part[-1] if len(part) else before
+        assert (address[edits] == -1).all()
+        address[edits] = part
+    assert (address >= 0).all()
+    return address
 
 
 def take(requests, chosen):
     """The requests of those indices, in that order."""
-    fields = dataclasses.asdict(requests)
-    return Requests(**{name: array[chosen] for name, array in fields.items()})
+    return requests.take(chosen)
 
 
 def join(*parts):

@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ttoaa.data.geometry import Geometry
 from ttoaa.data.loader import batches
 from ttoaa.data.order import Order
 from ttoaa.planning import store as store_module
-from ttoaa.planning.compiler import CompiledPlan
+from ttoaa.planning.compiler import compile_plan
+from ttoaa.planning.items import Intervention
 from ttoaa.planning.overlay import Overlay
 from ttoaa.planning.plan import COLUMNS, Plan
 from ttoaa.planning.store import store
@@ -164,24 +166,37 @@ def test_changed_contents_are_noticed(copied):
 
 
 @pytest.fixture
-def bare(tiny_plan):
-    """A compiled plan without edits."""
-    columns = {name: np.array(column[:0]) for name, column in tiny_plan.columns.items()}
-    contents = {**tiny_plan.contents, "experiments": ["x"]}
-    return CompiledPlan(contents, columns, np.empty(0, np.int32), {"x": []})
+def bare():
+    """Compiles a plan without edits, into this folder or into one of its own."""
+
+    def compile_bare(folder=None):
+        none = {"x": Intervention((), np.empty(0, np.int64))}
+        return compile_plan(none, Geometry(32, 8, 40), 320, {"seed": 0}, folder=folder)
+
+    return compile_bare
 
 
-def test_what_is_stored_opens_as_the_same(bare, tmp_path):
-    store(bare, tmp_path / "plan", {"note": "hello"})
+def make(bare, folder):
+    with store_module.unfinished(folder) as made:
+        store(bare(made), folder, {"note": "hello"})
+
+
+@pytest.mark.parametrize(
+    "how", [make, lambda bare, folder: store(bare(), folder, {"note": "hello"})]
+)
+def test_what_is_stored_opens_as_the_same(bare, tmp_path, how):
+    """Compiled beside the plan's folder, or elsewhere and then copied."""
+    how(bare, tmp_path / "plan")
     plan = Plan.open(tmp_path / "plan")
-    assert plan.hash == bare.hash and plan.meta["note"] == "hello" and plan.tokens.shape == (0,)
+    assert plan.hash == bare().hash and plan.meta["note"] == "hello" and plan.tokens.shape == (0,)
     assert [path.name for path in tmp_path.iterdir()] == ["plan"]
     with pytest.raises(OSError, match="plan"):
-        store(bare, tmp_path / "plan", {"note": "never overwrites"})
+        store(bare(), tmp_path / "plan", {"note": "never overwrites"})
     assert Plan.open(tmp_path / "plan").meta["note"] == "hello"
+    assert [path.name for path in tmp_path.iterdir()] == ["plan"]
 
 
-STAGES = ["item_table", "_provenance", "summary", "write_json"]
+STAGES = ["_write_provenance", "summary_text", "write_json", "_finish"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -191,13 +206,13 @@ def test_a_failure_midway_leaves_no_plan(bare, tmp_path, monkeypatch, stage):
 
     monkeypatch.setattr(store_module, stage, fail)
     with pytest.raises(OSError, match="No space"):
-        store(bare, tmp_path / "plan", {})
-    assert not (tmp_path / "plan").exists()
+        make(bare, tmp_path / "plan")
+    assert list(tmp_path.iterdir()) == []
 
 
-def _killed(stage, plan, folder):
+def _killed(stage, bare, folder):
     setattr(store_module, stage, lambda *arguments: os.kill(os.getpid(), 9))
-    store(plan, folder, {})
+    make(bare, folder)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -209,6 +224,6 @@ def test_a_kill_midway_leaves_no_plan_and_the_next_call_makes_it(bare, tmp_path,
     assert process.exitcode == -9
     left = [path.name for path in tmp_path.iterdir()]
     assert len(left) == 1 and left[0].startswith("plan.tmp-")
-    store(bare, tmp_path / "plan", {})
-    assert Plan.open(tmp_path / "plan").hash == bare.hash
+    make(bare, tmp_path / "plan")
+    assert Plan.open(tmp_path / "plan").hash == bare().hash
     assert [path.name for path in tmp_path.iterdir()] == ["plan"]

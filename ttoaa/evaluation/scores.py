@@ -14,8 +14,7 @@ from ttoaa.evaluation.work import Work
 from ttoaa.experiments.base import Experiment
 from ttoaa.experiments.worlds import added_later, intervene, make_worlds
 from ttoaa.planning.compiler import compile_plan
-from ttoaa.planning.plan import Plan, expanded
-from ttoaa.planning.store import item_table
+from ttoaa.planning.plan import Plan
 from ttoaa.scoring.scorer import CheckpointScorer, read_probes
 from ttoaa.training.checkpoints import read
 from ttoaa.training.pins import pin
@@ -66,7 +65,7 @@ class Scores:
         worlds = make_worlds([experiment], seed, study.geometry, self.corpus, validation)
         done = intervene([experiment], worlds)
         trial = compile_plan(done, study.geometry, self.corpus.vocab_size, {"seed": seed})
-        return expanded(item_table(trial.items[name]).to_pandas())
+        return trial.items(name)
 
     @functools.cached_property
     def corpus(self) -> Corpus:

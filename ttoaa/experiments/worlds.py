@@ -9,7 +9,7 @@ import numpy as np
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.base import Experiment, Probe, World
-from ttoaa.planning.items import Intervention
+from ttoaa.planning.items import Intervention, Item
 from ttoaa.planning.plan import Plan
 from ttoaa.planning.reserve import assign, split_reserve
 
@@ -57,7 +57,8 @@ def intervene(
         for e in experiments
     }
     for e in experiments:
-        inserted = [item.id for item in found[e.name].items if item.repetitions]
+        each = [item for item in found[e.name].items if np.any(item.repetitions)]
+        inserted = [item.id if isinstance(item, Item) else item.ids[0] for item in each]
         if not e.inserts and (inserted or len(found[e.name].windows) or e.probes(worlds[e.name])):
             what = f"item {inserted[0]!r}" if inserted else "reserve windows or probes"
             raise ValueError(f"{e.name} says that it inserts nothing, and has {what}")

@@ -4,14 +4,14 @@ import numpy as np
 
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.loader import Batch
+from ttoaa.planning.edits import Edits
 from ttoaa.planning.items import RESERVE, SLOT, TOKENS
-from ttoaa.planning.plan import Plan
 
 
 class Overlay:
     """Writes the plan's edits over a batch: all experiments at once, cost by edits alone."""
 
-    def __init__(self, plan: Plan, corpus: Corpus) -> None:
+    def __init__(self, plan: Edits, corpus: Corpus) -> None:
         self._plan, self._corpus = plan, corpus
 
     def __call__(self, step: int, batch: Batch) -> Batch:

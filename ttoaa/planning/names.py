@@ -1,0 +1,73 @@
+"""Which item an edit is of, and which edits an item has, without reading the item tables.
+
+In the plan's folder: index/ids.npy (UTF-8, joined) with id_starts.npy, first.npy (each item's first
+edit, were edits counted item by item), rows.npy (the row of each such edit in the columns), and
+keys.npy (hashes of all names, ascending) with ranked.npy (whose they are).
+"""
+
+import hashlib
+import pathlib
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from ttoaa.planning.growing import mapped
+
+
+def item_key(seed: int, experiment: str, ids: Iterable[bytes]) -> list[bytes]:
+    """Eight bytes for each item of an experiment: its random stream and where it is looked up."""
+    before = f"place\x1f{seed}\x1f{experiment}\x1f".encode()
+    return [hashlib.blake2b(before + each, digest_size=8).digest() for each in ids]
+
+
+def write_sorted_keys(folder: pathlib.Path, keys: np.ndarray, counts: Mapping[str, int]) -> None:
+    """Raises ValueError for an id that an experiment (of so many items) has twice."""
+    ranked = np.argsort(keys, kind="stable")
+    ordered = keys[ranked]
+    np.save(folder / "index" / "keys.npy", ordered)
+    np.save(folder / "index" / "ranked.npy", ranked)
+    for place in np.flatnonzero(ordered[1:] == ordered[:-1]):
+        pair = Names(folder, 0, counts)(ranked[place : place + 2])
+        if pair[0] == pair[1]:
+            raise ValueError(
+                f"{pair[0][0]}: item {pair[0][1]!r} occurs twice: ids must be unique in an "
+                "experiment"
+            )
+
+
+class Names:
+    """Maps the index of a plan's folder; `counts` are the items of each experiment, in order."""
+
+    def __init__(self, folder: pathlib.Path, seed: int, counts: Mapping[str, int]) -> None:
+        self._folder, self._seed, self._counts = folder / "index", seed, counts
+        self._ids, self._starts = self._map("ids"), self._map("id_starts")
+        self._experiments = list(counts)
+        self._last = np.cumsum(list(counts.values()), dtype=np.int64)
+
+    def __call__(self, items: np.ndarray) -> list[tuple[str, str]]:
+        """(experiment, id) of int64[n] items."""
+        items = np.asarray(items, np.int64)
+        own = np.searchsorted(self._last, items, "right").tolist()
+        begins, ends = self._starts[items].tolist(), self._starts[items + 1].tolist()
+        return [
+            (self._experiments[e], self._ids[a:b].tobytes().decode())
+            for e, a, b in zip(own, begins, ends, strict=True)
+        ]
+
+    def items(self, name: str, experiment: str | None = None) -> list[int]:
+        """The items of that id, in that experiment or in any."""
+        keys, ranked = self._map("keys"), self._map("ranked")
+        found = []
+        for each in self._experiments if experiment is None else [experiment]:
+            key = np.frombuffer(item_key(self._seed, each, [name.encode()])[0], "<u8")[0]
+            first, last = np.searchsorted(keys, key), np.searchsorted(keys, key, "right")
+            found += [i for i in ranked[first:last].tolist() if self(np.array([i])) == [(each, name)]]
+        return found
+
+    def edits(self, item: int) -> np.ndarray:
+        """int64[repetitions]: the rows of an item's edits in the columns, copy after copy."""
+        first = self._map("first")
+        return self._map("rows")[first[item] : first[item + 1]]
+
+    def _map(self, name: str) -> np.ndarray:
+        return mapped(self._folder / f"{name}.npy")
