@@ -61,7 +61,8 @@ class Names:
         for each in self._experiments if experiment is None else [experiment]:
             key = np.frombuffer(item_key(self._seed, each, [name.encode()])[0], "<u8")[0]
             first, last = np.searchsorted(keys, key), np.searchsorted(keys, key, "right")
-            found += [i for i in ranked[first:last].tolist() if self(np.array([i])) == [(each, name)]]
+            same = ranked[first:last]
+            found += [i for i, n in zip(same.tolist(), self(same), strict=True) if n[1] == name]
         return found
 
     def edits(self, item: int) -> np.ndarray:
