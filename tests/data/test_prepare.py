@@ -8,12 +8,17 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
 
 import ttoaa
+from ttoaa.alone import alone
+from ttoaa.data import survey
 from ttoaa.data.corpus import Corpus
+from ttoaa.data.engine import Local
 from ttoaa.data.preparation import Prepare, prepare
 from ttoaa.data.sources import TextFiles
 from ttoaa.data.tokenizer import Tokenizer
@@ -163,6 +168,91 @@ def test_killed_it_goes_on_where_it_stopped(config, corpus, tmp_path, writes):
     assert bits(folder) == bits(corpus.folder)
     for path, stat in finished.items():
         assert (path.stat().st_mtime_ns, path.stat().st_ino) == (stat.st_mtime_ns, stat.st_ino)
+
+
+@pytest.fixture
+def several(texts, tmp_path, monkeypatch):
+    """A config of eight files, each surveyed and written apart."""
+    monkeypatch.setattr(survey, "GROUP_BYTES", 1)
+    (tmp_path / "text").mkdir()
+    for k in range(8):
+        (tmp_path / "text" / f"{k}.txt").write_text("\n%%%\n".join(texts[k::8]))
+    source = TextFiles([str(tmp_path / "text")], separator="\n%%%\n")
+    return Prepare(source, TrainBPE(400, 20), reserve_fraction=0.2, shard_characters=10_000)
+
+
+def test_several_processes_make_the_same_bytes(several, tmp_path):
+    one = prepare(several, tmp_path / "one", progress=False, engine=Local(1))
+    two = prepare(several, tmp_path / "two", progress=False, engine=Local(2))
+    assert one.fingerprint == two.fingerprint
+    assert bits(one.folder) == bits(two.folder)
+    assert len(list(one.folder.glob("train-*.bin"))) > 16
+
+
+def test_groups_of_files_do_not_change_the_bytes(several, tmp_path, monkeypatch):
+    apart = prepare(several, tmp_path / "apart", progress=False, engine=Local(1))
+    monkeypatch.setattr(survey, "GROUP_BYTES", 10**9)
+    whole = prepare(several, tmp_path / "whole", progress=False)
+    assert bits(apart.folder) == bits(whole.folder)
+
+
+def stop_after(parts):
+    """An engine whose work is stopped once so many parts are written."""
+
+    def run(task, pieces):
+        written = 0
+        for piece in pieces:
+            for step in task(piece):
+                yield step
+                written = len(list(getattr(task, "records", pathlib.Path()).glob("part-*")))
+                if written >= parts:
+                    raise KeyboardInterrupt
+
+    return run
+
+
+def test_what_is_finished_is_neither_surveyed_nor_written_again(several, tmp_path, monkeypatch):
+    whole = prepare(several, tmp_path / "whole", progress=False, engine=Local(1))
+    with pytest.raises(KeyboardInterrupt):
+        prepare(several, tmp_path / "c", progress=False, engine=stop_after(4))
+    tokenized = []
+    encode = Tokenizer.encode_batch
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            Tokenizer,
+            "encode_batch",
+            lambda self, texts: tokenized.extend(texts) or encode(self, texts),
+        )
+        patched.setattr(survey.TakeSurvey, "__call__", None)
+        prepare(several, tmp_path / "c", progress=False, engine=Local(1))
+    assert bits(tmp_path / "c") == bits(whole.folder)
+    read = [text for unit in several.source.units() for _, text in several.source.documents(unit)]
+    assert tokenized == read[-len(tokenized) :]
+    assert sum(map(len, tokenized)) < sum(map(len, read)) - 4 * 10_000
+
+
+def test_one_process_at_a_time_prepares_a_folder(config, tmp_path):
+    with alone(tmp_path / "c", "prepare", "prepared", stale=0.5):
+        with pytest.raises(ValueError, match=rf"/c is being prepared by .*-{os.getpid()}-.*stop"):
+            prepare(config, tmp_path / "c", progress=False)
+        assert {path.name for path in (tmp_path / "c").iterdir()} == {"leases"}
+
+
+def test_who_waited_finds_what_the_other_made(config, corpus, tmp_path):
+    folder, found = tmp_path / "c", []
+
+    def wait():
+        found.append(prepare(config, folder, progress=False))
+
+    with alone(folder, "prepare", "prepared"):
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        time.sleep(0.3)
+        shutil.copytree(corpus.folder, folder, dirs_exist_ok=True)
+        before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.*")}
+    waiting.join()
+    assert found[0].fingerprint == corpus.fingerprint
+    assert before == {path.name: path.stat().st_mtime_ns for path in folder.glob("*.*")}
 
 
 def test_text_that_changed_under_an_unfinished_corpus_is_refused(config, tmp_path):

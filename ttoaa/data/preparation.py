@@ -146,7 +146,7 @@ def _make(work: _Work) -> None:
 
 def _survey(work: _Work) -> tuple[tuple[survey.Group, ...], survey.Survey]:
     source = work.config.source
-    groups = tuple(survey.group(source, work.unfinished))
+    groups = tuple(survey.group(source, work.unfinished, survey.GROUP_BYTES))
     missing = [group for group in groups if not group.path.exists()]
     with work.bar("reading", None, " documents") as bar:
         work.run(survey.TakeSurvey(source), missing, bar)

@@ -22,7 +22,7 @@ from ttoaa.data.corpus import SPLITS
 from ttoaa.data.sources import Source, keyed_fraction
 
 GROUP_BYTES = 64_000_000
-"""Files are grouped until they have so many bytes; units that are no files stay alone."""
+"""What a worker reads at a time, at least, where there are many small files."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +73,11 @@ class Cut:
     documents: int
 
 
-def group(source: Source, folder: pathlib.Path, size: int = GROUP_BYTES) -> list[Group]:
-    """All units in order. The surveys are in `folder`; those of unchanged files may be there."""
+def group(source: Source, folder: pathlib.Path, size: int) -> list[Group]:
+    """All units in order, files together up to `size` bytes; units that are no files stay alone.
+
+    The surveys are in `folder`; those of unchanged files may be there already.
+    """
     nonce = secrets.token_hex(8)  # what is no file may change unseen: its survey is of this call
     kind = [type(source).__name__, dataclasses.asdict(source)]  # type: ignore[call-overload]
     groups: list[Group] = []
