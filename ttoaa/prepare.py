@@ -1,25 +1,47 @@
-"""Makes the corpus of a study: python -m ttoaa.prepare --workdir=… --gin_file=…"""
+"""Makes the corpus of a study: python -m ttoaa.prepare --workdir=… --gin_file=…
 
+With --from it is fetched, finished, from a URL; with --to it is published there.
+"""
+
+import functools
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from absl import app, flags
 
 from ttoaa import config
-from ttoaa.data.corpus import MANIFEST
+from ttoaa.data import remote, urls
+from ttoaa.data.corpus import MANIFEST, Manifest
 from ttoaa.data.preparation import prepare
+from ttoaa.data.sources import Mixture
+from ttoaa.data.sources.readers import RECORDS
+from ttoaa.data.sources.tfds_dataset import INFO
 
 _INPUT = flags.DEFINE_list(
-    "input", None, "text, JSONL (.gz) files or folders of them, in place of the study's source"
+    "input",
+    None,
+    "in place of the study's source: files of text, JSON lines (.gz, .zst), Parquet, ArrayRecord, "
+    "folders of them, or one folder of a TFDS dataset; paths or URLs",
 )
+_FIELD = flags.DEFINE_string("field", None, "the field of --input that is the text (text)")
+_RECORDS = flags.DEFINE_enum("records", None, RECORDS, "what ArrayRecord files of --input hold")
 _UNDECODABLE = flags.DEFINE_enum(
-    "undecodable", "error", ["error", "replace"], "bytes of --input that are not UTF-8"
+    "undecodable", None, ["error", "replace"], "bytes of --input that are not UTF-8 (error)"
 )
 _TOKENIZER = flags.DEFINE_string(
-    "tokenizer", None, "a `tokenizers` JSON file, in place of the study's tokenizer"
+    "tokenizer",
+    None,
+    "a `tokenizers` JSON file or a SentencePiece model, in place of the study's tokenizer",
 )
-_EOS = flags.DEFINE_string("eos", "<|endoftext|>", "the token of --tokenizer that ends a document")
+_EOS = flags.DEFINE_string(
+    "eos",
+    "<|endoftext|>",
+    "the token of --tokenizer that ends a document; by default a SentencePiece model's own",
+)
+_FROM = flags.DEFINE_string("from", None, "a URL of the finished corpus: fetched, not made")
+_TO = flags.DEFINE_string("to", None, "a URL to publish the finished corpus at")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -34,30 +56,58 @@ def _main() -> None:
     chosen = config.load_from_flags(_bindings()).prepare
     folder = config.workdir_from_flags().corpus
     existed = (folder / MANIFEST).exists()
-    manifest = prepare(chosen, folder).manifest
-    tokens = {split: 0 for split in manifest.documents}
-    for shard in manifest.shards:
-        tokens[shard.split] += shard.tokens
-    counts = ", ".join(
-        f"{split} {tokens[split]:,} tokens of {documents:,} documents"
-        for split, documents in manifest.documents.items()
-    )
+    if _FROM.value and not existed:
+        remote.stage(_FROM.value, folder, check=functools.partial(_check, chosen))
+    corpus = prepare(chosen, folder)
     found = "was there already" if existed else "is ready"
-    print(f"prepare: {folder} {found}: {counts}; {manifest.vocab_size:,} ids; {manifest.source}")
+    print(
+        f"prepare: {folder} {found}: {corpus.describe()}; "
+        f"{corpus.vocab_size:,} ids; {corpus.manifest.source}"
+    )
+    source = getattr(chosen, "source", None)
+    for drawn in source.drawn if isinstance(source, Mixture) else ():
+        print(f"prepare: {drawn}")
+    if _TO.value:
+        new = remote.publish(folder, _TO.value)
+        print(f"prepare: {_TO.value} {'has it now' if new else 'had it already'}")
+
+
+def _check(chosen: Any, content: bytes) -> None:
+    """Refuses a corpus of another config before it is fetched."""
+    try:
+        there, here = Manifest.from_bytes(content).config, chosen.identity()
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{_FROM.value} has no corpus manifest: {error}") from error
+    for name in there | here:
+        if there.get(name) != here.get(name):
+            raise ValueError(
+                f"{_FROM.value} was made by another config: {name} is {there.get(name)!r} there "
+                f"and {here.get(name)!r} here"
+            )
 
 
 def _bindings() -> list[str]:
     """The flags as gin bindings, so that the study's config remembers them."""
+    options = [flag for flag in (_FIELD, _RECORDS, _UNDECODABLE) if flag.value is not None]
+    if options and not _INPUT.value:
+        raise ValueError(f"--{options[0].name} is of --input: give both, or bind it in the config")
     lines = []
     if _INPUT.value:
-        paths = [str(pathlib.Path(path).expanduser().resolve()) for path in _INPUT.value]
-        lines += ["Prepare.source = @TextFiles()", f"TextFiles.paths = {paths!r}"]
-        lines += [f"TextFiles.undecodable = {_UNDECODABLE.value!r}"]
+        paths = [_absolute(path) for path in _INPUT.value]
+        a_dataset = len(paths) == 1 and (pathlib.Path(paths[0]) / INFO).is_file()
+        kind, parameter = ("TfdsDataset", "folder") if a_dataset else ("TextFiles", "paths")
+        lines += [f"Prepare.source = @{kind}()"]
+        lines += [f"{kind}.{parameter} = {(paths[0] if a_dataset else paths)!r}"]
+        lines += [f"{kind}.{flag.name} = {flag.value!r}" for flag in options]
     if _TOKENIZER.value:
-        path = str(pathlib.Path(_TOKENIZER.value).expanduser().resolve())
+        path = _absolute(_TOKENIZER.value)
         lines += ["Prepare.tokenizer = @ExistingTokenizer()", f"ExistingTokenizer.path = {path!r}"]
         lines += [f"ExistingTokenizer.eos = {_EOS.value!r}"]
     return lines
+
+
+def _absolute(path: str) -> str:
+    return path if urls.is_url(path) else str(pathlib.Path(path).expanduser().resolve())
 
 
 if __name__ == "__main__":

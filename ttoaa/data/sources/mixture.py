@@ -94,6 +94,13 @@ class Drawn:
     passes: int = 1
     """The one it is in included."""
 
+    def __str__(self) -> str:
+        times = "" if self.passes == 1 else f", read {self.passes} times"
+        return (
+            f"{self.characters:,} characters of {self.documents:,} documents of "
+            f"{self.source}{times}"
+        )
+
     def plus(self, text: str) -> "Drawn":
         return dataclasses.replace(
             self, documents=self.documents + 1, characters=self.characters + len(text)
