@@ -12,6 +12,7 @@ import pandas as pd
 
 from ttoaa.data.geometry import Geometry
 from ttoaa.data.tokenizer import Tokenizer
+from ttoaa.experiments.control import Controller
 from ttoaa.planning.items import Item
 from ttoaa.scoring.sampling import Sampling
 from ttoaa.scoring.statistics import Estimate, keyed_rng, paired_estimates
@@ -136,6 +137,13 @@ class Experiment:
 
     def probes(self, world: World) -> Sequence[Probe]:
         """Measurements inside training, the same in the control run and the experiment run."""
+        return ()
+
+    def controllers(self, world: World) -> Sequence[Controller]:
+        """Closed loops that decide during the run what fills the experiment's slots (C6).
+
+        The control run measures for them, at the same steps, and decides nothing.
+        """
         return ()
 
     def intervene(self, world: World) -> Iterator[Item]:
