@@ -1,17 +1,42 @@
 """Makes the plan of a study: worlds, what the experiments do in them, compiled and stored."""
 
+import collections
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from ttoaa import config
 from ttoaa.data.corpus import Corpus
-from ttoaa.data.order import training_order
-from ttoaa.experiments.worlds import added_later, fingerprints, intervene, make_worlds
+from ttoaa.data.order import Order, training_order
+from ttoaa.experiments.worlds import (
+    added_later,
+    ask_removals,
+    fingerprints,
+    intervene,
+    make_worlds,
+)
 from ttoaa.planning.compiler import compile_plan
+from ttoaa.planning.composed import Edit, seams
+from ttoaa.planning.edits import Edits
+from ttoaa.planning.inserted import Checked
+from ttoaa.planning.items import Intervention
+from ttoaa.planning.masked import masked_edits
 from ttoaa.planning.plan import Plan
-from ttoaa.planning.store import store
+from ttoaa.planning.removal import (
+    Removals,
+    dirty_windows,
+    items_of,
+    replacements,
+    rows_with,
+)
+from ttoaa.planning.reserve import split_reserve
+from ttoaa.planning.store import store, unfinished
 from ttoaa.training.ledger import Ledger
-from ttoaa.workdir import Workdir, write_json
+from ttoaa.workdir import Workdir, write_json, write_text
+
+_REDRAWS = 16  # of one edit, before it is given up
 
 
 def make_plan(study: config.Study, workdir: Workdir) -> tuple[Plan, bool]:
@@ -20,28 +45,98 @@ def make_plan(study: config.Study, workdir: Workdir) -> tuple[Plan, bool]:
     with ledger.phase("plan"):
         made, geometry = workdir.plan.exists(), study.geometry
         corpus = Corpus.open(workdir.corpus, verify=not made)
+        order = training_order(corpus, workdir.seed, geometry.length)
         identity = {
             "seed": workdir.seed,
             "corpus": corpus.fingerprint,
             "vocabulary": corpus.manifest.vocabulary,
-            "order": training_order(corpus, workdir.seed, geometry.length).identity(),
+            "order": order.identity(),
             "validation_sequences": study.validation_sequences,
         }
-        meta = {"experiments": fingerprints(study.experiments)}
+        meta: dict[str, Any] = {"experiments": fingerprints(study.experiments)}
         if made:
             plan = Plan.open(workdir.plan)
             for name in added_later(plan, study.experiments):
                 del meta["experiments"][name]
             _check_same(plan, {**identity, "geometry": dataclasses.asdict(geometry)}, meta)
             return plan, False
-        worlds = make_worlds(
-            study.experiments, workdir.seed, geometry, corpus, study.validation_sequences
-        )
-        interventions = intervene(study.experiments, worlds)
-        compiled = compile_plan(interventions, geometry, corpus.vocab_size, identity)
-        store(compiled, workdir.plan, meta)
+        removals = ask_removals(study.experiments, workdir.seed, geometry, corpus)
+        found = interventions(study, corpus, order, removals)
+        _compile(study, workdir, corpus, order, found, removals, identity, meta)
     write_json(workdir.plan / "ledger.json", {"seconds": ledger.seconds})
     return Plan.open(workdir.plan), True
+
+
+def interventions(
+    study: config.Study, corpus: Corpus, order: Order, removals: Removals
+) -> dict[str, Intervention]:
+    """What every experiment does, by name: its items, and the rows that its removals replace."""
+    geometry, seed = study.geometry, order.seed
+    worlds = make_worlds(
+        study.experiments, seed, geometry, corpus, study.validation_sequences, removals
+    )
+    found = intervene(study.experiments, worlds)
+    if not removals:
+        return found
+    rows = rows_with(removals, corpus, order, geometry, seed)
+    _, pool = split_reserve(
+        corpus.num_windows("reserve", geometry.length), study.validation_sequences
+    )
+    taken = [dirty_windows(removals, corpus, geometry.length)]
+    taken += [each.windows for each in found.values()]
+    windows = replacements(removals, rows, pool, np.concatenate(taken), seed)
+    for name, own in found.items():
+        items, owned = own.items, own.windows
+        if name in removals.names:
+            items = (*items, *items_of(name, removals, rows, windows))
+            ours = removals.owner[rows.text] == removals.names.index(name)
+            owned = np.concatenate([owned, windows[ours]])
+        found[name] = Intervention(Checked(name, items, removals), owned)
+    return found
+
+
+def _compile(
+    study: config.Study,
+    workdir: Workdir,
+    corpus: Corpus,
+    order: Order,
+    found: Mapping[str, Intervention],
+    removals: Removals,
+    identity: Mapping[str, Any],
+    meta: dict[str, Any],
+) -> None:
+    """Stores the plan, once what it composes holds no removed text."""
+    again: collections.Counter[Edit] = collections.Counter()
+    while True:
+        with unfinished(workdir.plan) as folder:
+            plan = compile_plan(found, study.geometry, corpus.vocab_size, identity, again, folder)
+            made = seams(plan, corpus, order, removals) if removals else {}
+            again.update(made.keys())
+            if not made:
+                told = _masked(study, plan, corpus, order)
+                store(plan, workdir.plan, {**meta, "redrawn": len(again), "warnings": told})
+                break
+        edit, text = next(iter(made.items()))
+        if again[edit] > _REDRAWS:
+            raise ValueError(
+                f"{edit[0]}: copy {edit[2]} of item {edit[1]!r} makes a text that is to be "
+                f"removed, {text}, with the corpus wherever it is put: change one of them"
+            )
+    if told:
+        summary = (workdir.plan / "summary.txt").read_text(encoding="utf-8")
+        lines = [f"warning: {line}\n" for line in told]
+        write_text(workdir.plan / "summary.txt", "".join([summary, *lines]))
+
+
+def _masked(study: config.Study, plan: Edits, corpus: Corpus, order: Order) -> list[str]:
+    """A line for each arm whose edits the repetition filter takes; an error, if so configured."""
+    rule = study.training.repetition_filter
+    if rule is None:
+        return []
+    lines = masked_edits(plan, corpus, order, rule).lines(rule.when)
+    if lines and rule.edits == "refused":
+        raise ValueError(f"{lines[0]}: move them, or set RepetitionFilter.edits to 'named'")
+    return lines
 
 
 def _check_same(plan: Plan, contents: dict[str, Any], meta: dict[str, Any]) -> None:

@@ -29,6 +29,9 @@ class RepetitionFilter:
     """'after_edits': what is judged is what would be trained on. 'before_edits': the corpus's text
     is judged, as in the paper's public code, where an item placed in a masked row is never
     trained on, and no one is told."""
+    edits: str = dataclasses.field(default="named", repr=False)
+    """What happens to a plan with edits in masked rows: they are 'named' and counted, or 'refused'.
+    It changes no bit of a run."""
 
     def __post_init__(self) -> None:
         for name in ("min_period", "max_period", "max_count"):
@@ -42,6 +45,8 @@ class RepetitionFilter:
             raise ValueError(
                 f"RepetitionFilter.when is 'after_edits' or 'before_edits', not {self.when!r}"
             )
+        if self.edits not in ("named", "refused"):
+            raise ValueError(f"RepetitionFilter.edits is 'named' or 'refused', not {self.edits!r}")
 
     def among(self, edits: Sequence["Transform"]) -> list["Transform"]:
         """The loader's transforms: those that edit, and this one before or after them."""

@@ -4,7 +4,7 @@ An author subclasses `Experiment` in one new file. Nothing here knows the traine
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
@@ -13,7 +13,8 @@ import pandas as pd
 from ttoaa.data.geometry import Geometry
 from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.experiments.control import Controller
-from ttoaa.planning.items import Item
+from ttoaa.planning.items import Item, Items
+from ttoaa.planning.removal import Removal
 from ttoaa.scoring.sampling import Sampling
 from ttoaa.scoring.statistics import Estimate, keyed_rng, paired_estimates
 
@@ -135,6 +136,14 @@ class Experiment:
         """How many reserve windows the experiment needs for itself."""
         return 0
 
+    def removes(self, world: World) -> Iterable[Removal]:
+        """Texts that must not occur in the run: every row that holds one is replaced.
+
+        Asked before windows of the reserve are dealt out, so this world has none; and before the
+        control run as well, so that both runs deal out the same.
+        """
+        return ()
+
     def probes(self, world: World) -> Sequence[Probe]:
         """Measurements inside training, the same in the control run and the experiment run."""
         return ()
@@ -146,7 +155,7 @@ class Experiment:
         """
         return ()
 
-    def intervene(self, world: World) -> Iterator[Item]:
+    def intervene(self, world: World) -> Iterator[Item | Items]:
         """Every item, inserted or held out."""
         raise NotImplementedError
 

@@ -9,9 +9,11 @@ import numpy as np
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.base import Experiment, Probe, World
+from ttoaa.planning.clean import assign_clean
 from ttoaa.planning.items import Intervention, Item
 from ttoaa.planning.plan import Plan
-from ttoaa.planning.reserve import assign, split_reserve
+from ttoaa.planning.removal import Removals, dirty_windows
+from ttoaa.planning.reserve import split_reserve
 
 
 def make_worlds(
@@ -20,26 +22,41 @@ def make_worlds(
     geometry: Geometry,
     corpus: Corpus,
     validation: int,
+    removals: Removals | None = None,
 ) -> dict[str, World]:
-    """One World for each experiment, by name; `validation` reserve windows belong to nobody."""
+    """One World for each experiment, by name; `validation` reserve windows belong to nobody.
+
+    No one's windows hold a text that an experiment removes; `removals` are those, if asked already.
+    """
     names = [experiment.name for experiment in experiments]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"two experiments are named {twice[0]!r}: give each its own name")
+    if removals is None:
+        removals = ask_removals(experiments, seed, geometry, corpus)
     _, pool = split_reserve(corpus.num_windows("reserve", geometry.length), validation)
     needs = {e.name: e.reserve_windows(geometry) for e in experiments}
-    windows = assign(needs, pool, seed)
-    return {
-        name: World(
-            seed=seed,
-            name=name,
-            tokenizer=corpus.tokenizer,
-            geometry=geometry,
-            windows=windows[name],
-            reserve_NxL=corpus.windows("reserve", windows[name], geometry.length),
-        )
-        for name in names
+    windows = assign_clean(needs, pool, dirty_windows(removals, corpus, geometry.length), seed)
+    return {name: _world(name, seed, geometry, corpus, windows[name]) for name in names}
+
+
+def ask_removals(
+    experiments: Sequence[Experiment], seed: int, geometry: Geometry, corpus: Corpus
+) -> Removals:
+    """What the experiments remove; it is asked in worlds that have no windows yet."""
+    none = np.empty(0, np.int64)
+    asked = {
+        e.name: [*e.removes(_world(e.name, seed, geometry, corpus, none))] for e in experiments
     }
+    for e in experiments:
+        if asked[e.name] and not e.inserts:
+            raise ValueError(f"{e.name} says that it inserts nothing, and removes texts")
+    return Removals(asked, geometry.length)
+
+
+def _world(name: str, seed: int, geometry: Geometry, corpus: Corpus, windows: np.ndarray) -> World:
+    reserve_NxL = corpus.windows("reserve", windows, geometry.length)
+    return World(seed, name, corpus.tokenizer, geometry, windows, reserve_NxL)
 
 
 def validation_tokens(corpus: Corpus, geometry: Geometry, validation: int) -> np.ndarray:
