@@ -69,6 +69,30 @@ def test_windows_are_fresh_and_writable(tmp_path):
     np.testing.assert_array_equal(corpus.windows("train", np.array([2]), 8), kept)
 
 
+@pytest.mark.parametrize("length", [8, 64])
+def test_many_windows_are_read_as_one_by_one(tmp_path, length):
+    """Rows of one shard are taken at once where there are many of them."""
+    write(tmp_path / "c")
+    corpus = Corpus.open(tmp_path / "c")
+    total = corpus.num_windows("train", length)
+    order = np.random.default_rng(2).integers(0, total, 3_000)
+    alone = np.concatenate([corpus.windows("train", order[k : k + 1], length) for k in range(3000)])
+    np.testing.assert_array_equal(corpus.windows("train", order, length), alone)
+
+
+def test_windows_are_written_into_rows_of_a_batch(tmp_path):
+    write(tmp_path / "c")
+    corpus = Corpus.open(tmp_path / "c")
+    tokens = np.full((5, 8), -1, np.int32)
+    corpus.write_windows("reserve", np.array([9, 0]), tokens, np.array([3, 1]))
+    expected = corpus.windows("reserve", np.array([0, 9]), 8)
+    np.testing.assert_array_equal(tokens[[1, 3]], expected)
+    assert (tokens[[0, 2, 4]] == -1).all()
+    corpus.write_windows("reserve", np.empty(0), tokens, np.empty(0))
+    with pytest.raises(ValueError, match="there are 10 of 8 tokens"):
+        corpus.write_windows("reserve", np.array([10]), tokens, np.array([0]))
+
+
 @pytest.mark.parametrize("index", [-1, 3])
 def test_a_window_out_of_range_is_an_error(tmp_path, index):
     write(tmp_path / "c")

@@ -149,6 +149,13 @@ class Corpus:
         """int32[n, length], a fresh array: the windows of those numbers (int64[n])."""
         return self._windows(split, length).read(np.asarray(indices, np.int64))
 
+    def write_windows(
+        self, split: Split, indices: np.ndarray, tokens_BxL: np.ndarray, rows: np.ndarray
+    ) -> None:
+        """Writes these windows (int64[n]) into these rows (int64[n]) of int32[B, L]."""
+        table = self._windows(split, tokens_BxL.shape[1])
+        table.write(np.asarray(indices, np.int64), tokens_BxL, np.asarray(rows, np.int64))
+
     def describe(self) -> str:
         """What is in it, in a line."""
         numbering = self.manifest.numbering

@@ -33,29 +33,31 @@ class Windows:
 
     def read(self, indices_n: np.ndarray) -> np.ndarray:
         """int32[n, length], a fresh array."""
+        tokens_nxL = np.empty((len(indices_n), self.length), np.int32)
+        self.write(indices_n, tokens_nxL, np.arange(len(indices_n)))
+        return tokens_nxL
+
+    def write(self, indices_n: np.ndarray, out_NxL: np.ndarray, rows_n: np.ndarray) -> None:
+        """Writes the windows into these rows of `out`, with no copy between."""
         if indices_n.size and not 0 <= indices_n.min() <= indices_n.max() < self.total:
             raise ValueError(
                 f"windows {indices_n.min()} to {indices_n.max()} asked, "
                 f"there are {self.total} of {self.length} tokens"
             )
-        return self._read(indices_n)
+        self._write(indices_n, out_NxL, rows_n)
 
-    def _read(self, indices_n: np.ndarray) -> np.ndarray:
-        tokens_nxL = np.empty((len(indices_n), self.length), np.int32)
-        if len(self._mapped) == 1:
-            tokens_nxL[:] = self._mapped[0].take(indices_n, axis=0)
-            return tokens_nxL
-        file_n = np.searchsorted(self.starts, indices_n, side="right") - 1
+    def _write(self, indices_n: np.ndarray, out_NxL: np.ndarray, rows_n: np.ndarray) -> None:
+        file_n = self.starts.searchsorted(indices_n, side="right") - 1
         inside_n = indices_n - self.starts[file_n]
         if len(indices_n) <= _ROWS_OF_A_FILE * len(self._mapped):
-            places = zip(file_n.tolist(), inside_n.tolist(), strict=True)
-            for row, (file, inside) in enumerate(places):
-                tokens_nxL[row] = self._mapped[file][inside]
-            return tokens_nxL
+            places = rows_n.tolist(), file_n.tolist(), inside_n.tolist()
+            for row, file, inside in zip(*places, strict=True):
+                out_NxL[row] = self._mapped[file][inside]
+            return
         by_file = np.argsort(file_n, kind="stable")
-        for rows in np.split(by_file, np.flatnonzero(np.diff(file_n[by_file])) + 1):
-            tokens_nxL[rows] = self._mapped[file_n[rows[0]]].take(inside_n[rows], axis=0)
-        return tokens_nxL
+        for chosen in np.split(by_file, np.flatnonzero(np.diff(file_n[by_file])) + 1):
+            windows_cxL = self._mapped[file_n[chosen[0]]].take(inside_n[chosen], axis=0)
+            out_NxL[rows_n[chosen]] = windows_cxL
 
 
 class Numbered(Windows):
@@ -65,8 +67,8 @@ class Numbered(Windows):
         super().__init__(files, dtype, length)
         self._order, self.total = order, len(order)
 
-    def _read(self, indices_n: np.ndarray) -> np.ndarray:
-        return super()._read(self._order[indices_n].astype(np.int64))
+    def _write(self, indices_n: np.ndarray, out_NxL: np.ndarray, rows_n: np.ndarray) -> None:
+        super()._write(self._order[indices_n].astype(np.int64), out_NxL, rows_n)
 
 
 def mapped(path: pathlib.Path, dtype: str, offset: int, shape: tuple[int, ...]) -> np.ndarray:
