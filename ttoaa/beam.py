@@ -28,8 +28,8 @@ _PATTERNS = flags.DEFINE_string(
     "patterns", None, "scan: JSON lines with a text or tokens each, or what Patterns.save wrote"
 )
 _SPLIT = flags.DEFINE_enum("split", SPLITS[0], SPLITS, "scan: where to look")
-_LENGTH = flags.DEFINE_integer(
-    "length", None, "scan: tokens of a window that must hold a pattern whole; none: the stream", 1
+_WINDOW = flags.DEFINE_integer(
+    "window", None, "scan: tokens of a window that must hold a pattern whole; none: the stream", 1
 )
 
 
@@ -67,8 +67,8 @@ def _scan(options: "PipelineOptions") -> None:
         raise ValueError("scan needs --patterns")
     corpus = Corpus.open(config.workdir_from_flags().corpus, verify=False)
     patterns = _read(pathlib.Path(_PATTERNS.value).expanduser(), corpus.tokenizer)
-    found = scan_with_beam(corpus, _SPLIT.value, patterns, options, _LENGTH.value)
-    path = scan_path(corpus, _SPLIT.value, patterns, _LENGTH.value)
+    found = scan_with_beam(corpus, _SPLIT.value, patterns, options, _WINDOW.value)
+    path = scan_path(corpus, _SPLIT.value, patterns, _WINDOW.value)
     print(
         f"beam: {len(found.where):,} occurrences of {len(np.unique(found.pattern)):,} of "
         f"{len(patterns):,} patterns in {_SPLIT.value} of {corpus.folder}: {path}"
