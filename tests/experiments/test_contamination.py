@@ -284,6 +284,35 @@ def test_figure_shows_the_final_step_of_every_seed(final_table):
     assert [t.get_text() for t in axes.get_xticklabels()] == ["4×", "144×"]
 
 
+def test_gains_by_benchmark_are_those_of_its_own_questions():
+    run, control = (
+        table(values).assign(benchmark=lambda t: t["item"].str[-1].map({"0": "a"}).fillna("b"))
+        for values in (RUN, CONTROL)
+    )
+    experiment = contamination(by_benchmark=True)
+    found = {(e.outcome, e.condition): e for e in experiment.estimates(run, control)}
+    first = found["accuracy_above_holdout", "144x/a"]
+    assert (first.value, first.control_value, first.n) == (1.0, 0.0, 2)
+    second = found["accuracy_above_holdout", "144x/b"]
+    assert (second.value, second.control_value) == pytest.approx((1 - 1 / 3, 1.0))
+    assert len(found) == 10 + 8
+    only_a = run[(run["benchmark"] == "a") | (run["condition"] == "0x")]
+    kept = control[control["item"].isin(only_a["item"])]
+    names = {e.condition for e in experiment.estimates(only_a, kept)}
+    assert {"4x/a", "144x/a"} <= names and "4x/b" not in names
+
+
+def test_the_curve_shows_every_step_of_every_seed(final_table):
+    experiment = contamination(curve=True)
+    axes = Figure().subplots()
+    experiment.figure(final_table(experiment.estimates(table(RUN), table(CONTROL))), axes)
+    drawn = [(line.get_label(), line.get_xdata(), line.get_ydata()) for line in axes.get_lines()]
+    assert [label for label, *_ in drawn if not label.startswith("_")] == ["4×", "144×", "holdout"]
+    gains = (-0.25, -0.25, 0.25, 0.25)  # of 4x and of 144x, for two seeds each
+    for (_, x, y), gain in zip(drawn[:4], gains, strict=True):
+        assert list(x) == [50, 100] and y == pytest.approx([gain] * 2)
+
+
 def test_gin_makes_it():
     with gin.unlock_config():
         gin.clear_config()

@@ -27,6 +27,7 @@ ACCURACY = "accuracy"
 LIKELIHOOD = "gold_log_likelihood"
 ABOVE = "_above_holdout"
 PMI = "acc_mutual_info"
+_KEYS = ["item", "condition", "outcome"]
 NORMALISATIONS = {
     "none": "acc",
     "character": "acc_norm",
@@ -55,6 +56,11 @@ class Contamination(Experiment):
     normalisation: str = "character"
     """What a choice's log-likelihood is divided by to choose: 'none', 'character' or 'token'. With
     'pmi' that without the question is subtracted; 'olmes' is what OLMES does for each benchmark."""
+    by_benchmark: bool = False
+    """Gains of each benchmark's own questions too, as conditions '<r>x/<benchmark>'."""
+    curve: bool = False
+    """Draw how the gold option's likelihood gains and is forgotten over training (figure 12), in
+    place of the accuracy at its end (figure 3a)."""
 
     signs: ClassVar[Mapping[str, int]] = {
         outcome + suffix: 1 for outcome in (ACCURACY, LIKELIHOOD) for suffix in ("", ABOVE)
@@ -144,32 +150,45 @@ class Contamination(Experiment):
             ACCURACY: chosen.set_index("item")["value"],
             LIKELIHOOD: scored[scored["gold"]].set_index("item")["log_likelihood"],
         }
-        conditions = model.items.set_index("id")["condition"]
-        return pd.concat(
-            [
-                pd.DataFrame({"condition": conditions, "outcome": outcome, "value": values})
-                for outcome, values in parts.items()
-            ]
-        ).reset_index(names="item")
+        known = model.items.set_index("id")[["condition", "benchmark"]]
+        tables = [known.assign(outcome=outcome, value=value) for outcome, value in parts.items()]
+        return pd.concat(tables).reset_index(names="item")
 
     def estimates(self, run: pd.DataFrame, control: pd.DataFrame) -> list[Estimate]:
         found = paired_estimates(run, control, self.sign)
-        both = run.merge(control, on=["item", "condition", "outcome"], suffixes=("", "_control"))
+        both = run.merge(control[[*_KEYS, "value"]], on=_KEYS, suffixes=("", "_control"))
+        found += self._above(both, "")
+        if self.by_benchmark:
+            for benchmark, rows in both.groupby("benchmark"):
+                found += self._above(rows, f"/{benchmark}")
+        return found
+
+    def _above(self, both: pd.DataFrame, suffix: str) -> Iterator[Estimate]:
+        """Gains above the holdout, less those in the control run; not of groups that are empty."""
         pairs = {
             key: (rows["value"].to_numpy(float), rows["value_control"].to_numpy(float))
             for key, rows in both.groupby(["outcome", "condition"])
         }
         for outcome in (ACCURACY, LIKELIHOOD):
             for condition in (f"{r}x" for r, _ in self.groups if r):
+                if suffix and not {(outcome, condition), (outcome, "0x")} <= pairs.keys():
+                    continue
                 groups = (*pairs[outcome, condition], *pairs[outcome, "0x"])
                 sign = self.sign(outcome + ABOVE)
-                found.append(difference_in_differences(outcome + ABOVE, condition, *groups, sign))
-        return found
+                yield difference_in_differences(outcome + ABOVE, condition + suffix, *groups, sign)
 
     def figure(self, estimates: pd.DataFrame, axes: Any) -> None:
-        """Accuracy above the holdout against repetitions, as in the paper's figure 3a."""
-        final = estimates[estimates["step"] == estimates["step"].max()]
+        """The paper's figure 3a, or 12: see `curve`."""
         conditions = [f"{r}x" for r, _ in sorted(self.groups) if r]
+        if self.curve:
+            self._curve(estimates, conditions, axes)
+        else:
+            self._final(estimates, conditions, axes)
+        axes.legend()
+
+    def _final(self, estimates: pd.DataFrame, conditions: Sequence[str], axes: Any) -> None:
+        """Accuracy above the holdout against repetitions."""
+        final = estimates[estimates["step"] == estimates["step"].max()]
         seeds = list(final["seed"].unique())
         for number, seed in enumerate(seeds):
             rows = final[(final["seed"] == seed) & (final["outcome"] == ACCURACY + ABOVE)]
@@ -182,7 +201,20 @@ class Contamination(Experiment):
         axes.set_xticks(range(len(conditions)), [c.replace("x", "×") for c in conditions])
         axes.set_xlabel("repetitions of a question in training")
         axes.set_ylabel("accuracy above holdout,\nless the control's (points)")
-        axes.legend()
+
+    def _curve(self, estimates: pd.DataFrame, conditions: Sequence[str], axes: Any) -> None:
+        """Nats of the gold option above the holdout's, less the control's, against steps."""
+        gains = estimates[estimates["outcome"] == LIKELIHOOD + ABOVE]
+        for number, condition in enumerate(conditions):
+            for seed, rows in gains[gains["condition"] == condition].groupby("seed"):
+                rows = rows.sort_values("step")
+                label = condition.replace("x", "×") if seed == gains["seed"].min() else None
+                axes.plot(rows["step"], rows["difference"], color=f"C{number}", label=label)
+                low, high = rows["difference_ci_low"], rows["difference_ci_high"]
+                axes.fill_between(rows["step"], low, high, color=f"C{number}", alpha=0.15)
+        axes.axhline(0, color="gray", linestyle="--", label="holdout")
+        axes.set_xlabel("step")
+        axes.set_ylabel("likelihood of the gold option\nabove holdout, less the control's (nats)")
 
 
 def _is_group(group: Any) -> bool:
