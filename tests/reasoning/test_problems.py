@@ -9,7 +9,7 @@ from scipy import stats
 
 from ttoaa.reasoning.checking import check
 from ttoaa.reasoning.draws import Draws
-from ttoaa.reasoning.names import FULL, Names
+from ttoaa.reasoning.names import FULL, SHORT, Names, ShortNames
 from ttoaa.reasoning.problem import Arithmetic, light, template
 from ttoaa.reasoning.reading import Question
 from ttoaa.reasoning.structure import draw_size, draw_structure
@@ -66,7 +66,8 @@ def test_a_problem_follows_from_its_key_alone(drawn):
 
 @pytest.mark.parametrize("operations", range(1, 15))
 def test_operations_are_as_asked(operations):
-    arithmetic = Arithmetic(modulus=7, names=Names(hierarchies=2, lists=1, names=4))
+    names = ShortNames(5) if operations % 2 else Names(hierarchies=2, lists=1, names=4)
+    arithmetic = Arithmetic(modulus=7, names=names)
     for i in range(30):
         problem = arithmetic.draw(i, operations)
         assert problem.operations == operations == operations_of(problem.solution)
@@ -115,8 +116,8 @@ def test_structures_hold_what_their_size_says():
 
 
 def test_names_are_unique_and_hold_no_full_stop():
-    names = [n for h in FULL for level in h.names for part in level for n in part]
-    assert len(names) == len(set(names)) == 1600
+    names = [n for h in (*FULL, SHORT) for level in h.names for part in level for n in part]
+    assert len(names) == len(set(names)) == 1680
     assert not any(mark in name for name in names for mark in ".;'")
     with pytest.raises(ValueError, match=r"Names.names must be 4 to 20, not 3"):
         Names(names=3)

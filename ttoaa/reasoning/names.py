@@ -75,15 +75,20 @@ def _full() -> tuple[Hierarchy, ...]:
 
 FULL = _full()
 """Four hierarchies: 1,600 names."""
+SHORT = Hierarchy(
+    categories=("Box", "Bag", "Tin", "Jar"),
+    names=tuple(
+        (tuple(f"{consonant}{vowel}" for vowel in "aeiou" for consonant in consonants),)
+        for consonants in ("BCDF", "GHKL", "MNPR", "STVZ")
+    ),
+)
+"""One hierarchy of 80 names of two letters."""
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Names:
-    """Which hierarchies problems are about, and how many lists and names of each level.
-
-    The full ones need a model that reads well; a tiny one learns faster from few and short names.
-    """
+    """Which hierarchies problems are about, and how many lists and names of each level."""
 
     hierarchies: int = 4
     lists: int = LISTS
@@ -104,3 +109,19 @@ class Names:
             )
             for h in FULL[: self.hierarchies]
         ]
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class ShortNames:
+    """Names of two letters: for a tiny model, and for rows that hold no longer problem."""
+
+    names: int = LIST_SIZE
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.names, int) or not 4 <= self.names <= LIST_SIZE:
+            raise ValueError(f"ShortNames.names must be 4 to {LIST_SIZE}, not {self.names!r}")
+
+    def get(self) -> Sequence[Hierarchy]:
+        cut = tuple((level[0][: self.names],) for level in SHORT.names)
+        return [Hierarchy(SHORT.categories, cut)]

@@ -8,7 +8,7 @@ import gin
 
 from ttoaa.reasoning.draws import Draws
 from ttoaa.reasoning.graph import draw_graph
-from ttoaa.reasoning.names import Names
+from ttoaa.reasoning.names import Names, ShortNames
 from ttoaa.reasoning.structure import Parameter, draw_size, draw_structure
 from ttoaa.reasoning.wording import Solver, asked, named, stated
 
@@ -38,7 +38,7 @@ class Arithmetic:
     modulus: int = 23
     edges: int = 20
     """Instance parameters at most (ip)."""
-    names: Names = dataclasses.field(default_factory=Names)
+    names: Names | ShortNames = dataclasses.field(default_factory=Names)
 
     def __post_init__(self) -> None:
         if not isinstance(self.modulus, int) or self.modulus < 2:

@@ -8,7 +8,7 @@ import functools
 import re
 from collections.abc import Sequence
 
-from ttoaa.reasoning.names import FULL, Hierarchy
+from ttoaa.reasoning.names import FULL, SHORT, Hierarchy
 
 Name = tuple[str, str]
 """(X, Y) of X's Y."""
@@ -49,7 +49,7 @@ class Question:
     @functools.cached_property
     def level(self) -> dict[str, tuple[int, int]]:
         """Of every name and category: its hierarchy and its level."""
-        return levels(FULL)
+        return levels(KNOWN)
 
     def terms(self, name: Name) -> list[list[Name]]:
         """Of an abstract parameter: what is multiplied within, and summed between, the lists.
@@ -114,7 +114,8 @@ def _stated(text: str) -> Stated:
     )
 
 
-_CATEGORIES = {category for hierarchy in FULL for category in hierarchy.categories}
+KNOWN = (*FULL, SHORT)
+_CATEGORIES = {category for hierarchy in KNOWN for category in hierarchy.categories}
 
 
 @functools.cache
