@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 import pandas as pd
 
+from ttoaa.data.corpus import Corpus
 from ttoaa.data.geometry import Geometry
+from ttoaa.data.order import training_order
 from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.experiments.control import Controller
 from ttoaa.planning.items import Item, Items
+from ttoaa.planning.occurring import at_occurrences
+from ttoaa.planning.placement import AtOccurrences
 from ttoaa.planning.removal import Removal
 from ttoaa.scoring.sampling import Sampling
 from ttoaa.scoring.statistics import Estimate, keyed_rng, paired_estimates
@@ -34,6 +38,16 @@ class World:
     """int64[n]: the reserve windows that are this experiment's own (see `reserve_windows`)."""
     reserve_NxL: np.ndarray
     """int32[n, L]: the tokens of those windows."""
+    corpus: Corpus | None = None
+
+    def at(self, sequences: Sequence[np.ndarray], where: str = "after") -> AtOccurrences:
+        """Where one of these int[n] token sequences occurs in the run, as a placement.
+
+        `where` is 'after' it, 'over' it or 'row' (see `planning.occurring`).
+        """
+        assert self.corpus is not None
+        order = training_order(self.corpus, self.seed, self.geometry.length)
+        return at_occurrences(sequences, self.corpus, order, self.geometry, where)
 
     def rng(self, *salt: object) -> np.random.Generator:
         """A stream of this experiment's own: adding other experiments does not move it."""

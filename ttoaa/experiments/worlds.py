@@ -56,7 +56,7 @@ def ask_removals(
 
 def _world(name: str, seed: int, geometry: Geometry, corpus: Corpus, windows: np.ndarray) -> World:
     reserve_NxL = corpus.windows("reserve", windows, geometry.length)
-    return World(seed, name, corpus.tokenizer, geometry, windows, reserve_NxL)
+    return World(seed, name, corpus.tokenizer, geometry, windows, reserve_NxL, corpus)
 
 
 def validation_tokens(corpus: Corpus, geometry: Geometry, validation: int) -> np.ndarray:

@@ -19,6 +19,7 @@ from ttoaa.data.scan_patterns import Patterns
 from ttoaa.planning.clean import draw, key_of, slot_keys
 from ttoaa.planning.edits import Edits
 from ttoaa.planning.items import Items
+from ttoaa.planning.occurring import scan_run
 from ttoaa.planning.placement import Explicit
 
 _BLOCK = 50_000  # items at a time
@@ -95,8 +96,7 @@ def rows_with(
     """Scans the training windows. A keyed hash of the row says whose it is, of those that want it
     replaced."""
     length, total = geometry.length, geometry.sequences
-    stop = total * length if order.first_in_order and total < order.num_windows else None
-    found = scan(corpus, "train", removals.patterns, length, stop)
+    found = scan_run(corpus, order, geometry, removals.patterns)
     windows, first, count = np.unique(found.where // length, return_index=True, return_counts=True)
     position, which = order.positions(windows, total)
     times = np.repeat(np.bincount(which, minlength=len(windows)), count)
