@@ -231,6 +231,48 @@ def test_what_is_finished_is_neither_surveyed_nor_written_again(several, tmp_pat
     assert sum(map(len, tokenized)) < sum(map(len, read)) - 4 * 10_000
 
 
+PROCESSES = """
+import sys, time
+from ttoaa.data import survey, writer
+from ttoaa.data.engine import Local
+from ttoaa.data.preparation import Prepare, prepare
+from ttoaa.data.sources import TextFiles
+from ttoaa.data.vocabulary import TrainBPE
+
+survey.GROUP_BYTES = 1
+write = writer.WriteParts._write
+
+def slowly(*arguments):  # workers import this file too
+    time.sleep(0.2)
+    yield from write(*arguments)
+
+writer.WriteParts._write = slowly
+if __name__ == "__main__":
+    source = TextFiles([sys.argv[1]], separator="\\n%%%\\n")
+    config = Prepare(source, TrainBPE(400, 20), 0.2, 10_000)
+    prepare(config, sys.argv[2], progress=False, engine=Local(2))
+"""
+
+
+def test_killed_with_its_processes_it_goes_on(several, tmp_path):
+    (tmp_path / "child.py").write_text(PROCESSES)
+    root = pathlib.Path(ttoaa.__file__).parent.parent
+    command = [sys.executable, "child.py", several.source.paths[0], "c"]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    with subprocess.Popen(command, env=environment, cwd=tmp_path) as child:
+        while not (written := list((tmp_path / "c" / "unfinished").glob("part-*.json"))):
+            assert child.poll() is None
+            time.sleep(0.01)
+        child.kill()
+    numbers = [path.stem.removeprefix("part-") for path in written]
+    shards = [p for number in numbers for p in (tmp_path / "c").glob(f"*-{number}.bin")]
+    before = {path: path.stat().st_mtime_ns for path in shards}
+    prepare(several, tmp_path / "c", progress=False, engine=Local(1))
+    whole = prepare(several, tmp_path / "whole", progress=False, engine=Local(1))
+    assert bits(tmp_path / "c") == bits(whole.folder)
+    assert shards and before == {path: path.stat().st_mtime_ns for path in shards}
+
+
 def test_one_process_at_a_time_prepares_a_folder(config, tmp_path):
     with alone(tmp_path / "c", "prepare", "prepared", stale=0.5):
         with pytest.raises(ValueError, match=rf"/c is being prepared by .*-{os.getpid()}-.*stop"):
