@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from array_record.python import array_record_module
-from tensorflow_datasets.proto import tf_example_pb2
 
 from ttoaa.data.sources import TextFiles, TfdsDataset, all_documents
 
@@ -75,6 +74,8 @@ def test_array_records(tmp_path, kind):
     if kind == "json":
         records = jsonl("body").splitlines()
     if kind == "example":
+        from tensorflow_datasets.proto import tf_example_pb2
+
         examples = [tf_example_pb2.Example() for _ in TEXTS]
         for example, text in zip(examples, TEXTS, strict=True):
             example.features.feature["body"].bytes_list.value.append(text.encode())
@@ -171,7 +172,7 @@ def built(tmp_path_factory):
     sys.modules.setdefault("importlib_resources", importlib.resources)  # see tests/questions
     import tensorflow_datasets as tfds
 
-    class Lines(tfds.core.GeneratorBasedBuilder):
+    class Lines(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         VERSION = tfds.core.Version("1.0.0")
 
         def _info(self):

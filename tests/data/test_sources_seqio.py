@@ -14,13 +14,15 @@ from ttoaa.data.sources import SeqioTask, all_documents
 from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.data.vocabulary import ExistingTokenizer, SeqioTokenizer, TrainBPE
 
-seqio = pytest.importorskip("seqio")
-tf = pytest.importorskip("tensorflow")
-
-from ttoaa.data.seqio_vocabulary import TokenizerVocabulary  # noqa: E402
-
 TEXTS = [f"the cat no {k} sat ☃ on the mat, <|endoftext|> the hat\n" for k in range(90)]
 OTHERS = [f"def f{k}(x):\n    return x" for k in range(30)]
+
+
+def ours(path, **options):
+    """Our vocabulary, imported late: seqio and TensorFlow take seconds."""
+    from ttoaa.data.seqio_vocabulary import TokenizerVocabulary
+
+    return TokenizerVocabulary(path, **options)
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +45,8 @@ def pieces(tmp_path_factory):
 
 def add(name, texts, vocabulary, *more):
     """A Task whose every example is a text, its tokens and an EOS; `more` steps after that."""
+    import seqio
+    import tensorflow as tf
 
     def source(split, shuffle_files=False, seed=None):
         return tf.data.Dataset.from_tensor_slices({"text": texts})
@@ -60,6 +64,8 @@ def add(name, texts, vocabulary, *more):
 
 def cut_in_two(dataset):
     """Every example as two, at token 7: tokens that no encoding of a text would give."""
+    import tensorflow as tf
+
     return dataset.flat_map(
         lambda example: tf.data.Dataset.from_tensor_slices(
             {"targets": tf.ragged.stack([example["targets"][:7], example["targets"][7:]])}
@@ -69,10 +75,11 @@ def cut_in_two(dataset):
 
 @pytest.fixture(scope="module", autouse=True)
 def tasks(path, pieces):
-    ours = TokenizerVocabulary(path)
-    add("cats", TEXTS, ours)
-    add("code", OTHERS, TokenizerVocabulary(str(path)))
-    add("halves", TEXTS, ours, cut_in_two)
+    import seqio
+
+    add("cats", TEXTS, ours(path))
+    add("code", OTHERS, ours(str(path)))
+    add("halves", TEXTS, ours(path), cut_in_two)
     add("pieces", TEXTS, seqio.SentencePieceVocabulary(str(pieces)))
     add("bytes", TEXTS, seqio.ByteVocabulary())
     seqio.MixtureRegistry.add("both", [("cats", 3.0), ("code", 1.0)])
@@ -91,7 +98,9 @@ def tokens_of(corpus):
 
 
 def test_the_vocabulary_is_the_tokenizer(path):
-    vocabulary, tokenizer = TokenizerVocabulary(path), ExistingTokenizer(str(path)).load(path)
+    import tensorflow as tf
+
+    vocabulary, tokenizer = ours(path), ExistingTokenizer(str(path)).load(path)
     assert vocabulary.vocab_size == tokenizer.vocab_size
     assert vocabulary.eos_id == tokenizer.eos_id
     for text in TEXTS[:3]:
@@ -102,7 +111,9 @@ def test_the_vocabulary_is_the_tokenizer(path):
 
 
 def test_rows_are_decoded_up_to_their_first_eos(path):
-    vocabulary = TokenizerVocabulary(path)
+    import tensorflow as tf
+
+    vocabulary = ours(path)
     rows = [vocabulary.encode(text) for text in ("the cat", "the ☃ mat")]
     longest = max(map(len, rows))
     batch = [[*row, vocabulary.eos_id, *[7] * (longest - len(row))] for row in rows]
@@ -111,14 +122,16 @@ def test_rows_are_decoded_up_to_their_first_eos(path):
 
 
 def test_vocabularies_are_equal_by_content_and_pickle_small(path, tmp_path):
+    import seqio
+
     (tmp_path / "copy.json").write_bytes(path.read_bytes())
-    vocabulary = TokenizerVocabulary(path)
-    assert vocabulary == TokenizerVocabulary(tmp_path / "copy.json")
-    assert hash(vocabulary) == hash(TokenizerVocabulary(tmp_path / "copy.json"))
-    assert vocabulary != TokenizerVocabulary(path, vocab_size=500)
+    vocabulary = ours(path)
+    assert vocabulary == ours(tmp_path / "copy.json")
+    assert hash(vocabulary) == hash(ours(tmp_path / "copy.json"))
+    assert vocabulary != ours(path, vocab_size=500)
     assert vocabulary != seqio.ByteVocabulary()
     (tmp_path / "other.json").write_bytes(TrainBPE(300, reserved=20).make(TEXTS))
-    assert vocabulary != TokenizerVocabulary(tmp_path / "other.json")
+    assert vocabulary != ours(tmp_path / "other.json")
     vocabulary.encode("used")
     pickled = pickle.dumps(vocabulary)
     assert len(pickled) < 1000 and pickle.loads(pickled) == vocabulary

@@ -130,6 +130,7 @@ def _at(root: str, name: str) -> str:
 
 def _sizes(system: Any, root: str) -> dict[str, int]:
     """Of all files under that folder, by their names in it; none where there is no such folder."""
+    system.invalidate_cache()
     try:
         found = system.find(root, detail=True)
     except FileNotFoundError:
