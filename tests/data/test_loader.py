@@ -1,12 +1,11 @@
-import hashlib
 import itertools
 import json
 import subprocess
 import sys
 
 import numpy as np
-import pandas as pd
 import pytest
+from composed import HOST, compose, digest, digests, hashes
 
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.loader import batches
@@ -30,10 +29,7 @@ def load(corpus, tiny_study, tiny_plan):
 
 @pytest.fixture(scope="module")
 def by_hand(corpus, tiny_plan):
-    """(tokens, arms) int[steps, B, L] of the run, composed from the files with plain NumPy.
-
-    The edits come from the provenance and item tables, which the loader never reads.
-    """
+    """(tokens, arms) int[steps, B, L] of the run, composed from the files with plain NumPy."""
 
     def windows(split):
         shards = sorted(corpus.folder.glob(f"{split}-*.bin"))
@@ -43,50 +39,12 @@ def by_hand(corpus, tiny_plan):
     train, reserve = windows("train"), windows("reserve")
     assert BOUNDARY * BATCH < len(train) < (BOUNDARY + 1) * BATCH
     order = Order(**tiny_plan.contents["order"])
-    tokens = train[order.windows(np.arange(STEPS * BATCH))].reshape(STEPS, BATCH, LENGTH)
-    tokens = tokens.astype(np.int32)
-    arms = np.zeros(tokens.shape, np.uint16)
-    arm_id = {arm["name"]: arm["id"] for arm in tiny_plan.arms}
-    texts = {
-        (name, item.id): item.tokens
-        for name in tiny_plan.contents["experiments"]
-        for item in tiny_plan.items(name).itertuples()
-    }
-    for edit in pd.read_parquet(tiny_plan.folder / "provenance.parquet").itertuples():
-        span = slice(edit.offset, edit.offset + edit.length)
-        text = texts[edit.experiment, edit.item]
-        new = reserve[edit.reserve_window] if edit.reserve_window >= 0 else text
-        tokens[edit.step, edit.row, span] = new
-        arms[edit.step, edit.row, span] = arm_id[edit.arm]
-    return tokens, arms
-
-
-def digest(tokens, arms, position):
-    parts = (tokens.astype("<i4"), arms.astype("<u2"), position.astype("<i8"))
-    return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
-
-
-def hashes(hosts):
-    """A hash for each step of the batches that the hosts' shares make, joined by rows.
-
-    What several hosts load must be the same for each of them.
-    """
-    out = []
-    for shares in zip(*hosts, strict=True):
-        assert len({share["step"] for share in shares}) == 1
-        names = ("tokens", "arms", "position")
-        joined = [np.concatenate([share[name] for share in shares]) for name in names]
-        first, group = np.unique(joined[2], return_index=True, return_inverse=True)[1:]
-        for values in joined:
-            np.testing.assert_array_equal(values, values[first][group])
-        out.append(digest(*(values[first] for values in joined)))
-    return out
+    return compose(train, reserve, order.windows(np.arange(STEPS * BATCH)), tiny_plan)
 
 
 @pytest.fixture(scope="module")
 def expected(by_hand):
-    position = np.arange(STEPS * BATCH).reshape(STEPS, BATCH)
-    return [digest(*step) for step in zip(*by_hand, position, strict=True)]
+    return digests(*by_hand)
 
 
 # Rows that each host loads; which they are follows from how the batch is laid out over devices.
@@ -131,26 +89,6 @@ def test_hosts_threads_and_resume_points_give_the_same_batches(load, expected, s
 
 def test_worker_processes_give_the_same_batches(load, expected):
     assert hashes([load(workers=2)]) == expected
-
-
-HOST = """
-import json, sys
-import numpy as np
-from ttoaa.data.corpus import Corpus
-from ttoaa.data.loader import batches
-from ttoaa.data.order import Order
-from ttoaa.planning.overlay import Overlay
-from ttoaa.planning.plan import Plan
-
-corpus, plan, first, last, options = sys.argv[1:]
-corpus, plan = Corpus.open(corpus), Plan.open(plan)
-order = Order(**plan.contents["order"])
-overlay = [Overlay(plan, corpus)]
-rows = range(int(first), int(last))
-share = list(batches(corpus, order, plan.geometry, overlay, rows=rows, **json.loads(options)))
-names = ("tokens", "arms", "position")
-np.savez(sys.stdout.buffer, **{name: np.stack([batch[name] for batch in share]) for name in names})
-"""
 
 
 def test_separate_processes_with_settings_of_their_own(
