@@ -1,0 +1,1 @@
+"""Knowledge to be acquired: facts in many wordings, and the controllers that meter them."""
