@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 from fakes import Planted
 
-from ttoaa import plan as command
 from ttoaa.making import make_plan
+from ttoaa.planning import auditing
 from ttoaa.planning.plan import Plan
 from ttoaa.workdir import Workdir
 
@@ -78,6 +78,11 @@ def test_the_command_makes_a_plan_and_prints_its_summary(planned):
     workdir, printed = planned
     summary = (workdir.plan / "summary.txt").read_text()
     assert printed.startswith(summary) and "planted/4x" in summary
+    checks = (workdir.plan / "checks.txt").read_text()
+    assert checks.startswith(f"checks of plan {Plan.open(workdir.plan).hash[:12]}: 0 errors, ")
+    told = checks.partition("\n\n")[0]
+    assert told in printed and printed.rpartition(told)[2].startswith("\nplan: ")
+    assert json.loads((workdir.plan / "checks.json").read_text())["findings"] == []
     assert len(Plan.open(workdir.plan).columns["arm"]) == 40
     assert json.loads((workdir.plan / "ledger.json").read_text())["seconds"]["plan"] > 0
 
@@ -102,11 +107,45 @@ def test_show_prints_the_step(planned):
     assert done.returncode == 0 and f"{head}item {edit['item']}" in done.stdout
 
 
-@pytest.mark.parametrize("show", ["step=40", "step=-1", "step=x", "7", "row=3"])
-def test_a_step_outside_the_run_is_one_line(show):
-    with pytest.raises(ValueError, match=r"step=K with K from 0 to 39, not") as caught:
-        command._step(show, 40)
-    assert repr(show) in str(caught.value)
+def test_show_needs_a_plan(planned, tmp_path):
+    done = run(tmp_path, "--show=step=1")
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr == (
+        f"plan: {tmp_path / 'plan'} holds no plan: run python -m ttoaa.plan first\n"
+    )
+
+
+def test_check_of_a_plan_that_is_made_looks_again(planned):
+    workdir, _ = planned
+    done = run(workdir.root, "--check=overlap")
+    assert done.returncode == 0, done.stderr
+    assert "not checked" not in done.stdout and "mean share of 13-grams" not in done.stdout
+    assert done.stdout.endswith(f"plan: more in {workdir.plan / 'checks.txt'}\n")
+    assert "mean share of 13-grams" in (workdir.plan / "checks.txt").read_text()
+    assert run(workdir.root, "--check=fast").stderr == (
+        "plan: --check is quick or overlap, not 'fast'\n"
+    )
+
+
+def test_the_audit_takes_steps_and_hosts_or_nothing(planned):
+    workdir, _ = planned
+    assert run(workdir.root, "--audit").stdout == (
+        "plan: 10 batches (2,560 tokens and arms) audited, no difference\n"
+    )
+    done = run(workdir.root, "--audit_steps=1,39", "--audit_hosts=1,2")
+    assert done.stdout == (
+        "plan: 2 batches (512 tokens and arms) audited as each of 1, 2 hosts, no difference\n"
+    )
+    done = run(workdir.root, "--audit", "5")
+    said = "plan: what is '5'? A flag takes its value behind '='\n"
+    assert (done.returncode, done.stderr, done.stdout) == (1, said, "")
+
+
+def test_batches_and_hosts_that_there_are_not_are_one_line(made):
+    with pytest.raises(ValueError, match=r"^the run has the steps 0 to 39, not 40$"):
+        auditing.audit(made, 0, 0, [3, 40])
+    with pytest.raises(ValueError, match=r"^a batch of 8 rows is cut for 1 to 8 hosts, not 9$"):
+        auditing.audit(made, 1, 0, hosts=[1, 9])
 
 
 def test_an_error_is_one_line_and_leaves_nothing(planned):
@@ -174,27 +213,49 @@ def test_a_plan_without_a_corpus_says_what_to_run(tiny_study, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_audit_looks_at_random_batches_of_the_whole_run(tiny_study, made, monkeypatch):
+def test_the_audit_looks_at_random_batches_of_the_whole_run(made, monkeypatch):
     asked = []
 
     def spy(reader, given):
-        asked.append([step for step, _, _ in given])
-        return []
+        asked.append([share.step for share in given])
+        return iter([])
 
-    assert command.audit(made, 5, 3) == []
-    monkeypatch.setattr(command, "differences", spy)
+    assert auditing.audit(made, 5, 3).startswith("5 batches (1,280 tokens and arms) audited, no")
+    monkeypatch.setattr(auditing, "differences", spy)
     for seed in (0, 0, 1):
-        command.audit(made, 12, seed)
+        auditing.audit(made, 12, seed)
     assert asked[0] == asked[1] != asked[2]
     assert len(set(asked[0])) == 12 and max(asked[0]) >= 18 > min(asked[0])
 
 
+@pytest.mark.parametrize("many", [3, 2_000])
+def test_the_audit_names_the_first_difference(made, monkeypatch, many):
+    lines = [f"step 1 row {k}" for k in range(many)]
+    monkeypatch.setattr(auditing, "differences", lambda reader, given: iter(lines))
+    said = {3: "3", 2_000: "1,000 or more"}[many]
+    with pytest.raises(ValueError, match=f"^the audit found {said} differences; first: step 1 r"):
+        auditing.audit(made, 5, 0)
+
+
+def test_a_corpus_too_large_to_hash_is_said_to_be(made, monkeypatch):
+    monkeypatch.setattr(auditing, "_VERIFIED", 100)
+    assert auditing.audit(made, 1, 0).endswith("the corpus is large: its shards were not hashed)")
+
+
+def test_the_audit_refuses_a_plan_of_another_corpus(made, tmp_path):
+    shutil.copytree(made.root, tmp_path / "study")
+    manifest = tmp_path / "study" / "corpus" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"source": "', '"source": "another '))
+    with pytest.raises(ValueError, match="was made for another corpus than"):
+        auditing.audit(Workdir(tmp_path / "study"), 1, 0)
+
+
 @pytest.mark.parametrize("file", ["train-00000.bin", "train-00001.bin", "reserve-00000.bin"])
-def test_the_audit_names_a_changed_shard(tiny_study, made, tmp_path, file):
+def test_the_audit_names_a_changed_shard(made, tmp_path, file):
     shutil.copytree(made.root, tmp_path / "study")
     path = tmp_path / "study" / "corpus" / file
     content = np.fromfile(path, "<u2")
     content[40] ^= 1
     content.tofile(path)
     with pytest.raises(ValueError, match=f"{file} is damaged"):
-        command.audit(Workdir(tmp_path / "study"), 40, 0)
+        auditing.audit(Workdir(tmp_path / "study"), 40, 0)

@@ -1,69 +1,78 @@
-"""Compiles, shows and audits the plan of a run: python -m ttoaa.plan --workdir=… [--show step=K]"""
+"""Makes, checks, shows and audits the plan of a run: python -m ttoaa.plan --workdir=… [--show=…]
+
+--show=step=K prints what a batch holds, --show=row=P what the row at place P of training is, and
+--show=item=ID (or item=EXPERIMENT/ID) where every copy of an item went. --check looks for texts
+that experiments share, --check=overlap also for those that the corpus has. --audit re-derives
+batches by plain code and compares them with the loader's.
+"""
 
 import sys
 import time
 from collections.abc import Sequence
 
-import numpy as np
 from absl import app, flags
 
-from ttoaa import config
-from ttoaa.data.corpus import Corpus
-from ttoaa.data.loader import batches
-from ttoaa.data.order import Order
-from ttoaa.making import make_plan
-from ttoaa.planning.audit import PlainReader, differences
-from ttoaa.planning.overlay import Overlay
-from ttoaa.planning.plan import Plan
-from ttoaa.planning.show import show_step
+from ttoaa import options
 from ttoaa.workdir import Workdir
 
-_SHOW = flags.DEFINE_string("show", None, "print what a batch holds: step=K")
-_AUDIT = flags.DEFINE_integer("audit", 0, "compare this many random batches with the loader's", 0)
+_SHOW = flags.DEFINE_string("show", None, "print a part of the plan: step=K, row=P or item=ID")
+_CHECK = flags.DEFINE_flag(
+    options.optional("check", "quick", "look for texts in common; =overlap: with the corpus too")
+)
+_AUDIT = flags.DEFINE_flag(
+    options.optional("audit", "10", "compare so many random batches with the loader's; 10 if bare")
+)
+_AUDIT_STEPS = flags.DEFINE_list("audit_steps", [], "compare the batches of these steps: 1,5,9")
+_AUDIT_HOSTS = flags.DEFINE_list("audit_hosts", ["1"], "load them as each of so many hosts: 1,2,8")
 _AUDIT_SEED = flags.DEFINE_integer("audit_seed", 0, "which random batches --audit takes")
 
 
-def audit(workdir: Workdir, count: int, seed: int) -> list[str]:
-    """Differences between `count` random batches of the loader and their plain re-derivation."""
-    corpus, plan = Corpus.open(workdir.corpus), Plan.open(workdir.plan)
-    order, geometry = Order(**plan.contents["order"]), plan.geometry
-    overlay = [Overlay(plan, corpus)]
-    steps = np.random.default_rng(seed).permutation(geometry.steps)[:count]
-    loaded = (next(batches(corpus, order, geometry, overlay, start=s, threads=0)) for s in steps)
-    given = ((batch["step"], batch["tokens"], batch["arms"]) for batch in loaded)
-    return differences(PlainReader(workdir.corpus, workdir.plan), given)
-
-
 def main(argv: Sequence[str]) -> None:
-    del argv
     try:
-        study, workdir = config.load_from_flags(), config.workdir_from_flags()
-        started = time.perf_counter()
-        plan, new = make_plan(study, workdir)
+        if argv[1:]:
+            raise ValueError(f"what is {argv[1]!r}? A flag takes its value behind '='")
+        if _CHECK.value not in (None, "", "quick", "overlap"):
+            raise ValueError(f"--check is quick or overlap, not {_CHECK.value!r}")
+        workdir = options.workdir_from_flags()
         if _SHOW.value:
-            corpus, order = Corpus.open(workdir.corpus), Order(**plan.contents["order"])
-            print(show_step(corpus, order, plan, _step(_SHOW.value, study.geometry.steps)))
-        elif _AUDIT.value:
-            found = audit(workdir, _AUDIT.value, _AUDIT_SEED.value)
-            if found:
-                sys.exit(f"plan: the audit found {len(found)} differences; first: {found[0]}")
-            print(f"plan: {_AUDIT.value} batches audited, no difference")
-        elif new:
-            print((workdir.plan / "summary.txt").read_text(encoding="utf-8"), end="")
-            print(f"plan: {workdir.plan} made in {time.perf_counter() - started:.1f} s")
+            from ttoaa.planning.show import show
+
+            print(show(workdir, _SHOW.value))
+        elif _AUDIT.value or _AUDIT_STEPS.value:
+            print(f"plan: {_audit(workdir)}")
         else:
-            print(f"plan: {workdir.plan} is made already ({plan.hash[:12]})")
+            _make(workdir)
     except (ValueError, OSError) as error:
         sys.exit(f"plan: {error}")
 
 
-def _step(text: str, steps: int) -> int:
-    name, _, number = text.partition("=")
-    if name != "step" or not number.isdecimal() or int(number) >= steps:
-        raise ValueError(f"--show takes step=K with K from 0 to {steps - 1}, not {text!r}")
-    return int(number)
+def _audit(workdir: Workdir) -> str:
+    from ttoaa.planning.auditing import audit
+
+    count = options.whole_numbers("audit", [_AUDIT.value or "0"])[0]
+    steps = options.whole_numbers("audit_steps", _AUDIT_STEPS.value)
+    hosts = options.whole_numbers("audit_hosts", _AUDIT_HOSTS.value)
+    return audit(workdir, count, _AUDIT_SEED.value, steps, hosts)
+
+
+def _make(workdir: Workdir) -> None:
+    from ttoaa import config
+    from ttoaa.checks.command import check
+    from ttoaa.making import make_plan
+
+    started = time.perf_counter()
+    study = config.load_from_flags()
+    plan, new = make_plan(study, workdir)
+    if new:
+        print((workdir.plan / "summary.txt").read_text(encoding="utf-8"), end="")
+    if new or _CHECK.value:
+        check(study.checks, plan, workdir, new=new, overlap=_CHECK.value == "overlap")
+    if new:
+        print(f"plan: {workdir.plan} made in {time.perf_counter() - started:.1f} s")
+    elif not _CHECK.value:
+        print(f"plan: {workdir.plan} is made already ({plan.hash[:12]})")
 
 
 if __name__ == "__main__":
-    flags.adopt_module_key_flags(config)
+    flags.adopt_module_key_flags(options)
     app.run(main)

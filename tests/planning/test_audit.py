@@ -1,17 +1,20 @@
+import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from fakes import Given, Planted
 
 from ttoaa.data.corpus import Corpus, file_sha256
-from ttoaa.data.loader import batches
-from ttoaa.data.order import Order
+from ttoaa.experiments.base import Item
 from ttoaa.planning.audit import PlainReader, differences
-from ttoaa.planning.overlay import Overlay
+from ttoaa.planning.items import MARK, RESERVE, SLOT, TOKENS
 from ttoaa.planning.plan import Plan
+from ttoaa.planning.shares import cuts, load_shares
 
 # The corpus has 139 training windows of 32 tokens: epochs end inside the steps 17 and 34.
 STEPS = (0, 16, 17, 18, 25, 34, 39)
@@ -26,43 +29,73 @@ def folders(corpus_folder, tiny_plan, tmp_path):
     ]
 
 
-def loaded(corpus, plan, steps=STEPS):
-    """(step, tokens, arms) of the fast loader, without the checks that opening makes."""
-    corpus, plan = Corpus.open(corpus, verify=False), Plan(plan)
-    order = Order(**plan.contents["order"])
-    for step in steps:
-        batch = next(
-            batches(corpus, order, plan.geometry, [Overlay(plan, corpus)], start=step, threads=0)
-        )
-        yield batch["step"], batch["tokens"], batch["arms"]
+def loaded(corpus, plan, steps=STEPS, hosts=(1,)):
+    """What the fast loader gives, without the checks that opening makes."""
+    return list(load_shares(Corpus.open(corpus, verify=False), Plan(plan), steps, hosts))
+
+
+def found(corpus, plan, shares):
+    return list(differences(PlainReader(corpus, plan), shares))
 
 
 def test_no_difference_in_any_epoch(corpus_folder, tiny_plan):
-    reader = PlainReader(corpus_folder, tiny_plan.folder)
-    assert differences(reader, loaded(corpus_folder, tiny_plan.folder, range(40))) == []
+    every = loaded(corpus_folder, tiny_plan.folder, range(40))
+    assert found(corpus_folder, tiny_plan.folder, every) == [] and len(every) == 40
+
+
+@pytest.mark.parametrize("hosts", [2, 3, 8])
+def test_no_difference_on_any_number_of_hosts(corpus_folder, tiny_plan, hosts):
+    shares = loaded(corpus_folder, tiny_plan.folder, [17], [hosts])
+    assert found(corpus_folder, tiny_plan.folder, shares) == []
+    rows = [share.rows.tolist() for share in shares]
+    assert len(rows) == 2 * hosts
+    for cut in (rows[:hosts], rows[hosts:]):
+        assert sorted(row for part in cut for row in part) == list(range(8))
+    assert rows[0] == list(range(len(rows[0]))) and rows[hosts] == list(range(0, 8, hosts))
+
+
+def test_more_hosts_than_rows_are_refused():
+    with pytest.raises(ValueError, match="a batch of 8 rows is cut for 1 to 8 hosts, not 9"):
+        list(cuts(8, 9))
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_no_difference_with_other_seeds(plan_of, tiny_study, seed):
     plan = plan_of(tiny_study.experiments, seed)
-    reader = PlainReader(plan.folder.parent / "corpus", plan.folder)
-    assert differences(reader, loaded(reader.corpus, plan.folder)) == []
+    corpus = plan.folder.parent / "corpus"
+    assert found(corpus, plan.folder, loaded(corpus, plan.folder)) == []
 
 
 def test_one_wrong_token_of_the_loader_is_found(corpus_folder, tiny_plan):
-    batch = [(k, tokens, arms) for k, tokens, arms in loaded(corpus_folder, tiny_plan.folder)]
-    right = int(batch[3][1][6, 13])
-    batch[3][1][6, 13] = (right + 1) % 320
-    found = differences(PlainReader(corpus_folder, tiny_plan.folder), batch)
-    assert found == [
+    shares = loaded(corpus_folder, tiny_plan.folder)
+    right = int(shares[3].tokens[6, 13])
+    shares[3].tokens[6, 13] = (right + 1) % 320
+    assert found(corpus_folder, tiny_plan.folder, shares) == [
         f"step 18 row 6 token 13: token {(right + 1) % 320} in the loader, {right} by the plan"
     ]
 
 
 def test_one_wrong_arm_of_the_loader_is_found(corpus_folder, tiny_plan):
-    batch = [(k, tokens, arms) for k, tokens, arms in loaded(corpus_folder, tiny_plan.folder)]
-    batch[0][2][0, 0] ^= 1
-    assert len(differences(PlainReader(corpus_folder, tiny_plan.folder), batch)) == 1
+    shares = loaded(corpus_folder, tiny_plan.folder)
+    shares[0].arms[0, 0] ^= 1
+    assert len(found(corpus_folder, tiny_plan.folder, shares)) == 1
+
+
+def test_two_rows_swapped_on_one_host_are_found(corpus_folder, tiny_plan):
+    shares = loaded(corpus_folder, tiny_plan.folder, [17], [1, 4])
+    (wrong,) = (share for share in shares if share.host == "host 2 of 4, strided")
+    wrong.tokens[:] = wrong.tokens[::-1].copy()
+    lines = found(corpus_folder, tiny_plan.folder, shares)
+    assert len(lines) > 20  # the rows are words of one small language
+    assert all(re.match(r"step 17 row [26] token \d+ on host 2 of 4, strided: ", x) for x in lines)
+
+
+@pytest.mark.parametrize("change", [lambda t: t[:-1], lambda t: t.astype(np.int64)])
+def test_another_shape_or_dtype_is_found(corpus_folder, tiny_plan, change):
+    (share,) = loaded(corpus_folder, tiny_plan.folder, [5])
+    share = dataclasses.replace(share, tokens=change(share.tokens))
+    (line,) = found(corpus_folder, tiny_plan.folder, [share])
+    assert line.startswith("step 5: tokens are int") and "int32[8, 32] by the plan" in line
 
 
 def test_one_token_of_the_plan_is_found(corpus_folder, tiny_plan, folders):
@@ -73,14 +106,12 @@ def test_one_token_of_the_plan_is_found(corpus_folder, tiny_plan, folders):
     source, arm = (int(tiny_plan.columns[name][edit]) for name in ("source", "arm"))
     tokens[source + 2] = (tokens[source + 2] + 1) % 320
     np.save(plan / "tokens.npy", tokens)
-    found = differences(
-        PlainReader(corpus_folder, tiny_plan.folder), loaded(corpus_folder, plan, range(40))
-    )
+    lines = found(corpus_folder, tiny_plan.folder, loaded(corpus_folder, plan, range(40)))
     items = tiny_plan.columns["item"]
-    assert len(found) == (items == items[edit]).sum() and arm
+    assert len(lines) == (items == items[edit]).sum() and arm
     position = int(tiny_plan.columns["position"][edit])
     offset = int(tiny_plan.columns["offset"][edit]) + 2
-    assert found[0].startswith(f"step {position // 8} row {position % 8} token {offset}: token")
+    assert lines[0].startswith(f"step {position // 8} row {position % 8} token {offset}: token")
 
 
 @pytest.mark.parametrize("name", ["offset", "source", "arm", "length"])
@@ -90,12 +121,10 @@ def test_one_wrong_entry_of_a_column_is_found(corpus_folder, tiny_plan, folders,
     edit = int(np.flatnonzero(tiny_plan.columns["kind"] == 0)[4])
     column[edit] = column[edit] - 1 if column[edit] else 1
     np.save(plan / "columns" / f"{name}.npy", column)
-    found = differences(
-        PlainReader(corpus_folder, tiny_plan.folder), loaded(corpus_folder, plan, range(40))
-    )
+    lines = found(corpus_folder, tiny_plan.folder, loaded(corpus_folder, plan, range(40)))
     position = int(tiny_plan.columns["position"][edit])
-    assert found
-    assert all(f.startswith(f"step {position // 8} row {position % 8} token") for f in found)
+    assert lines
+    assert all(f.startswith(f"step {position // 8} row {position % 8} token") for f in lines)
 
 
 def test_one_changed_byte_of_the_corpus_is_found(corpus_folder, tiny_plan, folders):
@@ -104,11 +133,10 @@ def test_one_changed_byte_of_the_corpus_is_found(corpus_folder, tiny_plan, folde
     content = bytearray(shard.read_bytes())
     content[2 * 100] ^= 1
     shard.write_bytes(content)
-    found = differences(
-        PlainReader(corpus_folder, tiny_plan.folder), loaded(corpus, tiny_plan.folder, range(40))
-    )
+    every = loaded(corpus, tiny_plan.folder, range(40))
+    lines = found(corpus_folder, tiny_plan.folder, every)
     # Its window is trained on two or three times, and no edit covers it every time.
-    assert 1 <= len(found) <= 3 and len({f.partition("token ")[2][:3] for f in found}) == 1
+    assert 1 <= len(lines) <= 3 and len({f.partition("token ")[2][:3] for f in lines}) == 1
     with pytest.raises(ValueError, match=f"{shard.name} is damaged"):
         Corpus.open(corpus)
 
@@ -118,10 +146,8 @@ def test_another_order_is_found(corpus_folder, tiny_plan, folders):
     meta = json.loads((plan / "plan.json").read_text())
     meta["contents"]["order"]["seed"] = 5
     (plan / "plan.json").write_text(json.dumps(meta))
-    found = differences(
-        PlainReader(corpus_folder, tiny_plan.folder), loaded(corpus_folder, plan, [0])
-    )
-    assert len(found) > 100
+    lines = found(corpus_folder, tiny_plan.folder, loaded(corpus_folder, plan, [0]))
+    assert len(lines) > 100
 
 
 def test_wide_tokens_are_read_too(corpus_folder, tiny_plan, folders):
@@ -134,8 +160,8 @@ def test_wide_tokens_are_read_too(corpus_folder, tiny_plan, folders):
         np.fromfile(path, "<u2").astype("<u4").tofile(path)
         shard["sha256"] = file_sha256(path)
     (corpus / "manifest.json").write_text(json.dumps(manifest))
-    assert differences(PlainReader(corpus, plan), loaded(corpus, plan)) == []
-    assert differences(PlainReader(corpus, plan), loaded(corpus_folder, tiny_plan.folder)) == []
+    assert found(corpus, plan, loaded(corpus, plan)) == []
+    assert found(corpus, plan, loaded(corpus_folder, tiny_plan.folder)) == []
 
 
 def test_a_window_beyond_the_corpus_is_an_error(corpus_folder, tiny_plan, folders):
@@ -153,3 +179,54 @@ def test_it_shares_no_code_with_loader_and_planner():
     code += "print(*sorted(m for m in sys.modules if m.startswith('ttoaa')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["ttoaa", "ttoaa.planning", "ttoaa.planning.audit"]
+
+
+@pytest.fixture(scope="module")
+def of_every_kind(plan_of):
+    """A plan with copied tokens, reserve rows, a controller's slots and marks."""
+    items = (
+        Item("slot", "kept", 5, slot=6),
+        Item("mark", "seen", 5, mark=7),
+        Item("text", "told", 5, np.arange(9, dtype=np.int32) + 40),
+    )
+    return plan_of([Given("given", items=items), Planted("rows", windows=4)])
+
+
+@pytest.mark.parametrize("kind", [TOKENS, RESERVE, SLOT, MARK])
+@pytest.mark.parametrize("what", ["tokens", "arms"])
+def test_one_wrong_value_in_an_edit_of_any_kind_is_found(of_every_kind, kind, what):
+    columns, corpus = of_every_kind.columns, of_every_kind.folder.parent / "corpus"
+    edit = int(np.flatnonzero(columns["kind"] == kind)[2])
+    position, offset = int(columns["position"][edit]), int(columns["offset"][edit])
+    step, row, column = position // 8, position % 8, offset + int(columns["length"][edit]) - 1
+    (share,) = loaded(corpus, of_every_kind.folder, [step])
+    assert found(corpus, of_every_kind.folder, [share]) == []
+    value = getattr(share, what)
+    assert share.arms[row, column] == (0 if kind == SLOT else columns["arm"][edit])
+    value[row, column] ^= 1
+    (line,) = found(corpus, of_every_kind.folder, [share])
+    assert line.startswith(f"step {step} row {row} token {column}: {what[:-1]} ")
+
+
+@pytest.mark.parametrize("kind", [SLOT, MARK])
+def test_a_slot_or_a_mark_that_the_loader_takes_for_tokens_is_found(of_every_kind, kind, tmp_path):
+    plan, corpus = of_every_kind, of_every_kind.folder.parent / "corpus"
+    folder = shutil.copytree(plan.folder, tmp_path / "plan")
+    wrong, first = plan.columns["kind"].copy(), int(np.argmax(plan.columns["kind"] == kind))
+    wrong[first] = TOKENS
+    np.save(folder / "columns" / "kind.npy", wrong)
+    source = plan.columns["source"].copy()
+    source[first] = 0
+    np.save(folder / "columns" / "source.npy", source)
+    step = int(plan.columns["position"][first]) // 8
+    assert found(corpus, plan.folder, loaded(corpus, folder, [step]))
+
+
+def test_a_kind_that_there_is_not_is_an_error(of_every_kind, tmp_path):
+    folder = shutil.copytree(of_every_kind.folder, tmp_path / "plan")
+    kinds = np.load(folder / "columns" / "kind.npy")
+    kinds[3] = 4
+    np.save(folder / "columns" / "kind.npy", kinds)
+    reader = PlainReader(of_every_kind.folder.parent / "corpus", folder)
+    with pytest.raises(ValueError, match="edit 3 of the plan is of kind 4, which there is not"):
+        [reader.step(step) for step in range(40)]

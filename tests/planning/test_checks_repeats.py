@@ -23,6 +23,7 @@ def make_texts(experiments):
         length=length,
         experiment=np.array([e for e, _, _ in rows]),
         held_out=np.array([held for _, held, _ in rows]),
+        removed=np.zeros(len(rows), bool),
         ids=pa.array([f"i{number}" for number in range(len(rows))]),
         conditions=pa.array(["c"] * len(rows)),
     )

@@ -76,15 +76,21 @@ def test_the_table_and_the_values_say_the_same(plan):
 
 @pytest.fixture(scope="module")
 def removing(plan_of, corpus):
-    """What a, b and c insert or hold out; 7 8 9 stands in two texts and across two."""
+    """What a, b and c insert, hold out or remove; 7 8 9 stands in two texts and across two."""
     items = {
         "a": [("in", 1, (5, 7, 8, 9, 6)), ("ends", 1, (4, 7, 8))],
         "b": [("begins", 1, (9, 4, 4)), ("out", 0, (7, 8, 9)), ("other", 1, (7, 8, 4))],
         "c": [("two", 1, (7, 8, 9, 7, 8, 9))],
+        "d": [("gone", 0, (7, 8, 9)), ("goes", 0, (3, 3, 3))],
     }
     plan = plan_of(
         [
-            Given(name, items=tuple(Item(i, "c", r, text(*t)) for i, r, t in rows))
+            Given(
+                name,
+                items=tuple(
+                    Item(i, "c", r, text(*t), fields={"removed": name == "d"}) for i, r, t in rows
+                ),
+            )
             for name, rows in items.items()
         ]
     )
@@ -93,31 +99,33 @@ def removing(plan_of, corpus):
 
 def test_a_removed_text_that_another_inserts_is_an_error(removing):
     _, texts = removing
-    found = list(removed_and_inserted(texts, {"b": [text(3, 3, 3), text(7, 8, 9)], "c": []}, 5))
+    assert [texts.name(i) for i in np.flatnonzero(texts.removed)] == ["d/gone", "d/goes"]
+    found = list(removed_and_inserted(texts, 5))
     assert [(f.severity, f.check, f.experiments, f.items) for f in found] == [
-        ("error", "removed", ("b", "a"), 1),
-        ("error", "removed", ("b", "c"), 1),
+        ("error", "removed", ("d", "a"), 1),
+        ("error", "removed", ("d", "c"), 1),
     ]
-    assert found[0].examples == [{"item": "a/in", "removed": 1}]
-    assert "b removes texts that a inserts, in 1 of its items: a/in holds" in found[0].message
+    assert found[0].examples == [{"item": "a/in", "removed": "d/gone"}]
+    assert found[0].message.startswith(
+        "d removes texts that a inserts, in 1 of its items: a/in holds d/gone; leave"
+    )
 
 
-def test_contradictions_are_refused_before_a_plan_is_made(removing, plan_of, corpus):
-    _, texts = removing
-    refuse(texts, {"b": [text(3, 3, 3)]}, Checks())
-    with pytest.raises(ValueError, match=r"contradict each other: b removes .* \(and 1 more"):
-        refuse(texts, {"b": [text(7, 8, 9)]}, Checks())
-    held = Given("held", items=(Item("h", "c", 0, text(1, 2, 3)),))
-    again = Given("again", items=(Item("i", "c", 1, text(1, 2, 3)),))
-    leaking = Texts.of_plan(plan_of([held, again]), corpus.eos_id)
-    refuse(leaking, {}, Checks())
-    with pytest.raises(ValueError, match="1 of 1 held-out items of held are texts that again"):
-        refuse(leaking, {}, Checks(holdout="error"))
+def test_a_holdout_that_leaks_is_refused_where_that_is_an_error(plan_of, corpus):
+    def given(name, repetitions, **fields):
+        return Given(name, items=(Item("i", "c", repetitions, text(1, 2, 3), fields=fields),))
+
+    leaks = plan_of([given("held", 0), given("again", 1)])
+    refuse(leaks, corpus, Checks())
+    with pytest.raises(ValueError, match="a holdout leaks: 1 of 1 held-out items of held are tex"):
+        refuse(leaks, corpus, Checks(holdout="error"))
+    for fine in ([given("held", 0), given("again", 0)], [given("a", 1), given("b", 1)]):
+        refuse(plan_of(fine), corpus, Checks(holdout="error"))
 
 
 def test_the_report_is_written_for_people_and_for_programs(removing, corpus, tmp_path):
     plan, _ = removing
-    report = check_plan(plan, corpus, Checks(), {"b": [text(7, 8, 9)]}, overlap=True)
+    report = check_plan(plan, corpus, Checks(), overlap=True)
     report.write(tmp_path)
     written, values = (
         (tmp_path / "checks.txt").read_text(),
@@ -127,20 +135,21 @@ def test_the_report_is_written_for_people_and_for_programs(removing, corpus, tmp
     assert report.short() in written and len(report.errors) == 2
     assert values["plan"] == plan.hash and values["left_out"] == []
     assert [f["check"] for f in values["findings"]] == ["removed", "removed"]
-    assert [row["condition"] for row in values["overlap"]] == ["c", "c", "c"]
+    assert [row["condition"] for row in values["overlap"]] == ["c", "c", "c", "c"]
     assert values["capacity"]["experiments"]["c"]["tokens"] == 6
-    quick = check_plan(plan, corpus, Checks(), {})
+    quick = check_plan(plan, corpus, Checks())
     assert quick.overlap is None and "--check=overlap" in quick.short().splitlines()[-1]
 
 
 def test_a_large_new_plan_leaves_out_what_takes_long_and_says_so(removing, corpus):
     plan, texts = removing
-    large = Checks(similar_up_to=int(texts.length.sum()) - 1)
-    told = check_plan(plan, corpus, large, {}, new=True).short()
+    size = int(texts.length[~texts.removed].sum())
+    large = Checks(similar_up_to=size - 1)
+    told = check_plan(plan, corpus, large, new=True).short()
     assert "not checked: texts that are nearly the same (--check)" in told
     for report in (
-        check_plan(plan, corpus, large, {}),
-        check_plan(plan, corpus, Checks(similar_up_to=int(texts.length.sum())), {}, new=True),
+        check_plan(plan, corpus, large),
+        check_plan(plan, corpus, Checks(similar_up_to=size), new=True),
     ):
         assert "nearly" not in report.short()
 

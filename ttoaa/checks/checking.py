@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,9 @@ from ttoaa.checks.removed import removed_and_inserted
 from ttoaa.checks.repeats import identical, similar
 from ttoaa.checks.texts import Texts
 from ttoaa.data.corpus import Corpus
+from ttoaa.planning.edits import Edits
 from ttoaa.planning.plan import Plan
 from ttoaa.workdir import write_json, write_text
-
-Removals = Mapping[str, Sequence[np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,22 +69,30 @@ class Report:
         )
 
 
-def refuse(texts: Texts, removals: Removals, checks: Checks) -> None:
-    """Raises ValueError for what no plan may do, before it is made."""
-    found = [*removed_and_inserted(texts, removals, checks.examples)]
-    if checks.holdout == "error":
-        found += identical(texts, checks.holdout, checks.examples)
+def refuse(plan: Edits, corpus: Corpus, checks: Checks) -> None:
+    """Raises ValueError for held-out items that are inserted, where they are to be an error.
+
+    For a plan that is compiled, before it gets its name.
+    """
+    if checks.holdout != "error":
+        return
+    found = identical(_kept(Texts.of_plan(plan, corpus.eos_id)), "error", checks.examples)
     errors = [finding.message for finding in found if finding.severity == "error"]
     if errors:
         more = f" (and {len(errors) - 1} more of the kind)" if len(errors) > 1 else ""
-        raise ValueError(f"the experiments contradict each other: {errors[0]}{more}")
+        raise ValueError(f"a holdout leaks: {errors[0]}{more}")
+
+
+def _kept(texts: Texts) -> Texts:
+    """Without those that are removed from training: that they are inserted is an error of its own,
+    that they are held out nobody's control."""
+    return texts.only(np.flatnonzero(~texts.removed))
 
 
 def check_plan(
     plan: Plan,
     corpus: Corpus,
     checks: Checks,
-    removals: Removals,
     *,
     new: bool = False,
     overlap: bool = False,
@@ -97,12 +103,13 @@ def check_plan(
     Of a `new` plan with very many tokens of items, near-identical texts are not looked for.
     """
     texts = Texts.of_plan(plan, corpus.eos_id)
+    kept = _kept(texts)
     left_out: list[str] = []
     findings = [
-        *removed_and_inserted(texts, removals, checks.examples),
-        *identical(texts, checks.holdout, checks.examples),
+        *removed_and_inserted(texts, checks.examples),
+        *identical(kept, checks.holdout, checks.examples),
     ]
-    if new and int(texts.length.sum()) > checks.similar_up_to:
+    if new and int(kept.length.sum()) > checks.similar_up_to:
         left_out.append("texts that are nearly the same (--check)")
     else:
         findings += similar(texts, checks.shingle, checks.similar, checks.holdout, checks.examples)

@@ -13,7 +13,7 @@ def check(checks: Checks, plan: Plan, workdir: Workdir, *, new: bool, overlap: b
     Raises ValueError where there is an error among them.
     """
     corpus = Corpus.open(workdir.corpus, verify=False)
-    report = check_plan(plan, corpus, checks, {}, new=new, overlap=overlap, progress=True)
+    report = check_plan(plan, corpus, checks, new=new, overlap=overlap, progress=True)
     report.write(plan.folder)
     print(report.short())
     if not new:

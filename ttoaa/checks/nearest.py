@@ -42,6 +42,6 @@ def nearest(
 def _ngrams_of(texts: Texts, item: np.ndarray, n: int) -> list[np.ndarray]:
     """uint64[k] different n-grams of each of these items."""
     return [
-        np.unique(np.concatenate([hashes for _, hashes, _ in ngrams(texts.only([int(i)]), n)]))
+        np.unique(np.concatenate([hashes for _, hashes, _ in ngrams(texts.only(np.array([i])), n)]))
         for i in item
     ]

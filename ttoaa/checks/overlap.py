@@ -2,7 +2,8 @@
 
 An item is covered to the share of its n-grams (13 tokens, as in Brown et al., 2020, appendix C)
 that stand in a window that is trained on; one shorter than that is covered if it stands there
-whole. Windows are those of the run's order, and those of the reserve that the plan inserts.
+whole. Windows are those of the run's order, but for rows that the plan replaces by windows of the
+reserve, and those.
 """
 
 import dataclasses
@@ -98,12 +99,15 @@ def _counts(corpus: Corpus, plan: Plan, patterns: Patterns, progress: bool) -> n
 
 
 def _trained(corpus: Corpus, plan: Plan) -> np.ndarray:
-    """bool[windows]: which training windows the run reaches."""
+    """bool[windows]: which training windows the run reaches in a row that is not replaced."""
     order, sequences = Order(**plan.contents["order"]), plan.geometry.sequences
-    reached = np.full(order.num_windows, sequences >= order.num_windows)
-    if not reached[0]:
-        for first in range(0, sequences, _BLOCK):
-            reached[order.windows(np.arange(first, min(first + _BLOCK, sequences)))] = True
+    reached = np.zeros(order.num_windows, bool)
+    replaced = plan.columns["position"][plan.columns["kind"] == RESERVE]
+    for first in range(0, sequences, _BLOCK):
+        rows = np.arange(first, min(first + _BLOCK, sequences))
+        low, high = np.searchsorted(replaced, [rows[0], rows[-1] + 1])
+        rows = np.delete(rows, np.unique(replaced[low:high]) - first)
+        reached[order.windows(rows)] = True
     return reached
 
 

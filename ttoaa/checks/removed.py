@@ -1,6 +1,9 @@
-"""Texts that one experiment removes from training and another puts back: a plan against itself."""
+"""Texts that one experiment removes from training and another puts back: a plan against itself.
 
-from collections.abc import Iterator, Mapping, Sequence
+The planner refuses that too; here a plan that lies on disk is looked at, whatever made it.
+"""
+
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -9,39 +12,37 @@ from ttoaa.checks.texts import Texts
 from ttoaa.data.scan_patterns import Patterns
 
 
-def removed_and_inserted(
-    texts: Texts, removals: Mapping[str, Sequence[np.ndarray]], examples: int
-) -> Iterator[Finding]:
-    """An error for each pair; `removals` are the token sequences that an experiment takes out."""
-    for name, sequences in removals.items():
-        item, sequence = _inside(texts, Patterns(sequences)) if sequences else (_NONE, _NONE)
-        inserted = ~texts.held_out[item]
-        item, sequence = item[inserted], sequence[inserted]
-        for other in np.unique(texts.experiment[item]).tolist():
-            mine = texts.experiment[item] == other
-            items, first = np.unique(item[mine], return_index=True)
-            few = [
-                {"item": texts.name(i), "removed": int(s)}
-                for i, s in zip(items.tolist(), sequence[mine][first].tolist(), strict=True)
-            ][:examples]
-            yield Finding(
-                severity="error",
-                check="removed",
-                message=f"{name} removes texts that {texts.experiments[other]} inserts, in "
-                f"{len(items):,} of its items: {few[0]['item']} holds the removed sequence number "
-                f"{few[0]['removed']}; leave it out of one of them",
-                experiments=tuple(dict.fromkeys((name, texts.experiments[other]))),
-                items=len(items),
-                examples=few,
-            )
-
-
-_NONE = np.empty(0, np.int64)
+def removed_and_inserted(texts: Texts, examples: int) -> Iterator[Finding]:
+    """An error for each pair of an experiment that removes and one that inserts."""
+    removed = np.flatnonzero(texts.removed)
+    if not len(removed):
+        return
+    item, text = _inside(texts, Patterns([texts.text(i) for i in removed.tolist()]))
+    text = removed[text]
+    inserted = ~texts.held_out[item]
+    item, text = item[inserted], text[inserted]
+    pair = texts.experiment[text] * len(texts.experiments) + texts.experiment[item]
+    for number in np.unique(pair).tolist():
+        name, other = (texts.experiments[i] for i in divmod(number, len(texts.experiments)))
+        items, first = np.unique(item[pair == number], return_index=True)
+        few = [
+            {"item": texts.name(i), "removed": texts.name(t)}
+            for i, t in zip(items.tolist(), text[pair == number][first].tolist(), strict=True)
+        ][:examples]
+        yield Finding(
+            severity="error",
+            check="removed",
+            message=f"{name} removes texts that {other} inserts, in {len(items):,} of its items: "
+            f"{few[0]['item']} holds {few[0]['removed']}; leave it out of one of them",
+            experiments=tuple(dict.fromkeys((name, other))),
+            items=len(items),
+            examples=few,
+        )
 
 
 def _inside(texts: Texts, patterns: Patterns) -> tuple[np.ndarray, np.ndarray]:
     """(item, pattern) int64[k] each: which texts hold which patterns."""
-    found = [(_NONE, _NONE)]
+    found = [(np.empty(0, np.int64), np.empty(0, np.int64))]
     for items, tokens, length in texts.blocks():
         where, pattern = patterns.find(tokens)
         end = np.cumsum(length)

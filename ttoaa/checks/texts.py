@@ -5,17 +5,18 @@ import functools
 import itertools
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as compute
 import pyarrow.parquet as pq
 
 from ttoaa.data.order import mix64
-from ttoaa.planning.plan import Plan
+from ttoaa.planning.edits import Edits
 
 _BLOCK = 1 << 20  # tokens that a pass takes at a time: its temporaries stay small
-_COLUMNS = ["id", "condition", "repetitions", "tokens"]
+_COLUMNS = ["id", "condition", "repetitions", "tokens", "fields"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,13 +37,15 @@ class Texts:
     """int64[n]: number in `experiments`, ascending."""
     held_out: np.ndarray
     """bool[n]: never inserted."""
+    removed: np.ndarray
+    """bool[n]: held out because an experiment removes it from training."""
     ids: pa.Array
     """string[n]"""
     conditions: pa.Array
     """string[n]"""
 
     @classmethod
-    def of_plan(cls, plan: Plan, eos_id: int) -> "Texts":
+    def of_plan(cls, plan: Edits, eos_id: int) -> "Texts":
         """Reads the item tables a piece at a time; the tokens stay on disk."""
         names = tuple(plan.contents["experiments"])
         tables = [_read(plan.folder / "items" / f"{name}.parquet") for name in names]
@@ -62,6 +65,7 @@ class Texts:
             length=length[keep],
             experiment=experiment[keep],
             held_out=held_out[keep],
+            removed=whole["removed"].to_numpy()[keep] & held_out[keep],
             ids=ids,
             conditions=conditions,
         )
@@ -77,12 +81,11 @@ class Texts:
         """int32[length]"""
         return self.tokens[self.start[item] : self.start[item] + self.length[item]]
 
-    def only(self, items: Sequence[int]) -> "Texts":
-        """Some of them, ascending, over the same tokens."""
-        chosen = np.asarray(items, np.int64)
-        names = ("start", "length", "experiment", "held_out")
-        columns = {name: getattr(self, name)[chosen] for name in names}
-        strings = {n: getattr(self, n).take(pa.array(chosen)) for n in ("ids", "conditions")}
+    def only(self, items: np.ndarray) -> "Texts":
+        """Some of them (int64[m] ascending), over the same tokens."""
+        names = ("start", "length", "experiment", "held_out", "removed")
+        columns = {name: getattr(self, name)[items] for name in names}
+        strings = {n: getattr(self, n).take(pa.array(items)) for n in ("ids", "conditions")}
         return dataclasses.replace(self, **columns, **strings)
 
     def blocks(self) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
@@ -112,7 +115,13 @@ def counted(length: np.ndarray) -> np.ndarray:
 
 
 _NOTHING = pa.schema(
-    {"id": pa.string(), "condition": pa.string(), "repetitions": pa.int64(), "length": pa.int64()}
+    {
+        "id": pa.string(),
+        "condition": pa.string(),
+        "repetitions": pa.int64(),
+        "length": pa.int64(),
+        "removed": pa.bool_(),
+    }
 ).empty_table()
 
 
@@ -124,6 +133,7 @@ def _read(path: pathlib.Path) -> pa.Table:
                 [
                     *(piece[name].cast(_NOTHING.schema.field(name).type) for name in _COLUMNS[:3]),
                     piece["tokens"].value_lengths().fill_null(0).cast(pa.int64()),
+                    compute.match_substring(piece["fields"], '"removed": true'),
                 ],
                 _NOTHING.schema,
             )

@@ -5,29 +5,53 @@ row by row in plain Python from the formats as documented, so that a fault in th
 """
 
 import bisect
+import dataclasses
 import hashlib
+import itertools
 import json
 import pathlib
-from collections.abc import Iterable
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
 _MASK64 = (1 << 64) - 1
+_TOKENS, _RESERVE, _SLOT, _MARK = range(4)  # the plan's column `kind`
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """What a loader gave one host of one step."""
+
+    step: int
+    rows: np.ndarray
+    """int64[b], the rows of the batch that are the host's."""
+    tokens: np.ndarray
+    """int32[b, L]"""
+    arms: np.ndarray
+    """uint16[b, L]"""
+    host: str = ""
+    """Which host of how many, for a person."""
 
 
 class PlainReader:
-    """Composes any training batch from `corpus/` and `plan/` alone."""
+    """Composes any training row from `corpus/` and `plan/` alone.
+
+    Columns stay on disk, so that a plan of any size opens at once.
+    """
 
     def __init__(self, corpus: pathlib.Path, plan: pathlib.Path) -> None:
-        self.corpus = corpus
-        self.manifest = json.loads((corpus / "manifest.json").read_text(encoding="utf-8"))
+        self.corpus = PlainCorpus(corpus)
         contents = json.loads((plan / "plan.json").read_text(encoding="utf-8"))["contents"]
         geometry = contents["geometry"]
         self.length, self.batch, self.steps = (geometry[k] for k in ("length", "batch", "steps"))
-        self.order_seed = contents["order"]["seed"]
+        self.order = contents["order"]
+        self.train = self.corpus.count("train", self.length)
         names = ("position", "offset", "length", "source", "kind", "arm")
-        self.edits = {n: np.load(plan / "columns" / f"{n}.npy").tolist() for n in names}
-        self.tokens = np.load(plan / "tokens.npy").tolist()
+        columns = {n: np.load(plan / "columns" / f"{n}.npy", "r") for n in names}
+        self.edits = {n: np.asarray(column) for n, column in columns.items()}  # faster to index
+        self.tokens = np.load(plan / "tokens.npy", "r")
 
     def step(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """(tokens int32[B, L], arms uint16[B, L]) of one step."""
@@ -36,64 +60,116 @@ class PlainReader:
         return np.array(tokens, np.int32), np.array(arms, np.uint16)
 
     def row(self, position: int) -> tuple[list[int], list[int]]:
-        total = self._count("train")
-        epoch, place = divmod(position, total)
-        tokens = self._window("train", _permute(place, total, self.order_seed, epoch))
+        """The token ids and the arm ids of the row at a place of the training order."""
+        window = window_at(position, self.train, self.order)
+        tokens = self.corpus.window("train", window, self.length)
         arms = [0] * self.length
-        edit = bisect.bisect_left(self.edits["position"], position)
-        while edit < len(self.edits["position"]) and self.edits["position"][edit] == position:
-            offset, length = self.edits["offset"][edit], self.edits["length"][edit]
-            source = self.edits["source"][edit]
-            kind = self.edits["kind"][edit]
-            if kind == 0:
-                text = self.tokens[source : source + length]
-            elif kind == 1:
-                text = self._window("reserve", source)[:length]
-            else:  # 2: a controller's slot, still empty; 3: a mark, whose tokens stay
-                text = tokens[offset : offset + length]
-            for i in range(length):
-                tokens[offset + i] = text[i]
-                arms[offset + i] = 0 if kind == 2 else self.edits["arm"][edit]
-            edit += 1
+        where = self.edits["position"]
+        for edit in range(bisect.bisect_left(where, position), len(where)):
+            if where[edit] != position:
+                break
+            kind, arm = int(self.edits["kind"][edit]), int(self.edits["arm"][edit])
+            source, length = int(self.edits["source"][edit]), int(self.edits["length"][edit])
+            first = int(self.edits["offset"][edit])
+            if kind == _SLOT:  # a controller's, still empty
+                continue
+            if kind == _TOKENS:
+                tokens[first : first + length] = self.tokens[source : source + length].tolist()
+            elif kind == _RESERVE:
+                text = self.corpus.window("reserve", source, self.length)
+                tokens[first : first + length] = text[:length]
+            elif kind != _MARK:  # a mark's tokens stay what they are
+                raise ValueError(f"edit {edit} of the plan is of kind {kind}, which there is not")
+            arms[first : first + length] = [arm] * length
         return tokens, arms
 
-    def _count(self, split: str) -> int:
-        shards = (s for s in self.manifest["shards"] if s["split"] == split)
-        return sum(shard["tokens"] // self.length for shard in shards)
 
-    def _window(self, split: str, window: int) -> list[int]:
-        width = np.dtype(self.manifest["dtype"]).itemsize
-        place = window
-        for shard in self.manifest["shards"]:
-            if shard["split"] != split:
-                continue
-            inside = shard["tokens"] // self.length
-            if 0 <= place < inside:
-                with open(self.corpus / shard["name"], "rb") as file:
-                    file.seek(place * self.length * width)
-                    raw = file.read(self.length * width)
-                return [
-                    int.from_bytes(raw[i : i + width], "little") for i in range(0, len(raw), width)
-                ]
-            place -= inside
-        raise ValueError(f"window {window} of {split} does not exist")
+class PlainCorpus:
+    """Windows of a corpus, read one at a time from its shards as the manifest describes them."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.folder = folder
+        self.manifest: dict[str, Any] = json.loads(
+            (folder / "manifest.json").read_text(encoding="utf-8")
+        )
+        self.dtype: str = self.manifest["dtype"]
+        self.numbering: dict[str, Any] | None = self.manifest.get("numbering")
+        self.tables: dict[tuple[str, int], tuple[list[dict[str, Any]], list[int]]] = {}
+
+    def count(self, split: str, length: int) -> int:
+        if self.numbering is None:
+            return self._table(split, length)[1][-1]
+        train: int = self.numbering["train"]
+        after = self.numbering["windows"] - self.numbering["first"] - train
+        return train if split == "train" else after
+
+    def window(self, split: str, window: int, length: int) -> list[int]:
+        """The token ids of one window; those of an order file are numbered by its entries."""
+        if not 0 <= window < self.count(split, length):
+            raise ValueError(f"window {window} of {split} does not exist")
+        if self.numbering is not None:
+            first = self.numbering["first"] + (self.numbering["train"] if split == "reserve" else 0)
+            entry, width = first + window, np.dtype(self.numbering["dtype"]).itemsize
+            file, begin = pathlib.Path(self.numbering["file"]), self.numbering["offset"]
+            (window,) = _integers(file, begin + entry * width, 1, self.numbering["dtype"])
+            split = "all"
+        shards, starts = self._table(split, length)
+        place = bisect.bisect_right(starts, window) - 1
+        shard, inside = shards[place], window - starts[place]
+        begin = shard.get("offset", 0) + inside * length * np.dtype(self.dtype).itemsize
+        return _integers(self.folder / shard["name"], begin, length, self.dtype)
+
+    def _table(self, split: str, length: int) -> tuple[list[dict[str, Any]], list[int]]:
+        """The split's shards, and the first window of each and of none."""
+        if (split, length) not in self.tables:
+            shards = [shard for shard in self.manifest["shards"] if shard["split"] == split]
+            counts = (shard["tokens"] // length for shard in shards)
+            self.tables[split, length] = shards, [0, *itertools.accumulate(counts)]
+        return self.tables[split, length]
 
 
-def differences(
-    reader: PlainReader, loaded: Iterable[tuple[int, np.ndarray, np.ndarray]]
-) -> list[str]:
-    """One line for each token at which the loader's (step, tokens, arms) and the reader differ."""
-    lines = []
-    for step, tokens, arms in loaded:
-        for what, ours, theirs in zip(
-            ("token", "arm"), reader.step(step), (tokens, arms), strict=True
-        ):
-            for row, column in np.argwhere(ours != theirs):
-                lines.append(
-                    f"step {step} row {row} token {column}: {what} {theirs[row, column]} in the "
-                    f"loader, {ours[row, column]} by the plan"
-                )
-    return lines
+def differences(reader: PlainReader, loaded: Iterable[Share]) -> Iterator[str]:
+    """A line for each token at which a loader's share and the reader differ.
+
+    All shares of a step must come one after the other: each step is derived once.
+    """
+    for step, shares in itertools.groupby(loaded, lambda share: share.step):
+        tokens, arms = reader.step(step)
+        for share in shares:
+            where = f" on {share.host}" if share.host else ""
+            for what, all_ours, theirs in (
+                ("token", tokens, share.tokens),
+                ("arm", arms, share.arms),
+            ):
+                ours = all_ours[share.rows]
+                if (ours.shape, ours.dtype) != (theirs.shape, theirs.dtype):
+                    yield (
+                        f"step {step}{where}: {what}s are {theirs.dtype}{list(theirs.shape)} in "
+                        f"the loader, {ours.dtype}{list(ours.shape)} by the plan"
+                    )
+                    continue
+                for row, column in np.argwhere(ours != theirs):
+                    yield (
+                        f"step {step} row {share.rows[row]} token {column}{where}: {what} "
+                        f"{theirs[row, column]} in the loader, {ours[row, column]} by the plan"
+                    )
+
+
+def window_at(position: int, total: int, order: dict[str, Any]) -> int:
+    """The training window at a place of the training order, of `total` an epoch."""
+    epoch, place = divmod(position, total)
+    if order.get("first_in_order") and epoch == 0:
+        return place  # the order file's own numbers
+    return _permute(place, total, order["seed"], epoch)
+
+
+def _integers(path: pathlib.Path, begin: int, count: int, dtype: str) -> list[int]:
+    """`count` little-endian integers of a file from byte `begin` on."""
+    code = {"uint16": "H", "uint32": "I", "int32": "i", "uint64": "Q", "int64": "q"}[dtype]
+    with open(path, "rb") as file:
+        file.seek(begin)
+        raw = file.read(count * struct.calcsize(f"<{code}"))
+    return list(struct.unpack(f"<{count}{code}", raw))
 
 
 def _permute(place: int, total: int, seed: int, epoch: int) -> int:

@@ -1,0 +1,61 @@
+"""The command's audit: which batches, loaded on how many hosts, and what is said of them."""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from ttoaa.data.corpus import Corpus
+from ttoaa.planning.audit import PlainReader, differences
+from ttoaa.planning.plan import Plan
+from ttoaa.planning.shares import load_shares
+from ttoaa.workdir import Workdir
+
+_VERIFIED = 1 << 33  # bytes of shards up to which each is hashed: some seconds
+_COUNTED = 1_000
+
+
+def audit(
+    workdir: Workdir,
+    count: int,
+    seed: int,
+    steps: Sequence[int] = (),
+    hosts: Sequence[int] = (1,),
+) -> str:
+    """Compares `steps`, or `count` random ones, with what the loader gives on so many hosts.
+
+    Returns what a person is told. Raises ValueError, naming the first difference, where there is
+    one, and for a plan or a corpus that is damaged.
+    """
+    plan = Plan.open(workdir.plan)
+    corpus, left_out = _opened(workdir, plan)
+    geometry = plan.geometry
+    if any(step >= geometry.steps for step in steps):
+        raise ValueError(f"the run has the steps 0 to {geometry.steps - 1}, not {max(steps)}")
+    chosen = list(steps)
+    if not steps:
+        chosen = sorted(np.random.default_rng(seed).permutation(geometry.steps)[:count].tolist())
+    reader = PlainReader(workdir.corpus, workdir.plan)
+    found = list(
+        itertools.islice(differences(reader, load_shares(corpus, plan, chosen, hosts)), _COUNTED)
+    )
+    if found:
+        many = f"{_COUNTED:,} or more" if len(found) == _COUNTED else f"{len(found):,}"
+        raise ValueError(f"the audit found {many} differences; first: {found[0]}")
+    where = "" if tuple(hosts) == (1,) else f" as each of {', '.join(map(str, hosts))} hosts"
+    tokens = len(chosen) * geometry.batch * geometry.length
+    return (
+        f"{len(chosen)} batches ({tokens:,} tokens and arms) audited{where}, no difference"
+        f"{left_out}"
+    )
+
+
+def _opened(workdir: Workdir, plan: Plan) -> tuple[Corpus, str]:
+    """The plan's corpus, and what has to be said of it: a very large one is not hashed."""
+    corpus = Corpus.open(workdir.corpus, verify=False)
+    if corpus.fingerprint != plan.contents["corpus"]:
+        raise ValueError(f"{plan.folder} was made for another corpus than {corpus.folder}")
+    width = np.dtype(corpus.manifest.dtype).itemsize
+    if sum(shard.tokens for shard in corpus.manifest.shards) * width > _VERIFIED:
+        return corpus, " (the corpus is large: its shards were not hashed)"
+    return Corpus.open(workdir.corpus), ""
