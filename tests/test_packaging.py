@@ -103,7 +103,7 @@ SMALL = [
 ]
 WHOLE_STUDY = """
 import pathlib, sys
-from ttoaa import config, evaluate, plan, prepare, report, study, train
+from ttoaa import config, evaluate, making, prepare, report, study, train
 from ttoaa.reporting import page
 from ttoaa.workdir import Workdir, write_text
 
@@ -114,7 +114,7 @@ write_text(workdir.config, resolved)
 config.cache_compilations(workdir)
 prepare.prepare(small.prepare, workdir.corpus, progress=False)
 train.run(small, workdir, "control")
-plan.make_plan(small, workdir)
+making.make_plan(small, workdir)
 train.run(small, workdir, "run")
 assert evaluate.evaluate(small, workdir)[1] == []
 page.write(workdir.root, small.name, small.experiments)

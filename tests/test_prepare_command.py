@@ -1,5 +1,6 @@
 """python -m ttoaa.prepare, in processes of its own: its flags, and what it says."""
 
+import importlib.resources
 import io
 import json
 import os
@@ -106,6 +107,32 @@ def test_input_of_any_kind_and_a_sentencepiece_model(folder, tmp_path):
     assert corpus.eos_id == 2 and corpus.tokenizer.decode([corpus.eos_id]) == "⟨eos⟩"
     config = (tmp_path / "config.gin").read_text()
     assert "TextFiles.field = 'body'" in config and "small.model" in config
+
+
+def test_input_may_be_a_folder_of_tfds(folder, tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    class Few(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = tfds.features.FeaturesDict({"body": tfds.features.Text()})
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, manager):
+            del manager
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            yield from enumerate({"body": f"the cat no {number}"} for number in range(70))
+
+    monkeypatch.setitem(sys.modules, "importlib_resources", importlib.resources)
+    Few(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    flags = [f"--gin_file={folder}/study.gin", f"--input={tmp_path}/few/1.0.0", "--field=body"]
+    code, said, error = run(tmp_path / "study", *flags)
+    assert code == 0, error
+    assert f"'body' of train of {tmp_path}/few/1.0.0" in said
+    assert sum(Corpus.open(tmp_path / "study" / "corpus").manifest.documents.values()) == 70
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,15 @@ def test_a_plan_is_a_folder_like_any_other(url, tmp_path):
         remote.stage(url, tmp_path / "again", progress=False)
 
 
+def test_a_corpus_of_files_elsewhere_is_not_published(made, tmp_path):
+    shutil.copytree(made, tmp_path / "corpus")
+    text = (made / "manifest.json").read_text()
+    text = text.replace('"train-00000.bin"', '"/data/part-0.npy"')
+    (tmp_path / "corpus" / "manifest.json").write_text(text)
+    with pytest.raises(ValueError, match=r"token files outside of it, such as /data/part-0\.npy"):
+        remote.publish(tmp_path / "corpus", "memory://elsewhere", progress=False)
+
+
 def test_a_check_comes_before_any_copying(url, published, tmp_path):
     def refuse(content):
         raise ValueError(f"another config: {hashlib.sha256(content).hexdigest()}")

@@ -29,7 +29,7 @@ def decoded(content: bytes, name: str, replace: bool) -> str:
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{name} is not UTF-8 at byte {error.start}: convert it, "
-            f"or set TextFiles.undecodable (--undecodable) to 'replace'"
+            f"or set the source's undecodable (--undecodable) to 'replace'"
         ) from error
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import gin
 
@@ -27,6 +27,12 @@ class TfdsDataset:
     folder: str
     split: str = "train"
     field: str = "text"
+    undecodable: Literal["error", "replace"] = "error"
+    """What to do with bytes that are not UTF-8; U+FFFD replaces them."""
+
+    def __post_init__(self) -> None:
+        if self.undecodable not in ("error", "replace"):
+            raise ValueError("TfdsDataset.undecodable must be 'error' or 'replace'")
 
     @property
     def description(self) -> str:
@@ -37,13 +43,13 @@ class TfdsDataset:
         return [f"{k}-{min(k + _UNIT, total)}" for k in range(0, total, _UNIT)]
 
     def documents(self, unit: str) -> Iterator[tuple[str, str]]:
-        source = self._open()
+        source, replace = self._open(), self.undecodable == "replace"
         first, stop = map(int, unit.split("-"))
         for start in range(first, stop, _BATCH):
             examples = source.__getitems__(range(start, min(start + _BATCH, stop)))
             for number, example in enumerate(examples, start):
                 name = f"{self.folder}:{self.split}[{number}]"
-                text = readers.text(example[self.field], name, self.field, replace=False)
+                text = readers.text(example[self.field], name, self.field, replace)
                 if text.strip():
                     yield name, text
 
