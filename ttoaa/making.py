@@ -21,7 +21,7 @@ from ttoaa.planning.compiler import compile_plan
 from ttoaa.planning.composed import Edit, seams
 from ttoaa.planning.edits import Edits
 from ttoaa.planning.inserted import Checked
-from ttoaa.planning.items import Intervention
+from ttoaa.planning.items import Intervention, Item
 from ttoaa.planning.masked import masked_edits
 from ttoaa.planning.plan import Plan
 from ttoaa.planning.removal import (
@@ -78,6 +78,13 @@ def interventions(
     found = intervene(study.experiments, worlds)
     if not removals:
         return found
+    for e in study.experiments:
+        for controller in e.controllers(worlds[e.name]):
+            texts = [
+                Item(f"{controller.slots}, text {k}", "", 1, tokens=text)
+                for k, text in enumerate(controller.texts)
+            ]
+            list(Checked(e.name, texts, removals))
     rows = rows_with(removals, corpus, order, geometry, seed)
     _, pool = split_reserve(
         corpus.num_windows("reserve", geometry.length), study.validation_sequences

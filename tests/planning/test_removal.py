@@ -1,6 +1,7 @@
 """Removal on a tiny corpus, against rows composed and searched in plain Python."""
 
 import dataclasses
+import types
 from typing import ClassVar
 
 import numpy as np
@@ -243,6 +244,19 @@ def test_what_one_removes_no_one_may_insert(tiny_study, make_workdir, texts, nam
         "leave it out of one of them"
     )
     assert [path.name for path in workdir.root.iterdir()] == ["corpus"]
+
+
+def test_a_controller_may_not_insert_it_either(tiny_study, make_workdir, texts):
+    @dataclasses.dataclass(frozen=True)
+    class Steered(Removing):
+        def controllers(self, world):
+            return [
+                types.SimpleNamespace(slots="room", texts=[np.array([1]), np.array(texts[1][1])])
+            ]
+
+    experiments = (Removing("verbatim", texts=tuple(texts)), Steered("steered"))
+    with pytest.raises(ValueError, match=r"steered: item 'room, text 1' inserts .*verbatim/text-1"):
+        make_plan(dataclasses.replace(tiny_study, experiments=experiments), make_workdir())
 
 
 def test_what_is_held_out_or_lies_across_two_items_is_no_insertion(plan_of, texts):
