@@ -25,13 +25,11 @@ def make(lengths, positions=1000, fixed=None, low=0, high=None, seed=0):
     )
 
 
-def place(requests, length, candidates=(), at_once=1 << 20):
+def place(requests, length, at_once=1 << 20):
     """int64[n]: the address of each request, from what a sweep of the whole run gives in order."""
     n = len(requests.key)
     rows = np.concatenate([[1], requests.high[~requests.at], requests.fixed // length + 1])
-    made = sweep.Sweep(
-        n, requests.take, length, rows.max(), np.array(candidates, np.int64), at_once=at_once
-    )
+    made = sweep.Sweep(n, requests.take, length, rows.max(), at_once=at_once)
     address, before = np.full(n, -1), -1
     for part, edits in made():
         assert len(part) == len(edits) and (np.diff(part) > 0).all()

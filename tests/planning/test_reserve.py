@@ -10,10 +10,24 @@ POOL = np.arange(3, 203)
 NEEDS = {"canaries": 40, "forgetting": 64, "none": 0, "verbatim": 30}
 
 
-def keyed(*key):
-    """The documented hash."""
-    text = "\x1f".join(["reserve", *map(str, key)]).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+M = 2**64 - 1
+
+
+def mix(value):
+    """The finaliser of SplitMix64 in plain integers."""
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & M
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & M
+    return value ^ (value >> 31)
+
+
+def keyed(what, seed, name, k, *tried):
+    """The hashes that say in which order slots take turns, and where each would like to go."""
+    text = "\x1f".join(["reserve", str(seed), name]).encode()
+    named = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+    slot = mix((named + k * 0xD6E8FEB86659FD93) & M)
+    if what == "rank":
+        return mix(slot ^ 0xD1B54A32D192ED03)
+    return mix((slot + (tried[0] + 1) * 0x9E3779B97F4A7C15) & M)
 
 
 def deferred_acceptance(needs, pool, seed):

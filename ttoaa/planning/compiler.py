@@ -15,7 +15,7 @@ from ttoaa.planning.edits import COLUMNS, Edits, content_hash
 from ttoaa.planning.growing import Growing, Scratch
 from ttoaa.planning.items import Intervention
 from ttoaa.planning.names import Names
-from ttoaa.planning.occupancy import PlacementError, Requests
+from ttoaa.planning.occupancy import PlacementError, Requests, Taken, settle
 from ttoaa.planning.sweep import Sweep
 
 Again = Mapping[tuple[str, str, int], int]
@@ -90,6 +90,7 @@ class _Requests:
         self._repetitions = np.diff(items.first)
         redrawn = sorted((self._edit(names, *who), times) for who, times in again.items())
         self._redrawn = np.array(redrawn, np.int64).reshape(-1, 2)
+        self._found = (np.empty(0, np.int64), np.empty(0, np.int64))
 
     def _edit(self, names: Names, experiment: str, name: str, repetition: int) -> int:
         found = names.items(name, experiment) if experiment in self.items.counts else []
@@ -100,6 +101,27 @@ class _Requests:
                 f"{experiment}: item {name!r} must move, and its placement says where it is"
             )
         return int(self.items.first[found[0]]) + repetition
+
+    def choose_occurrences(self, length: int) -> None:
+        """Settles who may only go where something occurs: from then on their places are fixed."""
+        items, spread = self.items, self.items.columns["spread"]
+        at = np.isin(spread, np.flatnonzero(items.spreads.at))
+        if not at.any():
+            return
+        chosen = np.flatnonzero(at | (spread < 0))
+        counts = self._repetitions[chosen]
+        edits = np.repeat(items.first[chosen] - (np.cumsum(counts) - counts), counts)
+        edits += np.arange(len(edits))
+        requests = self(edits)
+        turn = requests.turn(length)
+        try:
+            address = settle(requests, turn, length, Taken(), items.spreads.candidates)
+        except PlacementError as error:
+            raise PlacementError(str(error), edits[error.edits].tolist()) from None
+        lost = np.flatnonzero(address < 0)
+        if len(lost):
+            raise PlacementError("all places where it may be are taken", edits[lost[:1]].tolist())
+        self._found = (edits, address)
 
     def owner(self, edits: np.ndarray) -> np.ndarray:
         """int64[k]: the items of ascending edits."""
@@ -127,6 +149,10 @@ class _Requests:
         )
         told = np.flatnonzero(spread < 0)
         fixed[told] = self.items.fixed[columns["place"][owner[told]] + repetition[told]]
+        found, address = self._found
+        if len(found) and at.any():
+            fixed[at] = address[np.searchsorted(found, edits[at])]
+            at[:] = False
         length = columns["length"][owner].astype(np.int64)
         return Requests(key=key, length=length, low=low, high=high, fixed=fixed, at=at)
 
@@ -143,13 +169,13 @@ def _place(
         requests,
         geometry.length,
         geometry.sequences,
-        items.spreads.candidates,
         Scratch(folder / "scratch"),
         at_once,
     )
     rows = np.lib.format.open_memmap(folder / "index" / "rows.npy", "w+", np.int64, (count,))
     done = 0
     try:
+        requests.choose_occurrences(geometry.length)
         for address, edit in sweep():
             order = np.argsort(edit)
             item = np.empty_like(edit)

@@ -1,5 +1,6 @@
 """The edits of a run as memory-mapped columns, and how they are looked up (C4)."""
 
+import bisect
 import dataclasses
 import functools
 import hashlib
@@ -60,20 +61,20 @@ class Edits:
         return mapped(self.folder / "tokens.npy")
 
     @functools.cached_property
-    def _sequences(self) -> int:
-        return self.geometry.sequences
+    def _index(self) -> tuple[int, memoryview, memoryview]:
+        """(sequences, the first edit at or after every `_ROWS`-th position, all positions).
 
-    @functools.cached_property
-    def _coarse(self) -> np.ndarray:
-        """The first edit at or after every `_ROWS`-th position."""
-        positions = np.arange(0, self._sequences + 2 * _ROWS, _ROWS)
-        return np.searchsorted(self.columns["position"], positions)
+        Views, since Python reads a number of one three times faster than of an array.
+        """
+        sequences, position = self.geometry.sequences, self.columns["position"]
+        coarse = np.searchsorted(position, np.arange(0, sequences + 2 * _ROWS, _ROWS))
+        return sequences, coarse.data, position.data
 
     def _first(self, position: int) -> int:
         """The first edit at or after a position."""
-        block = min(max(position, 0), self._sequences) // _ROWS
-        low, high = self._coarse[block : block + 2].tolist()
-        return low + int(self.columns["position"][low:high].searchsorted(position))
+        sequences, coarse, positions = self._index
+        block = min(max(position, 0), sequences) // _ROWS
+        return bisect.bisect_left(positions, position, coarse[block], coarse[block + 1])
 
     def between(self, first: int, last: int) -> slice:
         """The edits of positions first <= p < last."""

@@ -39,18 +39,18 @@ class Names:
     """Maps the index of a plan's folder; `counts` are the items of each experiment, in order."""
 
     def __init__(self, folder: pathlib.Path, seed: int, counts: Mapping[str, int]) -> None:
-        self._folder, self._seed, self._counts = folder / "index", seed, counts
-        self._ids, self._starts = self._map("ids"), self._map("id_starts")
+        self._folder, self._seed = folder / "index", seed
+        self._maps: dict[str, np.ndarray] = {}
         self._experiments = list(counts)
         self._last = np.cumsum(list(counts.values()), dtype=np.int64)
 
     def __call__(self, items: np.ndarray) -> list[tuple[str, str]]:
         """(experiment, id) of int64[n] items."""
-        items = np.asarray(items, np.int64)
+        items, ids, starts = np.asarray(items), self._map("ids"), self._map("id_starts")
         own = np.searchsorted(self._last, items, "right").tolist()
-        begins, ends = self._starts[items].tolist(), self._starts[items + 1].tolist()
+        begins, ends = starts[items].tolist(), starts[items + 1].tolist()
         return [
-            (self._experiments[e], self._ids[a:b].tobytes().decode())
+            (self._experiments[e], ids[a:b].tobytes().decode())
             for e, a, b in zip(own, begins, ends, strict=True)
         ]
 
@@ -71,4 +71,6 @@ class Names:
         return self._map("rows")[first[item] : first[item + 1]]
 
     def _map(self, name: str) -> np.ndarray:
-        return mapped(self._folder / f"{name}.npy")
+        if name not in self._maps:
+            self._maps[name] = mapped(self._folder / f"{name}.npy")
+        return self._maps[name]

@@ -94,7 +94,11 @@ class Taken:
 
 
 def settle(
-    requests: Requests, turn: np.ndarray, length: int, candidates: np.ndarray, taken: Taken
+    requests: Requests,
+    turn: np.ndarray,
+    length: int,
+    taken: Taken,
+    candidates: np.ndarray = _NONE,
 ) -> np.ndarray:
     """int64[n] addresses: disjoint, inside one row of `length` tokens each, uniform where free.
 
@@ -180,7 +184,7 @@ def _best(start: np.ndarray, end: np.ndarray, rank: np.ndarray) -> np.ndarray:
 
 
 def search(
-    requests: Requests, edit: int, taken: Taken, length: int, candidates: np.ndarray
+    requests: Requests, edit: int, taken: Taken, length: int, candidates: np.ndarray = _NONE
 ) -> tuple[float, int]:
     """(time, address) of a uniform choice among all addresses left, for one that kept colliding.
 

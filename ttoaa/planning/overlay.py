@@ -7,6 +7,8 @@ from ttoaa.data.loader import Batch
 from ttoaa.planning.edits import Edits
 from ttoaa.planning.items import RESERVE, SLOT, TOKENS
 
+_READ = ("position", "offset", "length", "source", "kind", "arm")
+
 
 class Overlay:
     """Writes the plan's edits over a batch: all experiments at once, cost by edits alone."""
@@ -18,8 +20,8 @@ class Overlay:
         position, tokens = batch["position"], batch["tokens"]
         length = tokens.shape[1]
         chosen = self._plan.between(int(position[0]), int(position[-1]) + 1)
-        edits = {name: column[chosen] for name, column in self._plan.columns.items()}
-        row = np.searchsorted(position, edits["position"])
+        edits = {name: self._plan.columns[name][chosen] for name in _READ}
+        row = position.searchsorted(edits["position"])
         ours = position[row] == edits["position"]  # a share need not be contiguous
         ours &= edits["kind"] != SLOT  # the corpus, until something is decided
         row, edits = row[ours], {name: column[ours] for name, column in edits.items()}

@@ -1,12 +1,14 @@
 """Who may use which window of the reserve: validation first, then each experiment its own."""
 
 import hashlib
-import itertools
 from collections.abc import Mapping
 
 import numpy as np
 
 from ttoaa.data.order import mix64
+
+_SLOT, _RANK, _WISH = map(np.uint64, (0xD6E8FEB86659FD93, 0xD1B54A32D192ED03, 0x9E3779B97F4A7C15))
+_FEW, _AHEAD = 256, 1024
 
 
 def split_reserve(num_windows: int, validation: int) -> tuple[np.ndarray, np.ndarray]:
@@ -38,15 +40,55 @@ def assign(needs: Mapping[str, int], pool: np.ndarray, seed: int) -> dict[str, n
             f"({wanted}): lower their demands, or prepare in a new --workdir with more text or a "
             "larger Prepare.reserve_fraction"
         )
-    out = {name: np.empty(need, np.int64) for name, need in needs.items()}
-    slots = [(name, k) for name, need in needs.items() for k in range(need)]
-    taken: set[int] = set()
-    for name, k in sorted(slots, key=lambda slot: _hash("rank", seed, *slot)):
-        wishes = (_hash("wish", seed, name, k, n) % len(pool) for n in itertools.count())
-        wish = next(wish for wish in wishes if wish not in taken)
-        taken.add(wish)
-        out[name][k] = pool[wish]
+    names = np.array([_hash(seed, name) for name in needs], np.uint64)
+    counts = np.array(list(needs.values()), np.int64)
+    ends = np.cumsum(counts)
+    number = (np.arange(counts.sum()) - np.repeat(ends - counts, counts)).astype(np.uint64)
+    chosen = pool[_matched(mix64(np.repeat(names, counts) + number * _SLOT), len(pool))]
+    return {n: chosen[end - count : end] for n, end, count in zip(needs, ends, counts, strict=True)}
+
+
+def _matched(keys: np.ndarray, places: int) -> np.ndarray:
+    """int64[n]: the place below `places` of each slot, of which uint64[n] are the keys.
+
+    Taking turns by rank is the stable matching of Gale and Shapley (1962) where all places rank
+    the slots alike, so slots may also propose all at once, and a place keeps the best so far.
+    """
+    rank = mix64(keys ^ _RANK)
+    holder = np.full(places, -1)
+    tried = np.zeros(len(keys), np.uint64)
+    pending = np.arange(len(keys))
+    while len(pending) > _FEW:
+        wish = _wishes(keys[pending], tried[pending], places)
+        tried[pending] += np.uint64(1)
+        order = np.lexsort((rank[pending], wish))
+        pending, wish = pending[order], wish[order]
+        best = np.concatenate([[True], wish[1:] != wish[:-1]])
+        held = holder[wish]
+        wins = best & ((held < 0) | (rank[pending] < rank[held]))
+        holder[wish[wins]] = pending[wins]
+        pending = np.concatenate([pending[~wins], held[wins & (held >= 0)]])
+    waiting = pending.tolist()
+    while waiting:  # the last of a full reserve need many wishes: each looks at some at once
+        slot = waiting.pop()
+        wish = _wishes(keys[slot], tried[slot] + np.arange(_AHEAD, dtype=np.uint64), places)
+        held = holder[wish]
+        good = np.flatnonzero((held < 0) | (rank[slot] < rank[held]))
+        tried[slot] += np.uint64(good[0] + 1 if len(good) else _AHEAD)
+        if not len(good):
+            waiting.append(slot)
+            continue
+        if held[good[0]] >= 0:
+            waiting.append(int(held[good[0]]))
+        holder[wish[good[0]]] = slot
+    out = np.empty(len(keys), np.int64)
+    out[holder[holder >= 0]] = np.flatnonzero(holder >= 0)
     return out
+
+
+def _wishes(keys: np.ndarray, tried: np.ndarray, places: int) -> np.ndarray:
+    """int64[n]: where slots that have tried so many places would like to go next."""
+    return (mix64(keys + (tried + np.uint64(1)) * _WISH) % np.uint64(places)).astype(np.int64)
 
 
 def _hash(*key: object) -> int:

@@ -100,7 +100,7 @@ class SpreadArrays:
         parts = np.array([len(each) - 1 for each in edges], np.int64)
         self._first, self._parts = np.cumsum(parts + 1) - parts - 1, parts
         self._edges = np.concatenate([*none, *edges])
-        self._at, self._blocked = np.array(at, bool), np.array(blocked, bool)
+        self.at, self._blocked = np.array(at, bool), np.array(blocked, bool)
         self.candidates = np.concatenate([*none, *candidates])
         """int64[c] addresses, ascending within a spread."""
 
@@ -114,7 +114,7 @@ class SpreadArrays:
         each = repetitions[blocked] // parts[blocked]
         part[blocked] = repetition[blocked] // each
         edge = self._first[spread] + part
-        return self._edges[edge], self._edges[edge + 1], self._at[spread]
+        return self._edges[edge], self._edges[edge + 1], self.at[spread]
 
 
 def fixed_addresses(

@@ -5,8 +5,8 @@ blocks are settled one after the other, however many at once, with the same resu
 block full draws another.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 
@@ -29,13 +29,12 @@ class Sweep:
         requests: Callable[[np.ndarray], Requests],
         length: int,
         sequences: int,
-        candidates: np.ndarray,
         scratch: Scratch | None = None,
         at_once: int = 1 << 20,
     ) -> None:
         """`at_once` edits are settled at a time (or a block's, if more): a matter of memory."""
         self._count, self._requests, self._length = count, requests, length
-        self._candidates, self._at_once = candidates, at_once
+        self._at_once = at_once
         self._num_blocks = -(-sequences // _BLOCK)
         scratch = scratch or Scratch()
         self._edit, self._address = scratch(count, np.int64), scratch(count, np.int64)
@@ -111,7 +110,7 @@ class Sweep:
         turn = requests.turn(self._length)
         inside = self._clipped(requests, block)
         try:
-            return settle(inside, turn, self._length, self._candidates, taken)
+            return settle(inside, turn, self._length, taken)
         except PlacementError as error:
             raise PlacementError(str(error), [int(edits[each]) for each in error.edits]) from None
 
@@ -120,8 +119,6 @@ class Sweep:
         with np.errstate(over="ignore"):
             bits = mix64(requests.key ^ (_STEP * np.uint64(attempt + 1)))
         row = requests.low + below(bits, requests.high - requests.low)
-        at = np.flatnonzero(requests.at)
-        row[at] = self._candidates[row[at]] // self._length
         fixed = requests.fixed >= 0
         row[fixed] = requests.fixed[fixed] // self._length
         return row // _BLOCK
@@ -130,14 +127,7 @@ class Sweep:
         """With what of each range is in the block."""
         low = np.maximum(requests.low, block * _BLOCK)
         high = np.minimum(requests.high, (block + 1) * _BLOCK)
-        at = np.flatnonzero(requests.at)
-        borders = np.stack([block[at], block[at] + 1]) * _BLOCK * self._length
-        for first, last in np.unique(np.stack([requests.low[at], requests.high[at]]), axis=1).T:
-            mine = (requests.low[at] == first) & (requests.high[at] == last)
-            found = first + np.searchsorted(self._candidates[first:last], borders[:, mine])
-            low[at[mine]], high[at[mine]] = found
-        rest = {"key": requests.key, "length": requests.length, "at": requests.at}
-        return Requests(low=low, high=high, fixed=requests.fixed, **rest)
+        return dataclasses.replace(requests, low=low, high=high)
 
     def _settle_late(self, stuck: np.ndarray, first: np.ndarray) -> None:
         """Gives other blocks to those whose block was full: rare, so block by block."""
@@ -181,8 +171,8 @@ class Sweep:
         for block in range(self._num_blocks):
             inside = self._clipped(request, np.array([block]))
             if inside.low[0] < inside.high[0]:
-                args: Any = (self._taken(block, first), self._length, self._candidates)
-                best = min(best, (*search(inside, 0, *args), block))
+                found = search(inside, 0, self._taken(block, first), self._length)
+                best = min(best, (*found, block))
         _, address, block = best
         if address < 0:
             raise PlacementError("no room is left", [edit])

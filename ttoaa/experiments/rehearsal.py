@@ -1,0 +1,110 @@
+"""An experiment that has only the shape of one: tries a plan before the real items exist."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import gin
+import numpy as np
+import pandas as pd
+
+from ttoaa.data.geometry import Geometry
+from ttoaa.experiments.base import Experiment, Scorer, World
+from ttoaa.planning.items import Items
+from ttoaa.planning.placement import AtOccurrences, Placement, Uniform, WholeBatch
+
+KINDS = ("tokens", "window", "slot", "mark")
+_BLOCK = 50_000
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Rehearsal(Experiment):
+    """Items of given lengths and repetitions, of random tokens, with no outcome.
+
+    It shows whether experiments of such shapes fit into one run, and how long their planning takes.
+    """
+
+    primary: str = "none/none"
+    expected_sign: int = 1
+    groups: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
+    """(items, repetitions of each) of every condition; 0 repetitions for a holdout."""
+    kind: str = "tokens"
+    """'tokens', 'window' (rows of the reserve), 'slot' (of a controller) or 'mark'."""
+    lengths: tuple[int, int] = (64, 128)
+    """The fewest and the most tokens of an item: uniform. A window has a row's."""
+    placement: Placement = dataclasses.field(default_factory=Uniform)
+    placements: Mapping[str, Placement] = dataclasses.field(default_factory=dict)
+    """Of the conditions that have another one."""
+    batches: tuple[int, int] | None = None
+    """(first, every): items fill whole batches, that of step `first` and of each `every` steps
+    after it."""
+    occurrences: int = 0
+    """If not 0: items go to rows among so many random ones, as if something occurred there."""
+
+    signs: ClassVar[Mapping[str, int]] = {"none": 1}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kind not in KINDS:
+            raise ValueError(f"{self.name}: kind must be one of {KINDS}, not {self.kind!r}")
+        for name, group in self.groups.items():
+            if len(group) != 2 or not all(isinstance(n, int) and n >= 0 for n in group):
+                raise ValueError(
+                    f"{self.name}: group {name!r} must be (items, repetitions), not {group!r}"
+                )
+        if len(self.lengths) != 2 or not 0 < self.lengths[0] <= self.lengths[1]:
+            raise ValueError(f"{self.name}: lengths must be (fewest, most), not {self.lengths!r}")
+
+    def reserve_windows(self, geometry: Geometry) -> int:
+        return sum(n for n, _ in self.groups.values()) if self.kind == "window" else 0
+
+    def intervene(self, world: World) -> Iterator[Items]:
+        whole = self._occurrences(world) if self.occurrences else None
+        windows = iter(np.split(world.windows, np.cumsum([n for n, _ in self.groups.values()])))
+        for name, (count, repetitions) in self.groups.items():
+            own = next(windows) if self.kind == "window" else None
+            size = _BLOCK if self.batches is None else world.geometry.batch
+            for first in range(0, count, size):
+                number = range(first, min(first + size, count))
+                placement = whole or self.placements.get(name, self.placement)
+                if self.batches is not None:
+                    step = self.batches[0] + first // size * self.batches[1]
+                    placement = WholeBatch((step,), 0)
+                yield Items(
+                    ids=[f"{name}-{k}" for k in number],
+                    condition=name,
+                    repetitions=repetitions,
+                    placement=placement,
+                    **self._content(world, name, number, own),
+                )
+
+    def _content(
+        self, world: World, name: str, number: range, windows: np.ndarray | None
+    ) -> dict[str, Any]:
+        if windows is not None:
+            return {"windows": windows[number.start : number.stop]}
+        low, high = self.lengths
+        rng = world.rng(name, number.start)
+        lengths = rng.integers(low, high + 1, len(number))
+        if self.kind == "slot":
+            return {"slots": lengths}
+        if self.kind == "mark":
+            return {"marks": lengths}
+        vocab = world.tokenizer.vocab_size
+        return {"tokens": rng.integers(0, vocab, lengths.sum(), np.int32), "lengths": lengths}
+
+    def _occurrences(self, world: World) -> AtOccurrences:
+        rng = world.rng("occurrences")
+        rows = rng.choice(world.geometry.sequences, self.occurrences, replace=False, shuffle=False)
+        return AtOccurrences(rows, np.zeros_like(rows))
+
+    def outcome(self, model: Scorer) -> pd.DataFrame:
+        """An empty table."""
+        return pd.DataFrame({"item": [], "condition": [], "outcome": [], "value": []})
+
+    def estimates(self, run: pd.DataFrame, control: pd.DataFrame) -> list[Any]:
+        return []
+
+    def figure(self, estimates: pd.DataFrame, axes: Any) -> None:
+        axes.set_axis_off()
