@@ -1,8 +1,8 @@
 """A grammar of short texts about one entity: which words, in which order, in which frame.
 
-A text says every fact once. What varies: the order of the facts, the sentence of each (a pattern for
-all relations, or one of the relation's own verbs), the noun, how the entity is referred to, what
-leads a sentence in, what joins two, and the opening and the end of the text. The phrasings of
+A text says every fact once. What varies: the order of the facts, the sentence of each (a pattern
+for all relations, or one of the relation's own verbs), the noun, how the entity is referred to,
+what leads a sentence in, what joins two, and the opening and the end of the text. The phrasings of
 probes are none of the patterns.
 """
 

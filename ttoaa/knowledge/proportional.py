@@ -24,10 +24,11 @@ class Proportional:
 
     Gains, by lambda tuning (Rivera, Morari and Skogestad 1986): where learning and forgetting
     balance, the depth of knowledge (log p above that of never having met it) is about proportional
-    to the rate, so a unit of log-rate moves log p by the depth D, over T intervals in which what was
-    learnt fades. A closed loop of time constant C wants integral = 1 / (D C) and proportional =
-    T / (D C). The defaults are for D of 10 nats (p from 1e-6 to a few percent), T of 3 and a C of
-    2 intervals: as fast as a loop with an interval of delay and a smoothed measure bears.
+    to the rate, so a unit of log-rate moves log p by the depth D, over the T intervals in which
+    what was learnt fades. A closed loop of time constant C wants integral = 1 / (D C) and
+    proportional = T / (D C). The defaults are for D of 10 nats (p from 1e-6 to a few percent), T of
+    3 and a C of 2 intervals: as fast as a loop with an interval of delay and a smoothed measure
+    bears.
     """
 
     name: str = "controlled"
@@ -64,7 +65,7 @@ class Proportional:
             "log_rate": [math.log(self.initial)] * each,
             "smoothed": None,
             "error": None,
-            "carry": [0.0] * each,
+            "carry": [topic / each for topic in range(each)],  # or all would be due at once
             "next": [0] * each,
         }
 

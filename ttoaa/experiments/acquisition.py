@@ -1,0 +1,166 @@
+"""Knowledge acquisition: facts are inserted as a controller says that watches them (paper, E.1)."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import gin
+import pandas as pd
+
+from ttoaa.experiments.base import Experiment, Item, Scorer, World
+from ttoaa.experiments.control import Controller
+from ttoaa.knowledge import contrasts, outcomes
+from ttoaa.knowledge.arm import Arm
+from ttoaa.knowledge.doubling import Doubling
+from ttoaa.knowledge.facts import Knowledge
+from ttoaa.knowledge.figure import paint
+from ttoaa.knowledge.generated import GeneratedKnowledge
+from ttoaa.knowledge.outcomes import NEVER
+from ttoaa.knowledge.policy import Policy, Target
+from ttoaa.knowledge.proportional import Proportional
+from ttoaa.knowledge.schedules import FixedRate, Never
+from ttoaa.knowledge.texts import FictionalTexts
+from ttoaa.knowledge.until import Criterion, UntilAcquired
+from ttoaa.planning.placement import PerInterval
+from ttoaa.scoring.statistics import Estimate
+
+__all__ = [
+    "Acquisition",
+    "Criterion",
+    "Doubling",
+    "FictionalTexts",
+    "FixedRate",
+    "GeneratedKnowledge",
+    "Proportional",
+    "Target",
+    "UntilAcquired",
+]
+
+_BARRED = "/@"
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Acquisition(Experiment):
+    """Facts that nobody knows, told in many wordings as often as it takes to keep the model's
+    knowledge of them on a line that rises to a target.
+
+    Every arm has entities of its own and a policy that decides, from what the model knows as an
+    interval of training begins, which texts are inserted in it. Facts are asked for in phrasings
+    that no text has. Entities that are never inserted, and all of them in the control run, say
+    where knowledge is without.
+
+    Knowledge of a topic is the mean log-probability of its targets. The course of an arm is judged
+    by the root mean square of log(value / target) over all intervals but the first; n = 0 and n at
+    its limit are counted, as control is lost there.
+    """
+
+    knowledge: Knowledge = dataclasses.field(default_factory=GeneratedKnowledge)
+    policies: Sequence[Policy] = dataclasses.field(default_factory=lambda: (Proportional(),))
+    """One for each arm, which has its name."""
+    entities: int = 4
+    """Of each arm."""
+    held_out: int = 4
+    """Entities of the arm 'never'."""
+    every: int = 1000
+    """Steps of an interval."""
+    target: Target = dataclasses.field(default_factory=Target)
+    criterion: Criterion = dataclasses.field(default_factory=Criterion)
+    """When a topic counts as acquired, in arms whose policy has no criterion of its own."""
+    new_tokens: int = 25
+    """Of a greedy continuation, which is right if it contains the target, in any case."""
+
+    signs: ClassVar[Mapping[str, int]] = outcomes.SIGNS
+    drawn: ClassVar[Sequence[str]] = outcomes.CURVES
+    """Outcomes with an estimate for each interval: the figure shows them."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        least = {"entities": 1, "held_out": 0, "every": 1, "new_tokens": 1}
+        for field, low in least.items():
+            value = getattr(self, field)
+            if not isinstance(value, int) or value < low:
+                raise ValueError(
+                    f"{self.name}: {field} must be an integer of at least {low}, not {value!r}"
+                )
+        object.__setattr__(self, "policies", tuple(self.policies))
+        names = [policy.name for policy in self.policies]
+        bad = [name for name in names if not name or set(name) & set(_BARRED) or name == NEVER]
+        if not names or len(set(names)) < len(names) or bad:
+            raise ValueError(
+                f"{self.name}: policies must have different names, none of them {NEVER!r} or with "
+                f"'/' or '@', not {names}"
+            )
+        outcome, _, condition = self.primary.partition("/")
+        if outcome in self.drawn or condition not in names:
+            raise ValueError(
+                f"{self.name}: the primary's condition must be among {names}, and its outcome none "
+                f"of {list(self.drawn)}, not {self.primary!r}"
+            )
+
+    def intervene(self, world: World) -> Iterator[Item]:
+        for arm in self._arms(world):
+            setting = arm.setting
+            yield Item(
+                id=arm.name,
+                condition=arm.name,
+                repetitions=arm.slots * setting.intervals,
+                slot=max(arm.setting.text_tokens),
+                placement=PerInterval(self.every),
+                text=arm.wordings[0],
+                fields={
+                    "most": arm.slots,
+                    "every": setting.every,
+                    "steps": setting.steps,
+                    "text_topic": list(setting.text_topic),
+                    "text_tokens": list(setting.text_tokens),
+                    "topics": list(arm.topics),
+                },
+            )
+            for probe in arm.probes:
+                yield Item(
+                    id=probe.id,
+                    condition=arm.name,
+                    repetitions=0,
+                    tokens=probe.tokens,
+                    text=f"{probe.cloze.context} {probe.cloze.target}",
+                    fields={
+                        "context": probe.cloze.context,
+                        "target": probe.cloze.target,
+                        "topic": probe.topic,
+                        "start": probe.start,
+                    },
+                )
+
+    def controllers(self, world: World) -> Sequence[Controller]:
+        return [arm.controller() for arm in self._arms(world)]
+
+    def _arms(self, world: World) -> list[Arm]:
+        policies = [*self.policies, *([Never(NEVER)] if self.held_out else [])]
+        try:
+            count = self.entities * len(self.policies) + self.held_out
+            every = iter(self.knowledge.entities(count, world.rng("entities")))
+            arms = []
+            for policy in policies:
+                size = self.held_out if policy.name == NEVER else self.entities
+                mine = [next(every) for _ in range(size)]
+                where = world.tokenizer, world.geometry
+                arms.append(Arm.make(policy, mine, *where, self.every, self.target))
+            return arms
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from error
+
+    def outcome(self, model: Scorer) -> pd.DataFrame:
+        """What the probes of every arm say now, and what came of it so far (see `outcomes`)."""
+        criteria = {p.name: getattr(p, "criterion", self.criterion) for p in self.policies}
+        criteria[NEVER] = self.criterion
+        told = outcomes.probed(model, self.new_tokens)
+        return pd.concat([told, outcomes.courses(model, criteria, self.target)], ignore_index=True)
+
+    def estimates(self, run: pd.DataFrame, control: pd.DataFrame) -> list[Estimate]:
+        measures = {p.name: getattr(p, "measure", "log_probability") for p in self.policies}
+        return contrasts.estimates(run, control, measures, self.sign)
+
+    def figure(self, estimates: pd.DataFrame, axes: Any) -> None:
+        """Value against target over training, and n below it: the paper's figures 2a and 9."""
+        paint([p.name for p in self.policies], estimates, axes)
