@@ -5,15 +5,18 @@ import dataclasses
 import pathlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import app, flags
 
 from ttoaa import config
 from ttoaa.data.corpus import Corpus
-from ttoaa.data.loader import batches
+from ttoaa.data.loader import Transform, batches
 from ttoaa.data.order import Order, training_order
+from ttoaa.data.repetition import RepetitionFilter
+from ttoaa.experiments import control
+from ttoaa.experiments.base import World
 from ttoaa.experiments.worlds import (
     check_planned,
     intervene,
@@ -22,12 +25,16 @@ from ttoaa.experiments.worlds import (
     validation_tokens,
 )
 from ttoaa.model.sharding import make_mesh
-from ttoaa.planning.compiler import compile_plan
+from ttoaa.planning.compiler import CompiledPlan, compile_plan
+from ttoaa.planning.edits import Edits
+from ttoaa.planning.filled import Filled
 from ttoaa.planning.overlay import Overlay
 from ttoaa.planning.plan import Plan
 from ttoaa.training import distributed, initial, profiling
 from ttoaa.training.alone import alone
 from ttoaa.training.checkpoints import newest_meta
+from ttoaa.training.controlling import Controls
+from ttoaa.training.feed import followed
 from ttoaa.training.loop import AGREED, Job, Stopped, check_identity, train
 from ttoaa.training.program import Program
 from ttoaa.training.topology import pin_cores, split_cpu
@@ -55,50 +62,88 @@ def inputs(study: config.Study, workdir: Workdir, kind: str) -> dict[str, Any]:
     worlds = make_worlds(
         study.experiments, workdir.seed, geometry, corpus, study.validation_sequences
     )
-    if kind == "run":
-        plan = _matching_plan(study, workdir, corpus, order)
-        overlay, arms, plan_hash = [Overlay(plan, corpus)], plan.arms, plan.hash
-    else:
-        # A plan that cannot work is refused now, not after a control run was paid for.
-        interventions = intervene(study.experiments, worlds)
-        trial = compile_plan(interventions, geometry, corpus.vocab_size, {"seed": workdir.seed})
-        overlay, arms, plan_hash = [], trial.contents["arms"], "none"
+    plan = _planned(study, workdir, kind, corpus, order, worlds)
+    arms = plan.arms
     if len(arms) >= study.training.max_arms:
         raise ValueError(
             f"the plan has {len(arms)} arms beside the corpus, Training.max_arms is only "
             f"{study.training.max_arms}: raise it"
         )
     probes = [(e.name, p) for e in study.experiments for p in e.probes(worlds[e.name])]
-    repetition = study.training.repetition_filter
-    transforms = repetition.among(overlay) if repetition else overlay
+    controls = _controls(study, kind, plan, worlds, corpus.vocab_size)
+    overlay = [Overlay(plan, corpus)] if kind == "run" else []
+    early, late = _transforms(overlay, controls.filled, study.training.repetition_filter)
     begun = [made for each in (kind, "control") if (made := _made(workdir.run(each)))]
     began_from = begun[0].get("init_from") if begun else None
     identity = {
         "corpus": corpus.fingerprint,
         "order": order.fingerprint,
-        "plan": plan_hash,
-        "probes": probes_fingerprint(probes),
+        "plan": plan.hash if kind == "run" else "none",
+        "probes": "-".join(filter(None, [probes_fingerprint(probes), controls.measured])),
+        "controllers": controls.root if controls.filled else "none",
         "geometry": repr(geometry),
         "model": repr(study.model),
         "training": study.training.numerics(),
         "seed": str(workdir.seed),
         "init_from": initial.identity(study.init_from, began_from),
     }
-    if kind == "run" and (control := _made(workdir.run("control"))):
-        check_identity(workdir.run("control"), control, {**identity, "plan": "none"})
+    if kind == "run" and (before := _made(workdir.run("control"))):
+        alike = {**identity, "plan": "none", "controllers": "none"}
+        check_identity(workdir.run("control"), before, alike)
     return dict(
         folder=workdir.run(kind),
         seed=workdir.seed,
         identity=identity,
-        batches=lambda start, rows: batches(
-            corpus, order, geometry, transforms, rows=rows, start=start
+        batches=lambda start, rows: followed(
+            batches(corpus, order, geometry, early, rows=rows, start=start), late
         ),
+        controls=controls,
         probes=probes,
         validation_NxL=validation_tokens(corpus, geometry, study.validation_sequences),
         label=workdir.run(kind).name,
         init_from=study.init_from,
         config=workdir.config.read_text(encoding="utf-8"),
     )
+
+
+def _planned(
+    study: config.Study,
+    workdir: Workdir,
+    kind: str,
+    corpus: Corpus,
+    order: Order,
+    worlds: Mapping[str, World],
+) -> Plan | CompiledPlan:
+    """The run's plan; of a control run the one that is to come, on trial: one that cannot work is
+    refused now, not after a control run was paid for."""
+    if kind == "run":
+        return _matching_plan(study, workdir, corpus, order)
+    interventions = intervene(study.experiments, worlds)
+    return compile_plan(interventions, study.geometry, corpus.vocab_size, {"seed": workdir.seed})
+
+
+def _controls(
+    study: config.Study, kind: str, plan: Edits, worlds: Mapping[str, World], vocab_size: int
+) -> Controls:
+    """The controllers, checked; a control run measures for them and fills nothing."""
+    found = [(e.name, c) for e in study.experiments for c in e.controllers(worlds[e.name])]
+    if not found:
+        return Controls()
+    control.check(found, vocab_size)
+    filled, measured = Filled(plan, control.fillings(found)), control.measured_fingerprint(found)
+    if kind == "run":
+        return Controls(found, control.fingerprint(found), measured, filled)
+    return Controls(found, measured, measured)
+
+
+def _transforms(
+    overlay: Sequence[Transform], filled: Filled | None, repetition: RepetitionFilter | None
+) -> tuple[list[Transform], list[Transform]]:
+    """Those that the loader may do ahead of time, and those that must wait for decisions."""
+    edits: list[Transform] = [*overlay, filled] if filled else [*overlay]
+    every = repetition.among(edits) if repetition else edits
+    first = every.index(filled) if filled else len(every)
+    return every[:first], every[first:]
 
 
 def _made(folder: pathlib.Path) -> dict[str, str] | None:

@@ -103,7 +103,7 @@ def test_it_generates_with_its_own_parameters_and_the_keys_given():
 def test_it_has_all_that_an_outcome_may_ask_for():
     asked = {name for name in vars(Scorer) if not name.startswith("_")}
     primitives = {"log_likelihood", "vocabulary_moments", "embedding_gradients", "generate"}
-    assert asked == {"step", "items", "probes", "tokenizer"} | primitives
+    assert asked == {"step", "items", "probes", "decisions", "tokenizer"} | primitives
     for name in primitives:
         mine, its = (inspect.signature(getattr(kind, name)) for kind in (CheckpointScorer, Scorer))
         assert [(p.name, p.kind, p.default) for p in mine.parameters.values()] == [

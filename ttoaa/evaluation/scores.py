@@ -13,6 +13,7 @@ from ttoaa.evaluation.devices import abstract_on, mesh_for, within
 from ttoaa.evaluation.work import Work
 from ttoaa.experiments.base import Experiment
 from ttoaa.experiments.worlds import added_later, intervene, make_worlds
+from ttoaa.planning import decisions
 from ttoaa.planning.compiler import compile_plan
 from ttoaa.planning.plan import Plan
 from ttoaa.scoring.scorer import CheckpointScorer, read_probes
@@ -44,15 +45,17 @@ class Scores:
 
     def table(self, work: Work, experiment: Experiment, params: Any) -> pd.DataFrame:
         """Raises whatever the outcome raises."""
+        run, name = self.workdir.run(work.kind), experiment.name
         with within(self.mesh):
             return experiment.outcome(
                 CheckpointScorer(
                     step=work.step,
                     items=self.items(experiment),
-                    probes=read_probes(self.workdir.run(work.kind), experiment.name, work.step),
+                    probes=read_probes(run, name, work.step),
                     tokenizer=self.corpus.tokenizer,
                     config=self.study.model,
                     params=params,
+                    decisions=decisions.table(run / decisions.NAME, name, work.step),
                 )
             )
 

@@ -83,6 +83,12 @@ class Scorer(Protocol):
         ...
 
     @property
+    def decisions(self) -> pd.DataFrame:
+        """Of its controllers up to `step`: columns interval, step, slots, chosen (list of int, None
+        in a control run), log_p (list of float, nats), state (dict or None)."""
+        ...
+
+    @property
     def tokenizer(self) -> Tokenizer: ...
 
     def log_likelihood(self, requests: Sequence[tuple[np.ndarray, int]]) -> list[np.ndarray]:

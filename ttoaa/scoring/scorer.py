@@ -20,7 +20,7 @@ from ttoaa.workdir import read_json_lines
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointScorer:
-    """Scores with the parameters of `step`; `items` and `probes` are of one experiment."""
+    """Scores with the parameters of `step`; items, probes and decisions are of one experiment."""
 
     step: int
     items: pd.DataFrame
@@ -28,6 +28,7 @@ class CheckpointScorer:
     tokenizer: Tokenizer
     config: DecoderConfig
     params: Params
+    decisions: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
 
     def log_likelihood(self, requests: Sequence[Request]) -> list[np.ndarray]:
         return log_likelihoods(self.config, self.params, requests)

@@ -1,11 +1,11 @@
 """From the loader onto the devices: which rows a process loads, and where they go (C1)."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
 
-from ttoaa.data.loader import Batch
+from ttoaa.data.loader import Batch, Transform
 
 Placed = dict[str, jax.Array]
 
@@ -43,6 +43,14 @@ def _placed(values: np.ndarray, rows: np.ndarray, like: jax.ShapeDtypeStruct) ->
         return values[(slice(low, low + last - first), *index[1:])]
 
     return jax.make_array_from_callback(like.shape, like.sharding, part)
+
+
+def followed(batches: Iterator[Batch], transforms: Sequence[Transform]) -> Iterator[Batch]:
+    """The batches after these transforms, which see one only when it is asked for."""
+    for batch in batches:
+        for transform in transforms:
+            batch = transform(batch["step"], batch)
+        yield batch
 
 
 def ahead(

@@ -12,10 +12,12 @@ import tqdm
 from ttoaa.data.loader import Batch
 from ttoaa.experiments.base import Probe
 from ttoaa.model.execution import PLAIN
-from ttoaa.scoring.likelihood import row_losses
+from ttoaa.scoring.likelihood import log_likelihoods, row_losses
+from ttoaa.scoring.requests import Request
 from ttoaa.training import guard, initial
 from ttoaa.training.agreement import from_primary
 from ttoaa.training.checkpoints import Writer
+from ttoaa.training.controlling import Controlling, Controls
 from ttoaa.training.distributed import exiting, primary
 from ttoaa.training.feed import ahead, local_rows, place
 from ttoaa.training.goodput import Attempts
@@ -51,10 +53,12 @@ class Job:
     identity: Mapping[str, str]
     """Fingerprints of what decides the batches and the numerics: a checkpoint must agree."""
     batches: Callable[[int, np.ndarray], Iterator[Batch]]
-    """The loader from a step on, of some rows of each batch."""
+    """The loader from a step on, of some rows of each batch; a batch that controllers decide on
+    is not asked for before they did."""
     probes: ProbeList
     validation_NxL: np.ndarray
     label: str
+    controls: Controls = dataclasses.field(default_factory=Controls)
     init_from: initial.InitFrom | None = None
     config: str = ""
     """The resolved gin config, kept beside the records."""
@@ -101,12 +105,13 @@ class _Run:
         self.fresh = restored is None
         self.source: dict[str, Any] = {}
         if restored is None:
-            self.start, seconds = self._begin(), {}
+            self.start, seconds, head = self._begin(), {}, None
         else:
             self.start, params, opt, meta, more = restored
-            seconds = meta["ledger"]
+            seconds, head = meta["ledger"], meta.get("decisions")
             step = jax.device_put(np.int32(self.start), state["step"].sharding)
             self.state = {"params": params, "opt": opt, **more, "step": step}
+        self.controlling = Controlling(job.controls, job.folder, self.start, head)
         self.ledger = Ledger(seconds)
         kept = job.folder if primary() else None
         # A fresh start keeps nothing, not even the records of step 0 of one that was killed.
@@ -194,23 +199,34 @@ class _Run:
     def _feed(self) -> Iterator[tuple[int, dict[str, jax.Array]]]:
         like = self.program.batch
         rows = local_rows(like["tokens"].sharding, like["tokens"].shape)
-        return ahead(self.job.batches(self.start, rows), lambda batch: place(batch, rows, like))
+        return ahead(
+            self.job.batches(self.start, rows),
+            lambda batch: place(batch, rows, like),
+            self.job.controls.is_boundary,
+        )
 
     def _boundary(self, step: int) -> None:
-        """What is done between updates: probes, validation, and then the checkpoint over it."""
+        """What is done between updates: probes, decisions, validation, then a checkpoint over it.
+
+        So a checkpoint at the beginning of an interval has what was decided for that interval.
+        """
         job, last, training = self.job, step == self.job.steps, self.program.training
         due = [(name, probe) for name, probe in job.probes if step in probe.steps]
+        deciding = [] if last else self.controlling.due(step)
         validate = last or step % training.validate_every == 0
         due_save = step % training.checkpoint_every == 0 or step in training.keep.milestones
         save = last or (step and due_save)
         self.attempts.beat(step)
-        if due or validate or save:
+        if due or deciding or validate or save:
             self._settle()
             self.speed.pause()
         for name, probe in due:
             with self.ledger.phase(f"probe/{name}"):
                 loss = self._row_losses(probe.tokens_NxL)
                 self.records.probe(step, name, probe.name, [float(x) for x in loss])
+        for name, numbers in deciding:
+            with self.ledger.phase(f"probe/{name}"):
+                self.controlling.decide(step, numbers, self._log_likelihoods)
         if validate and len(job.validation_NxL):
             with self.ledger.phase("validate"):
                 loss = self._row_losses(job.validation_NxL)
@@ -223,6 +239,9 @@ class _Run:
         whole = tokens_NxL.shape[1] == program.geometry.length
         execution = program.resolved if whole else PLAIN
         return row_losses(program.model, self.state["params"], tokens_NxL, execution)
+
+    def _log_likelihoods(self, requests: Sequence[Request]) -> list[np.ndarray]:
+        return log_likelihoods(self.program.model, self.state["params"], requests)
 
     def _save(self, step: int) -> None:
         if step == self.saved:
@@ -238,6 +257,7 @@ class _Run:
                 "identity": dict(self.job.identity),
                 "topology": self._topology(),
                 "ledger": dict(self.ledger.seconds),
+                **self.controlling.meta,
             }
             state = self.state
             self.writer.save(step, state["params"], state["opt"], meta, guard=state["guard"])
@@ -309,8 +329,9 @@ class _Run:
 def check_identity(folder: pathlib.Path, made: Mapping[str, str], ours: Mapping[str, str]) -> None:
     """Raises ValueError where a run was made with another corpus, plan, model, … than `ours`."""
     for name, value in ours.items():
-        if made.get(name) != value:
+        there = made.get(name, "none")  # an older run may not say
+        if there != value:
             raise ValueError(
-                f"{folder} was made with {name} {made.get(name)}, now it would be {value}: use "
+                f"{folder} was made with {name} {there}, now it would be {value}: use "
                 "another --workdir, or move that folder away and train again"
             )
