@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from ttoaa.planning.items import RESERVE, SLOT, TOKENS, Item, Items
 from ttoaa.planning.placement import Explicit, Placement, WholeBatch
@@ -17,7 +18,8 @@ _WAITING = 4096  # single items that are made a block
 class Block:
     """n items of one experiment."""
 
-    ids: Sequence[str]
+    ids: pa.Array
+    """string[n]"""
     conditions: Sequence[str]
     """Distinct names."""
     code: np.ndarray
@@ -34,9 +36,10 @@ class Block:
     """int32[total]: of the items of kind TOKENS, one after the other."""
     runs: Sequence[tuple[int, int, Placement]]
     """(first, last, placement) of neighbours that share it."""
-    texts: Sequence[str]
-    fields: Sequence[str]
-    """JSON."""
+    texts: pa.Array
+    """string[n]"""
+    fields: pa.Array
+    """string[n] of JSON."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -86,7 +89,7 @@ def _of_items(name: str, items: Sequence[Item], row: int) -> Block:
     conditions = {item.condition: None for item in items}
     codes = {condition: code for code, condition in enumerate(conditions)}
     return Block(
-        ids=[item.id for item in items],
+        ids=_text(name, "id", [item.id for item in items]),
         conditions=list(conditions),
         code=np.array([codes[item.condition] for item in items], np.int64),
         repetitions=np.array([item.repetitions for item in items], np.int64),
@@ -95,9 +98,20 @@ def _of_items(name: str, items: Sequence[Item], row: int) -> Block:
         window=np.array(windows, np.int64),
         tokens=np.concatenate([np.empty(0, np.int64), *texts]),
         runs=list(_runs([item.placement for item in items])),
-        texts=[item.text for item in items],
-        fields=fields,
+        texts=_text(name, "text", [item.text for item in items]),
+        fields=pa.array(fields, pa.string()),
     )
+
+
+def _text(name: str, what: str, values: Sequence[str]) -> pa.Array:
+    """string[n]"""
+    try:
+        array = pa.array(values, pa.string())
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise ValueError(f"{name}: an item's {what} must be text: {error}") from error
+    if array.null_count:
+        raise ValueError(f"{name}: an item's {what} must be text, not None")
+    return array
 
 
 def _about(error: Exception) -> str:
@@ -151,10 +165,10 @@ def _of_columns(name: str, items: Items, row: int) -> Block:
     if np.any((codes < 0) | (codes >= len(conditions))):
         raise ValueError(f"{where}: codes must be places in its {len(conditions)} conditions")
     for what, given in (("texts", items.texts), ("fields", fields)):
-        if given is not None and len(given) != n:
+        if given and len(given) != n:
             raise ValueError(f"{where}: {n} ids, but {len(given)} {what}")
     return Block(
-        ids=items.ids,
+        ids=_text(name, "id", items.ids),
         conditions=conditions,
         code=codes,
         repetitions=column("repetitions", items.repetitions),
@@ -163,8 +177,8 @@ def _of_columns(name: str, items: Items, row: int) -> Block:
         window=windows,
         tokens=tokens,
         runs=[(0, n, items.placement)] if n else [],
-        texts=[""] * n if items.texts is None else items.texts,
-        fields=fields,
+        texts=pa.repeat("", n) if items.texts is None else _text(name, "text", items.texts),
+        fields=pa.array(fields, pa.string()) if items.fields else pa.repeat("{}", n),
     )
 
 
@@ -173,10 +187,8 @@ def _checked(name: str, block: Block, row: int, vocab: int) -> Block:
 
     def first(bad: np.ndarray) -> tuple[str, int]:
         item = int(np.flatnonzero(bad)[0])
-        return _where(name, block.ids[item]), item
+        return _where(name, block.ids[item].as_py()), item
 
-    if not all(isinstance(each, str) for each in block.ids):
-        raise ValueError(f"{name}: an item's id must be text, not {block.ids[0]!r}")
     if (bad := block.repetitions < 0).any():
         where, item = first(bad)
         raise ValueError(f"{where} has repetitions {block.repetitions[item]}: a whole number >= 0")
@@ -192,6 +204,6 @@ def _checked(name: str, block: Block, row: int, vocab: int) -> Block:
         wrong = np.flatnonzero((tokens < 0) | (tokens >= vocab))[0]
         own = np.flatnonzero(block.kind == TOKENS)
         item = own[np.searchsorted(np.cumsum(block.length[own]), wrong, "right")]
-        where = _where(name, block.ids[item])
+        where = _where(name, block.ids[item].as_py())
         raise ValueError(f"{where} has token ids outside the vocabulary of {vocab}")
     return dataclasses.replace(block, tokens=tokens.astype(np.int32, copy=False))

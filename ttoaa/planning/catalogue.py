@@ -17,9 +17,9 @@ from ttoaa.data.geometry import Geometry
 from ttoaa.planning.blocks import Block, blocks
 from ttoaa.planning.growing import Growing
 from ttoaa.planning.items import RESERVE, TOKENS, Intervention
-from ttoaa.planning.names import item_key, write_sorted_keys
+from ttoaa.planning.names import item_keys, write_sorted_keys
 from ttoaa.planning.spreads import SpreadArrays, Spreads, fixed_addresses
-from ttoaa.planning.tables import table_writer
+from ttoaa.planning.tables import split_text, table_writer
 
 _SCHEMA = pa.schema(
     {
@@ -99,7 +99,7 @@ class Cataloguer:
         if foreign.any():
             item = int(np.flatnonzero(foreign)[0])
             raise ValueError(
-                f"{name}: item {block.ids[item]!r} takes the reserve's window "
+                f"{name}: item {block.ids[item].as_py()!r} takes the reserve's window "
                 f"{block.window[item]}, which is not its own: ask for enough in reserve_windows "
                 "and take them from world.windows"
             )
@@ -107,9 +107,9 @@ class Cataloguer:
         ours = block.kind == TOKENS
         lengths = np.where(ours, block.length, 0)
         source = np.where(ours, self._tokens.count + np.cumsum(lengths) - lengths, block.window)
-        ids = [each.encode() for each in block.ids]
+        ids, sizes = split_text(block.ids)
         columns = {
-            "key": np.frombuffer(b"".join(item_key(self._seed, name, ids)), "<u8"),
+            "key": item_keys(self._seed, name, ids, sizes),
             "length": block.length,
             "source": source,
             "kind": block.kind,
@@ -124,14 +124,13 @@ class Cataloguer:
         edits = self._edits + np.cumsum(block.repetitions)
         self._first.append(edits - block.repetitions)
         self._edits = int(edits[-1]) if len(edits) else self._edits
-        sizes = np.array([len(each) for each in ids], np.int64)
         self._id_starts.append(self._ids.count + np.cumsum(sizes) - sizes)
-        self._ids.append(np.frombuffer(b"".join(ids), np.uint8))
+        self._ids.append(ids)
 
     def _places(self, name: str, block: Block) -> tuple[np.ndarray, np.ndarray]:
         spread, place = np.full(len(block), -1, np.int32), np.full(len(block), -1)
         for first, last, placement in block.runs:
-            where = f"{name}: item {block.ids[first]!r}"
+            where = f"{name}: item {block.ids[first].as_py()!r}"
             run = slice(first, last)
             repetitions, lengths = block.repetitions[run], block.length[run]
             fixed = fixed_addresses(where, placement, repetitions, lengths, self._geometry)
@@ -205,13 +204,13 @@ def _rows(block: Block) -> pa.Table:
     )
     names = pa.array(block.conditions, pa.string())
     columns = {
-        "id": pa.array(block.ids, pa.string()),
+        "id": block.ids,
         "condition": names.take(pa.array(block.code)),
         "repetitions": block.repetitions,
         "tokens": tokens,
         "window": block.window,
-        "text": pa.array(block.texts, pa.string()),
-        "fields": pa.array(block.fields, pa.string()),
+        "text": block.texts,
+        "fields": block.fields,
     }
     return pa.table(columns, _SCHEMA)
 

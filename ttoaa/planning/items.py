@@ -79,9 +79,9 @@ class Items:
         return _one_kind((self.tokens, self.windows, self.slots, self.marks))
 
     def fields_json(self) -> list[str]:
-        """Raises TypeError or ValueError for what JSON cannot hold."""
+        """Of each item, or none if it has no fields; raises as an Item does."""
         if not self.fields:
-            return ["{}"] * len(self.ids)
+            return []
         rows = zip(*self.fields.values(), strict=True)
         return [json.dumps(dict(zip(self.fields, r, strict=True)), default=_plain) for r in rows]
 

@@ -7,17 +7,23 @@ keys.npy (hashes of all names, ascending) with ranked.npy (whose they are).
 
 import hashlib
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
 from ttoaa.planning.growing import mapped
 
 
-def item_key(seed: int, experiment: str, ids: Iterable[bytes]) -> list[bytes]:
-    """Eight bytes for each item of an experiment: its random stream and where it is looked up."""
-    before = f"place\x1f{seed}\x1f{experiment}\x1f".encode()
-    return [hashlib.blake2b(before + each, digest_size=8).digest() for each in ids]
+def item_keys(seed: int, experiment: str, ids: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """uint64[n], of each item: its random stream, and where it is looked up.
+
+    `ids` is uint8[total] of UTF-8, one after the other, `sizes` int64[n] bytes of each.
+    """
+    before, text = f"place\x1f{seed}\x1f{experiment}\x1f".encode(), ids.tobytes()
+    ends, blake2b = np.cumsum(sizes).tolist(), hashlib.blake2b
+    each = zip([0, *ends], ends, strict=False)
+    digests = [blake2b(before + text[a:b], digest_size=8).digest() for a, b in each]
+    return np.frombuffer(b"".join(digests), "<u8")
 
 
 def write_sorted_keys(folder: pathlib.Path, keys: np.ndarray, counts: Mapping[str, int]) -> None:
@@ -57,9 +63,9 @@ class Names:
     def items(self, name: str, experiment: str | None = None) -> list[int]:
         """The items of that id, in that experiment or in any."""
         keys, ranked = self._map("keys"), self._map("ranked")
-        found = []
+        text, found = np.frombuffer(name.encode(), np.uint8), []
         for each in self._experiments if experiment is None else [experiment]:
-            key = np.frombuffer(item_key(self._seed, each, [name.encode()])[0], "<u8")[0]
+            (key,) = item_keys(self._seed, each, text, np.array([len(text)]))
             first, last = np.searchsorted(keys, key), np.searchsorted(keys, key, "right")
             same = ranked[first:last]
             found += [i for i, n in zip(same.tolist(), self(same), strict=True) if n[1] == name]

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-_HEX = np.frombuffer("".join(f"{byte:02x}" for byte in range(256)).encode(), np.uint8)
+_HEX = np.frombuffer("".join(f"{byte:02x}" for byte in range(256)).encode(), np.uint16)
 
 
 @contextlib.contextmanager
@@ -43,10 +43,17 @@ def joined_text(joined: np.ndarray, starts: np.ndarray) -> pa.Array:
     return pa.Array.from_buffers(pa.large_string(), len(starts) - 1, buffers)
 
 
+def split_text(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """(uint8[total] of UTF-8, int64[n] bytes of each) of a fresh string[n] without nulls."""
+    ends = np.frombuffer(texts.buffers()[1], np.int32, len(texts) + 1)
+    joined = np.frombuffer(texts.buffers()[2] or b"", np.uint8, int(ends[-1]))
+    return joined, np.diff(ends).astype(np.int64)
+
+
 def hexadecimal(digests: np.ndarray, valid: np.ndarray) -> pa.Array:
     """string[n] of uint8[n, b] digests; null where bool[n] is False."""
     n, size = digests.shape
-    text = _HEX.reshape(256, 2)[digests].reshape(-1)
+    text = _HEX[digests.reshape(-1)]
     starts = np.arange(n + 1, dtype=np.int32) * np.int32(2 * size)
     mask = np.packbits(valid, bitorder="little")
     buffers = [pa.py_buffer(each) for each in (mask, starts, text)]
