@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from ttoaa import config
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.order import Order, training_order
+from ttoaa.experiments.control import fillings
 from ttoaa.experiments.worlds import (
     added_later,
     ask_removals,
@@ -20,8 +21,9 @@ from ttoaa.experiments.worlds import (
 from ttoaa.planning.compiler import compile_plan
 from ttoaa.planning.composed import Edit, seams
 from ttoaa.planning.edits import Edits
-from ttoaa.planning.inserted import Checked
-from ttoaa.planning.items import Intervention, Item
+from ttoaa.planning.fillings import Filling
+from ttoaa.planning.inserted import Checked, check_filling
+from ttoaa.planning.items import Intervention
 from ttoaa.planning.masked import masked_edits
 from ttoaa.planning.plan import Plan
 from ttoaa.planning.removal import (
@@ -61,30 +63,31 @@ def make_plan(study: config.Study, workdir: Workdir) -> tuple[Plan, bool]:
             _check_same(plan, {**identity, "geometry": dataclasses.asdict(geometry)}, meta)
             return plan, False
         removals = ask_removals(study.experiments, workdir.seed, geometry, corpus)
-        found = interventions(study, corpus, order, removals)
-        _compile(study, workdir, corpus, order, found, removals, identity, meta)
+        found, slots = interventions(study, corpus, order, removals)
+        _compile(study, workdir, corpus, order, found, slots, removals, identity, meta)
     write_json(workdir.plan / "ledger.json", {"seconds": ledger.seconds})
     return Plan.open(workdir.plan), True
 
 
 def interventions(
     study: config.Study, corpus: Corpus, order: Order, removals: Removals
-) -> dict[str, Intervention]:
-    """What every experiment does, by name: its items, and the rows that its removals replace."""
+) -> tuple[dict[str, Intervention], list[Filling]]:
+    """(what every experiment does, by name; what may fill its slots).
+
+    That is its items, and the rows that its removals replace.
+    """
     geometry, seed = study.geometry, order.seed
     worlds = make_worlds(
         study.experiments, seed, geometry, corpus, study.validation_sequences, removals
     )
     found = intervene(study.experiments, worlds)
+    slots = fillings(
+        [(e.name, c) for e in study.experiments for c in e.controllers(worlds[e.name])]
+    )
     if not removals:
-        return found
-    for e in study.experiments:
-        for controller in e.controllers(worlds[e.name]):
-            texts = [
-                Item(f"{controller.slots}, text {k}", "", 1, tokens=text)
-                for k, text in enumerate(controller.texts)
-            ]
-            list(Checked(e.name, texts, removals))
+        return found, slots
+    for filling in slots:
+        check_filling(filling, removals)
     rows = rows_with(removals, corpus, order, geometry, seed)
     _, pool = split_reserve(
         corpus.num_windows("reserve", geometry.length), study.validation_sequences
@@ -99,7 +102,7 @@ def interventions(
             ours = removals.owner[rows.text] == removals.names.index(name)
             owned = np.concatenate([owned, windows[ours]])
         found[name] = Intervention(Checked(name, items, removals), owned)
-    return found
+    return found, slots
 
 
 def _compile(
@@ -108,6 +111,7 @@ def _compile(
     corpus: Corpus,
     order: Order,
     found: Mapping[str, Intervention],
+    slots: Sequence[Filling],
     removals: Removals,
     identity: Mapping[str, Any],
     meta: dict[str, Any],
@@ -117,7 +121,7 @@ def _compile(
     while True:
         with unfinished(workdir.plan) as folder:
             plan = compile_plan(found, study.geometry, corpus.vocab_size, identity, again, folder)
-            made = seams(plan, corpus, order, removals) if removals else {}
+            made = seams(plan, corpus, order, removals, slots) if removals else {}
             again.update(made.keys())
             if not made:
                 told = _masked(study, plan, corpus, order)

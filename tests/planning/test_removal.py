@@ -14,7 +14,7 @@ from ttoaa.experiments.base import Experiment, Item, Items
 from ttoaa.making import make_plan
 from ttoaa.planning.audit import PlainReader
 from ttoaa.planning.items import RESERVE
-from ttoaa.planning.placement import Explicit
+from ttoaa.planning.placement import Explicit, PerInterval
 from ttoaa.planning.plan import Plan
 from ttoaa.planning.removal import Removal, removed_texts
 
@@ -246,17 +246,48 @@ def test_what_one_removes_no_one_may_insert(tiny_study, make_workdir, texts, nam
     assert [path.name for path in workdir.root.iterdir()] == ["corpus"]
 
 
-def test_a_controller_may_not_insert_it_either(tiny_study, make_workdir, texts):
-    @dataclasses.dataclass(frozen=True)
-    class Steered(Removing):
-        def controllers(self, world):
-            return [
-                types.SimpleNamespace(slots="room", texts=[np.array([1]), np.array(texts[1][1])])
-            ]
+@dataclasses.dataclass(frozen=True)
+class Steered(Removing):
+    """Slots of five tokens, and the `choices` that a controller may fill them with."""
 
-    experiments = (Removing("verbatim", texts=tuple(texts)), Steered("steered"))
-    with pytest.raises(ValueError, match=r"steered: item 'room, text 1' inserts .*verbatim/text-1"):
+    choices: tuple = ()
+
+    def intervene(self, world):
+        yield Item("room", "room", 40, slot=5, placement=PerInterval(10))
+
+    def controllers(self, world):
+        texts = [np.array(text, np.int32) for text in self.choices]
+        return [types.SimpleNamespace(slots="room", every=10, texts=texts)]
+
+
+def test_a_controller_may_not_insert_it_either(tiny_study, make_workdir, texts):
+    steered = Steered("steered", choices=([1], [9, *texts[4][1]]))
+    experiments = (Removing("verbatim", texts=tuple(texts)), steered)
+    with pytest.raises(ValueError, match=r"steered: item 'room, text 1' inserts .*verbatim/text-4"):
         make_plan(dataclasses.replace(tiny_study, experiments=experiments), make_workdir())
+
+
+def test_no_choice_of_a_controller_makes_a_removed_text(corpus, plan_of):
+    last, common, _ = seam(corpus)
+    removing = Removing("verbatim", texts=(("x", [last, common]), ("x", [common, last, 301])))
+    steered = Steered("steered", choices=([1], [last, 301], [last, 301, 7, last]))
+
+    def made(plan):
+        """Slots in which some choice makes one: each filled, in rows composed in plain Python."""
+        rows, found = stream(plan), []
+        for edit, (position, offset, _) in edits_of(plan, "steered").items():
+            for text in steered.choices:
+                row = list(rows[position])
+                row[offset : offset + len(text)] = text
+                if any(holds(row, text) for _, text in removing.texts):
+                    found.append(edit)
+        return set(found)
+
+    before, plan = plan_of((steered,)), plan_of((steered, removing))
+    assert made(before) and not made(plan)
+    one, other = edits_of(before, "steered"), edits_of(plan, "steered")
+    moved = {edit for edit in one if one[edit] != other[edit]}
+    assert made(before) <= moved and plan.meta["redrawn"] == len(moved) < 40
 
 
 def test_what_is_held_out_or_lies_across_two_items_is_no_insertion(plan_of, texts):

@@ -5,7 +5,7 @@ so only rows with texts of an item can hold one that was made where the item mee
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.order import Order
 from ttoaa.planning.edits import Edits
+from ttoaa.planning.fillings import Filling
 from ttoaa.planning.items import TOKENS
 from ttoaa.planning.overlay import Overlay
 from ttoaa.planning.removal import Removals
@@ -44,8 +45,17 @@ def in_parts(positions: np.ndarray, length: int) -> Iterator[np.ndarray]:
         yield positions[first : first + size]
 
 
-def seams(plan: Edits, corpus: Corpus, order: Order, removals: Removals) -> dict[Edit, str]:
-    """The edits that make a removed text where they meet the corpus or each other, and which."""
+def seams(
+    plan: Edits,
+    corpus: Corpus,
+    order: Order,
+    removals: Removals,
+    fillings: Sequence[Filling] = (),
+) -> dict[Edit, str]:
+    """The edits that make a removed text where they meet the corpus or each other, and which.
+
+    A slot counts as filled with any of its texts, and slots beside it as empty.
+    """
 
     def look(positions: np.ndarray) -> dict[Edit, str]:
         return dict(_seams_in(plan, corpus, order, removals, positions))
@@ -55,6 +65,8 @@ def seams(plan: Edits, corpus: Corpus, order: Order, removals: Removals) -> dict
         found: dict[Edit, str] = {}
         for part in pool.map(look, in_parts(rows, plan.geometry.length)):
             found |= part
+    for filling in fillings:
+        found |= dict(_seams_of_slots(plan, corpus, order, removals, filling))
     return found
 
 
@@ -79,6 +91,28 @@ def _seams_in(
                 f"row {position} holds {removals.title(number)} at token {first}, and no edit made "
                 "it: the scan of the corpus missed it"
             )
+
+
+def _seams_of_slots(
+    plan: Edits, corpus: Corpus, order: Order, removals: Removals, filling: Filling
+) -> Iterator[tuple[Edit, str]]:
+    """Each text in each slot, with as much of the row around it as a removed text can reach."""
+    length, patterns = plan.geometry.length, removals.patterns
+    edits, more = plan.find(filling.slots, filling.experiment), patterns.longest - 1
+    for part in in_parts(edits, length):
+        position, row = np.unique(plan.columns["position"][part], return_inverse=True)
+        rows = np.pad(
+            composed(plan, corpus, order, position), ((0, 0), (more, more)), constant_values=-1
+        )
+        offset = plan.columns["offset"][part, None].astype(np.int64)
+        for text in filling.texts:
+            width = 2 * more + len(text)
+            around = rows[row[:, None], offset + np.arange(width)]
+            around[:, more : more + len(text)] = text
+            where, number = patterns.find(around.ravel())
+            inside = np.flatnonzero(where % width + patterns.lengths[number] <= width)
+            for i in inside.tolist():
+                yield _named(plan, int(part[where[i] // width])), removals.title(int(number[i]))
 
 
 def _named(plan: Edits, edit: int) -> Edit:

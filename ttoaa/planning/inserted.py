@@ -5,10 +5,20 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from ttoaa.planning.fillings import Filling
 from ttoaa.planning.items import Item, Items
 from ttoaa.planning.removal import Removals
 
 _WAITING = 4096  # single items that are looked at together
+
+
+def check_filling(filling: Filling, removals: Removals) -> None:
+    """Raises ValueError where a text that may fill a slot holds a removed one."""
+    names = (f"{filling.slots}, text {k}" for k in range(len(filling.texts)))
+    texts = zip(names, filling.texts, strict=True)
+    items = [Item(name, "", 1, tokens=text) for name, text in texts]
+    for _ in Checked(filling.experiment, items, removals):
+        pass
 
 
 @dataclasses.dataclass(frozen=True)
