@@ -11,10 +11,14 @@ from fakes import Given, Planted
 
 from ttoaa.data.corpus import Corpus, file_sha256
 from ttoaa.experiments.base import Item
+from ttoaa.planning import auditing, decisions, fillings
 from ttoaa.planning.audit import PlainReader, differences
+from ttoaa.planning.fillings import Filling
 from ttoaa.planning.items import MARK, RESERVE, SLOT, TOKENS
+from ttoaa.planning.placement import PerInterval
 from ttoaa.planning.plan import Plan
 from ttoaa.planning.shares import cuts, load_shares
+from ttoaa.workdir import Workdir
 
 # The corpus has 139 training windows of 32 tokens: epochs end inside the steps 17 and 34.
 STEPS = (0, 16, 17, 18, 25, 34, 39)
@@ -178,7 +182,12 @@ def test_it_shares_no_code_with_loader_and_planner():
     code = "import sys, ttoaa.planning.audit\n"
     code += "print(*sorted(m for m in sys.modules if m.startswith('ttoaa')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["ttoaa", "ttoaa.planning", "ttoaa.planning.audit"]
+    assert done.stdout.split() == [
+        "ttoaa",
+        "ttoaa.planning",
+        "ttoaa.planning.audit",
+        "ttoaa.planning.audit_slots",
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -230,3 +239,75 @@ def test_a_kind_that_there_is_not_is_an_error(of_every_kind, tmp_path):
     reader = PlainReader(of_every_kind.folder.parent / "corpus", folder)
     with pytest.raises(ValueError, match="edit 3 of the plan is of kind 4, which there is not"):
         [reader.step(step) for step in range(40)]
+
+
+@pytest.fixture
+def controlled(plan_of):
+    """A workdir whose run decided on the first 24 of 40 steps, with two controllers."""
+    items = (
+        Item("held", "told", 0, np.arange(9, dtype=np.int32) + 40),
+        Item("fast", "fast", 40, slot=6, placement=PerInterval(4)),
+        Item("slow", "slow", 10, slot=4, placement=PerInterval(8)),
+    )
+    plan = plan_of([Planted("before"), Given("given", items=items)])
+    workdir = Workdir(plan.folder.parent)
+    texts = [[np.arange(k, k + 2 + k % 3, dtype=np.int32) + 100 for k in range(5)], [[7, 8, 9]]]
+    fillings.store(
+        workdir.run("run") / fillings.FOLDER,
+        [Filling("given", "fast", 4, texts[0]), Filling("given", "slow", 8, texts[1])],
+    )
+    log = decisions.Log(workdir.run("run") / decisions.NAME, "root")
+    for interval in range(6):
+        chosen = [(interval + k) % 5 for k in range(interval % 4)]
+        told = {"experiment": "given", "slots": "fast", "interval": interval, "chosen": chosen}
+        log.append([{**told, "step": 4 * interval, "log_p": [], "state": {}}])
+        if interval % 2 == 0:
+            told |= {"slots": "slow", "interval": interval // 2, "chosen": [0]}
+            log.append([{**told, "step": 4 * interval, "log_p": [], "state": {}}])
+    return workdir, plan
+
+
+def test_what_a_run_decided_is_audited_too(controlled):
+    workdir, plan = controlled
+    run = workdir.run("run")
+    reader = PlainReader(workdir.corpus, workdir.plan, run)
+    assert reader.decided == 24
+    sizes = [2 + (interval + k) % 5 % 3 for interval in range(6) for k in range(interval % 4)]
+    assert sum(map(len, reader.filled.values())) == sum(sizes) + 3 * 3
+    assert auditing.audit(workdir, 40, 0, hosts=[1, 2]) == (
+        "24 batches (6,144 tokens and arms) audited as each of 1, 2 hosts, with what the run "
+        "decided, no difference"
+    )
+    with pytest.raises(ValueError, match="the run has decided so far on the steps 0 to 23, not 24"):
+        auditing.audit(workdir, 0, 0, [24])
+    arms = {arm["name"]: arm["id"] for arm in plan.arms}
+    written = np.concatenate([reader.step(step)[1] for step in range(24)])
+    assert (written == arms["given/slow"]).sum() == 9
+    assert (written == arms["given/fast"]).sum() == sum(sizes)
+
+
+@pytest.mark.parametrize("what", ["chosen", "token"])
+def test_a_wrong_decision_or_text_is_found(controlled, monkeypatch, what):
+    workdir, _ = controlled
+    folder = workdir.run("run")
+    right = fillings.load(folder / fillings.FOLDER)
+    if what == "token":
+        right[1].texts[0][2] += 1
+        monkeypatch.setattr(fillings, "load", lambda folder: right)
+    else:
+        lines = decisions.read(folder / decisions.NAME)
+        lines[-1]["chosen"] = [(text + 1) % 5 for text in lines[-1]["chosen"]]
+        monkeypatch.setattr(decisions, "read", lambda path: lines)
+    with pytest.raises(ValueError, match=r"the audit found \d+ differences; first: step \d+ row"):
+        auditing.audit(workdir, 40, 0)
+
+
+def test_a_broken_chain_of_decisions_is_named(controlled):
+    workdir, _ = controlled
+    path = workdir.run("run") / decisions.NAME
+    path.write_bytes(path.read_bytes() + b'{"cut short')  # by a kill: no line yet
+    assert PlainReader(workdir.corpus, workdir.plan, path.parent).decided == 24
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:2] + lines[3:]))
+    with pytest.raises(ValueError, match="line 3 breaks its chain of hashes"):
+        PlainReader(workdir.corpus, workdir.plan, path.parent)

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from ttoaa.planning.audit_slots import Texts, decided
+
 _MASK64 = (1 << 64) - 1
 _TOKENS, _RESERVE, _SLOT, _MARK = range(4)  # the plan's column `kind`
 
@@ -38,17 +40,24 @@ class Share:
 class PlainReader:
     """Composes any training row from `corpus/` and `plan/` alone.
 
-    Columns stay on disk, so that a plan of any size opens at once.
+    Columns stay on disk, so that a plan of any size opens at once. With a `run` its controllers'
+    slots are filled as it decided, up to the step `decided`; without, they are empty.
     """
 
-    def __init__(self, corpus: pathlib.Path, plan: pathlib.Path) -> None:
+    def __init__(
+        self, corpus: pathlib.Path, plan: pathlib.Path, run: pathlib.Path | None = None
+    ) -> None:
         self.corpus = PlainCorpus(corpus)
         contents = json.loads((plan / "plan.json").read_text(encoding="utf-8"))["contents"]
         geometry = contents["geometry"]
         self.length, self.batch, self.steps = (geometry[k] for k in ("length", "batch", "steps"))
         self.order = contents["order"]
         self.train = self.corpus.count("train", self.length)
-        names = ("position", "offset", "length", "source", "kind", "arm")
+        self.filled: Texts = {}
+        self.decided: int = self.steps
+        if run is not None:
+            self.filled, self.decided = decided(plan, run)
+        names = ("position", "offset", "length", "source", "kind", "arm", "item", "repetition")
         columns = {n: np.load(plan / "columns" / f"{n}.npy", "r") for n in names}
         self.edits = {n: np.asarray(column) for n, column in columns.items()}  # faster to index
         self.tokens = np.load(plan / "tokens.npy", "r")
@@ -68,20 +77,26 @@ class PlainReader:
         for edit in range(bisect.bisect_left(where, position), len(where)):
             if where[edit] != position:
                 break
-            kind, arm = int(self.edits["kind"][edit]), int(self.edits["arm"][edit])
-            source, length = int(self.edits["source"][edit]), int(self.edits["length"][edit])
-            first = int(self.edits["offset"][edit])
-            if kind == _SLOT:  # a controller's, still empty
-                continue
-            if kind == _TOKENS:
-                tokens[first : first + length] = self.tokens[source : source + length].tolist()
-            elif kind == _RESERVE:
-                text = self.corpus.window("reserve", source, self.length)
-                tokens[first : first + length] = text[:length]
-            elif kind != _MARK:  # a mark's tokens stay what they are
-                raise ValueError(f"edit {edit} of the plan is of kind {kind}, which there is not")
-            arms[first : first + length] = [arm] * length
+            first, length = int(self.edits["offset"][edit]), int(self.edits["length"][edit])
+            text = self._text(edit, tokens[first : first + length])
+            tokens[first : first + len(text)] = text
+            arms[first : first + len(text)] = [int(self.edits["arm"][edit])] * len(text)
         return tokens, arms
+
+    def _text(self, edit: int, there: list[int]) -> list[int]:
+        """What an edit writes where the corpus has the tokens `there`."""
+        kind, source = int(self.edits["kind"][edit]), int(self.edits["source"][edit])
+        if kind == _TOKENS:
+            text: list[int] = self.tokens[source : source + len(there)].tolist()
+            return text
+        if kind == _RESERVE:
+            return self.corpus.window("reserve", source, self.length)[: len(there)]
+        if kind == _SLOT:  # a controller's: what it decided, or nothing yet
+            copy = int(self.edits["item"][edit]), int(self.edits["repetition"][edit])
+            return self.filled.get(copy, [])
+        if kind == _MARK:  # of tokens that stay what they are
+            return there
+        raise ValueError(f"edit {edit} of the plan is of kind {kind}, which there is not")
 
 
 class PlainCorpus:

@@ -1,12 +1,15 @@
 """The command's audit: which batches, loaded on how many hosts, and what is said of them."""
 
 import itertools
+import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
 from ttoaa.data.corpus import Corpus
+from ttoaa.planning import decisions, fillings
 from ttoaa.planning.audit import PlainReader, differences
+from ttoaa.planning.filled import Filled
 from ttoaa.planning.plan import Plan
 from ttoaa.planning.shares import load_shares
 from ttoaa.workdir import Workdir
@@ -24,30 +27,43 @@ def audit(
 ) -> str:
     """Compares `steps`, or `count` random ones, with what the loader gives on so many hosts.
 
+    Where a run has begun that has controllers, both sides fill the slots that it decided on.
+
     Returns what a person is told. Raises ValueError, naming the first difference, where there is
     one, and for a plan or a corpus that is damaged.
     """
     plan = Plan.open(workdir.plan)
     corpus, left_out = _opened(workdir, plan)
-    geometry = plan.geometry
-    if any(step >= geometry.steps for step in steps):
-        raise ValueError(f"the run has the steps 0 to {geometry.steps - 1}, not {max(steps)}")
+    geometry, run = plan.geometry, workdir.run("run")
+    controlled = (run / fillings.FOLDER / "index.json").exists()
+    reader = PlainReader(workdir.corpus, workdir.plan, run if controlled else None)
+    filled = _filled(plan, run) if controlled else None
+    stop = min(reader.decided, geometry.steps)
+    if any(step >= stop for step in steps):
+        why = " has decided so far on" if stop < geometry.steps else " has"
+        raise ValueError(f"the run{why} the steps 0 to {stop - 1}, not {max(steps)}")
     chosen = list(steps)
     if not steps:
-        chosen = sorted(np.random.default_rng(seed).permutation(geometry.steps)[:count].tolist())
-    reader = PlainReader(workdir.corpus, workdir.plan)
-    found = list(
-        itertools.islice(differences(reader, load_shares(corpus, plan, chosen, hosts)), _COUNTED)
-    )
+        chosen = sorted(np.random.default_rng(seed).permutation(stop)[:count].tolist())
+    shares = load_shares(corpus, plan, chosen, hosts, filled)
+    found = list(itertools.islice(differences(reader, shares), _COUNTED))
     if found:
         many = f"{_COUNTED:,} or more" if len(found) == _COUNTED else f"{len(found):,}"
         raise ValueError(f"the audit found {many} differences; first: {found[0]}")
     where = "" if tuple(hosts) == (1,) else f" as each of {', '.join(map(str, hosts))} hosts"
     tokens = len(chosen) * geometry.batch * geometry.length
     return (
-        f"{len(chosen)} batches ({tokens:,} tokens and arms) audited{where}, no difference"
-        f"{left_out}"
+        f"{len(chosen)} batches ({tokens:,} tokens and arms) audited{where}, "
+        f"{'with what the run decided, ' if controlled else ''}no difference{left_out}"
     )
+
+
+def _filled(plan: Plan, run: pathlib.Path) -> Filled:
+    """The transform that follows the loader in a run with controllers, after all it decided."""
+    filled = Filled(plan, fillings.load(run / fillings.FOLDER))
+    filled.begin(0)
+    filled.replay(decisions.read(run / decisions.NAME))
+    return filled
 
 
 def _opened(workdir: Workdir, plan: Plan) -> tuple[Corpus, str]:

@@ -8,6 +8,7 @@ from ttoaa.data.corpus import Corpus
 from ttoaa.data.loader import batches
 from ttoaa.data.order import Order
 from ttoaa.planning.audit import Share
+from ttoaa.planning.filled import Filled
 from ttoaa.planning.overlay import Overlay
 from ttoaa.planning.plan import Plan
 
@@ -26,9 +27,16 @@ def cuts(batch: int, hosts: int) -> Iterator[tuple[str, list[np.ndarray]]]:
 
 
 def load_shares(
-    corpus: Corpus, plan: Plan, steps: Sequence[int], hosts: Sequence[int] = (1,)
+    corpus: Corpus,
+    plan: Plan,
+    steps: Sequence[int],
+    hosts: Sequence[int] = (1,),
+    filled: Filled | None = None,
 ) -> Iterator[Share]:
-    """What the loader gives for these steps to each host of 1, 2, … hosts: step by step."""
+    """What the loader gives for these steps to each host of 1, 2, … hosts: step by step.
+
+    With `filled`, after what a run decided for its controllers' slots.
+    """
     geometry, order = plan.geometry, Order(**plan.contents["order"])
     shares = [
         (f"host {host} of {count}{how}" if count > 1 else "", rows)
@@ -40,5 +48,5 @@ def load_shares(
     for step in steps:
         for host, rows in shares:
             loaded = batches(corpus, order, geometry, overlay, rows=rows, start=step, threads=0)
-            batch = next(loaded)
+            batch = filled(step, next(loaded)) if filled else next(loaded)
             yield Share(step, rows, batch["tokens"], batch["arms"], host)
