@@ -110,8 +110,8 @@ def prepare_with_beam(
 
     Raises what `prepare` does, and OSError with Beam's last line where the pipeline fails.
     """
-    engine = Pipeline(options, pathlib.Path(folder) / UNFINISHED / "beam")
-    return prepare(config, folder, progress, engine)
+    folder = pathlib.Path(folder).resolve()  # workers may stand elsewhere
+    return prepare(config, folder, progress, Pipeline(options, folder / UNFINISHED / "beam"))
 
 
 @dataclasses.dataclass(frozen=True)
