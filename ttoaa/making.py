@@ -35,6 +35,7 @@ from ttoaa.planning.removal import (
 )
 from ttoaa.planning.reserve import split_reserve
 from ttoaa.planning.store import store, unfinished
+from ttoaa.planning.whole_rows import whole_rows
 from ttoaa.training.ledger import Ledger
 from ttoaa.workdir import Workdir, write_json, write_text
 
@@ -88,7 +89,8 @@ def interventions(
         return found, slots
     for filling in slots:
         check_filling(filling, removals)
-    rows = rows_with(removals, corpus, order, geometry, seed)
+    covered = [whole_rows(name, each.items, geometry) for name, each in found.items()]
+    rows = rows_with(removals, corpus, order, geometry, seed, np.concatenate(covered))
     _, pool = split_reserve(
         corpus.num_windows("reserve", geometry.length), study.validation_sequences
     )

@@ -14,7 +14,7 @@ from ttoaa.experiments.base import Experiment, Item, Items
 from ttoaa.making import make_plan
 from ttoaa.planning.audit import PlainReader
 from ttoaa.planning.items import RESERVE
-from ttoaa.planning.placement import Explicit, PerInterval
+from ttoaa.planning.placement import Explicit, PerInterval, WholeBatch
 from ttoaa.planning.plan import Plan
 from ttoaa.planning.removal import Removal, removed_texts
 
@@ -216,6 +216,36 @@ def test_two_experiments_share_a_row(corpus, plan_of, texts):
     items = both.items("one").set_index("id")
     listed = [items.loc[f"row-{p}"]["removes"] for p in shared["one"]]
     assert any("two/text-0" in each and "one/text-0" in each for each in listed)
+
+
+def test_a_row_that_another_overwrites_as_a_whole_is_not_replaced(corpus, plan_of, removed, texts):
+    dirty = list(rows_of(removed, "verbatim"))
+    full = [np.full(LENGTH, 3), np.full(LENGTH, 4)]
+    batch = [Item("b", "batch", 1, full[0], placement=WholeBatch((dirty[0] // 8,), dirty[0] % 8))]
+    block = Items(
+        ["c", "d"],
+        "block",
+        np.array([2, 1]),
+        tokens=np.concatenate([full[1], np.full(9, 4)]),
+        lengths=np.array([LENGTH, 9]),
+        placement=Explicit([dirty[2], dirty[4], 3 if 3 not in dirty else 2], [0, 0, 5]),
+    )
+    removing = Removing("verbatim", texts=tuple(texts))
+    plan = plan_of((removing, Removing("whole", items=(*batch, block))))
+    theirs = {dirty[0], dirty[2], dirty[4]}
+    assert list(rows_of(plan, "verbatim")) == [p for p in dirty if p not in theirs]
+    rows = stream(plan)
+    assert [rows[p] for p in sorted(theirs)] == [full[0].tolist()] + [full[1].tolist()] * 2
+    assert not any(holds(row, text) for row in rows for _, text in texts)
+    alone = rows_of(plan_of((removing,)), "verbatim")
+    assert all(alone[p] == window for p, window in rows_of(plan, "verbatim").items())
+
+
+def test_a_place_in_a_replaced_row_is_refused_by_name(plan_of, removed, texts):
+    row = next(iter(rows_of(removed, "verbatim")))
+    fixed = Item("here", "c", 1, np.array([1, 2]), placement=Explicit([row], 4))
+    with pytest.raises(ValueError, match=f"(?s)cover the same tokens.*row-{row}|row-{row}.*here"):
+        plan_of((Removing("verbatim", texts=tuple(texts)), Removing("other", items=(fixed,))))
 
 
 def inserting(text, repetitions=2, block=False):

@@ -4,6 +4,7 @@ What is searched for, and how, is `scan_patterns`. NumPy lets go of Python's loc
 threads search as many pieces at once as there are cores.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -132,9 +133,12 @@ def scan(
 
     def part(piece: Piece) -> tuple[Piece, Occurrences]:
         done = kept / f"{piece.start}-{piece.stop}.npy"
-        if not done.exists():
-            merge([scan_piece(corpus, piece, patterns, length)]).save(done)
-        return piece, Occurrences.load(done)
+        with contextlib.suppress(FileNotFoundError):
+            return piece, Occurrences.load(done)
+        found = merge([scan_piece(corpus, piece, patterns, length)])
+        with contextlib.suppress(FileNotFoundError):  # another process was faster, and cleaned up
+            found.save(done)
+        return piece, found
 
     total = sum(piece.stop - piece.start for piece in work)
     pool = ThreadPoolExecutor(workers or len(os.sched_getaffinity(0)))

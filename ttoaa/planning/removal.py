@@ -87,20 +87,29 @@ class Rows:
     held: Sequence[np.ndarray]
     """n arrays: all removed texts that it holds, of whatever experiment."""
     occurrences: np.ndarray
-    """int64[texts]: how often each occurs in the rows of the run."""
+    """int64[texts]: how often each would occur in the rows of the run, without any edits."""
 
 
 def rows_with(
-    removals: Removals, corpus: Corpus, order: Order, geometry: Geometry, seed: int
+    removals: Removals,
+    corpus: Corpus,
+    order: Order,
+    geometry: Geometry,
+    seed: int,
+    covered: np.ndarray,
 ) -> Rows:
-    """Scans the training windows. A keyed hash of the row says whose it is, of those that want it
-    replaced."""
+    """Scans the training windows; rows that others overwrite as a whole, int64[c], need nothing.
+
+    A keyed hash of the row says whose it is, of the experiments that want it replaced.
+    """
     length, total = geometry.length, geometry.sequences
     found = scan_run(corpus, order, geometry, removals.patterns)
     windows, first, count = np.unique(found.where // length, return_index=True, return_counts=True)
     position, which = order.positions(windows, total)
     times = np.repeat(np.bincount(which, minlength=len(windows)), count)
     occurrences = np.bincount(found.pattern, times, len(removals.texts)).astype(np.int64)
+    left = ~np.isin(position, covered)
+    position, which = position[left], which[left]
     # One entry for each pair of a row and a text in it; of a row's the best rank is the first.
     row = np.repeat(np.arange(len(position)), count[which])
     inner = np.arange(len(row)) - np.repeat(np.cumsum(count[which]) - count[which], count[which])
