@@ -15,7 +15,7 @@ from ttoaa import config
 from ttoaa.data import remote, urls
 from ttoaa.data.corpus import MANIFEST, Manifest
 from ttoaa.data.preparation import prepare
-from ttoaa.data.sources import Mixture
+from ttoaa.data.sources import Mixture, TextFiles
 from ttoaa.data.sources.readers import RECORDS
 from ttoaa.data.sources.tfds_dataset import INFO
 
@@ -58,18 +58,27 @@ def _main() -> None:
     existed = (folder / MANIFEST).exists()
     if _FROM.value and not existed:
         remote.stage(_FROM.value, folder, check=functools.partial(_check, chosen))
+    source = getattr(chosen, "source", None)
+    if not existed:
+        _tell_passed_over(source)
     corpus = prepare(chosen, folder)
     found = "was there already" if existed else "is ready"
     print(
         f"prepare: {folder} {found}: {corpus.describe()}; "
         f"{corpus.vocab_size:,} ids; {corpus.manifest.source}"
     )
-    source = getattr(chosen, "source", None)
     for drawn in source.drawn if isinstance(source, Mixture) else ():
         print(f"prepare: {drawn}")
     if _TO.value:
         new = remote.publish(folder, _TO.value)
         print(f"prepare: {_TO.value} {'has it now' if new else 'had it already'}")
+
+
+def _tell_passed_over(source: Any) -> None:
+    for each in getattr(source, "sources", [source]):
+        files = each.passed_over() if isinstance(each, TextFiles) else []
+        if files:
+            print(f"prepare: passes over {len(files)} files, of no kind that is read: {files[0]} …")
 
 
 def _check(chosen: Any, content: bytes) -> None:

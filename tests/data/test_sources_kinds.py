@@ -96,6 +96,14 @@ def test_a_mixed_folder_is_read_in_order_of_name(tmp_path):
     assert texts(tmp_path, records="text") == ["plain", "lines", "one", "two", "record"]
 
 
+def test_what_is_passed_over_is_told(tmp_path):
+    for name in ("a.txt", "b.csv", "c.jsonl.bz2", ".d.csv", ".e/f.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("text")
+    source = TextFiles([str(tmp_path), str(tmp_path / "a.txt")])
+    assert source.passed_over() == [f"{tmp_path}/b.csv", f"{tmp_path}/c.jsonl.bz2"]
+
+
 def test_a_folder_at_a_url_is_read_as_the_same_one_here(tmp_path):
     system = fsspec.filesystem("memory")
     (tmp_path / "sub").mkdir()
@@ -240,5 +248,7 @@ def test_bad_tfds_datasets_are_named(built, tmp_path):
     for source, message in cases:
         with pytest.raises(ValueError, match=message):
             list(all_documents(source))
-    with pytest.raises(ValueError, match="is a TFDS dataset: read it by TfdsDataset"):
-        texts(folder)
+    with pytest.raises(
+        ValueError, match=r"has a TFDS dataset \(1\.0\.0/dataset_info\.json\): read"
+    ):
+        texts(folder.parent)

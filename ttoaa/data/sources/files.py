@@ -10,6 +10,7 @@ import gin
 
 from ttoaa.data import urls
 from ttoaa.data.sources import readers
+from ttoaa.data.sources.tfds_dataset import INFO
 
 PLAIN = (".txt", ".md", ".py")
 LINES = (".jsonl", ".json.gz", ".jsonl.gz", ".json.zst", ".jsonl.zst")
@@ -58,6 +59,16 @@ class TextFiles:
     def units(self) -> Sequence[str]:
         return [file for path in self.paths for file in _files(str(path))]
 
+    def passed_over(self) -> list[str]:
+        """Files in its folders that are of no kind that it reads."""
+        inside = [(path, urls.files_in(str(path)) or []) for path in self.paths]
+        return [
+            f"{path}/{name}"
+            for path, names in inside
+            for name in sorted(names)
+            if not name.endswith(KINDS) and not _is_hidden(name)
+        ]
+
     def documents(self, unit: str) -> Iterator[tuple[str, str]]:
         with urls.local(unit) as path:
             for number, text in self._texts(path, unit):
@@ -91,8 +102,9 @@ def _files(path: str) -> list[str]:
         if not path.endswith(KINDS):
             raise ValueError(f"input {path} is none of {', '.join(KINDS)}")
         return [path]
-    if "dataset_info.json" in inside:
-        raise ValueError(f"input {path} is a TFDS dataset: read it by TfdsDataset")
+    datasets = [name for name in inside if name.split("/")[-1] == INFO]
+    if datasets:
+        raise ValueError(f"input {path} has a TFDS dataset ({datasets[0]}): read it by TfdsDataset")
     found = [name for name in inside if name.endswith(KINDS) and not _is_hidden(name)]
     if not found:
         raise ValueError(f"input {path} has no {', '.join(KINDS)} file")
