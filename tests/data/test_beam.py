@@ -114,6 +114,15 @@ def test_what_fails_around_the_work_is_beams_failure_in_a_line(config, tmp_path,
         beam.prepare_with_beam(config, tmp_path / "c", HERE, progress=False)
 
 
+def test_a_worker_that_does_not_see_the_folder_says_so(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(beam.workdir, "write_bytes", lambda path, content: None)
+    engine = beam.Pipeline(HERE, tmp_path / "beam")
+    with pytest.raises(
+        OSError, match=r"a worker does not see \S+/work\.pickle: all need a file system"
+    ):
+        list(engine(survey.TakeSurvey(config.source), ["anything"]))
+
+
 @pytest.mark.parametrize("length", [None, 32])
 def test_a_scan_by_beam_leaves_the_file_of_the_local_one(config, tmp_path, monkeypatch, length):
     corpus = prepare(config, tmp_path / "c", progress=False, engine=ALONE)

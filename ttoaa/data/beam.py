@@ -11,6 +11,7 @@ import dataclasses
 import os
 import pathlib
 import pickle
+import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -46,23 +47,24 @@ class Pipeline:
         if not pieces:
             return
         shutil.rmtree(self.folder, ignore_errors=True)
-        workdir.write_bytes(self.folder / _WORK, cloudpickle.dumps((task, list(pieces))))
-        done = self._run(len(pieces))
+        folder = self.folder / secrets.token_hex(8)  # workers of a killed command find theirs gone
+        workdir.write_bytes(folder / _WORK, cloudpickle.dumps((task, list(pieces))))
+        done = self._run(folder, len(pieces))
         for number in range(len(pieces)):
-            fault = self.folder / _FAULT.format(number)
+            fault = folder / _FAULT.format(number)
             if fault.exists():
                 raise ValueError(fault.read_text(encoding="utf-8"))
         shutil.rmtree(self.folder)
         yield done
 
-    def _run(self, pieces: int) -> int:
+    def _run(self, folder: pathlib.Path, pieces: int) -> int:
         """Runs all pieces; gives how much they say is done. OSError where Beam gives up."""
         pipeline = apache_beam.Pipeline(options=self.options)
         (
             pipeline
             | apache_beam.Create(range(pieces))
             | apache_beam.Reshuffle()  # or one worker would take them all
-            | apache_beam.ParDo(_Piece(str(self.folder)))
+            | apache_beam.ParDo(_Piece(str(folder)))
         )
         try:
             result = pipeline.run()
@@ -88,8 +90,12 @@ class _Piece(apache_beam.DoFn):
         self.folder = folder
 
     def setup(self) -> None:
-        with open(os.path.join(self.folder, _WORK), "rb") as file:
-            self.task, self.pieces = pickle.load(file)
+        path = pathlib.Path(self.folder, _WORK)
+        if not path.exists():
+            raise OSError(
+                f"a worker does not see {path}: all need one file system, and its command"
+            )
+        self.task, self.pieces = pickle.loads(path.read_bytes())
 
     def process(self, number: int) -> None:
         done = Metrics.counter("ttoaa", self.DONE)
