@@ -92,9 +92,7 @@ class _Piece(apache_beam.DoFn):
     def setup(self) -> None:
         path = pathlib.Path(self.folder, _WORK)
         if not path.exists():
-            raise OSError(
-                f"a worker does not see {path}: all need one file system, and its command"
-            )
+            raise OSError(f"a worker does not see {path}: all need a file system that they share")
         self.task, self.pieces = pickle.loads(path.read_bytes())
 
     def process(self, number: int) -> None:
