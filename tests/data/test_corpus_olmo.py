@@ -2,11 +2,15 @@
 
 import dataclasses
 import json
+import pathlib
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
+from ttoaa import config
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.geometry import Geometry
 from ttoaa.data.loader import batches
@@ -53,8 +57,8 @@ def make(folder, dtype="uint32", headers=False, **changes):
     write(folder / "global_indices.npy", order, headers)
     tokenizer = ExistingTokenizer(str(folder / "tokenizer.json"))
     fields = {"train_windows": 48, "dtype": dtype, "length": LENGTH, "eos_id": EOS} | changes
-    config = OlmoCorpus(files, str(folder / "global_indices.npy"), tokenizer, **fields)
-    return Olmo(config, np.array(instances), order)
+    made = OlmoCorpus(files, str(folder / "global_indices.npy"), tokenizer, **fields)
+    return Olmo(made, np.array(instances), order)
 
 
 @pytest.fixture
@@ -126,9 +130,9 @@ def test_other_window_lengths_are_refused(olmo, tmp_path):
 def test_a_list_file_names_the_files_in_order(olmo, tmp_path):
     lines = ["# OLMo's", *(name.rsplit("/", 1)[1] for name in olmo.config.files), ""]
     (tmp_path / "olmo" / "files.txt").write_text("\n".join(lines))
-    config = dataclasses.replace(olmo.config, files=[str(tmp_path / "olmo" / "files.txt")])
+    listed = dataclasses.replace(olmo.config, files=[str(tmp_path / "olmo" / "files.txt")])
     np.testing.assert_array_equal(
-        config.make(tmp_path / "corpus").windows("train", np.arange(48), LENGTH),
+        listed.make(tmp_path / "corpus").windows("train", np.arange(48), LENGTH),
         olmo.instances[olmo.order[:48]],
     )
 
@@ -230,9 +234,9 @@ def test_what_does_not_fit_together_is_named(tmp_path, fault, message):
     ],
 )
 def test_what_cannot_be_meant_is_refused(tmp_path, change, message):
-    config = dataclasses.replace(make(tmp_path / "olmo").config, **change)
+    changed = dataclasses.replace(make(tmp_path / "olmo").config, **change)
     with pytest.raises(ValueError, match=message):
-        config.make(tmp_path / "corpus")
+        changed.make(tmp_path / "corpus")
 
 
 def test_files_of_another_dtype_show_by_their_missing_eos(tmp_path):
@@ -256,3 +260,32 @@ def test_files_of_another_dtype_show_by_their_missing_eos(tmp_path):
 def test_a_bad_field_is_refused_at_once(olmo, change):
     with pytest.raises(ValueError, match=f"OlmoCorpus.*{next(iter(change))}"):
         dataclasses.replace(olmo.config, **change)
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "ttoaa.data.olmo", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_the_command_makes_it_and_the_study_remembers(olmo, tmp_path):
+    """On the paper's config, whose bindings of Prepare are moot then."""
+    folder, workdir = tmp_path / "olmo", f"--workdir={tmp_path / 'study'}"
+    paper = pathlib.Path(__file__).parents[2] / "configs" / "paper.gin"
+    done = run(
+        workdir,
+        f"--gin_file={paper}",
+        f"--files={','.join(olmo.config.files)}",
+        f"--order={folder / 'global_indices.npy'}",
+        f"--tokenizer={folder / 'tokenizer.json'}",
+        *(f"--eos_id={EOS}", "--dtype=uint32", "--length=16", "--train_windows=48", "--first=2"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "48 train and 14 reserve windows of 16 tokens" in done.stdout
+    corpus = Corpus.open(tmp_path / "study" / "corpus")
+    expected = olmo.instances[olmo.order[2:50]]
+    np.testing.assert_array_equal(corpus.windows("train", np.arange(48), LENGTH), expected)
+    study, _ = config.load([tmp_path / "study" / "config.gin"])
+    assert study.prepare == dataclasses.replace(olmo.config, first=2)
+    again = run(workdir, "--first=3")
+    assert again.returncode == 1 and "Prepare.first 2, this one has 3" in again.stderr
+    assert Corpus.open(tmp_path / "study" / "corpus").fingerprint == corpus.fingerprint
