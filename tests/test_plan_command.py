@@ -12,8 +12,10 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from fakes import Planted
+from fakes import Given, Planted
 
+from ttoaa.checks.config import Checks
+from ttoaa.experiments.base import Item
 from ttoaa.making import make_plan
 from ttoaa.planning import auditing
 from ttoaa.planning.plan import Plan
@@ -226,6 +228,18 @@ def test_the_audit_looks_at_random_batches_of_the_whole_run(made, monkeypatch):
         auditing.audit(made, 12, seed)
     assert asked[0] == asked[1] != asked[2]
     assert len(set(asked[0])) == 12 and max(asked[0]) >= 18 > min(asked[0])
+
+
+def test_a_holdout_that_leaks_leaves_no_plan_where_that_is_an_error(tiny_study, make_workdir):
+    tokens = np.arange(40, 50, dtype=np.int32)
+    held, leaking = (Given(n, items=(Item("i", "c", r, tokens),)) for n, r in (("a", 0), ("b", 1)))
+    study = dataclasses.replace(tiny_study, experiments=(held, leaking))
+    workdir = make_workdir()
+    before = files(workdir.root)
+    with pytest.raises(ValueError, match="a holdout leaks: 1 of 1 held-out items of a are texts"):
+        make_plan(dataclasses.replace(study, checks=Checks(holdout="error")), workdir)
+    assert files(workdir.root) == before
+    assert make_plan(study, workdir)[1]
 
 
 @pytest.mark.parametrize("many", [3, 2_000])

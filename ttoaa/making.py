@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ttoaa import config
+from ttoaa.checks.checking import refuse
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.order import Order, training_order
 from ttoaa.experiments.control import fillings
@@ -126,6 +127,7 @@ def _compile(
             made = seams(plan, corpus, order, removals, slots) if removals else {}
             again.update(made.keys())
             if not made:
+                refuse(plan, corpus, study.checks)
                 told = _masked(study, plan, corpus, order)
                 store(plan, workdir.plan, {**meta, "redrawn": len(again), "warnings": told})
                 break
