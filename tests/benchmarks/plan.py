@@ -32,7 +32,7 @@ from ttoaa.planning.reserve import assign  # noqa: E402
 from ttoaa.planning.store import store, unfinished  # noqa: E402
 
 _EDITS = flags.DEFINE_integer("edits", 0, "so many of one shape; 0: the paper's plan", 0)
-_RATIO_EDITS = flags.DEFINE_integer("ratio_edits", 2_000_000, "of 10 and of 1,000 experiments")
+_RATIO_EDITS = flags.DEFINE_integer("ratio_edits", 5_000_000, "of 10 and of 1,000 experiments")
 _ROUNDS = flags.DEFINE_integer("rounds", 2, "of these two, by turns; the least counts", 1)
 _SCALE = flags.DEFINE_float("scale", 1.0, "of the paper's items and steps: small for a test")
 flags.FLAGS.set_default("workdir", "")  # of the commands' flags, of no use here
@@ -102,7 +102,7 @@ def paper(scale):
     return [*changed, told], study.geometry
 
 
-def alike(count, edits, repetitions=25):
+def alike(count, edits, repetitions=3):
     """`count` experiments of texts of 16 to 255 tokens, of so many edits in all."""
     each = max(1, edits // count // repetitions)
     shape = {"groups": {"text": (each, repetitions)}, "lengths": (16, 255)}
@@ -189,7 +189,7 @@ def main(argv):
     with tempfile.TemporaryDirectory(dir=_SCRATCH.value) as scratch:
         folder = pathlib.Path(scratch)
         if _EDITS.value:
-            experiments, geometry = alike(10, _EDITS.value), GEOMETRY
+            experiments, geometry = alike(10, _EDITS.value, 25), GEOMETRY
         else:
             experiments, geometry = paper(_SCALE.value)
         loaded = time.perf_counter() - STARTED

@@ -4,6 +4,7 @@ Written into the plan's folder: items/<experiment>.parquet, tokens.npy and index
 Nothing here is held in memory as a whole, but a few bytes for each item in mapped files.
 """
 
+import concurrent.futures
 import dataclasses
 import hashlib
 import pathlib
@@ -65,8 +66,17 @@ class Catalogue:
 class Cataloguer:
     """Takes one experiment after the other, in the order of their names."""
 
-    def __init__(self, folder: pathlib.Path, geometry: Geometry, vocab: int, seed: int) -> None:
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        geometry: Geometry,
+        vocab: int,
+        seed: int,
+        pool: concurrent.futures.Executor,
+    ) -> None:
+        """Tables are encoded in `pool`."""
         self._folder, self._geometry, self._vocab, self._seed = folder, geometry, vocab, seed
+        self._pool = pool
         for name in ("items", "index", "scratch"):
             (folder / name).mkdir()
         scratch = folder / "scratch"
@@ -88,7 +98,7 @@ class Cataloguer:
         own = np.unique(np.asarray(intervention.windows, np.int64))
         path = self._folder / "items" / f"{name}.parquet"
         given = blocks(name, intervention.items, self._geometry.length, self._vocab)
-        with table_writer(path, _SCHEMA, ["condition", "fields"]) as write:
+        with table_writer(path, _SCHEMA, ["condition", "fields"], self._pool) as write:
             for block in given:
                 self._add_block(name, block, own)
                 write(_rows(block))

@@ -1,5 +1,6 @@
 """Turns interventions into a plan: items into edits, edits into addresses and columns (C3, C4)."""
 
+import concurrent.futures
 import dataclasses
 import pathlib
 import tempfile
@@ -62,9 +63,10 @@ def compile_plan(
         kept = tempfile.TemporaryDirectory(prefix="ttoaa-plan-")
         folder = pathlib.Path(kept.name)
     seed = int(identity["seed"])
-    cataloguer = Cataloguer(folder, geometry, vocab_size, seed)
-    for name in sorted(interventions):
-        cataloguer.add(name, interventions[name])
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        cataloguer = Cataloguer(folder, geometry, vocab_size, seed, pool)
+        for name in sorted(interventions):
+            cataloguer.add(name, interventions[name])
     items = cataloguer.close()
     names = Names(folder, seed, items.counts)
     digests = _place(_Requests(items, names, again or {}), names, geometry, folder, at_once)

@@ -1,5 +1,6 @@
 """Makes a compiled plan a finished one: provenance of every edit, a summary to read, its name."""
 
+import concurrent.futures
 import contextlib
 import os
 import pathlib
@@ -64,10 +65,12 @@ def store(plan: CompiledPlan, folder: pathlib.Path, meta: Mapping[str, Any]) -> 
     write_json(plan.folder / "summary.json", values)
     tables = [plan.folder / "provenance.parquet"]
     tables += [path for name in ("items", "index") for path in (plan.folder / name).iterdir()]
-    hashes = {p.relative_to(plan.folder).as_posix(): file_sha256(p) for p in sorted(tables)}
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        hashes = dict(zip(tables, pool.map(file_sha256, tables), strict=True))
+    told = {path.relative_to(plan.folder).as_posix(): hashes[path] for path in sorted(hashes)}
     write_json(
         plan.folder / "plan.json",
-        {"hash": plan.hash, "contents": plan.contents, "tables": hashes, **meta},
+        {"hash": plan.hash, "contents": plan.contents, "tables": told, **meta},
     )
     if plan.folder.parent == folder.parent:
         _finish(plan.folder, folder)
@@ -78,11 +81,17 @@ def store(plan: CompiledPlan, folder: pathlib.Path, meta: Mapping[str, Any]) -> 
 
 
 def _finish(made: pathlib.Path, folder: pathlib.Path) -> None:
-    for path in made.rglob("*"):
-        handle = os.open(path, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:  # disks take many at once
+        list(pool.map(_to_disk, made.rglob("*")))
     os.replace(made, folder)
+
+
+def _to_disk(path: pathlib.Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _write_provenance(plan: CompiledPlan, path: pathlib.Path) -> None:
@@ -93,7 +102,10 @@ def _write_provenance(plan: CompiledPlan, path: pathlib.Path) -> None:
     experiments = pa.array(plan.contents["experiments"], pa.string())
     last = np.cumsum(plan.contents["items"], dtype=np.int64)
     arms = pa.array(["corpus", *(arm["name"] for arm in plan.arms)], pa.string())
-    with table_writer(path, _PROVENANCE, ["experiment", "arm"]) as write:
+    with (
+        concurrent.futures.ThreadPoolExecutor(1) as pool,
+        table_writer(path, _PROVENANCE, ["experiment", "arm"], pool) as write,
+    ):
         for first in range(0, len(plan.columns["item"]), _ROW_GROUP):
             group = slice(first, first + _ROW_GROUP)
             edits = {name: column[group] for name, column in plan.columns.items()}

@@ -9,28 +9,32 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+_SMALL = 1 << 22  # bytes of a group that are encoded sooner than a thread takes over
 _HEX = np.frombuffer("".join(f"{byte:02x}" for byte in range(256)).encode(), np.uint16)
 
 
 @contextlib.contextmanager
 def table_writer(
-    path: pathlib.Path, schema: pa.Schema, dictionaries: Sequence[str]
+    path: pathlib.Path,
+    schema: pa.Schema,
+    dictionaries: Sequence[str],
+    pool: concurrent.futures.Executor,
 ) -> Iterator[Callable[[pa.Table], None]]:
     """Gives what takes one row group after the other; `dictionaries` are columns of few values.
 
-    Arrow encodes a group while Python makes the next: it lets go of the interpreter's lock.
+    Arrow encodes a group in `pool` while Python makes the next: it lets go of Python's lock.
     """
     options = {"compression": "lz4", "use_dictionary": list(dictionaries)}
-    with (
-        pq.ParquetWriter(path, schema, write_statistics=["id"], **options) as writer,
-        concurrent.futures.ThreadPoolExecutor(1) as pool,
-    ):
+    with pq.ParquetWriter(path, schema, write_statistics=False, **options) as writer:
         waiting: list[concurrent.futures.Future[None]] = []
 
         def write(rows: pa.Table) -> None:
             while waiting:
                 waiting.pop().result()
-            waiting.append(pool.submit(writer.write_table, rows))
+            if rows.nbytes < _SMALL:
+                writer.write_table(rows)
+            else:
+                waiting.append(pool.submit(writer.write_table, rows))
 
         yield write
         while waiting:
