@@ -127,7 +127,7 @@ def _compile(
             made = seams(plan, corpus, order, removals, slots) if removals else {}
             again.update(made.keys())
             if not made:
-                refuse(plan, corpus, study.checks)
+                refuse(plan, corpus, study.checks, slots)
                 told = _masked(study, plan, corpus, order)
                 store(plan, workdir.plan, {**meta, "redrawn": len(again), "warnings": told})
                 break

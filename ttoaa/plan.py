@@ -66,7 +66,7 @@ def _make(workdir: Workdir) -> None:
     if new:
         print((workdir.plan / "summary.txt").read_text(encoding="utf-8"), end="")
     if new or _CHECK.value:
-        check(study.checks, plan, workdir, new=new, overlap=_CHECK.value == "overlap")
+        check(study, plan, workdir, new=new, overlap=_CHECK.value == "overlap")
     if new:
         print(f"plan: {workdir.plan} made in {time.perf_counter() - started:.1f} s")
     elif not _CHECK.value:

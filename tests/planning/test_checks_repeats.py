@@ -10,6 +10,7 @@ from ttoaa.checks.meetings import same_ngrams, same_texts
 from ttoaa.checks.nearest import nearest
 from ttoaa.checks.repeats import identical, similar
 from ttoaa.checks.texts import Texts
+from ttoaa.planning.fillings import Filling
 
 
 def make_texts(experiments):
@@ -215,3 +216,25 @@ def test_an_eos_at_the_ends_is_no_part_of_a_text(plan_of, corpus):
     assert all(texts.text(i).tolist() == text.tolist() for i in range(4))
     assert texts.held_out.tolist() == [True, False, False, False]
     assert texts.conditions.to_pylist() == ["h", "c", "c", "c"]
+
+
+def test_what_controllers_may_insert_counts_as_inserted():
+    """By an experiment that is neither the first nor the last."""
+    texts = make_texts({"a": [(True, COPY)], "b": [(False, OTHER)], "c": [(True, LONG)]})
+    whole = texts.with_fillings(
+        [
+            Filling("b", "fast", 4, [np.array([0, *COPY, 0]), np.array([0, 0]), np.array([7, 8])]),
+            Filling("a", "slow", 4, [np.array([*LONG[:38], 99])]),
+        ],
+        eos_id=0,
+    )
+    names = [whole.name(i) for i in range(len(whole))]
+    assert names == ["a/i0", "a/slow[0]", "b/i1", "b/fast[0]", "b/fast[2]", "c/i2"]
+    rows = [COPY, [*LONG[:38], 99], OTHER, COPY, [7, 8], LONG]
+    assert [whole.text(i).tolist() for i in range(len(whole))] == rows
+    assert [tokens.tolist() for _, tokens, _ in whole.blocks()] == [
+        [token for row in rows for token in row]
+    ]
+    (same,), (near,) = identical(whole, "error", 5), similar(whole, 8, 0.9, "warning", 5)
+    assert same.examples == [{"item": "a/i0", "same_as": "b/fast[0]"}]
+    assert near.experiments == ("c", "a") and near.examples[0]["nearest"] == "a/slow[0]"

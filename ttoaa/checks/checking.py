@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from ttoaa.checks.repeats import identical, similar
 from ttoaa.checks.texts import Texts
 from ttoaa.data.corpus import Corpus
 from ttoaa.planning.edits import Edits
+from ttoaa.planning.fillings import Filling
 from ttoaa.planning.plan import Plan
 from ttoaa.workdir import write_json, write_text
 
@@ -69,14 +71,15 @@ class Report:
         )
 
 
-def refuse(plan: Edits, corpus: Corpus, checks: Checks) -> None:
+def refuse(plan: Edits, corpus: Corpus, checks: Checks, fillings: Sequence[Filling] = ()) -> None:
     """Raises ValueError for held-out items that are inserted, where they are to be an error.
 
-    For a plan that is compiled, before it gets its name.
+    For a plan that is compiled, before it gets its name; `fillings` are what controllers insert.
     """
     if checks.holdout != "error":
         return
-    found = identical(_kept(Texts.of_plan(plan, corpus.eos_id)), "error", checks.examples)
+    texts = Texts.of_plan(plan, corpus.eos_id).with_fillings(fillings, corpus.eos_id)
+    found = identical(_kept(texts), "error", checks.examples)
     errors = [finding.message for finding in found if finding.severity == "error"]
     if errors:
         more = f" (and {len(errors) - 1} more of the kind)" if len(errors) > 1 else ""
@@ -93,6 +96,7 @@ def check_plan(
     plan: Plan,
     corpus: Corpus,
     checks: Checks,
+    fillings: Sequence[Filling] = (),
     *,
     new: bool = False,
     overlap: bool = False,
@@ -102,7 +106,7 @@ def check_plan(
 
     Of a `new` plan with very many tokens of items, near-identical texts are not looked for.
     """
-    texts = Texts.of_plan(plan, corpus.eos_id)
+    texts = Texts.of_plan(plan, corpus.eos_id).with_fillings(fillings, corpus.eos_id)
     kept = _kept(texts)
     left_out: list[str] = []
     findings = [

@@ -53,7 +53,9 @@ def overlap(
         group = np.flatnonzero(length == n if size else length < n)
         if not len(group):
             continue
-        rows = [texts.tokens[p : p + k] for p, k in zip(place[group], length[group], strict=True)]
+        rows = [
+            texts.at(np.arange(p, p + k)) for p, k in zip(place[group], length[group], strict=True)
+        ]
         different, which = _different(rows)
         count = _counts(corpus, plan, Patterns(different), progress)[which]
         found += np.bincount(owner[group], count > 0, len(texts)).astype(np.int64)

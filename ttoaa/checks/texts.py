@@ -5,7 +5,8 @@ import functools
 import itertools
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 
 from ttoaa.data.order import mix64
 from ttoaa.planning.edits import Edits
+from ttoaa.planning.fillings import Filling
 
 _BLOCK = 1 << 20  # tokens that a pass takes at a time: its temporaries stay small
 _COLUMNS = ["id", "condition", "repetitions", "tokens", "fields"]
@@ -30,7 +32,7 @@ class Texts:
     tokens: np.ndarray
     """int32[total], which may be mapped from disk."""
     start: np.ndarray
-    """int64[n]: where in `tokens` each text begins, ascending."""
+    """int64[n]: where in `tokens` each text begins."""
     length: np.ndarray
     """int64[n]: tokens of each, at least 1."""
     experiment: np.ndarray
@@ -43,6 +45,8 @@ class Texts:
     """string[n]"""
     conditions: pa.Array
     """string[n]"""
+    extra: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, np.int32))
+    """int32[m]: tokens of no item's; place p of `tokens` and more is number p - total of these."""
 
     @classmethod
     def of_plan(cls, plan: Edits, eos_id: int) -> "Texts":
@@ -79,7 +83,51 @@ class Texts:
 
     def text(self, item: int) -> np.ndarray:
         """int32[length]"""
-        return self.tokens[self.start[item] : self.start[item] + self.length[item]]
+        return self.at(np.arange(self.length[item]) + self.start[item])
+
+    def at(self, place: np.ndarray) -> np.ndarray:
+        """int32[...] tokens of int64[...] places."""
+        if not len(self.extra):
+            return self.tokens[place]
+        beyond = place >= len(self.tokens)
+        out = self.tokens[np.where(beyond, 0, place)]
+        out[beyond] = self.extra[place[beyond] - len(self.tokens)]
+        return out
+
+    def with_fillings(self, fillings: Sequence[Filling], eos_id: int) -> "Texts":
+        """With what controllers may insert: text k of a controller is the item `slots[k]`."""
+        whole = self
+        for filling in fillings:
+            number = self.experiments.index(filling.experiment)
+            whole = whole._with(number, filling, eos_id)
+        return whole
+
+    def _with(self, number: int, filling: Filling, eos_id: int) -> "Texts":
+        tokens = np.concatenate([np.empty(0, np.int32), *filling.texts]).astype(np.int32)
+        length = np.array([len(text) for text in filling.texts], np.int64)
+        start, length = _without_ends(tokens, np.cumsum(length) - length, length, eos_id)
+        keep = np.flatnonzero(length)
+        never = np.zeros(len(keep), bool)
+        new = {
+            "start": start[keep] + len(self.tokens) + len(self.extra),
+            "length": length[keep],
+            "experiment": np.full(len(keep), number),
+            "held_out": never,
+            "removed": never,
+        }
+        order = np.argsort(np.concatenate([self.experiment, new["experiment"]]), kind="stable")
+        columns: dict[str, Any] = {
+            name: np.concatenate([getattr(self, name), column])[order]
+            for name, column in new.items()
+        }
+        ids = pa.array([f"{filling.slots}[{k}]" for k in keep.tolist()], pa.string())
+        conditions = pa.array(["controlled"] * len(keep), pa.string())
+        strings = {
+            "ids": pa.concat_arrays([self.ids, ids]).take(pa.array(order)),
+            "conditions": pa.concat_arrays([self.conditions, conditions]).take(pa.array(order)),
+        }
+        extra = np.concatenate([self.extra, tokens])
+        return dataclasses.replace(self, **columns, **strings, extra=extra)
 
     def only(self, items: np.ndarray) -> "Texts":
         """Some of them (int64[m] ascending), over the same tokens."""
@@ -95,8 +143,7 @@ class Texts:
         for first, last in itertools.pairwise(borders.tolist()):
             items = slice(first, last)
             start, length = self.start[items], self.length[items]
-            piece = self.tokens[start[0] : start[-1] + length[-1]]
-            yield items, piece[np.repeat(start - start[0], length) + counted(length)], length
+            yield items, self.at(np.repeat(start, length) + counted(length)), length
 
     @functools.cached_property
     def signature(self) -> np.ndarray:
