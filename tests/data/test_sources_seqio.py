@@ -168,6 +168,27 @@ def test_text_of_a_task_goes_to_any_tokenizer():
         assert [text for _, text in all_documents(SeqioTask(name, use="text"))] == TEXTS
 
 
+def test_a_task_whose_function_takes_no_seed():
+    import seqio
+    import tensorflow as tf
+
+    def source(split, shuffle_files):
+        del split, shuffle_files
+        return tf.data.Dataset.from_tensor_slices({"targets": [*TEXTS[:3], b"caf\xe9"]})
+
+    seqio.TaskRegistry.add(
+        "seedless",
+        source=seqio.FunctionDataSource(source, splits=["train"]),
+        preprocessors=[seqio.preprocessors.tokenize],
+        output_features={"targets": seqio.Feature(seqio.ByteVocabulary())},
+        metric_fns=[],
+    )
+    documents = all_documents(SeqioTask("seedless", use="text"))
+    assert [next(documents)[1] for _ in range(3)] == TEXTS[:3]
+    with pytest.raises(ValueError, match=r"seedless:train\[0/1\]\[3\] is not UTF-8 at byte 3"):
+        next(documents)
+
+
 def test_shards_are_all_of_it():
     texts = [text for _, text in all_documents(SeqioTask("cats", use="text", shards=3))]
     assert sorted(texts) == sorted(TEXTS) and texts[:2] == [TEXTS[0], TEXTS[3]]
@@ -179,6 +200,7 @@ def test_a_mixture_is_the_same_at_every_reading_until_a_task_ends(path):
 
     first = texts(1)
     assert first == texts(1) != texts(2)
+    assert texts(None) == texts(42)
     cats, code = ([t for t in first if t in known] for known in (TEXTS, OTHERS))
     assert cats == TEXTS[: len(cats)] and code == OTHERS[: len(code)]
     assert len(cats) == len(TEXTS) or len(code) == len(OTHERS)

@@ -12,6 +12,7 @@ import gin
 import numpy as np
 
 from ttoaa.data import urls
+from ttoaa.data.sources import readers
 from ttoaa.data.token_ids import TokenIds
 
 
@@ -25,9 +26,9 @@ class SeqioTask:
     EOS ends a document; one at the end of an example is not doubled. With `use='text'` it is the
     text of `<feature>_pretokenized`, for a corpus of any tokenizer.
 
-    A Task's order is that of its files. A Mixture draws by TensorFlow's stateless random numbers
-    from `seed`, which fixes them for a version of TensorFlow; it ends where its first Task does
-    (seqio's stop_on_empty_dataset). `ttoaa`'s own `Mixture` needs no randomness.
+    A Task's order is that of its files. A Mixture draws by TensorFlow's random numbers of `seed`,
+    which fixes them for a version of TensorFlow; it ends where its first Task does (seqio's
+    stop_on_empty_dataset). `ttoaa`'s own `Mixture` needs no randomness.
     """
 
     name: str
@@ -37,8 +38,8 @@ class SeqioTask:
     features: Sequence[str] = ("targets",)
     """Joined in this order: ('inputs', 'targets') for tasks that have both."""
     use: Literal["tokens", "text"] = "tokens"
-    seed: int = 0
-    """Of a Mixture's draws and of stochastic preprocessors."""
+    seed: int | None = None
+    """Of a Mixture's draws (seqio's own is 42) and of random preprocessors, which must have one."""
     use_cached: bool = False
     """seqio's own offline cache of the Task."""
     shards: int = 1
@@ -62,14 +63,14 @@ class SeqioTask:
     def documents(self, unit: str) -> Iterator[tuple[str, Any]]:
         index, shards = map(int, unit.split("/"))
         found = find(self.name, self.module)
-        vocabulary, fingerprint = vocabulary_of(found, self.features), ""
         if self.use == "tokens":
+            vocabulary = vocabulary_of(found, self.features)
             fingerprint = hashlib.sha256(vocabulary_file(vocabulary, self.name)).hexdigest()
         for number, example in enumerate(_told(self.name, self._examples(found, index, shards))):
             name = f"{self.name}:{self.split}[{unit}][{number}]"
             parts = [_part(example, feature, self.use, name) for feature in self.features]
             if self.use == "text":
-                text = "".join(part.decode() for part in parts)
+                text = "".join(readers.decoded(part, name, replace=False) for part in parts)
                 if text.strip():
                     yield name, text
                 continue
