@@ -20,7 +20,7 @@ from jax._src import distributed as joined
 from orbax.checkpoint._src.handlers import base_pytree_checkpoint_handler as pytrees
 from orbax.checkpoint._src.path import atomicity
 
-from ttoaa.training import checkpoints, loop, retention
+from ttoaa.training import checkpoints, controlling, loop, retention
 from ttoaa.training.records import Records
 
 _TARGET = os.environ.get("TTOAA_TEST_KILL")
@@ -70,6 +70,7 @@ if _TARGET is not None:
     _watch(checkpoints, "read", "restore")
     _watch(loop._Run, "_note_start", "note")
     _watch(loop._Run, "_compile", "compile")
+    _watch(controlling.Controlling, "decide", "decide")
     _watch(Records, "arms", "step")  # its metrics are written then
     _watch(loop, "row_losses", "evaluate")
     _watch(pytrees.BasePyTreeCheckpointHandler, "finalize", "save")  # once an item, in the back

@@ -95,7 +95,7 @@ def _checked(path: pathlib.Path, previous: str | None) -> Iterator[tuple[bytes, 
                 line = json.loads(raw)
                 told = line.pop("hash")
                 whole = told == _hash(line) and previous in (None, line["previous"])
-            except (ValueError, KeyError, AttributeError):
+            except (ValueError, KeyError, TypeError, AttributeError):
                 whole = False
             if not whole:
                 raise ValueError(
