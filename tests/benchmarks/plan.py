@@ -42,6 +42,7 @@ CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 GEOMETRY = Geometry(length=4096, batch=512, steps=100_000)
 RESERVE = 5_000_000  # windows
 AT_ONCE = 1 << 20
+COUNTS = (10, 1000)
 
 
 class Tokenizer:
@@ -173,13 +174,14 @@ def named(plan, count=200):
 
 def ratio(folder, edits, rounds):
     """Time of 1,000 experiments by that of 10, at equal edits."""
-    least = {10: np.inf, 1000: np.inf}
+    few, many = COUNTS
+    least = {few: np.inf, many: np.inf}
     for number in range(rounds):
         for count in least:
             _, seconds = make(alike(count, edits), GEOMETRY, folder / f"{count}-{number}")
             least[count] = min(least[count], sum(seconds.values()))
             shutil.rmtree(folder / f"{count}-{number}")
-    return least[1000] / least[10]
+    return least[many] / least[few]
 
 
 def main(argv):

@@ -130,3 +130,13 @@ def test_validation_may_take_all_but_no_more():
     assert len(split_reserve(5, 5)[1]) == 0
     with pytest.raises(ValueError, match=r"5 windows, 6 are asked for validation"):
         split_reserve(5, 6)
+
+
+@pytest.mark.parametrize(("pool", "seed"), [(700, 0), (1000, 1)])
+def test_many_slots_are_matched_as_few_are(pool, seed):
+    """So many that they propose all at once, to a reserve that is full or nearly so."""
+    needs = {"a": 400, "b": 300}
+    windows = assign(needs, np.arange(pool) + 5, seed)
+    assert {n: w.tolist() for n, w in windows.items()} == deferred_acceptance(
+        needs, np.arange(pool) + 5, seed
+    )
