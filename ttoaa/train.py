@@ -35,7 +35,8 @@ from ttoaa.training.alone import alone
 from ttoaa.training.checkpoints import newest_meta
 from ttoaa.training.controlling import Controls
 from ttoaa.training.feed import followed
-from ttoaa.training.loop import AGREED, Job, Stopped, check_identity, train
+from ttoaa.training.job import Job
+from ttoaa.training.loop import AGREED, Stopped, check_identity, train
 from ttoaa.training.program import Program
 from ttoaa.training.topology import pin_cores, split_cpu
 from ttoaa.workdir import RUNS, Workdir, read_json

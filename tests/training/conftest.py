@@ -15,7 +15,7 @@ from ttoaa.model.execution import PLAIN
 from ttoaa.model.sharding import Layout, make_mesh
 from ttoaa.training.checkpoints import read
 from ttoaa.training.config import AdamW, ConstantLinear, Training
-from ttoaa.training.loop import Job
+from ttoaa.training.job import Job
 from ttoaa.training.program import Program
 from ttoaa.training.records import FILES
 

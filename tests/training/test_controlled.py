@@ -14,6 +14,7 @@ from ttoaa import config, plan, train
 from ttoaa.evaluation.scores import Scores
 from ttoaa.evaluation.work import Work
 from ttoaa.planning import fillings
+from ttoaa.planning.auditing import audit
 from ttoaa.planning.decisions import read
 from ttoaa.planning.plan import Plan
 from ttoaa.training.checkpoints import committed_steps
@@ -150,6 +151,11 @@ def test_an_outcome_sees_what_was_decided_up_to_its_checkpoint(whole, step):
     lines = [x for x in read(whole / "run/decisions.jsonl") if x["step"] <= step]
     assert len(lines) == 2 * (step // 4 + (step < STEPS))
     assert found["value"].tolist() == [sum(line["log_p"]) for line in lines]
+
+
+def test_the_audit_re_derives_every_batch_of_the_run(whole):
+    told = audit(Workdir(whole), STEPS, 0, hosts=(1, 2))
+    assert f"{STEPS} batches" in told and "with what the run decided, no difference" in told
 
 
 def refused(workdir, kind="run"):

@@ -1,38 +1,32 @@
 """The training loop: batches in, records and checkpoints out; killed anywhere, it goes on (C12)."""
 
-import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import tqdm
 
-from ttoaa.data.loader import Batch
-from ttoaa.experiments.base import Probe
 from ttoaa.model.execution import PLAIN
 from ttoaa.scoring.likelihood import log_likelihoods, row_losses
 from ttoaa.scoring.requests import Request
 from ttoaa.training import guard, initial
 from ttoaa.training.agreement import from_primary
 from ttoaa.training.checkpoints import Writer
-from ttoaa.training.controlling import Controlling, Controls
+from ttoaa.training.controlling import Controlling
 from ttoaa.training.distributed import exiting, primary
 from ttoaa.training.feed import ahead, local_rows, place
 from ttoaa.training.goodput import Attempts
+from ttoaa.training.job import Job
 from ttoaa.training.ledger import Ledger
 from ttoaa.training.profiling import Profiler
-from ttoaa.training.program import Program
 from ttoaa.training.records import Records
 from ttoaa.training.speed import Speedometer
 from ttoaa.training.step import Metrics
 from ttoaa.training.stopping import Stopping
 from ttoaa.training.topology import provenance, topology
 from ttoaa.workdir import read_json, write_json, write_text
-
-ProbeList = Sequence[tuple[str, Probe]]
-"""(experiment, probe) pairs."""
 
 
 class Stopped(Exception):
@@ -41,37 +35,6 @@ class Stopped(Exception):
 
 AGREED = (Stopped, guard.Refused)
 """What all processes come to together."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """All that one training run needs, resolved."""
-
-    folder: pathlib.Path
-    seed: int
-    program: Program
-    identity: Mapping[str, str]
-    """Fingerprints of what decides the batches and the numerics: a checkpoint must agree."""
-    batches: Callable[[int, np.ndarray], Iterator[Batch]]
-    """The loader from a step on, of some rows of each batch; a batch that controllers decide on
-    is not asked for before they did."""
-    probes: ProbeList
-    validation_NxL: np.ndarray
-    label: str
-    controls: Controls = dataclasses.field(default_factory=Controls)
-    init_from: initial.InitFrom | None = None
-    config: str = ""
-    """The resolved gin config, kept beside the records."""
-    profile: range = range(0)
-    """Steps to trace."""
-    began: float | None = None
-    """time.time() when the process began, for the goodput; by default now."""
-    ours: Callable[[], bool] = lambda: True
-    """Whether no other trainer has taken the run over; asked of the primary's before a save."""
-
-    @property
-    def steps(self) -> int:
-        return self.program.geometry.steps
 
 
 def train(job: Job) -> None:
