@@ -8,14 +8,16 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from fakes import Given
 
 from ttoaa.data.geometry import Geometry
 from ttoaa.data.loader import batches
 from ttoaa.data.order import Order
 from ttoaa.planning import store as store_module
 from ttoaa.planning.compiler import compile_plan
-from ttoaa.planning.items import Intervention
+from ttoaa.planning.items import Intervention, Item
 from ttoaa.planning.overlay import Overlay
+from ttoaa.planning.placement import Explicit
 from ttoaa.planning.plan import COLUMNS, Plan
 from ttoaa.planning.store import store
 
@@ -229,3 +231,22 @@ def test_a_kill_midway_leaves_no_plan_and_the_next_call_makes_it(bare, tmp_path,
     make(bare, tmp_path / "plan")
     assert Plan.open(tmp_path / "plan").hash == bare().hash
     assert [path.name for path in tmp_path.iterdir()] == ["plan"]
+
+
+def test_slots_leave_the_corpus_and_marks_leave_its_tokens(corpus, plan_of):
+    items = (
+        Item("s", "slot", 2, slot=9, placement=Explicit([16, 17], 3)),
+        Item("m", "mark", 2, mark=5, placement=Explicit([16, 18], 20)),
+        Item("t", "text", 1, np.array([7, 8], np.int32), placement=Explicit([16], 30)),
+    )
+    plan = plan_of([Given("given", items=items)])
+    order, geometry = Order(**plan.contents["order"]), plan.geometry
+    (batch,) = batches(corpus, order, geometry, [Overlay(plan, corpus)], start=2, stop=3)
+    (bare,) = batches(corpus, order, geometry, [], start=2, stop=3)
+    arms = {arm["condition"]: arm["id"] for arm in plan.arms}
+    expected, tokens = np.zeros((8, 32), int), bare["tokens"].copy()
+    expected[0, 20:25] = expected[2, 20:25] = arms["mark"]
+    expected[0, 30:] = arms["text"]
+    tokens[0, 30:] = [7, 8]
+    np.testing.assert_array_equal(batch["arms"], expected)
+    np.testing.assert_array_equal(batch["tokens"], tokens)
