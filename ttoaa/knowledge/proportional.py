@@ -22,18 +22,17 @@ class Proportional:
     what is cut off is forgotten (no wind-up). Fractions of a text are carried over, so that a rate
     below one text an interval is kept on average.
 
-    Gains, by lambda tuning (Rivera, Morari and Skogestad 1986): where learning and forgetting
-    balance, the depth of knowledge (log p above that of never having met it) is about proportional
-    to the rate, so a unit of log-rate moves log p by the depth D, over the T intervals in which
-    what was learnt fades. A closed loop of time constant C wants integral = 1 / (D C) and
-    proportional = T / (D C). The defaults are for D of 10 nats (p from 1e-6 to a few percent), T of
-    3 and a C of 2 intervals: as fast as a loop with an interval of delay and a smoothed measure
-    bears.
+    Gains, by the rules of Skogestad (2003) for a lag and a delay: near the target a unit of
+    log-rate moves log p by D nats in the end, most of it within the T intervals in which what was
+    learnt fades, and nothing of it shows before an interval is over. A loop as slow as that delay
+    has integral = 1 / (2 D) and proportional = T / (2 D). The defaults are for D = 3.3 and T = 2:
+    knowledge that saturates towards log p = 0 as exp(-rate) has about that D at p = 0.1. Far below
+    the target D is larger, but there the loop only climbs.
     """
 
     name: str = "controlled"
-    proportional: float = 0.15
-    integral: float = 0.05
+    proportional: float = 0.3
+    integral: float = 0.15
     smoothing: float = 0.3
     """Weight of the past in the running mean of each topic's log-probability, in [0, 1)."""
     initial: float = 1.0
@@ -44,7 +43,7 @@ class Proportional:
     """Of one topic."""
     most: int = 8192
     """Texts of all topics in an interval."""
-    largest_change: float = math.log(2)
+    largest_change: float = math.log(4)
 
     def __post_init__(self) -> None:
         if min(self.proportional, self.integral) < 0 or self.largest_change <= 0:

@@ -25,7 +25,8 @@ def median_time(time_N: np.ndarray, seen_N: np.ndarray) -> tuple[float, float, f
     """The median by Kaplan-Meier, and its 95% interval (Brookmeyer and Crowley 1982, on log-log).
 
     The first time at which survival is 1/2 or less; nan where it never is, and a bound that no time
-    reaches is nan: the median may lie beyond what was observed.
+    reaches is nan: the median may lie beyond what was observed. (A survival of 0 has no upper
+    bound: there is no telling from the last who is left.)
     """
     times, survival, greenwood = kaplan_meier(time_N, seen_N)
     inside = (survival > 0) & (survival < 1)
@@ -33,7 +34,7 @@ def median_time(time_N: np.ndarray, seen_N: np.ndarray) -> tuple[float, float, f
     margin = stats.norm.ppf(0.975) * np.sqrt(np.where(inside, greenwood, 0)) / np.abs(log_s)
     # A wide margin on log(-log S) pulls survival towards 0 below and towards 1 above.
     lower = np.where(inside, np.exp(log_s * np.exp(margin)), survival)
-    upper = np.where(inside, np.exp(log_s * np.exp(-margin)), survival)
+    upper = np.where(inside, np.exp(log_s * np.exp(-margin)), 1.0)
     return _first(times, survival), _first(times, lower), _first(times, upper)
 
 
