@@ -32,6 +32,7 @@ PHASES = {
     "note": "start-up",
     "compile": "start-up",
     "step": "step",
+    "decide": "evaluation",
     "evaluate": "evaluation",
     "save": "async save",
     "commit": "commit",

@@ -32,6 +32,9 @@ class Controls:
     filled: Filled | None = None
     """Where decisions go; without it, as in a control run, all is measured and nothing decided."""
 
+    def __bool__(self) -> bool:
+        return bool(self.controllers)
+
     def is_boundary(self, step: int) -> bool:
         return any(step % controller.every == 0 for _, controller in self.controllers)
 
@@ -49,7 +52,8 @@ class Controlling:
         self._controls = controls
         self._log: decisions.Log | None = None
         self._states: dict[tuple[str, str], dict[str, Any]] = {}
-        if not controls.controllers:
+        self._requests = [requests(controller) for _, controller in controls.controllers]
+        if not controls:
             return
         kept = from_primary(functools.partial(self._open, folder, head))
         if controls.filled:
@@ -80,16 +84,14 @@ class Controlling:
 
     def decide(self, step: int, numbers: Sequence[int], measure: Measure) -> None:
         """Measures for these controllers at once, and has each decide on its interval."""
-        controllers = [self._controls.controllers[number][1] for number in numbers]
-        scores = iter(measure([r for controller in controllers for r in requests(controller)]))
-        log_p = [
-            [float(np.sum(next(scores), dtype=np.float64)) for _ in c.measured.start]
-            for c in controllers
-        ]
+        asked = [self._requests[number] for number in numbers]
+        scores = iter(measure([request for each in asked for request in each]))
+        log_p = [[float(np.sum(next(scores), dtype=np.float64)) for _ in each] for each in asked]
         chosen = from_primary(functools.partial(self._decide, step, numbers, log_p))
-        for number, controller, texts in zip(numbers, controllers, chosen, strict=True):
-            if self._controls.filled:
-                self._controls.filled.decide(number, step // controller.every, texts)
+        if self._controls.filled:
+            for number, texts in zip(numbers, chosen, strict=True):
+                interval = step // self._controls.controllers[number][1].every
+                self._controls.filled.decide(number, interval, texts)
 
     def _decide(self, step: int, numbers: Sequence[int], log_p: list[list[float]]) -> list[Any]:
         """Of each controller the chosen texts, once they are in the log."""

@@ -162,11 +162,8 @@ class _Run:
     def _feed(self) -> Iterator[tuple[int, dict[str, jax.Array]]]:
         like = self.program.batch
         rows = local_rows(like["tokens"].sharding, like["tokens"].shape)
-        return ahead(
-            self.job.batches(self.start, rows),
-            lambda batch: place(batch, rows, like),
-            self.job.controls.is_boundary,
-        )
+        batches, boundary = self.job.batches(self.start, rows), self.job.controls.is_boundary
+        return ahead(batches, lambda batch: place(batch, rows, like), boundary)
 
     def _boundary(self, step: int) -> None:
         """What is done between updates: probes, decisions, validation, then a checkpoint over it.
@@ -260,9 +257,10 @@ class _Run:
         there, here = meta["topology"], self._topology()
         changed = [f"{n} {there.get(n)} → {here[n]}" for n in here if there.get(n) != here[n]]
         if changed and primary():
+            but = ", but for what controllers decide from here" if self.job.controls else ""
             tqdm.tqdm.write(
                 f"{self.job.label}: goes on elsewhere than it began ({'; '.join(changed)}): the "
-                "batches are the same, the last bits of the weights may not be"
+                f"batches are the same{but}, the last bits of the weights may not be"
             )
 
     def _finished(self) -> None:
