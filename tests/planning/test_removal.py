@@ -1,6 +1,10 @@
 """Removal on a tiny corpus, against rows composed and searched in plain Python."""
 
 import dataclasses
+import pathlib
+import re
+import sys
+import types
 from typing import ClassVar
 
 import numpy as np
@@ -210,3 +214,23 @@ def test_scans_are_kept_and_shared_by_seeds(tiny_study, make_workdir, texts, mon
         p for p, row in enumerate(original(corpus, 1)) if any(holds(row, text) for _, text in texts)
     ]
     assert list(rows_of(plan, "verbatim")) == dirty
+
+
+def test_the_guides_experiment_removes_its_passages(corpus, plan_of):
+    guide = (pathlib.Path(__file__).parents[2] / "docs/removal.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", guide, re.MULTILINE | re.DOTALL)
+    module = types.ModuleType("unseen")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "unseen", module)
+        exec(compile(code.replace("@gin.configurable", ""), "unseen.py", "exec"), module.__dict__)
+        tokens = corpus.windows("train", np.array([8]), LENGTH)[0, 3:9]
+        passage = corpus.tokenizer.decode(tokens)
+        unseen = module.Unseen("unseen", "completed/removed", -1, passages=(passage,))
+        plan = plan_of((unseen,))
+    (text,) = removed_texts(plan)["unseen"]
+    assert corpus.tokenizer.decode(text) == passage
+    before, after = original(corpus), stream(plan)
+    assert [p for p, row in enumerate(before) if holds(row, text.tolist())] == list(
+        rows_of(plan, "unseen")
+    )
+    assert rows_of(plan, "unseen") and not any(holds(row, text.tolist()) for row in after)
