@@ -38,6 +38,12 @@ def composed(
     return tokens
 
 
+def rows_of(plan: Edits, chosen: np.ndarray) -> np.ndarray:
+    """int64[n] ascending: the positions that have one of the chosen edits (bool[edits])."""
+    positions = plan.columns["position"][chosen]
+    return positions[np.flatnonzero(np.diff(positions, prepend=-1))]
+
+
 def in_parts(positions: np.ndarray, length: int) -> Iterator[np.ndarray]:
     """Some rows at a time, that fit in memory."""
     size = max(1, _TOKENS // length)
@@ -60,7 +66,7 @@ def seams(
     def look(positions: np.ndarray) -> dict[Edit, str]:
         return dict(_seams_in(plan, corpus, order, removals, positions))
 
-    rows = np.unique(plan.columns["position"][plan.columns["kind"] == TOKENS])
+    rows = rows_of(plan, plan.columns["kind"] == TOKENS)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         found: dict[Edit, str] = {}
         for part in pool.map(look, in_parts(rows, plan.geometry.length)):

@@ -3,17 +3,20 @@
 import dataclasses
 import os
 from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 
 import numpy as np
 
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.order import Order, mix64
 from ttoaa.data.repetition import RepetitionFilter
-from ttoaa.planning.composed import composed, in_parts
+from ttoaa.planning.composed import composed, in_parts, rows_of
 from ttoaa.planning.edits import Edits
 from ttoaa.planning.items import SLOT
 
-_ALL = 1 << 27  # tokens of edited rows up to which every row is looked at: about a minute
+_ALL = 1 << 26  # tokens of edited rows up to which every row is looked at: some seconds
+_SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
+_NONE = np.empty(0, np.int64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +48,7 @@ def masked_edits(
 ) -> Masked:
     """Looks at all rows with edits, or at a sample of `most` tokens if they have more."""
     filled = plan.columns["kind"] != SLOT
-    rows = np.unique(plan.columns["position"][filled])
+    rows = rows_of(plan, filled)
     chosen = rows
     if len(rows) * plan.geometry.length > most and rule.edits != "refused":
         ranked = np.argsort(mix64(rows.astype(np.uint64)), kind="stable")
@@ -57,8 +60,10 @@ def masked_edits(
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         parts = pool.map(look, in_parts(chosen, plan.geometry.length))
-        masked = np.concatenate([np.empty(0, np.int64), *parts])
-    edits = np.flatnonzero(filled & np.isin(plan.columns["position"], masked))
+        masked = np.concatenate([_NONE, *parts])
+    first, last = (np.searchsorted(plan.columns["position"], masked, side) for side in _SIDES)
+    edits = np.concatenate([_NONE, *map(np.arange, first.tolist(), last.tolist())])
+    edits = edits[filled[edits]]
     arms, first, count = np.unique(
         plan.columns["arm"][edits], return_index=True, return_counts=True
     )
