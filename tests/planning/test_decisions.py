@@ -65,6 +65,16 @@ def test_several_at_once_are_as_one_after_the_other(path, heads, tmp_path):
     assert (tmp_path / "other").read_bytes() == path.read_bytes()
 
 
+def test_one_that_was_taken_over_writes_nothing_more(path, heads):
+    """A trainer that stood still and goes on after another has begun where it was."""
+    still = Log(path, ROOT, heads[2])
+    other = Log(path, ROOT, heads[2])
+    still.append([record(8)])
+    other.append([record(8), record(12)])
+    still.append([record(12)])
+    assert [line["step"] for line in read(path)] == [0, 4, 8, 12]
+
+
 def test_without_a_head_it_begins_anew(path, heads):
     log = Log(path, ROOT)
     assert log.head == ROOT and log.kept == [] and path.read_bytes() == b""
@@ -147,3 +157,11 @@ def test_the_table_is_of_one_experiment_up_to_a_step(path):
     assert found["log_p"].tolist()[2] == [-4 / 7, -0.1]
     assert table(path.with_name("none"), "known", 4).empty
     assert list(table(path.with_name("none"), "known", 4).columns) == list(found.columns)
+
+
+def test_a_full_disk_is_told_with_the_file(path, heads):
+    log = Log(path, ROOT, heads[-1])
+    log._file = open("/dev/full", "ab")  # noqa: SIM115
+    with pytest.raises(OSError, match=r"No space left on device: .*decisions.jsonl"):
+        log.append([record(16)])
+    assert log.head == heads[-1]

@@ -281,7 +281,7 @@ def test_a_bad_decision_is_one_line_and_is_not_logged(plan, tmp_path, changes, t
     with pytest.raises(ValueError, match=f"known/a: {told}") as error:
         decide(tmp_path, plan, **changes)
     assert "\n" not in str(error.value)
-    assert not (tmp_path / "decisions.jsonl").exists()
+    assert read(tmp_path / "decisions.jsonl") == []
 
 
 @pytest.mark.parametrize(

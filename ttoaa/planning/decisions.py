@@ -33,6 +33,8 @@ class Log:
         self._path, self.head = path, root if head is None else head
         self.kept = self._cut(root)
         """The lines that are left, oldest first."""
+        # Kept open: a trainer that was taken over while it stood still writes into its old file.
+        self._file = open(path, "ab")  # noqa: SIM115
 
     def _cut(self, root: str) -> list[Line]:
         kept: list[Line] = []
@@ -49,9 +51,8 @@ class Log:
             raws.append(raw)
             kept.append(line)
             last = line["hash"]
-        if self._path.exists():
-            with writing(self._path) as file:
-                file.writelines(raws)
+        with writing(self._path) as file:
+            file.writelines(raws)
         return kept
 
     def append(self, records: Sequence[Mapping[str, Any]]) -> None:
@@ -62,11 +63,16 @@ class Log:
             line = {**plain, "previous": head}
             head = _hash(line)
             raws.append(json.dumps({**line, "hash": head}, allow_nan=False).encode() + b"\n")
-        with open(self._path, "ab") as file:
-            file.writelines(raws)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            self._file.writelines(raws)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:  # a full disk does not say which file it had no room for
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
         self.head = head
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def read(path: pathlib.Path) -> list[Line]:

@@ -75,6 +75,10 @@ class Controlling:
         """For the primary's checkpoint, the head of the log; nothing without controllers."""
         return {"decisions": self._log.head} if self._log else {}
 
+    def close(self) -> None:
+        if self._log:
+            self._log.close()
+
     def due(self, step: int) -> list[tuple[str, list[int]]]:
         """(experiment, its controllers by their numbers) that decide at `step`."""
         numbered = enumerate(self._controls.controllers)

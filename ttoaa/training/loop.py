@@ -51,6 +51,7 @@ def train(job: Job) -> None:
             finally:
                 try:
                     run.records.close()
+                    run.controlling.close()
                 finally:
                     # A save in flight is not lost, whatever ends the run, nor by a second SIGTERM.
                     run.writer.finish()
