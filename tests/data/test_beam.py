@@ -12,8 +12,6 @@ import studies
 from absl import flags
 from absl.testing import flagsaver
 
-pytest.importorskip("apache_beam", reason="pip install 'ttoaa[beam]'")
-
 from ttoaa import beam as beam_command
 from ttoaa.data import beam, scan, survey
 from ttoaa.data.corpus import Corpus
