@@ -106,9 +106,9 @@ def test_every_copy_of_an_item_is_shown(planned, corpus):
 
 
 def test_an_item_of_several_experiments_is_shown_of_each(planned):
-    assert [x for x in show_of(planned, "item=twice").splitlines() if "copies" in x] == [
+    assert [x for x in show_of(planned, "item=twice").splitlines() if " of 9 tokens" in x] == [
         "given/twice (given/told): 5 copies of 9 tokens",
-        "other/twice (other/c): 1 copies of 9 tokens",
+        "other/twice (other/c): 1 copy of 9 tokens",
     ]
 
 
@@ -118,7 +118,7 @@ def test_an_item_that_is_held_out_is_said_to_be(planned):
 
 def test_an_id_may_have_a_slash(planned):
     for name in ("a/b", "given/a/b"):
-        assert show_of(planned, f"item={name}").startswith("given/a/b (given/told): 1 copies")
+        assert show_of(planned, f"item={name}").startswith("given/a/b (given/told): 1 copy")
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,8 @@ class Shown:
                 continue
             arm = self._arms[edits[0]["arm"]]["name"]
             size = edits[0]["length"]
-            lines.append(_clean(f"{who} ({arm}): {len(edits)} copies of {size} tokens"))
+            copies = "1 copy" if len(edits) == 1 else f"{len(edits)} copies"
+            lines.append(_clean(f"{who} ({arm}): {copies} of {size} tokens"))
             for number, edit in enumerate(edits):
                 lines += self._told(edit) if number < _EXAMPLES else [self._head(edit)]
         return "\n".join(lines)
