@@ -58,7 +58,7 @@ class Curve:
     @classmethod
     def read(cls, table: pd.DataFrame, arm: str) -> "Curve":
         rows = table[table["condition"].str.startswith(f"{arm}@")]
-        rows = rows.assign(step=rows["condition"].str.partition("@")[2].astype(int))
+        rows = rows.assign(step=rows["condition"].str.removeprefix(f"{arm}@").astype(int))
         probes = rows[rows["outcome"] == o.PROBE_AT].pivot(
             index="step", columns="item", values="value"
         )
