@@ -102,11 +102,6 @@ class Edits:
         """The item table of one experiment, its `fields` expanded to columns."""
         return _expanded(parquet.read(self.folder / "items" / f"{experiment}.parquet").to_pandas())
 
-    def item_ids(self) -> pd.DataFrame:
-        """experiment and id of every item, in the order that the column `item` counts."""
-        pairs = self.names(np.arange(sum(self.contents["items"])))
-        return pd.DataFrame(pairs, columns=["experiment", "id"])
-
     def __getstate__(self) -> dict[str, Any]:
         fields = (field.name for field in dataclasses.fields(self))
         return {name: getattr(self, name) for name in fields if not name.startswith("_")}
