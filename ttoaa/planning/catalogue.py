@@ -227,6 +227,8 @@ def _rows(block: Block) -> pa.Table:
 
 def _sha256(tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """uint8[n, 32]; of an item without tokens that of nothing."""
+    if not len(tokens):
+        return np.tile(np.frombuffer(hashlib.sha256().digest(), np.uint8), (len(lengths), 1))
     raw, ends = tokens.data.cast("B"), (4 * np.cumsum(lengths)).tolist()
     starts = [0, *ends[:-1]]
     digests = [hashlib.sha256(raw[a:b]).digest() for a, b in zip(starts, ends, strict=True)]
