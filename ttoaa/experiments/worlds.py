@@ -1,8 +1,9 @@
 """The world of each experiment of a study: its random stream and its windows of the reserve."""
 
+import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from ttoaa.data.corpus import Corpus
 from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.base import Experiment, Probe, World
 from ttoaa.planning.clean import assign_clean
-from ttoaa.planning.items import Intervention, Item
+from ttoaa.planning.items import Intervention, Item, Items
 from ttoaa.planning.plan import Plan
 from ttoaa.planning.removal import Removals, dirty_windows
 from ttoaa.planning.reserve import split_reserve
@@ -68,18 +69,32 @@ def validation_tokens(corpus: Corpus, geometry: Geometry, validation: int) -> np
 def intervene(
     experiments: Sequence[Experiment], worlds: Mapping[str, World]
 ) -> dict[str, Intervention]:
-    """What every experiment does, by name."""
-    found = {
-        e.name: Intervention(tuple(e.intervene(worlds[e.name])), worlds[e.name].windows)
-        for e in experiments
-    }
+    """What every experiment does, by name; items are made anew each time they are gone through."""
     for e in experiments:
-        each = [item for item in found[e.name].items if np.any(item.repetitions)]
-        inserted = [item.id if isinstance(item, Item) else item.ids[0] for item in each]
-        if not e.inserts and (inserted or len(found[e.name].windows) or e.probes(worlds[e.name])):
-            what = f"item {inserted[0]!r}" if inserted else "reserve windows or probes"
-            raise ValueError(f"{e.name} says that it inserts nothing, and has {what}")
-    return found
+        if not e.inserts:
+            _check_inserts_nothing(e, worlds[e.name])
+    return {
+        e.name: Intervention(_Asked(e, worlds[e.name]), worlds[e.name].windows) for e in experiments
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """The items of an experiment, of which a million need not be in memory at once."""
+
+    experiment: Experiment
+    world: World
+
+    def __iter__(self) -> Iterator[Item | Items]:
+        return self.experiment.intervene(self.world)
+
+
+def _check_inserts_nothing(experiment: Experiment, world: World) -> None:
+    each = [item for item in experiment.intervene(world) if np.any(item.repetitions)]
+    inserted = [item.id if isinstance(item, Item) else item.ids[0] for item in each]
+    if inserted or len(world.windows) or experiment.probes(world):
+        what = f"item {inserted[0]!r}" if inserted else "reserve windows or probes"
+        raise ValueError(f"{experiment.name} says that it inserts nothing, and has {what}")
 
 
 def fingerprints(experiments: Sequence[Experiment]) -> dict[str, str]:
