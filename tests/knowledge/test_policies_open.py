@@ -86,6 +86,7 @@ def test_never_asks_for_nothing():
         (lambda: Criterion(times=0), "times >= 1"),
         (lambda: Target(0), "Target.final"),
         (lambda: Target(0.1, 1.5), "Target.reached"),
+        (lambda: Target(0.1, initial=0), "Target.initial"),
     ],
 )
 def test_bad_settings_are_named(make, told):
@@ -96,3 +97,6 @@ def test_bad_settings_are_named(make, told):
 def test_a_target_rises_and_stays():
     assert [Target(0.08).at(s, 100_000) for s in (0, 1000, 100_000)] == [0, 0.0008, 0.08]
     assert [Target(0.4, 0.5).at(s, 10) for s in (0, 2, 5, 9)] == [0, pytest.approx(0.16), 0.4, 0.4]
+    logarithmic = Target(0.01, 0.5, initial=1e-6)
+    told = [logarithmic.at(s, 100) for s in (0, 25, 50, 99)]
+    np.testing.assert_allclose(told, [1e-6, 1e-4, 0.01, 0.01])

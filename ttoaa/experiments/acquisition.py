@@ -50,9 +50,10 @@ class Acquisition(Experiment):
     that no text has. Entities that are never inserted, and all of them in the control run, say
     where knowledge is without.
 
-    Knowledge of a topic is the mean log-probability of its targets. The course of an arm is judged
-    by the root mean square of log(value / target) over all intervals but the first; n = 0 and n at
-    its limit are counted, as control is lost there.
+    A topic is what a text tells, one fact or several; knowledge of it is the mean log-probability
+    of its targets. The course of an arm is judged by the root mean square of log(value / target)
+    over all intervals that begin with a target above 0; n = 0 and n at its limit are counted, as
+    control is lost there.
     """
 
     knowledge: Knowledge = dataclasses.field(default_factory=GeneratedKnowledge)

@@ -31,7 +31,9 @@ def paint(arms: Sequence[str], estimates: pd.DataFrame, axes: Any) -> None:
             above.fill_between(value["at"], value["ci_low"], value["ci_high"], color=color,
                                alpha=0.12, linewidth=0)  # fmt: skip
             if arm != NEVER:
-                above.plot(value["at"], value["control_value"], ":", **told)
+                first = number == k == 0
+                label = "its facts in the control run" if first else None
+                above.plot(value["at"], value["control_value"], ":", label=label, **told)
                 below.step(texts["at"], texts["value"], where="post", **told)
     above.set_yscale("log")
     above.set_xticklabels([])

@@ -20,18 +20,25 @@ State = dict[str, Any]
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """A probability that rises linearly from 0 at the start of training."""
+    """A probability that rises with the steps of training: linearly from 0, as in the paper, or in
+    its logarithm from `initial`, so that the climb from nothing is on the line too."""
 
     final: float = 0.08
     reached: float = 1.0
     """The fraction of training at which it is `final`; from there on it stays."""
+    initial: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.final <= 1 or not 0 < self.reached <= 1:
             raise ValueError("Target.final and Target.reached must be above 0 and at most 1")
+        if self.initial is not None and not 0 < self.initial <= 1:
+            raise ValueError("Target.initial must be above 0 and at most 1, or None")
 
     def at(self, step: int, steps: int) -> float:
-        return self.final * min(1.0, step / (self.reached * steps))
+        done = min(1.0, step / (self.reached * steps))
+        if self.initial is None:
+            return self.final * done
+        return float(self.initial ** (1 - done) * self.final**done)
 
 
 @dataclasses.dataclass(frozen=True)
