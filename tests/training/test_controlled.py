@@ -17,6 +17,7 @@ from ttoaa.planning import fillings
 from ttoaa.planning.auditing import audit
 from ttoaa.planning.decisions import read
 from ttoaa.planning.plan import Plan
+from ttoaa.planning.show import Shown
 from ttoaa.training.checkpoints import committed_steps
 from ttoaa.workdir import Workdir
 
@@ -156,6 +157,19 @@ def test_an_outcome_sees_what_was_decided_up_to_its_checkpoint(whole, step):
 def test_the_audit_re_derives_every_batch_of_the_run(whole):
     told = audit(Workdir(whole), STEPS, 0, hosts=(1, 2))
     assert f"{STEPS} batches" in told and "with what the run decided, no difference" in told
+
+
+def test_a_step_is_shown_with_what_was_decided(whole):
+    """Interval 2 has two texts of each fact, so that the third slot stays empty."""
+    shown = Shown(Workdir(whole))
+    told = [shown.step(step) for step in range(8, 12)]
+    assert sum(text.count("a controller's slot, filled") for text in told) == 4
+    assert sum(text.count("a controller's slot, left empty") for text in told) == 2
+    (filling, _) = fillings.load(whole / "run/controllers")
+    line = next(x for x in read(whole / "run/decisions.jsonl") if x["step"] == 8)
+    assert line["chosen"] == [1, 2]
+    for chosen in (1, 2):
+        assert f"[[{shown._text(filling.texts[chosen].tolist())}]]" in "".join(told)
 
 
 def refused(workdir, kind="run"):

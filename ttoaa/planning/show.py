@@ -12,6 +12,7 @@ import numpy as np
 
 from ttoaa.data.corpus import Corpus
 from ttoaa.planning.audit import PlainReader
+from ttoaa.planning.fillings import FOLDER
 from ttoaa.planning.items import MARK, RESERVE, SLOT
 from ttoaa.planning.names import Names
 from ttoaa.planning.plan import Plan
@@ -39,7 +40,10 @@ class Shown:
         self._plan = plan = Plan(workdir.plan)
         if self._corpus.fingerprint != plan.contents["corpus"]:
             raise ValueError(f"{plan.folder} was made for another corpus than {workdir.corpus}")
-        self._reader = PlainReader(workdir.corpus, workdir.plan)
+        run = workdir.run("run")
+        decides = (run / FOLDER / "index.json").exists()
+        self._reader = PlainReader(workdir.corpus, workdir.plan, run if decides else None)
+        self._decided = self._reader.decided if decides else 0
         self._arms = {arm["id"]: arm for arm in plan.arms}
         experiments = plan.contents["experiments"]
         self._colour = {e: _COLOURS[i % len(_COLOURS)] for i, e in enumerate(experiments)}
@@ -60,7 +64,7 @@ class Shown:
     def step(self, step: int) -> str:
         """Every edit of a batch with what stands around it."""
         edits = self._between(step * self._batch, (step + 1) * self._batch)
-        taken = sum(edit["length"] for edit in edits if edit["kind"] != SLOT)
+        taken = sum(edit["length"] for edit in edits if edit["kind"] != SLOT or edit["filled"])
         tokens = self._batch * self._plan.geometry.length
         lines = [f"step {step}: {len(edits)} edits, {taken / tokens:.1%} of {tokens} tokens"]
         return "\n".join([*lines, *(line for edit in edits for line in self._told(edit))])
@@ -110,7 +114,11 @@ class Shown:
         return [self._edit(row) for row in range(low, high)]
 
     def _edit(self, row: int) -> dict[str, int]:
-        return {name: int(column[row]) for name, column in self._plan.columns.items()}
+        edit = {name: int(column[row]) for name, column in self._plan.columns.items()}
+        if edit["kind"] == SLOT:
+            text = self._reader.filled.get((edit["item"], edit["repetition"]), [])
+            edit |= {"filled": len(text), "length": len(text) or edit["length"]}
+        return edit
 
     def _head(self, edit: dict[str, int]) -> str:
         step, row = divmod(edit["position"], self._batch)
@@ -118,7 +126,7 @@ class Shown:
         experiment, name = self._plan.names(np.array([edit["item"]]))[0]
         kind = {
             RESERVE: f"  reserve window {edit['source']}",
-            SLOT: "  a controller's slot, still empty",
+            SLOT: f"  a controller's slot, {self._slot(edit)}",
             MARK: "  a mark, its tokens are the corpus's",
         }.get(edit["kind"], "")
         arm = self._arms[edit["arm"]]["name"] if edit["arm"] in self._arms else experiment
@@ -126,6 +134,11 @@ class Shown:
             f"step {step} row {row} tokens {first}-{first + size - 1}  {arm}  item {name}  "
             f"copy {edit['repetition'] + 1}{kind}"
         )
+
+    def _slot(self, edit: dict[str, int]) -> str:
+        if edit.get("filled"):
+            return "filled"
+        return "left empty" if edit["position"] // self._batch < self._decided else "still empty"
 
     def _told(self, edit: dict[str, int]) -> list[str]:
         tokens, _ = self._reader.row(edit["position"])
