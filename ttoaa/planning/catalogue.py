@@ -4,11 +4,9 @@ Written into the plan's folder: items/<experiment>.parquet, tokens.npy and index
 Nothing here is held in memory as a whole, but a few bytes for each item in mapped files.
 """
 
-import concurrent.futures
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +18,7 @@ from ttoaa.planning.growing import Growing
 from ttoaa.planning.items import RESERVE, TOKENS, Intervention
 from ttoaa.planning.names import item_keys, write_sorted_keys
 from ttoaa.planning.spreads import SpreadArrays, Spreads, fixed_addresses
-from ttoaa.planning.tables import split_text, table_writer
+from ttoaa.planning.tables import Tables, split_text
 
 _SCHEMA = pa.schema(
     {
@@ -55,7 +53,6 @@ class Catalogue:
     fixed: np.ndarray
     """int64[f]: dictated addresses."""
     spreads: SpreadArrays
-    asked: Sequence[int]
     counts: dict[str, int]
     """Items of each experiment."""
     arms: list[dict[str, Any]]
@@ -72,11 +69,10 @@ class Cataloguer:
         geometry: Geometry,
         vocab: int,
         seed: int,
-        pool: concurrent.futures.Executor,
+        tables: Tables,
     ) -> None:
-        """Tables are encoded in `pool`."""
         self._folder, self._geometry, self._vocab, self._seed = folder, geometry, vocab, seed
-        self._pool = pool
+        self._tables = tables
         for name in ("items", "index", "scratch"):
             (folder / name).mkdir()
         scratch = folder / "scratch"
@@ -98,7 +94,7 @@ class Cataloguer:
         own = np.unique(np.asarray(intervention.windows, np.int64))
         path = self._folder / "items" / f"{name}.parquet"
         given = blocks(name, intervention.items, self._geometry.length, self._vocab)
-        with table_writer(path, _SCHEMA, ["condition", "fields"], self._pool) as write:
+        with self._tables.writer(path, _SCHEMA, ["condition", "fields"]) as write:
             for block in given:
                 self._add_block(name, block, own)
                 write(_rows(block))
@@ -186,7 +182,6 @@ class Cataloguer:
             first=self._first.reopened(),
             fixed=self._fixed.reopened(),
             spreads=self._spreads.arrays(),
-            asked=self._spreads.asked,
             counts=self._counts,
             arms=list(self._arms.values()),
             tokens=tokens,

@@ -1,6 +1,5 @@
 """Turns interventions into a plan: items into edits, edits into addresses and columns (C3, C4)."""
 
-import concurrent.futures
 import dataclasses
 import pathlib
 import tempfile
@@ -18,6 +17,7 @@ from ttoaa.planning.items import Intervention
 from ttoaa.planning.names import Names
 from ttoaa.planning.occupancy import PlacementError, Requests, Taken, settle
 from ttoaa.planning.sweep import Sweep
+from ttoaa.planning.tables import Tables
 
 Again = Mapping[tuple[str, str, int], int]
 """(experiment, item's id, repetition) to how many times its place is drawn anew."""
@@ -63,8 +63,8 @@ def compile_plan(
         kept = tempfile.TemporaryDirectory(prefix="ttoaa-plan-")
         folder = pathlib.Path(kept.name)
     seed = int(identity["seed"])
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        cataloguer = Cataloguer(folder, geometry, vocab_size, seed, pool)
+    with Tables() as tables:
+        cataloguer = Cataloguer(folder, geometry, vocab_size, seed, tables)
         for name in sorted(interventions):
             cataloguer.add(name, interventions[name])
     items = cataloguer.close()

@@ -16,7 +16,7 @@ from ttoaa.planning.compiler import CompiledPlan
 from ttoaa.planning.growing import mapped
 from ttoaa.planning.items import RESERVE, TOKENS
 from ttoaa.planning.summary import summary_text, summary_values
-from ttoaa.planning.tables import hexadecimal, joined_text, table_writer
+from ttoaa.planning.tables import Tables, hexadecimal, joined_text
 from ttoaa.workdir import write_json, write_text
 
 _ROW_GROUP = 1 << 19
@@ -102,10 +102,7 @@ def _write_provenance(plan: CompiledPlan, path: pathlib.Path) -> None:
     experiments = pa.array(plan.contents["experiments"], pa.string())
     last = np.cumsum(plan.contents["items"], dtype=np.int64)
     arms = pa.array(["corpus", *(arm["name"] for arm in plan.arms)], pa.string())
-    with (
-        concurrent.futures.ThreadPoolExecutor(1) as pool,
-        table_writer(path, _PROVENANCE, ["experiment", "arm"], pool) as write,
-    ):
+    with Tables() as tables, tables.writer(path, _PROVENANCE, ["experiment", "arm"]) as write:
         for first in range(0, len(plan.columns["item"]), _ROW_GROUP):
             group = slice(first, first + _ROW_GROUP)
             edits = {name: column[group] for name, column in plan.columns.items()}

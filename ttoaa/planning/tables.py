@@ -1,44 +1,56 @@
 """Parquet tables written in row groups while the next one is being made."""
 
+import collections
 import concurrent.futures
 import contextlib
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-_SMALL = 1 << 22  # bytes of a group that are encoded sooner than a thread takes over
+_AHEAD = 3  # row groups that wait to be encoded
 _HEX = np.frombuffer("".join(f"{byte:02x}" for byte in range(256)).encode(), np.uint16)
 
 
-@contextlib.contextmanager
-def table_writer(
-    path: pathlib.Path,
-    schema: pa.Schema,
-    dictionaries: Sequence[str],
-    pool: concurrent.futures.Executor,
-) -> Iterator[Callable[[pa.Table], None]]:
-    """Gives what takes one row group after the other; `dictionaries` are columns of few values.
+class Tables:
+    """Writes Parquet tables, row group after row group, in a thread of its own.
 
-    Arrow encodes a group in `pool` while Python makes the next: it lets go of Python's lock.
+    Arrow encodes a group while Python makes the next ones: it lets go of Python's lock. What went
+    wrong is raised by a later call, at the latest when the `with` block ends.
     """
-    options = {"compression": "lz4", "use_dictionary": list(dictionaries)}
-    with pq.ParquetWriter(path, schema, write_statistics=False, **options) as writer:
-        waiting: list[concurrent.futures.Future[None]] = []
 
-        def write(rows: pa.Table) -> None:
-            while waiting:
-                waiting.pop().result()
-            if rows.nbytes < _SMALL:
-                writer.write_table(rows)
-            else:
-                waiting.append(pool.submit(writer.write_table, rows))
+    def __init__(self) -> None:
+        self._pool = concurrent.futures.ThreadPoolExecutor(1)
+        self._waiting: collections.deque[concurrent.futures.Future[None]] = collections.deque()
 
-        yield write
-        while waiting:
-            waiting.pop().result()
+    def __enter__(self) -> "Tables":
+        return self
+
+    def __exit__(self, kind: Any, *error: Any) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=kind is not None)
+        if kind is None:
+            self._wait(0)
+
+    @contextlib.contextmanager
+    def writer(
+        self, path: pathlib.Path, schema: pa.Schema, dictionaries: Sequence[str]
+    ) -> Iterator[Callable[[pa.Table], None]]:
+        """Gives what takes the row groups of a new table; `dictionaries`: columns of few values."""
+        options = {"compression": "lz4", "use_dictionary": list(dictionaries)}
+        table = pq.ParquetWriter(path, schema, write_statistics=False, **options)
+        yield lambda rows: self._later(table.write_table, rows)
+        self._later(table.close)
+
+    def _later(self, call: Callable[..., None], *arguments: pa.Table) -> None:
+        self._wait(_AHEAD)
+        self._waiting.append(self._pool.submit(call, *arguments))
+
+    def _wait(self, left: int) -> None:
+        while len(self._waiting) > left:
+            self._waiting.popleft().result()
 
 
 def joined_text(joined: np.ndarray, starts: np.ndarray) -> pa.Array:
