@@ -11,6 +11,7 @@ from controlled import Steered
 
 from training.processes import free_port, together
 from ttoaa import config, plan, train
+from ttoaa.data.repetition import RepetitionFilter
 from ttoaa.evaluation.scores import Scores
 from ttoaa.evaluation.work import Work
 from ttoaa.planning import fillings
@@ -91,9 +92,8 @@ def test_killed_within_and_between_intervals_it_decides_the_same(study, whole):
     """Intervals begin at 4, 8 and 12; checkpoints are at 6 and 12, saved in the background."""
     workdir = study("killed")
     for kill, left in [
-        ("commit after 1", None),  # 6 is there; how far it got by then is not known
-        ("step before 4", [0, 4, 8]),  # within the third interval
-        ("decide after 2", [0, 4, 8, 12]),  # decided and logged, but no checkpoint has it
+        ("commit after 1", None),  # 6 is there, and some steps of an interval more or less
+        ("decide after 2", [0, 4, 8, 12]),  # logged, but neither obeyed nor in a checkpoint
     ]:
         ((code, _, err),) = trained(workdir, kill=f"{kill} {signal.SIGKILL:d}")
         assert code == -signal.SIGKILL, err
@@ -203,3 +203,13 @@ def test_other_texts_are_another_run(whole, tmp_path, monkeypatch):
     monkeypatch.setattr(Steered, "controllers", lambda *_: [])
     assert "was made with" in refused(workdir)
     assert bytes_of(workdir) == before
+
+
+def test_the_repetition_filter_judges_what_is_trained_on():
+    """After edits it waits for what is decided; before edits it may run ahead."""
+    overlay, filled = (lambda step, batch: batch for _ in range(2))
+    after, before = RepetitionFilter(), RepetitionFilter(when="before_edits")
+    assert train._transforms([overlay], filled, after) == ([overlay], [filled, after])
+    assert train._transforms([overlay], filled, before) == ([before, overlay], [filled])
+    assert train._transforms([overlay], None, after) == ([overlay, after], [])
+    assert train._transforms([], None, None) == ([], [])
