@@ -52,8 +52,8 @@ class Acquisition(Experiment):
 
     A topic is what a text tells, one fact or several; knowledge of it is the mean log-probability
     of its targets. The course of an arm is judged by the root mean square of log(value / target)
-    over all intervals that begin with a target above 0; n = 0 and n at its limit are counted, as
-    control is lost there.
+    over all intervals that begin with a target above 0; intervals with n at 0 or another lower
+    limit, and at its upper one, are counted, as control is lost there.
     """
 
     knowledge: Knowledge = dataclasses.field(default_factory=GeneratedKnowledge)
@@ -110,6 +110,7 @@ class Acquisition(Experiment):
                 placement=PerInterval(self.every),
                 text=arm.wordings[0],
                 fields={
+                    "least": getattr(arm.policy, "lowest", 0),
                     "most": arm.slots,
                     "every": setting.every,
                     "steps": setting.steps,

@@ -44,6 +44,11 @@ class Doubling:
         if begins != sorted(begins) or any(limit < 1 for _, limit in self.limits):
             raise ValueError("Doubling.limits must be (ascending fraction, change of 1 or more)")
 
+    @property
+    def lowest(self) -> int:
+        """The fewest texts that it ever asks for: 0 of other policies."""
+        return self.least
+
     def slots(self, setting: Setting) -> int:
         return self.most
 

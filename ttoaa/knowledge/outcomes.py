@@ -17,7 +17,7 @@ RMSE, MEAN_RMSE, TOPIC_RMSE = "log_rmse", "log_rmse_of_mean_probability", "topic
 ACQUIRED, STEPS, RETENTION = "acquired", "steps_to_acquire", "change_since_acquired"
 EXPOSURES, TOKENS = "exposures", "tokens"
 TO_ACQUIRE = "_to_acquire"
-IDLE, CLAMPED, TURNS, MOVED = "intervals_at_zero", "intervals_at_limit", "turns", "log_rate_moved"
+IDLE, CLAMPED, TURNS, MOVED = "intervals_at_least", "intervals_at_most", "turns", "log_rate_moved"
 VALUE, TARGET, TEXTS = "value_at", "target_at", "texts_at"
 CURVES = (VALUE, TARGET, TEXTS)
 SIGNS: Mapping[str, int] = {
@@ -58,7 +58,7 @@ def courses(model: Scorer, criteria: Mapping[str, Criterion], target: Target) ->
     """What came of every arm in the intervals before this checkpoint.
 
     Items are topics (how well each tracked, when it was acquired, what it took), intervals (was n
-    zero, at its limit, turning), and for the curves probes and topics at the step of an interval.
+    at a limit, turning), and for the curves probes and topics at the step of an interval.
     """
     tables: list[pd.DataFrame] = []
     decisions = model.decisions[model.decisions["step"] < model.step]
@@ -72,7 +72,7 @@ def courses(model: Scorer, criteria: Mapping[str, Criterion], target: Target) ->
         goal_I = np.array([target.at(step, int(slots.steps)) for step in course.step_I.tolist()])
         criterion = criteria[slots.id]
         tables += _of_topics(slots.id, list(slots.topics), course, goal_I, criterion, model.step)
-        tables += _of_intervals(slots.id, course, int(slots.most))
+        tables += _of_intervals(slots.id, course, int(slots.least), int(slots.most))
         tables += _curves(slots.id, list(slots.topics), list(probes["id"]), course, goal_I)
     return pd.concat(tables, ignore_index=True)
 
@@ -97,11 +97,11 @@ def _of_topics(
         yield _table(topics, arm, name + TO_ACQUIRE, found[name])
 
 
-def _of_intervals(arm: str, course: Course, most: int) -> Iterator[pd.DataFrame]:
+def _of_intervals(arm: str, course: Course, least: int, most: int) -> Iterator[pd.DataFrame]:
     if arm == NEVER:
         return
     n_I = course.texts_IxK.sum(1)
-    values = {IDLE: n_I == 0, CLAMPED: n_I == most, TURNS: turns(n_I), MOVED: moved(n_I)}
+    values = {IDLE: n_I <= least, CLAMPED: n_I == most, TURNS: turns(n_I), MOVED: moved(n_I)}
     intervals = [f"{arm}@{step}" for step in course.step_I]
     for name, value in values.items():
         yield _table(intervals, arm, name, value.astype(float))
