@@ -7,7 +7,7 @@ from ttoaa.data.loader import Batch
 from ttoaa.planning.edits import Edits
 from ttoaa.planning.items import RESERVE, SLOT, TOKENS
 
-_READ = ("position", "offset", "length", "source", "kind", "arm")
+_READ = ("kind", "source", "offset", "length", "arm")
 
 
 class Overlay:
@@ -18,24 +18,24 @@ class Overlay:
 
     def __call__(self, step: int, batch: Batch) -> Batch:
         position, tokens = batch["position"], batch["tokens"]
-        length = tokens.shape[1]
+        columns = self._plan.columns
         chosen = self._plan.between(int(position[0]), int(position[-1]) + 1)
-        edits = {name: self._plan.columns[name][chosen] for name in _READ}
-        row = position.searchsorted(edits["position"])
-        ours = position[row] == edits["position"]  # a share need not be contiguous
-        ours &= edits["kind"] != SLOT  # the corpus, until something is decided
-        row, edits = row[ours], {name: column[ours] for name, column in edits.items()}
-        lengths = edits["length"].astype(np.int64)
-        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        target = row * length + edits["offset"]
-        target = np.repeat(target, lengths) + within
-        reserve = np.flatnonzero(edits["kind"] == RESERVE)
-        windows = self._corpus.windows("reserve", edits["source"][reserve], length).ravel()
-        start = edits["source"].copy()
-        start[reserve] = np.arange(len(reserve)) * length
-        start, kind = np.repeat(start, lengths) + within, np.repeat(edits["kind"], lengths)
-        flat = tokens.reshape(-1)
-        flat[target[kind == TOKENS]] = self._plan.tokens[start[kind == TOKENS]]
-        flat[target[kind == RESERVE]] = windows[start[kind == RESERVE]]
-        batch["arms"].reshape(-1)[target] = np.repeat(edits["arm"], lengths)
+        if chosen.start == chosen.stop:
+            return batch
+        theirs = columns["position"][chosen]
+        row = position.searchsorted(theirs)
+        ours = position[row] == theirs  # a share need not be contiguous
+        ours &= columns["kind"][chosen] != SLOT  # the corpus, until something is decided
+        row = row[ours]
+        kind, source, offset, length, arm = (columns[name][chosen][ours] for name in _READ)
+        reserve = np.flatnonzero(kind == RESERVE)
+        if reserve.size:
+            self._corpus.write_windows("reserve", source[reserve], tokens, row[reserve])
+        # A slice an edit costs less than an index a token: edits have hundreds of tokens.
+        flat, arms, texts = tokens.reshape(-1), batch["arms"].reshape(-1), self._plan.tokens
+        edits = (kind, row * tokens.shape[1] + offset, length, source, arm)
+        for k, at, n, start, a in zip(*(column.tolist() for column in edits), strict=True):
+            if k == TOKENS:
+                flat[at : at + n] = texts[start : start + n]
+            arms[at : at + n].fill(a)
         return batch
