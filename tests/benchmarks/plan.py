@@ -116,7 +116,7 @@ def interventions(experiments, geometry, ended):
     windows = assign(needs, np.arange(RESERVE), 0)
 
     def items(experiment):
-        world = World(0, experiment.name, Tokenizer(), geometry, windows[experiment.name], None)
+        world = World(0, experiment.name, Tokenizer(), geometry, windows[experiment.name], np.empty)
         yield from experiment.intervene(world)
         ended.append(time.perf_counter())
 

@@ -43,7 +43,7 @@ def make_world(tokenizer):
             low, high = 1, tokenizer.reserved_ids.start
             reserve = keyed_rng("reserve", seed).integers(low, high, (n, length)).astype(np.int32)
         name = name or experiment.name
-        return World(seed, name, tokenizer, geometry, np.arange(n) + 1000, reserve)
+        return World(seed, name, tokenizer, geometry, np.arange(n) + 1000, lambda: reserve)
 
     return make
 

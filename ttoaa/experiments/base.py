@@ -4,7 +4,8 @@ An author subclasses `Experiment` in one new file. Nothing here knows the traine
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
@@ -36,9 +37,14 @@ class World:
     geometry: Geometry
     windows: np.ndarray
     """int64[n]: the reserve windows that are this experiment's own (see `reserve_windows`)."""
-    reserve_NxL: np.ndarray
-    """int32[n, L]: the tokens of those windows."""
+    reserve: Callable[[], np.ndarray]
+    """Reads the tokens of those windows."""
     corpus: Corpus | None = None
+
+    @functools.cached_property
+    def reserve_NxL(self) -> np.ndarray:
+        """int32[n, L]: the tokens of those windows, read when they are first looked at."""
+        return self.reserve()
 
     def at(self, sequences: Sequence[np.ndarray], where: str = "after") -> AtOccurrences:
         """Where one of these int[n] token sequences occurs in the run, as a placement.

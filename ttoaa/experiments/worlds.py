@@ -1,6 +1,7 @@
 """The world of each experiment of a study: its random stream and its windows of the reserve."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -56,8 +57,8 @@ def ask_removals(
 
 
 def _world(name: str, seed: int, geometry: Geometry, corpus: Corpus, windows: np.ndarray) -> World:
-    reserve_NxL = corpus.windows("reserve", windows, geometry.length)
-    return World(seed, name, corpus.tokenizer, geometry, windows, reserve_NxL, corpus)
+    read = functools.partial(corpus.windows, "reserve", windows, geometry.length)
+    return World(seed, name, corpus.tokenizer, geometry, windows, read, corpus)
 
 
 def validation_tokens(corpus: Corpus, geometry: Geometry, validation: int) -> np.ndarray:
