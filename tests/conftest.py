@@ -14,8 +14,8 @@ from ttoaa.data.preparation import Prepare, prepare
 from ttoaa.data.sources import TextFiles
 from ttoaa.data.vocabulary import TrainBPE
 from ttoaa.experiments.forgetting import Forgetting
-from ttoaa.model.decoder import DecoderConfig
 from ttoaa.making import make_plan
+from ttoaa.model.decoder import DecoderConfig
 from ttoaa.planning.placement import Within
 from ttoaa.training.config import AdamW, ConstantLinear, Training
 from ttoaa.workdir import Workdir
