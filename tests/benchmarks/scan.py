@@ -6,7 +6,7 @@ document and over its end, across the borders of shards, at both ends of the cor
 that is planted a decoy that differs in one token. What is there is told by the plan of what was
 planted and by a plain search with a dictionary, which also finds what chance put there. Speed is in
 processor time (of one thread, reading from the page cache and writing its result included), the
-best of --repeats; compiling patterns is timed apart.
+best of --timings; compiling patterns is timed apart.
 """
 
 import hashlib
@@ -22,13 +22,13 @@ from ttoaa.data.corpus import Corpus, Manifest, Shard
 from ttoaa.data.scan import scan, scan_path
 from ttoaa.data.scan_patterns import Patterns
 
-_TOKENS = flags.DEFINE_integer("tokens", 200_000_000, "tokens of the corpus", 10_000)
+_TOKENS = flags.DEFINE_integer("corpus_tokens", 200_000_000, "that are scanned", 10_000)
 _FEW = flags.DEFINE_integer("few", 1_000, "patterns of the small set", 1)
 _MANY = flags.DEFINE_integer("many", 1_000_000, "patterns of the large set", 1)
 _PLANTED = flags.DEFINE_float(
     "planted", 0.005, "the share of tokens in planted occurrences", 0, 0.3
 )
-_REPEATS = flags.DEFINE_integer("repeats", 3, "timings of each", 1)
+_TIMINGS = flags.DEFINE_integer("timings", 3, "of each set of patterns", 1)
 
 VOCAB, EOS, LENGTH, SHARDS, SLOT = 100_278, 0, 50, 8, 160
 
@@ -123,7 +123,7 @@ def main(argv):
         sets = {"1k": texts[: _FEW.value], "1m": texts[: _MANY.value]}
         compiled = {size: timed(lambda p=part: Patterns(p)) for size, part in sets.items()}
         best, found = dict.fromkeys(sets, np.inf), {}
-        for _ in range(_REPEATS.value):
+        for _ in range(_TIMINGS.value):
             for size, (_, patterns) in compiled.items():
                 scan_path(corpus, "train", patterns, None).unlink(missing_ok=True)
                 scanned = lambda p=patterns: scan(corpus, "train", p, workers=1)  # noqa: E731

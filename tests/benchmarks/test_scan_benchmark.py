@@ -11,8 +11,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 def test_the_benchmark_finds_all_that_it_planted():
-    command = [sys.executable, "-m", "tests.benchmarks.scan", "--repeats=1", "--planted=0.05"]
-    sizes = ["--tokens=300000", "--few=50", "--many=2000"]
+    command = [sys.executable, "-m", "tests.benchmarks.scan", "--timings=1", "--planted=0.05"]
+    sizes = ["--corpus_tokens=300000", "--few=50", "--many=2000"]
     done = subprocess.run([*command, *sizes], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()

@@ -54,8 +54,10 @@ def test_the_fault_of_a_piece_ends_all_at_once(tmp_path):
 
 def test_a_worker_that_is_killed_is_an_error(tmp_path):
     pieces = [(str(tmp_path), 0, "slow"), (str(tmp_path), 1, "kill")]
+    began = time.monotonic()
     with pytest.raises(OSError, match="a worker process died"):
         list(Local(2)(leave, pieces))
+    assert time.monotonic() - began < 30
 
 
 PARENT = """

@@ -365,6 +365,7 @@ def test_asked_to_stop_it_leaves_nothing_half_done(
         return outcome(self, model)
 
     monkeypatch.setattr(Planted, "outcome", stop)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
     assert studies.main(evaluate, begun) == code
     assert "evaluate: stopped; run it again to go on" in capsys.readouterr().err
     assert list(tables(begun)) == ["control/00000010/planted.parquet"]

@@ -53,6 +53,7 @@ class Local:
 def _in_processes(task: Task, pieces: Sequence[Any], processes: int) -> Iterator[int]:
     context = multiprocessing.get_context("spawn")
     done, stop = context.SimpleQueue(), context.Event()
+    others, workers = {*multiprocessing.active_children()}, set()
     pool = futures.ProcessPoolExecutor(processes, context, _begin, (task, done, stop))
     try:
         waiting = {pool.submit(_work, piece) for piece in pieces}
@@ -62,6 +63,9 @@ def _in_processes(task: Task, pieces: Sequence[Any], processes: int) -> Iterator
                 future.result()
             while not done.empty():
                 yield done.get()
+            workers |= {*multiprocessing.active_children()} - others
+            if any(worker.exitcode for worker in workers):  # the pool may not watch the last one
+                raise futures.process.BrokenProcessPool
     except futures.process.BrokenProcessPool as error:
         raise OSError("a worker process died: was it out of memory? Start again") from error
     finally:
