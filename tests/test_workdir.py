@@ -10,6 +10,7 @@ from ttoaa.workdir import (
     write_bytes,
     write_json,
     write_text,
+    writing,
 )
 
 
@@ -61,6 +62,17 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
     with pytest.raises(OSError, match=r"No space left on device: '.*x\.json'"):
         write_text(path, "new")
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"] and path.read_text() == "old"
+
+
+def test_the_error_of_another_file_stays_as_it_is(tmp_path):
+    with (
+        pytest.raises(FileNotFoundError, match=r"No such file or directory: '.*missing'"),
+        writing(tmp_path / "x"),
+    ):
+        (tmp_path / "missing").read_bytes()
+    with pytest.raises(OSError, match=r"^a line of our own$"), writing(tmp_path / "x"):
+        raise OSError("a line of our own")
+    assert not list(tmp_path.iterdir())
 
 
 def test_it_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from ttoaa import config
 from ttoaa.checks.checking import refuse
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.order import Order, training_order
+from ttoaa.experiments.base import World
 from ttoaa.experiments.control import fillings
 from ttoaa.experiments.worlds import (
     added_later,
@@ -38,7 +39,7 @@ from ttoaa.planning.reserve import split_reserve
 from ttoaa.planning.store import store, unfinished
 from ttoaa.planning.whole_rows import whole_rows
 from ttoaa.training.ledger import Ledger
-from ttoaa.workdir import Workdir, write_json, write_text
+from ttoaa.workdir import Workdir, write_json
 
 _REDRAWS = 16  # of one edit, before it is given up
 
@@ -65,23 +66,27 @@ def make_plan(study: config.Study, workdir: Workdir) -> tuple[Plan, bool]:
             _check_same(plan, {**identity, "geometry": dataclasses.asdict(geometry)}, meta)
             return plan, False
         removals = ask_removals(study.experiments, workdir.seed, geometry, corpus)
-        found, slots = interventions(study, corpus, order, removals)
+        worlds = make_worlds(
+            study.experiments, workdir.seed, geometry, corpus, study.validation_sequences, removals
+        )
+        found, slots = interventions(study, worlds, corpus, order, removals)
         _compile(study, workdir, corpus, order, found, slots, removals, identity, meta)
     write_json(workdir.plan / "ledger.json", {"seconds": ledger.seconds})
     return Plan.open(workdir.plan), True
 
 
 def interventions(
-    study: config.Study, corpus: Corpus, order: Order, removals: Removals
+    study: config.Study,
+    worlds: Mapping[str, World],
+    corpus: Corpus,
+    order: Order,
+    removals: Removals,
 ) -> tuple[dict[str, Intervention], list[Filling]]:
     """(what every experiment does, by name; what may fill its slots).
 
     That is its items, and the rows that its removals replace.
     """
     geometry, seed = study.geometry, order.seed
-    worlds = make_worlds(
-        study.experiments, seed, geometry, corpus, study.validation_sequences, removals
-    )
     found = intervene(study.experiments, worlds)
     slots = fillings(
         [(e.name, c) for e in study.experiments for c in e.controllers(worlds[e.name])]
@@ -137,10 +142,6 @@ def _compile(
                 f"{edit[0]}: copy {edit[2]} of item {edit[1]!r} makes a text that is to be "
                 f"removed, {text}, with the corpus wherever it is put: change one of them"
             )
-    if told:
-        summary = (workdir.plan / "summary.txt").read_text(encoding="utf-8")
-        lines = [f"warning: {line}\n" for line in told]
-        write_text(workdir.plan / "summary.txt", "".join([summary, *lines]))
 
 
 def _masked(study: config.Study, plan: Edits, corpus: Corpus, order: Order) -> list[str]:

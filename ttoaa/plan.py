@@ -6,6 +6,7 @@ that experiments share, --check=overlap also for those that the corpus has. --au
 batches by plain code and compares them with the loader's.
 """
 
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -37,6 +38,7 @@ def main(argv: Sequence[str]) -> None:
         if _SHOW.value:
             from ttoaa.planning.show import show
 
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a pager that is left early ends it
             print(show(workdir, _SHOW.value))
         elif _AUDIT.value or _AUDIT_STEPS.value:
             print(f"plan: {_audit(workdir)}")

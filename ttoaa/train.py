@@ -18,14 +18,15 @@ from ttoaa.data.repetition import RepetitionFilter
 from ttoaa.experiments import control
 from ttoaa.experiments.base import World
 from ttoaa.experiments.worlds import (
+    ask_removals,
     check_planned,
-    intervene,
     make_worlds,
     probes_fingerprint,
     validation_tokens,
 )
+from ttoaa.making import interventions
 from ttoaa.model.sharding import make_mesh
-from ttoaa.planning.compiler import CompiledPlan, compile_plan
+from ttoaa.planning.compiler import compile_plan
 from ttoaa.planning.edits import Edits
 from ttoaa.planning.filled import Filled
 from ttoaa.planning.overlay import Overlay
@@ -60,10 +61,16 @@ def inputs(study: config.Study, workdir: Workdir, kind: str) -> dict[str, Any]:
             f"only {study.model.vocab_size}: raise it"
         )
     order = training_order(corpus, workdir.seed, geometry.length)
+    removals = ask_removals(study.experiments, workdir.seed, geometry, corpus)
     worlds = make_worlds(
-        study.experiments, workdir.seed, geometry, corpus, study.validation_sequences
+        study.experiments, workdir.seed, geometry, corpus, study.validation_sequences, removals
     )
-    plan = _planned(study, workdir, kind, corpus, order, worlds)
+    plan: Edits
+    if kind == "run":
+        plan = _matching_plan(study, workdir, corpus, order)
+    else:  # on trial: one that cannot work is refused now, not after a control run was paid for
+        found, _ = interventions(study, worlds, corpus, order, removals)
+        plan = compile_plan(found, geometry, corpus.vocab_size, {"seed": workdir.seed})
     arms = plan.arms
     if len(arms) >= study.training.max_arms:
         raise ValueError(
@@ -105,22 +112,6 @@ def inputs(study: config.Study, workdir: Workdir, kind: str) -> dict[str, Any]:
         init_from=study.init_from,
         config=workdir.config.read_text(encoding="utf-8"),
     )
-
-
-def _planned(
-    study: config.Study,
-    workdir: Workdir,
-    kind: str,
-    corpus: Corpus,
-    order: Order,
-    worlds: Mapping[str, World],
-) -> Plan | CompiledPlan:
-    """The run's plan; of a control run the one that is to come, on trial: one that cannot work is
-    refused now, not after a control run was paid for."""
-    if kind == "run":
-        return _matching_plan(study, workdir, corpus, order)
-    interventions = intervene(study.experiments, worlds)
-    return compile_plan(interventions, study.geometry, corpus.vocab_size, {"seed": workdir.seed})
 
 
 def _controls(

@@ -78,7 +78,10 @@ def writing(path: pathlib.Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
-    except OSError as error:  # a full disk does not say which file it had no room for
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        # A full disk does not say which file it had no room for.
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         unfinished.unlink(missing_ok=True)

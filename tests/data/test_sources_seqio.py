@@ -10,7 +10,7 @@ import sentencepiece
 
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.preparation import Prepare, prepare
-from ttoaa.data.sources import SeqioTask, all_documents
+from ttoaa.data.sources import Pool, SeqioTask, all_documents
 from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.data.vocabulary import ExistingTokenizer, SeqioTokenizer, TrainBPE
 
@@ -225,6 +225,13 @@ def test_bad_tasks_are_named(source, message):
 
 
 def test_tokens_of_another_vocabulary_are_refused(path, pieces, tmp_path):
-    for name, tokenizer in {"a": ExistingTokenizer(str(pieces)), "b": TrainBPE(400, 20)}.items():
-        with pytest.raises(ValueError, match=r"Prepare\.tokenizer = @SeqioTokenizer\(\)"):
-            prepare(Prepare(SeqioTask("cats"), tokenizer), tmp_path / name, progress=False)
+    with pytest.raises(ValueError, match=r"Prepare\.tokenizer = @SeqioTokenizer\(\)"):
+        prepare(Prepare(SeqioTask("cats"), ExistingTokenizer(str(pieces))), tmp_path / "x", False)
+
+
+def test_no_bpe_is_trained_on_tokens(tmp_path):
+    with pytest.raises(ValueError, match="Prepare: the source gives token ids, on which no BPE"):
+        Prepare(SeqioTask("cats"), TrainBPE(400, 20))
+    mixed = Prepare(Pool((SeqioTask("cats"),), (1.0,)), TrainBPE(400, 20))
+    with pytest.raises(ValueError, match="the source gives token ids, on which no BPE"):
+        prepare(mixed, tmp_path / "x", progress=False)

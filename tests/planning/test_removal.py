@@ -12,6 +12,7 @@ import pytest
 from fakes import Planted
 from removing import LENGTH, Removing, edits_of, holds, original, rows_of, stream, texts_of
 
+from ttoaa import train
 from ttoaa.data.corpus import Corpus
 from ttoaa.experiments.base import Item, Items
 from ttoaa.making import make_plan
@@ -179,6 +180,15 @@ def test_too_small_a_reserve_is_one_line(plan_of, corpus):
     common = [("x", row[i : i + 1].tolist()) for i in range(20)]
     with pytest.raises(ValueError, match=r"windows left without a removed text, \d+ more are"):
         plan_of((Removing("verbatim", texts=tuple(common)),))
+
+
+def test_a_control_run_is_refused_where_its_plan_cannot_be_made(tiny_study, make_workdir, corpus):
+    row = corpus.windows("train", np.array([3]), LENGTH)[0]
+    common = [("x", row[i : i + 1].tolist()) for i in range(20)]
+    experiments = (Removing("verbatim", texts=tuple(common)),)
+    study = dataclasses.replace(tiny_study, experiments=experiments)
+    with pytest.raises(ValueError, match=r"windows left without a removed text, \d+ more are"):
+        train.inputs(study, make_workdir(), "control")
 
 
 def test_one_that_says_it_inserts_nothing_removes_nothing(plan_of):

@@ -19,9 +19,9 @@ from ttoaa.data import sample, survey, writer
 from ttoaa.data.corpus import MANIFEST, TOKENIZER, Corpus, Manifest
 from ttoaa.data.engine import Engine, Local, Task
 from ttoaa.data.memmaps import OlmoCorpus
-from ttoaa.data.sources import EmbeddedPython, Source
+from ttoaa.data.sources import EmbeddedPython, SeqioTask, Source
 from ttoaa.data.tokenizer import Tokenizer
-from ttoaa.data.vocabulary import TrainBPE, Vocabulary
+from ttoaa.data.vocabulary import NO_BPE, TrainBPE, Vocabulary
 
 _BYTES_PER_TOKEN = 4  # at most; the vocabulary may not be known yet
 UNFINISHED = "unfinished"
@@ -47,6 +47,9 @@ class Prepare:
             )
         if self.shard_characters < 1:
             raise ValueError("Prepare.shard_characters must be positive")
+        ids = isinstance(self.source, SeqioTask) and self.source.use == "tokens"
+        if ids and isinstance(self.tokenizer, TrainBPE):
+            raise ValueError(f"Prepare: {NO_BPE}")
 
     def identity(self) -> dict[str, Any]:
         """Dotted field names to values, and the kinds of source and tokenizer."""
@@ -163,8 +166,7 @@ def _survey(work: _Work) -> tuple[tuple[survey.Group, ...], survey.Survey]:
 def _check_room(work: _Work, surveyed: survey.Survey) -> None:
     finished = writer.finished_parts(work.unfinished).values()
     done = sum(shard.tokens for part in finished for shard in part.shards)
-    # A token of byte-level BPE spans a byte at least; each document ends with one more, EOS.
-    tokens = surveyed.bytes + sum(surveyed.documents.values()) - done
+    tokens = surveyed.most_tokens + sum(surveyed.documents.values()) - done
     needed = _BYTES_PER_TOKEN * tokens
     free = shutil.disk_usage(work.folder).free
     if free < needed:

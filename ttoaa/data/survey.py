@@ -20,6 +20,7 @@ import numpy as np
 from ttoaa import workdir
 from ttoaa.data.corpus import SPLITS
 from ttoaa.data.sources import Source, keyed_fraction
+from ttoaa.data.token_ids import TokenIds
 
 GROUP_BYTES = 64_000_000
 """What a worker reads at a time, at least, where there are many small files."""
@@ -41,7 +42,8 @@ class Counts:
     digest_ux32: np.ndarray
     """uint8: sha256 over a unit's documents, the length of each before it (8 bytes)."""
     documents_u: np.ndarray
-    bytes_u: np.ndarray
+    most_tokens_u: np.ndarray
+    """A token of byte-level BPE spans a byte at least; EOS is not counted."""
     fraction_n: np.ndarray
     """float64: where in [0, 1) a document's text falls; below the reserve's share: reserve."""
     characters_n: np.ndarray
@@ -58,7 +60,7 @@ class Survey:
 
     sha256: str
     """Over the digests of the units, in order."""
-    bytes: int
+    most_tokens: int
     documents: dict[str, int]
     characters: dict[str, int]
 
@@ -118,7 +120,7 @@ class TakeSurvey:
     source: Source
 
     def __call__(self, group: Group) -> Iterator[int]:
-        digests, documents_u, bytes_u = bytearray(), [], []
+        digests, documents_u, most_tokens_u = bytearray(), [], []
         fraction_n: list[float] = []
         characters_n: list[int] = []
         for unit in group.units:
@@ -126,17 +128,17 @@ class TakeSurvey:
             for name, text in self.source.documents(unit):
                 content = _encoded(name, text)
                 digest.update(len(content).to_bytes(8, "little") + content)
-                size += len(content)
+                size += len(text if isinstance(text, TokenIds) else content)
                 fraction_n.append(keyed_fraction("reserve", text))
                 characters_n.append(len(text))
                 yield 1
             digests += digest.digest()
             documents_u.append(len(characters_n) - before)
-            bytes_u.append(size)
+            most_tokens_u.append(size)
         counts = Counts(
             digest_ux32=np.frombuffer(digests, np.uint8).reshape(-1, 32),
             documents_u=np.array(documents_u, np.int64),
-            bytes_u=np.array(bytes_u, np.int64),
+            most_tokens_u=np.array(most_tokens_u, np.int64),
             fraction_n=np.array(fraction_n, np.float64),
             characters_n=np.array(characters_n, np.int64),
         )
@@ -158,7 +160,7 @@ def merge(groups: Sequence[Group], reserve_fraction: float) -> Survey:
     for each in groups:
         counts = Counts.load(each.path)
         digest.update(counts.digest_ux32.tobytes())
-        size += int(counts.bytes_u.sum())
+        size += int(counts.most_tokens_u.sum())
         reserve_n = counts.fraction_n < reserve_fraction
         for split, chosen_n in enumerate((~reserve_n, reserve_n)):
             documents[split] += chosen_n.sum()

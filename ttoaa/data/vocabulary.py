@@ -15,6 +15,10 @@ from ttoaa.data.token_ids import TokenIds
 from ttoaa.data.tokenizer import END_OF_TEXT, Tokenizer
 
 _ALPHABET = 256  # a byte-level BPE starts from all bytes
+NO_BPE = (
+    "the source gives token ids, on which no BPE can be trained: set Prepare.tokenizer = "
+    "@SeqioTokenizer(), or SeqioTask.use = 'text'"
+)
 
 
 class Vocabulary(Protocol):
@@ -81,10 +85,7 @@ class TrainBPE:
 
 def _plain(text: str | TokenIds) -> str:
     if isinstance(text, TokenIds):
-        raise ValueError(
-            "the source gives token ids, on which no BPE can be trained: "
-            "set Prepare.tokenizer = @SeqioTokenizer(), or SeqioTask.use = 'text'"
-        )
+        raise ValueError(NO_BPE)
     return text
 
 

@@ -56,12 +56,13 @@ def unfinished(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 def store(plan: CompiledPlan, folder: pathlib.Path, meta: Mapping[str, Any]) -> None:
     """Makes the plan the folder `folder`, whole or not at all.
 
-    `meta` joins plan.json outside the content hash. A plan that was not compiled into an
-    `unfinished` folder is copied; one that was is moved.
+    `meta` joins plan.json outside the content hash, and its warnings the summary. A plan that was
+    not compiled into an `unfinished` folder is copied; one that was is moved.
     """
     _write_provenance(plan, plan.folder / "provenance.parquet")
     values = summary_values(plan)
-    write_text(plan.folder / "summary.txt", summary_text(values))
+    lines = [f"warning: {line}\n" for line in meta.get("warnings", ())]
+    write_text(plan.folder / "summary.txt", "".join([summary_text(values), *lines]))
     write_json(plan.folder / "summary.json", values)
     tables = [plan.folder / "provenance.parquet"]
     tables += [path for name in ("items", "index") for path in (plan.folder / name).iterdir()]
