@@ -192,23 +192,31 @@ def test_a_plan_without_edits_changes_nothing(plan_of, load):
     assert hashes([load(empty)]) == hashes([load(None)])
 
 
-def test_only_the_edits_of_the_share_are_looked_at(corpus, tiny_plan):
+def test_only_the_edits_of_some_steps_are_looked_at(corpus, tiny_plan, monkeypatch):
     """The cost of a batch does not grow with the plan: it reads a slice of each column."""
     asked = []
 
     class Watched:
         tokens = tiny_plan.tokens
         columns = tiny_plan.columns
+        geometry = tiny_plan.geometry
 
         def between(self, first, last):
             asked.append((first, last))
             return tiny_plan.between(first, last)
 
+    monkeypatch.setattr("ttoaa.planning.overlay._LOOKED_UP", 31)  # three batches of 8
     overlay = Overlay(Watched(), corpus)
-    batch = {
-        "position": np.arange(10, 14),
-        "tokens": np.zeros((4, LENGTH), np.int32),
-        "arms": np.zeros((4, LENGTH), np.uint16),
-    }
-    overlay(1, batch)
-    assert asked == [(10, 14)]
+
+    def show(step, rows):
+        share = np.asarray(rows)
+        tokens = np.zeros((len(share), LENGTH), np.int32)
+        arms = np.zeros(tokens.shape, np.uint16)
+        overlay(step, {"position": step * 8 + share, "tokens": tokens, "arms": arms})
+
+    for step in (3, 4, 5, 4):
+        show(step, range(2, 6))
+    assert asked == [(24, 48)]
+    show(6, range(2, 6))
+    show(6, range(6))  # another share
+    assert asked == [(24, 48), (48, 72), (48, 72)]

@@ -1,5 +1,7 @@
 """The plan as the loader's transform: writes a batch's edits over it (contract C2)."""
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from ttoaa.data.corpus import Corpus
@@ -8,34 +10,89 @@ from ttoaa.planning.edits import Edits
 from ttoaa.planning.items import RESERVE, SLOT, TOKENS
 
 _READ = ("kind", "source", "offset", "length", "arm")
+_LOOKED_UP = 1 << 16  # positions at once: for one step alone the look-up costs more than the edits
 
 
 class Overlay:
     """Writes the plan's edits over a batch: all experiments at once, cost by edits alone."""
 
     def __init__(self, plan: Edits, corpus: Corpus) -> None:
-        self._plan, self._corpus = plan, corpus
+        self._plan, self._corpus, self._geometry = plan, corpus, plan.geometry
+        self._found: _Steps | None = None
 
     def __call__(self, step: int, batch: Batch) -> Batch:
-        position, tokens = batch["position"], batch["tokens"]
-        columns = self._plan.columns
-        chosen = self._plan.between(int(position[0]), int(position[-1]) + 1)
-        if chosen.start == chosen.stop:
-            return batch
-        theirs = columns["position"][chosen]
-        row = position.searchsorted(theirs)
-        ours = position[row] == theirs  # a share need not be contiguous
-        ours &= columns["kind"][chosen] != SLOT  # the corpus, until something is decided
-        row = row[ours]
-        kind, source, offset, length, arm = (columns[name][chosen][ours] for name in _READ)
-        reserve = np.flatnonzero(kind == RESERVE)
-        if reserve.size:
-            self._corpus.write_windows("reserve", source[reserve], tokens, row[reserve])
+        tokens = batch["tokens"]
+        found = self._found
+        share = batch["position"] - step * self._geometry.batch
+        if found is None or not found.have(step, share.tobytes()):
+            # Another thread may do the same for other steps.
+            self._found = found = self._look_up(step, share)
+        inside = step - found.first
+        windows, rows = found.windows.of(inside)
+        if len(windows):
+            self._corpus.write_windows("reserve", windows, tokens, rows)
         # A slice an edit costs less than an index a token: edits have hundreds of tokens.
         flat, arms, texts = tokens.reshape(-1), batch["arms"].reshape(-1), self._plan.tokens
-        edits = (kind, row * tokens.shape[1] + offset, length, source, arm)
-        for k, at, n, start, a in zip(*(column.tolist() for column in edits), strict=True):
-            if k == TOKENS:
-                flat[at : at + n] = texts[start : start + n]
-            arms[at : at + n].fill(a)
+        for at, length, source in zip(*found.texts.of(inside), strict=True):
+            flat[at : at + length] = texts[source : source + length]
+        for at, length, arm in zip(*found.arms.of(inside), strict=True):
+            arms[at : at + length].fill(arm)
         return batch
+
+    def _look_up(self, step: int, rows: np.ndarray) -> "_Steps":
+        batch, columns = self._geometry.batch, self._plan.columns
+        steps = max(1, _LOOKED_UP // batch)
+        first = step - step % steps
+        chosen = self._plan.between(first * batch, (first + steps) * batch)
+        steps_n, theirs = np.divmod(columns["position"][chosen], batch)
+        row = np.minimum(rows.searchsorted(theirs), len(rows) - 1)
+        ours = rows[row] == theirs  # a share need not be contiguous
+        ours &= columns["kind"][chosen] != SLOT  # the corpus, until something is decided
+        steps_n, row = steps_n[ours] - first, row[ours]
+        kind, source, offset, length, arm = (columns[name][chosen][ours] for name in _READ)
+        at = row * self._geometry.length + offset
+        reserve, text = kind == RESERVE, kind == TOKENS
+
+        def begin(which: np.ndarray | slice) -> list[int]:
+            return steps_n[which].searchsorted(np.arange(steps + 1)).tolist()
+
+        def lists(which: np.ndarray | slice, *values: np.ndarray) -> _ByStep:
+            # Lists, since Python reads a number of one faster than of an array.
+            return _ByStep(begin(which), [value[which].tolist() for value in values])
+
+        return _Steps(
+            first,
+            steps,
+            rows.tobytes(),
+            windows=_ByStep(begin(reserve), [source[reserve], row[reserve]]),
+            texts=lists(text, at, length, source),
+            arms=lists(slice(None), at, length, arm),
+        )
+
+
+class _ByStep(NamedTuple):
+    """Columns of edits in the order of training, and where each step's begin."""
+
+    begin: list[int]
+    columns: list[Any]
+
+    def of(self, step: int) -> list[Any]:
+        first, last = self.begin[step : step + 2]
+        return [column[first:last] for column in self.columns]
+
+
+class _Steps(NamedTuple):
+    """The edits of so many steps from `first` on, in a share of the rows."""
+
+    first: int
+    steps: int
+    share: bytes
+    windows: _ByStep
+    """The reserve's window and the row of the share."""
+    texts: _ByStep
+    """Place in the flat share, length, and place in the plan's tokens."""
+    arms: _ByStep
+    """Place, length and arm."""
+
+    def have(self, step: int, share: bytes) -> bool:
+        return 0 <= step - self.first < self.steps and share == self.share
