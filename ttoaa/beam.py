@@ -79,12 +79,14 @@ def _read(path: pathlib.Path, tokenizer: Tokenizer) -> Patterns:
     if path.suffix == ".npz":
         return Patterns.load(path)
     sequences = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):  # of bytes: \n alone
         try:
             told = json.loads(line)
             found = np.array(told["tokens"]) if "tokens" in told else tokenizer.encode(told["text"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}:{number} has neither a text nor tokens: {error}") from error
+        if not len(found):
+            raise ValueError(f"{path}:{number} has no token: take that line out")
         sequences.append(found)
     return Patterns(sequences)
 

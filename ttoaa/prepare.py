@@ -75,10 +75,11 @@ def _main() -> None:
 
 
 def _tell_passed_over(source: Any) -> None:
-    for each in getattr(source, "sources", [source]):
-        files = each.passed_over() if isinstance(each, TextFiles) else []
-        if files:
-            print(f"prepare: passes over {len(files)} files, of no kind that is read: {files[0]} …")
+    for each in getattr(source, "sources", ()):  # those of a mixture, which may be mixtures
+        _tell_passed_over(each)
+    files = source.passed_over() if isinstance(source, TextFiles) else []
+    if files:
+        print(f"prepare: passes over {len(files)} files, of no kind that is read: {files[0]} …")
 
 
 def _check(chosen: Any, content: bytes) -> None:
@@ -100,6 +101,8 @@ def _bindings() -> list[str]:
     options = [flag for flag in (_FIELD, _RECORDS, _UNDECODABLE) if flag.value is not None]
     if options and not _INPUT.value:
         raise ValueError(f"--{options[0].name} is of --input: give both, or bind it in the config")
+    if _EOS.present and not _TOKENIZER.value:
+        raise ValueError("--eos is of --tokenizer: give both, or bind it in the config")
     lines = []
     if _INPUT.value:
         paths = [_absolute(path) for path in _INPUT.value]

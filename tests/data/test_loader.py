@@ -216,7 +216,7 @@ def test_only_the_edits_of_some_steps_are_looked_at(corpus, tiny_plan, monkeypat
 
     for step in (3, 4, 5, 4):
         show(step, range(2, 6))
-    assert asked == [(24, 48)]
+    assert asked == [(26, 46)]
     show(6, range(2, 6))
     show(6, range(6))  # another share
-    assert asked == [(24, 48), (48, 72), (48, 72)]
+    assert asked == [(26, 46), (50, 70), (48, 70)]

@@ -141,12 +141,13 @@ def scan_with_beam(
     length: int | None = None,
 ) -> scanning.Occurrences:
     """`scan`, its work done by Beam's workers; the same occurrences, kept in the same file."""
-    path = scanning.scan_path(corpus, split, patterns, length)
+    folder = corpus.folder.resolve()  # workers may stand elsewhere
+    path = scanning.scan_path(corpus, split, patterns, length).resolve()
     kept = path.with_suffix(".parts")
     engine = Pipeline(options, path.with_suffix(".beam"))
     if not path.exists():
         patterns.save(kept / "patterns.npz")
-        task = _ScanPiece(corpus.folder, kept / "patterns.npz", length, kept)
+        task = _ScanPiece(folder, kept / "patterns.npz", length, kept)
         work = scanning.pieces(corpus, split, length)
         missing = [p for p in work if not (kept / f"{p.start}-{p.stop}.npy").exists()]
         for _ in engine(task, missing):

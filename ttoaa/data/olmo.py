@@ -52,6 +52,8 @@ def main(argv: Sequence[str]) -> None:
 
 def _bindings() -> list[str]:
     """The flags as gin bindings."""
+    if _EOS.present and not _TOKENIZER.value:
+        raise ValueError("--eos is of --tokenizer: give both, or bind it in the config")
     lines = []
     if _FILES.value:
         files = [_absolute(path) for path in _FILES.value]

@@ -54,6 +54,8 @@ def stage(
         check(content)
     sums = _sums_there(url, system, root, sizes, content)
     unfinished = folder.with_name(f"{folder.name}.fetching")
+    for leftover in unfinished.rglob("*.tmp-*"):
+        leftover.unlink()
     missing = _missing(unfinished, sums, sizes)
     _check_room(url, unfinished, sum(sizes[name] for name in missing))
 
@@ -62,8 +64,6 @@ def stage(
         return sizes[name]
 
     _each(fetch, missing, "fetching", sum(sizes[name] for name in missing), progress)
-    for leftover in unfinished.glob(f"{last}.tmp-*"):
-        leftover.unlink()
     workdir.write_bytes(unfinished / last, content)
     folder.parent.mkdir(parents=True, exist_ok=True)
     os.replace(unfinished, folder)
@@ -109,19 +109,14 @@ def publish(folder: str | os.PathLike[str], url: str, progress: bool = True) -> 
 
 
 def _fetch(url: str, path: pathlib.Path, sha256: str) -> None:
-    """Whole and right, or not at all; a kill leaves a .part, which the next call overwrites."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part, digest = path.with_name(f"{path.name}.part"), hashlib.sha256()
-    with open(part, "wb") as here:
+    """Whole and right, or not at all; what a killed one leaves, the next `stage` removes."""
+    digest = hashlib.sha256()
+    with workdir.writing(path) as here:  # under a name of this process alone
         for chunk in urls.chunks(url):
             digest.update(chunk)
             here.write(chunk)
-        here.flush()
-        os.fsync(here.fileno())
-    if digest.hexdigest() != sha256:
-        part.unlink()
-        raise OSError(f"{url} is damaged, its sha256 is not that stated: publish it anew")
-    os.replace(part, path)
+        if digest.hexdigest() != sha256:
+            raise OSError(f"{url} is damaged, its sha256 is not that stated: publish it anew")
 
 
 def _at(root: str, name: str) -> str:

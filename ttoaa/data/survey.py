@@ -5,6 +5,7 @@ file of a few bytes a document; from all of them follow the text's fingerprint, 
 and where the corpus is cut into parts, which any worker can then write without the ones before.
 """
 
+import array
 import dataclasses
 import hashlib
 import itertools
@@ -20,6 +21,7 @@ import numpy as np
 from ttoaa import workdir
 from ttoaa.data.corpus import SPLITS
 from ttoaa.data.sources import Source, keyed_fraction
+from ttoaa.data.sources.base import encoded
 from ttoaa.data.token_ids import TokenIds
 
 GROUP_BYTES = 64_000_000
@@ -121,12 +123,11 @@ class TakeSurvey:
 
     def __call__(self, group: Group) -> Iterator[int]:
         digests, documents_u, most_tokens_u = bytearray(), [], []
-        fraction_n: list[float] = []
-        characters_n: list[int] = []
+        fraction_n, characters_n = array.array("d"), array.array("q")  # a unit may be a mixture
         for unit in group.units:
             digest, before, size = hashlib.sha256(), len(characters_n), 0
             for name, text in self.source.documents(unit):
-                content = _encoded(name, text)
+                content = encoded(name, text)
                 digest.update(len(content).to_bytes(8, "little") + content)
                 size += len(text if isinstance(text, TokenIds) else content)
                 fraction_n.append(keyed_fraction("reserve", text))
@@ -144,13 +145,6 @@ class TakeSurvey:
         )
         with workdir.writing(group.path) as file:
             np.savez(file, **vars(counts))
-
-
-def _encoded(name: str, text: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{name} is not valid Unicode: {error}") from error
 
 
 def merge(groups: Sequence[Group], reserve_fraction: float) -> Survey:
@@ -215,8 +209,7 @@ def read(
             if begin >= end:
                 continue
             found = itertools.islice(source.documents(unit), number - (end - begin), number)
-            expected = counts.fraction_n[begin:end].tolist()
-            for fraction in expected:
+            for fraction in map(float, counts.fraction_n[begin:end]):
                 name, text = next(found, (unit, ""))
                 if keyed_fraction("reserve", text) != fraction:
                     raise ValueError(f"{name} changed since it was surveyed: start anew")

@@ -57,12 +57,31 @@ def files_in(path: str) -> list[str] | None:
             raise ValueError(f"input {path} does not exist")
         if not folder.is_dir():
             return None
-        return [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
+        return [path.relative_to(folder).as_posix() for path in _below(folder)]
     system, root = filesystem(path)
     with told(path):
         if system.info(root)["type"] == "file":  # isfile() says no where it means "unreachable"
             return None
         return [name.removeprefix(root.rstrip("/") + "/") for name in system.find(root)]
+
+
+def _below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """All files but those in hidden folders; links are followed, and told where they lead nowhere.
+
+    What cannot be listed raises OSError, where pathlib's own glob would leave it out.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for name, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        here = pathlib.Path(name)
+        folders[:] = [inner for inner in folders if not inner.startswith(".")]
+        for link in (here / inner for inner in folders):
+            if link.is_symlink() and here.resolve().is_relative_to(link.resolve()):
+                raise ValueError(f"input {link} is a link to a folder that it is in: remove it")
+        paths = (here / file for file in files)
+        yield from (path for path in paths if path.is_file() or path.is_symlink())
 
 
 def chunks(url: str) -> Iterator[bytes]:

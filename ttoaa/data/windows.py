@@ -1,7 +1,10 @@
 """Windows of one length over some files of token ids: window number → file and offset."""
 
+import contextlib
+import errno
 import pathlib
-from collections.abc import Sequence
+import resource
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,9 +30,11 @@ class Windows:
         self.length = length
         self.starts = np.cumsum([0, *(file.tokens // length for file in files)])
         self.total = int(self.starts[-1])
-        self._mapped = [
-            mapped(file.path, dtype, file.offset, (file.tokens // length, length)) for file in files
-        ]
+        with _room_for(len(files)):
+            self._mapped = [
+                mapped(file.path, dtype, file.offset, (file.tokens // length, length))
+                for file in files
+            ]
 
     def read(self, indices_n: np.ndarray) -> np.ndarray:
         """int32[n, length], a fresh array."""
@@ -69,6 +74,27 @@ class Numbered(Windows):
 
     def _write(self, indices_n: np.ndarray, out_NxL: np.ndarray, rows_n: np.ndarray) -> None:
         super()._write(self._order[indices_n].astype(np.int64), out_NxL, rows_n)
+
+
+@contextlib.contextmanager
+def _room_for(files: int) -> Iterator[None]:
+    """A mapping holds a file open, and limits of 1,024 are common: so many more may be open.
+
+    Raises OSError, saying what to set, where the machine allows no more.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY:
+        most = soft + files if hard == resource.RLIM_INFINITY else min(soft + files, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+        raise OSError(
+            f"{files} token files are mapped at once, and only {hard} files may be open: raise "
+            f"the limit (ulimit -Hn), or make fewer shards (Prepare.shard_characters)"
+        ) from error
 
 
 def mapped(path: pathlib.Path, dtype: str, offset: int, shape: tuple[int, ...]) -> np.ndarray:

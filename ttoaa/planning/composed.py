@@ -32,9 +32,8 @@ def composed(
     Not `edited`: as the corpus has them.
     """
     tokens = corpus.windows("train", order.windows(positions), plan.geometry.length)
-    if edited and len(positions):
-        arms = np.zeros(tokens.shape, np.uint16)
-        Overlay(plan, corpus)(0, {"position": positions, "tokens": tokens, "arms": arms})
+    if edited:
+        Overlay(plan, corpus).rows(positions, tokens, np.zeros(tokens.shape, np.uint16))
     return tokens
 
 

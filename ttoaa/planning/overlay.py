@@ -21,29 +21,37 @@ class Overlay:
         self._found: _Steps | None = None
 
     def __call__(self, step: int, batch: Batch) -> Batch:
-        tokens = batch["tokens"]
-        found = self._found
-        share = batch["position"] - step * self._geometry.batch
+        size, found = self._geometry.batch, self._found
+        share = batch["position"] - step * size
         if found is None or not found.have(step, share.tobytes()):
             # Another thread may do the same for other steps.
-            self._found = found = self._look_up(step, share)
+            steps = max(1, _LOOKED_UP // size)
+            self._found = found = self._look_up(step - step % steps, steps, size, share)
+        self._write(found, step, batch["tokens"], batch["arms"])
+        return batch
+
+    def rows(self, position: np.ndarray, tokens: np.ndarray, arms: np.ndarray) -> None:
+        """Writes over any rows of the run, as one batch: positions are int64[n], ascending."""
+        if len(position):
+            found = self._look_up(0, 1, self._geometry.sequences, position)
+            self._write(found, 0, tokens, arms)
+
+    def _write(self, found: "_Steps", step: int, tokens: np.ndarray, arms: np.ndarray) -> None:
         inside = step - found.first
         windows, rows = found.windows.of(inside)
         if len(windows):
             self._corpus.write_windows("reserve", windows, tokens, rows)
         # A slice an edit costs less than an index a token: edits have hundreds of tokens.
-        flat, arms, texts = tokens.reshape(-1), batch["arms"].reshape(-1), self._plan.tokens
+        flat, flat_arms, texts = tokens.reshape(-1), arms.reshape(-1), self._plan.tokens
         for at, length, source in zip(*found.texts.of(inside), strict=True):
             flat[at : at + length] = texts[source : source + length]
         for at, length, arm in zip(*found.arms.of(inside), strict=True):
-            arms[at : at + length].fill(arm)
-        return batch
+            flat_arms[at : at + length].fill(arm)
 
-    def _look_up(self, step: int, rows: np.ndarray) -> "_Steps":
-        batch, columns = self._geometry.batch, self._plan.columns
-        steps = max(1, _LOOKED_UP // batch)
-        first = step - step % steps
-        chosen = self._plan.between(first * batch, (first + steps) * batch)
+    def _look_up(self, first: int, steps: int, batch: int, rows: np.ndarray) -> "_Steps":
+        """The edits of `steps` steps of `batch` rows each, in these of their rows."""
+        columns, last = self._plan.columns, first + steps - 1
+        chosen = self._plan.between(first * batch + int(rows[0]), last * batch + int(rows[-1]) + 1)
         steps_n, theirs = np.divmod(columns["position"][chosen], batch)
         row = np.minimum(rows.searchsorted(theirs), len(rows) - 1)
         ours = rows[row] == theirs  # a share need not be contiguous

@@ -34,6 +34,14 @@ def all_documents(source: Source) -> Iterator[tuple[str, str]]:
         yield from source.documents(unit)
 
 
+def encoded(name: str, text: str | TokenIds) -> bytes:
+    """The document's bytes; ValueError, naming it, for half a surrogate pair (JSON has "\\ud800")."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} is not valid Unicode: {error}") from error
+
+
 def keyed_fraction(key: str, text: str | TokenIds) -> float:
     """A number in [0, 1) that depends on key and text alone; uniform over texts."""
     digest = hashlib.blake2b(text.encode(), digest_size=8, key=key.encode()).digest()

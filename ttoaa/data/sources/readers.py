@@ -50,9 +50,17 @@ def table(path: pathlib.Path, name: str, field: str, replace: bool) -> Iterator[
         if field not in names:
             raise ValueError(f"{name} has no column {field!r}: {_fix(field, names)}")
         for batch in file.iter_batches(_BATCH, columns=[field], use_threads=False):
-            for value in batch.column(0).to_pylist():
+            for value in _undecoded(batch.column(0)).to_pylist():
                 number += 1
                 yield number, text(value, f"{name}:{number}", field, replace)
+
+
+def _undecoded(column: pa.Array) -> pa.Array:
+    """Strings as their bytes: Arrow would decode them with no word of the row."""
+    if isinstance(column, pa.DictionaryArray):
+        column = column.dictionary_decode()
+    kinds = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}
+    return column.cast(kinds[column.type]) if column.type in kinds else column
 
 
 def records(
