@@ -22,7 +22,11 @@ from ttoaa.data.vocabulary import TrainBPE
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs/data.md").read_text(encoding="utf-8")
-QUICKSTART = (ROOT / "configs/quickstart.gin").read_text(encoding="utf-8")
+SMALL, OWN = (
+    (ROOT / "configs" / name).read_text(encoding="utf-8")
+    for name in ("small.gin", "quickstart.gin")
+)
+QUICKSTART = SMALL + OWN.replace("include 'small.gin'", "")
 SNIPPETS = re.findall(r"^```gin\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 LINES = [f"line {k} of the texts, in all {'very ' * (k % 5)}plain" for k in range(60)]
 CODE = [f"def f{k}(x):\n    return x + {k}\n" for k in range(60)]
