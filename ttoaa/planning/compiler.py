@@ -12,7 +12,7 @@ from ttoaa.data.geometry import Geometry
 from ttoaa.data.order import mix64
 from ttoaa.planning.catalogue import Catalogue, Cataloguer
 from ttoaa.planning.edits import COLUMNS, Edits, content_hash
-from ttoaa.planning.growing import Growing, Scratch
+from ttoaa.planning.growing import Growing, Scratch, writable
 from ttoaa.planning.items import Intervention
 from ttoaa.planning.names import Names
 from ttoaa.planning.occupancy import PlacementError, Requests, Taken, settle
@@ -174,7 +174,7 @@ def _place(
         Scratch(folder / "scratch"),
         at_once,
     )
-    rows = np.lib.format.open_memmap(folder / "index" / "rows.npy", "w+", np.int64, (count,))
+    rows = writable(folder / "index" / "rows.npy", count, np.int64)
     done = 0
     try:
         requests.choose_occurrences(geometry.length)

@@ -50,6 +50,22 @@ def mapped(path: pathlib.Path) -> np.ndarray:
     return np.asarray(np.load(path, mmap_mode="r"))
 
 
+def writable(path: pathlib.Path, count: int, dtype: Any) -> np.ndarray:
+    """A new .npy file of [count], mapped to be written anywhere."""
+    array = np.lib.format.open_memmap(path, "w+", dtype, (count,))
+    with open(path, "r+b") as file:
+        _reserve(file.fileno(), path.stat().st_size, str(path))
+    return np.asarray(array)
+
+
+def _reserve(handle: int, size: int, name: str) -> None:
+    """Takes the disk's space now: a mapped page that finds none left kills without a word."""
+    try:
+        os.posix_fallocate(handle, 0, size)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, name) from error
+
+
 class Scratch:
     """Gives arrays that are gone when nobody holds them: those of `spill` bytes or more on disk."""
 
@@ -63,7 +79,7 @@ class Scratch:
             return np.empty(count, dtype)
         handle, name = tempfile.mkstemp(dir=self._folder)
         try:
-            os.ftruncate(handle, size)
+            _reserve(handle, size, name)
             return np.asarray(np.memmap(name, dtype, "r+", shape=(count,)))
         finally:
             os.close(handle)
