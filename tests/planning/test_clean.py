@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from ttoaa.data.order import mix64
 from ttoaa.planning.clean import assign_clean, draw, slot_keys
 from ttoaa.planning.reserve import assign
 
@@ -54,3 +55,15 @@ def test_every_window_is_as_likely():
     for seed in range(2000):
         counts[draw(slot_keys(seed, "x", np.arange(5)), pool, pool[:0])] += 1
     assert abs(counts - 200).max() < 5.5 * np.sqrt(200)
+
+
+def test_the_last_free_windows_of_a_large_pool_are_dealt_by_rank():
+    """As if each drew alone, the best rank first, from what those before it left."""
+    pool = np.arange(200_000)
+    taken = np.delete(pool, [5, 60_000, 123_456, 199_999])
+    keys = slot_keys(0, "x", np.arange(4))
+    drawn, left = draw(keys, pool, taken), taken
+    for slot in np.argsort(mix64(keys ^ np.uint64(0xD1B54A32D192ED03))):
+        assert drawn[slot] == draw(keys[[slot]], pool, left)[0]
+        left = np.append(left, drawn[slot])
+    assert len(np.unique(left)) == len(pool)

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ttoaa.data.order import mix64
-from ttoaa.planning.reserve import assign
-
-_STEP = np.uint64(0x9E3779B97F4A7C15)
+from ttoaa.planning.reserve import assign, matched
 
 
 def assign_clean(
@@ -40,9 +38,8 @@ def slot_keys(seed: int, name: str, slots: np.ndarray) -> np.ndarray:
 def draw(keys: np.ndarray, pool: np.ndarray, taken: np.ndarray) -> np.ndarray:
     """int64[n]: for each key (uint64[n]) a window of `pool` of its own, none that is taken.
 
-    Every key has a rank and a list of wishes, both hashes. In each round all that have none yet
-    wish, and what several wish for goes to the best rank: so another key moves one only if the two
-    wish for the same window, or it moved one that does.
+    By rank, as in `reserve.assign`: another key moves one only if it, or one that it moved, took
+    that one's window.
     """
     free = ~np.isin(pool, taken)
     if np.count_nonzero(free) < len(keys):
@@ -51,18 +48,4 @@ def draw(keys: np.ndarray, pool: np.ndarray, taken: np.ndarray) -> np.ndarray:
             f"{len(keys)} more are needed in place of what is removed: remove less, or prepare in "
             "a new --workdir with more text or a larger Prepare.reserve_fraction"
         )
-    out = np.empty(len(keys), np.int64)
-    pending = np.argsort(mix64(keys ^ _STEP), kind="stable")
-    attempt = 0
-    while len(pending):
-        attempt += 1
-        with np.errstate(over="ignore"):
-            bits = mix64(keys[pending] + _STEP * np.uint64(attempt))
-        wish = (bits % np.uint64(len(pool))).astype(np.int64)
-        first = np.zeros(len(pending), bool)
-        first[np.unique(wish, return_index=True)[1]] = True
-        first &= free[wish]
-        out[pending[first]] = pool[wish[first]]
-        free[wish[first]] = False
-        pending = pending[~first]
-    return out
+    return pool[matched(keys, free)]

@@ -44,17 +44,19 @@ def assign(needs: Mapping[str, int], pool: np.ndarray, seed: int) -> dict[str, n
     counts = np.array(list(needs.values()), np.int64)
     ends = np.cumsum(counts)
     number = (np.arange(counts.sum()) - np.repeat(ends - counts, counts)).astype(np.uint64)
-    chosen = pool[_matched(mix64(np.repeat(names, counts) + number * _SLOT), len(pool))]
+    keys = mix64(np.repeat(names, counts) + number * _SLOT)
+    chosen = pool[matched(keys, np.ones(len(pool), bool))]
     return {n: chosen[end - count : end] for n, end, count in zip(needs, ends, counts, strict=True)}
 
 
-def _matched(keys: np.ndarray, places: int) -> np.ndarray:
-    """int64[n]: the place below `places` of each slot, of which uint64[n] are the keys.
+def matched(keys: np.ndarray, free: np.ndarray) -> np.ndarray:
+    """int64[n]: a place of its own for each slot, of which uint64[n] are the keys.
 
+    Places are those where bool[places] `free` is true, at least as many as slots.
     Taking turns by rank is the stable matching of Gale and Shapley (1962) where all places rank
     the slots alike, so slots may also propose all at once, and a place keeps the best so far.
     """
-    rank = mix64(keys ^ _RANK)
+    rank, places = mix64(keys ^ _RANK), len(free)
     holder = np.full(places, -1)
     tried = np.zeros(len(keys), np.uint64)
     pending = np.arange(len(keys))
@@ -65,7 +67,7 @@ def _matched(keys: np.ndarray, places: int) -> np.ndarray:
         pending, wish = pending[order], wish[order]
         best = np.concatenate([[True], wish[1:] != wish[:-1]])
         held = holder[wish]
-        wins = best & ((held < 0) | (rank[pending] < rank[held]))
+        wins = best & free[wish] & ((held < 0) | (rank[pending] < rank[held]))
         holder[wish[wins]] = pending[wins]
         pending = np.concatenate([pending[~wins], held[wins & (held >= 0)]])
     waiting = pending.tolist()
@@ -73,7 +75,7 @@ def _matched(keys: np.ndarray, places: int) -> np.ndarray:
         slot = waiting.pop()
         wish = _wishes(keys[slot], tried[slot] + np.arange(_AHEAD, dtype=np.uint64), places)
         held = holder[wish]
-        good = np.flatnonzero((held < 0) | (rank[slot] < rank[held]))
+        good = np.flatnonzero(free[wish] & ((held < 0) | (rank[slot] < rank[held])))
         tried[slot] += np.uint64(good[0] + 1 if len(good) else _AHEAD)
         if not len(good):
             waiting.append(slot)
