@@ -19,7 +19,7 @@ from ttoaa.making import make_plan
 from ttoaa.planning.items import RESERVE
 from ttoaa.planning.placement import Explicit, WholeBatch
 from ttoaa.planning.plan import Plan
-from ttoaa.planning.removal import removed_texts
+from ttoaa.planning.removal import Removal, Removals, removed_texts
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +173,16 @@ def test_a_place_in_a_replaced_row_is_refused_by_name(plan_of, removed, texts):
 def test_a_text_that_no_row_can_hold_is_named(plan_of, tokens):
     with pytest.raises(ValueError, match=f"verbatim: removed text 'text-0' has {len(tokens)} tok"):
         plan_of((Removing("verbatim", texts=(("x", tokens),)),))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "fields", "told"),
+    [([1.5], {}, "needs a list of whole numbers as tokens"), ([1], {"removed": 0}, "'removed'")],
+)
+def test_what_is_no_text_to_remove_is_named(tokens, fields, told):
+    removal = Removal("x", "c", np.array(tokens), fields=fields)
+    with pytest.raises(ValueError, match=f"verbatim: removed text 'x' .*{told}"):
+        Removals({"verbatim": [removal]}, LENGTH)
 
 
 def test_too_small_a_reserve_is_one_line(plan_of, corpus):

@@ -21,8 +21,10 @@ from ttoaa.planning.edits import Edits
 from ttoaa.planning.items import Items
 from ttoaa.planning.occurring import scan_run
 from ttoaa.planning.placement import Explicit
+from ttoaa.planning.spreads import whole_numbers
 
 _BLOCK = 50_000  # items at a time
+_OWN = {"removed", "occurrences"}  # fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +47,13 @@ class Removals:
         self.texts = [(name, each) for name in sorted(asked) for each in asked[name]]
         """(experiment, text), as the scan counts them."""
         for name, each in self.texts:
+            where = f"{name}: removed text {each.id!r}"
+            whole_numbers(where, "tokens", each.tokens)
+            if own := sorted(_OWN & each.fields.keys()):
+                raise ValueError(f"{where} has a field {own[0]!r}, which is given to it: rename it")
             if not 0 < len(each.tokens) <= length:
                 raise ValueError(
-                    f"{name}: removed text {each.id!r} has {len(each.tokens)} tokens, a row holds "
-                    f"1 to {length}: shorten it"
+                    f"{where} has {len(each.tokens)} tokens, a row holds 1 to {length}: shorten it"
                 )
         self.names = list(dict.fromkeys(name for name, _ in self.texts))
 
