@@ -302,6 +302,15 @@ def test_a_wrong_decision_or_text_is_found(controlled, monkeypatch, what):
         auditing.audit(workdir, 40, 0)
 
 
+def test_where_nothing_is_decided_or_asked_there_is_nothing_to_audit(controlled):
+    workdir, _ = controlled
+    with pytest.raises(ValueError, match="--audit compares at least 1 batch, not 0"):
+        auditing.audit(workdir, 0, 0)
+    (workdir.run("run") / decisions.NAME).write_bytes(b"")
+    with pytest.raises(ValueError, match="run has decided nothing yet"):
+        auditing.audit(workdir, 5, 0)
+
+
 def test_a_broken_chain_of_decisions_is_named(controlled):
     workdir, _ = controlled
     path = workdir.run("run") / decisions.NAME

@@ -39,6 +39,10 @@ def audit(
     reader = PlainReader(workdir.corpus, workdir.plan, run if controlled else None)
     filled = _filled(plan, run) if controlled else None
     stop = min(reader.decided, geometry.steps)
+    if not stop:
+        raise ValueError(f"{run} has decided nothing yet, so that no batch of it can be audited")
+    if not steps and count < 1:
+        raise ValueError(f"--audit compares at least 1 batch, not {count}")
     if any(step >= stop for step in steps):
         why = " has decided so far on" if stop < geometry.steps else " has"
         raise ValueError(f"the run{why} the steps 0 to {stop - 1}, not {max(steps)}")
