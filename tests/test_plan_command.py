@@ -129,6 +129,22 @@ def test_check_of_a_plan_that_is_made_looks_again(planned):
     )
 
 
+def test_checks_that_a_kill_kept_from_being_made_are_made_later(planned):
+    workdir, _ = planned
+    whole = (workdir.plan / "checks.json").read_bytes()
+    (workdir.plan / "checks.json").unlink()
+    done = run(workdir.root)
+    assert "0 errors" in done.stdout and done.stdout.endswith(
+        f"is made already ({Plan.open(workdir.plan).hash[:12]})\n"
+    )
+    told = json.loads((workdir.plan / "checks.json").read_text())
+    assert {**told, "overlap": 0, "left_out": 0} == {
+        **json.loads(whole),
+        "overlap": 0,
+        "left_out": 0,
+    }
+
+
 def test_the_audit_takes_steps_and_hosts_or_nothing(planned):
     workdir, _ = planned
     assert run(workdir.root, "--audit").stdout == (

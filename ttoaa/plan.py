@@ -67,8 +67,9 @@ def _make(workdir: Workdir) -> None:
     plan, new = make_plan(study, workdir)
     if new:
         print((workdir.plan / "summary.txt").read_text(encoding="utf-8"), end="")
-    if new or _CHECK.value:
-        check(study, plan, workdir, new=new, overlap=_CHECK.value == "overlap")
+    unchecked = not (workdir.plan / "checks.json").exists()  # it is new, or a kill came between
+    if unchecked or _CHECK.value:
+        check(study, plan, workdir, new=unchecked, overlap=_CHECK.value == "overlap")
     if new:
         print(f"plan: {workdir.plan} made in {time.perf_counter() - started:.1f} s")
     elif not _CHECK.value:
