@@ -63,9 +63,15 @@ def test_its_items_are_its_own(plan):
     [
         ({"kind": "text"}, "x: kind must be one of"),
         ({"groups": {"a": (1, -1)}}, r"x: group 'a' must be \(items, repetitions\)"),
+        ({"placements": {"a": Within(0, 1)}}, "x: placements has 'a', which is no group"),
         ({"lengths": (5, 4)}, r"x: lengths must be \(fewest, most\)"),
     ],
 )
 def test_what_it_cannot_be(changes, message):
     with pytest.raises(ValueError, match=message):
         Rehearsal("x", **changes)
+
+
+def test_more_occurrences_than_rows_are_named(plan):
+    with pytest.raises(ValueError, match="x: 321 occurrences in a run of 320 rows: lower them"):
+        plan(Rehearsal("x", groups={"a": (1, 1)}, lengths=(4, 20), occurrences=321))

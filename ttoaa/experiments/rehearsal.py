@@ -53,6 +53,8 @@ class Rehearsal(Experiment):
                 raise ValueError(
                     f"{self.name}: group {name!r} must be (items, repetitions), not {group!r}"
                 )
+        if unknown := sorted(self.placements.keys() - self.groups.keys()):
+            raise ValueError(f"{self.name}: placements has {unknown[0]!r}, which is no group")
         if len(self.lengths) != 2 or not 0 < self.lengths[0] <= self.lengths[1]:
             raise ValueError(f"{self.name}: lengths must be (fewest, most), not {self.lengths!r}")
 
@@ -95,6 +97,11 @@ class Rehearsal(Experiment):
         return {"tokens": rng.integers(0, vocab, lengths.sum(), np.int32), "lengths": lengths}
 
     def _occurrences(self, world: World) -> AtOccurrences:
+        if self.occurrences > world.geometry.sequences:
+            raise ValueError(
+                f"{self.name}: {self.occurrences:,} occurrences in a run of "
+                f"{world.geometry.sequences:,} rows: lower them"
+            )
         rng = world.rng("occurrences")
         rows = rng.choice(world.geometry.sequences, self.occurrences, replace=False, shuffle=False)
         return AtOccurrences(rows, np.zeros_like(rows))
