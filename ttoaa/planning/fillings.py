@@ -49,6 +49,7 @@ def store(folder: pathlib.Path, fillings: Sequence[Filling]) -> None:
     path = folder / "index.json"
     if path.exists() and read_json(path) == index:
         return
+    path.unlink(missing_ok=True)  # it never stands beside texts that are not its own
     for name, raw in contents.items():
         write_bytes(folder / name, raw)
     write_json(path, index)

@@ -163,7 +163,9 @@ class Shown:
     def _alike(self, name: str) -> str:
         """The ids that come nearest, of some that begin as it does."""
         own = name.rpartition("/")[2]
-        pairs = self._plan.names(np.arange(sum(self._plan.contents["items"])))
+        total = sum(self._plan.contents["items"])
+        parts = (np.arange(i, min(i + _COMPARED, total)) for i in range(0, total, _COMPARED))
+        pairs = itertools.chain.from_iterable(map(self._plan.names, parts))
         some = itertools.islice((p for p in pairs if p[1][:1] == own[:1] or own in p[1]), _COMPARED)
         known = {f"{e}/{i}" if "/" in name else i: f"{e}/{i}" for e, i in some}
         near = [known[key] for key in difflib.get_close_matches(name, known)]

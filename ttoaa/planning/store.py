@@ -83,7 +83,7 @@ def store(plan: CompiledPlan, folder: pathlib.Path, meta: Mapping[str, Any]) -> 
 
 def _finish(made: pathlib.Path, folder: pathlib.Path) -> None:
     with concurrent.futures.ThreadPoolExecutor(16) as pool:  # disks take many at once
-        list(pool.map(_to_disk, made.rglob("*")))
+        list(pool.map(_to_disk, [made, *made.rglob("*")]))
     os.replace(made, folder)
 
 
