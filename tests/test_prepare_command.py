@@ -143,6 +143,7 @@ def test_input_may_be_a_folder_of_tfds(folder, tmp_path, monkeypatch):
     ("flags", "message"),
     [
         (["--field=body"], "prepare: --field is of --input: give both, or bind it in the config"),
+        (["--eos=</s>"], "prepare: --eos is of --tokenizer: give both, or bind it in the config"),
         (["--input={}/c.parquet"], "has no column 'text': set TextFiles.field (--field) to one of"),
     ],
 )

@@ -1,5 +1,7 @@
 import hashlib
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -155,3 +157,35 @@ def test_an_unknown_split_is_refused(tmp_path):
     write(tmp_path / "c")
     with pytest.raises(ValueError, match="split must be one of"):
         Corpus.open(tmp_path / "c").num_windows("test", 8)
+
+
+LIMITED = """
+import pathlib, resource, sys
+import numpy as np
+from ttoaa.data.windows import File, Windows
+
+folder = pathlib.Path(sys.argv[1])
+files = [File(folder / str(k), 0, 4) for k in range(100)]
+for k, file in enumerate(files):
+    (4 * k + np.arange(4, dtype="<u2")).tofile(file.path)
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, int(sys.argv[2])))
+try:
+    print(Windows(files, "uint16", 4).read(np.array([0, 99]))[:, 0].tolist())
+    print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+except OSError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("hard", "said"),
+    [
+        (160, "[0, 396]\n140"),
+        (60, "100 token files are mapped at once, and only 60 files may be open: raise the limit"),
+    ],
+)
+def test_more_shards_than_files_may_be_open(tmp_path, hard, said):
+    """The limit is raised where it may be, and told where not; in a process of its own."""
+    command = [sys.executable, "-c", LIMITED, str(tmp_path), str(hard)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith(said), done.stdout + done.stderr

@@ -117,6 +117,7 @@ def test_staging_keeps_what_is_right_and_replaces_what_is_not(made, url, publish
     flipped[7] ^= 1
     (unfinished / "train-00001.bin").write_bytes(flipped)
     (unfinished / "train-00002.bin").write_bytes(b"cut")
+    (unfinished / "train-00003.bin.tmp-elsewhere-1").write_bytes(b"of a killed call")
     remote.stage(url, tmp_path / "corpus", progress=False)
     assert content(tmp_path / "corpus") == content(made)
     after = (tmp_path / "corpus" / "train-00000.bin").stat()

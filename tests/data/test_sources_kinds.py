@@ -3,6 +3,8 @@
 import gzip
 import importlib.resources
 import json
+import os
+import pathlib
 import subprocess
 import sys
 
@@ -252,3 +254,47 @@ def test_bad_tfds_datasets_are_named(built, tmp_path):
         ValueError, match=r"has a TFDS dataset \(1\.0\.0/dataset_info\.json\): read"
     ):
         texts(folder.parent)
+
+
+def test_links_are_followed_and_never_left_out_in_silence(tmp_path):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "b.txt").write_text("linked")
+    (tmp_path / "here" / "a.txt").write_text("plain")
+    (tmp_path / "here" / "sub").symlink_to(tmp_path / "there")
+    assert texts(tmp_path / "here") == ["plain", "linked"]
+    dead = tmp_path / "here" / "c.txt"
+    dead.symlink_to("nowhere")
+    with pytest.raises(FileNotFoundError, match=r"c\.txt"):
+        texts(tmp_path / "here")
+    dead.unlink()
+    (tmp_path / "there" / "up").symlink_to(tmp_path / "there")
+    with pytest.raises(ValueError, match="up is a link to a folder that it is in"):
+        texts(tmp_path / "here")
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "a.txt").write_text("plain")
+    scandir = os.scandir
+
+    def refuse(path):  # root may list everything, so no mode of the folder would do
+        if pathlib.Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match="closed"):
+        texts(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+def test_what_is_not_utf8_in_a_parquet_column_of_strings(tmp_path, kind):
+    stored = pa.array(
+        [b"one", b"caf\xe9"], pa.large_binary() if kind != pa.string() else pa.binary()
+    )
+    column = pa.Array.from_buffers(kind, 2, stored.buffers())  # Arrow does not look inside
+    pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"a\.parquet:2 is not UTF-8 at byte 3: convert it"):
+        texts(tmp_path)
+    assert texts(tmp_path, undecodable="replace") == ["one", "caf\ufffd"]

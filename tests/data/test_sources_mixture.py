@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from ttoaa.data.sources import Mixture, Pool, all_documents
+from ttoaa.data.sources import Mixture, Pool, TextFiles, all_documents
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,3 +138,9 @@ def test_a_source_without_documents_cannot_be_repeated():
     mixture = Mixture((A, Written("none", ())), (1, 1), when_one_ends="repeat")
     with pytest.raises(ValueError, match="none has no documents to repeat"):
         drawn(mixture)
+
+
+def test_half_a_surrogate_pair_in_a_pool_is_named(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a\\ud800"}\n')
+    with pytest.raises(ValueError, match=r"a\.jsonl:1 is not valid Unicode"):
+        list(all_documents(Pool([TextFiles([str(tmp_path / "a.jsonl")])], [0.5])))

@@ -35,7 +35,7 @@ def all_documents(source: Source) -> Iterator[tuple[str, str]]:
 
 
 def encoded(name: str, text: str | TokenIds) -> bytes:
-    """The document's bytes; ValueError, naming it, for half a surrogate pair (JSON has "\\ud800")."""
+    """The document's bytes; ValueError, naming it, for half a surrogate pair (JSON may)."""
     try:
         return text.encode()
     except UnicodeEncodeError as error:
