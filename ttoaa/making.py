@@ -95,7 +95,8 @@ def interventions(
         return found, slots
     for filling in slots:
         check_filling(filling, removals)
-    covered = [whole_rows(name, each.items, geometry) for name, each in found.items()]
+    vocab = corpus.vocab_size
+    covered = [whole_rows(name, each.items, geometry, vocab) for name, each in found.items()]
     rows = rows_with(removals, corpus, order, geometry, seed, np.concatenate(covered))
     _, pool = split_reserve(
         corpus.num_windows("reserve", geometry.length), study.validation_sequences

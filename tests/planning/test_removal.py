@@ -185,6 +185,20 @@ def test_what_is_no_text_to_remove_is_named(tokens, fields, told):
         Removals({"verbatim": [removal]}, LENGTH)
 
 
+@pytest.mark.parametrize(
+    ("item", "told"),
+    [
+        (Item("x", "c", 1, np.array([1.5, 2])), "'x' needs a list of whole numbers as tokens"),
+        (Item("x", "c", -1, np.arange(32), placement=Explicit([])), "'x' has repetitions -1"),
+        (Items(["x"], "c", 1, tokens=np.arange(4), lengths=np.array([2, 2])), "1 ids, but 2 len"),
+    ],
+)
+def test_a_bad_item_is_named_beside_removals_too(plan_of, texts, item, told):
+    removing = Removing("verbatim", texts=tuple(texts))
+    with pytest.raises(ValueError, match=f"other: .*{told}"):
+        plan_of((removing, Removing("other", items=(item,))))
+
+
 def test_too_small_a_reserve_is_one_line(plan_of, corpus):
     row = corpus.windows("train", np.array([3]), LENGTH)[0]
     common = [("x", row[i : i + 1].tolist()) for i in range(20)]
