@@ -6,6 +6,7 @@ python -m ttoaa.beam scan --workdir=… --patterns=FILE --split=train
 The folder of the study must be on a file system that all workers see under the same path.
 """
 
+import difflib
 import json
 import pathlib
 import sys
@@ -45,9 +46,15 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _options(rest: Sequence[str]) -> "PipelineOptions":
+    """Beam's own. It passes over what it does not know: a flag of ours, mistyped, is refused."""
     from ttoaa.data import beam
 
-    return beam.PipelineOptions(list(rest))
+    options = beam.PipelineOptions(list(rest))
+    everything = options.get_all_options(retain_unknown_options=True)
+    for name in sorted(everything.keys() - options.get_all_options()):
+        if ours := difflib.get_close_matches(name, flags.FLAGS, 1, 0.8):
+            raise ValueError(f"there is no --{name}: do you mean --{ours[0]}?")
+    return options
 
 
 def _prepare(options: "PipelineOptions") -> None:

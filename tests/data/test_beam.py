@@ -190,6 +190,7 @@ def test_the_command_prepares_and_scans(tmp_path, capsys):
     (tmp_path / "p.jsonl").write_text('{"text": "ein\u2028zwei\x85"}\n{"text": ""}\n')
     wrong = command(*asked, f"--patterns={tmp_path / 'p.jsonl'}")
     assert wrong.endswith("p.jsonl:2 has no token: take that line out")
+    assert command(*asked, "--splt=reserve") == "beam: there is no --splt: do you mean --split?"
     assert command("plan", workdir).startswith("beam: say what to do: ")
 
 

@@ -80,21 +80,22 @@ def publish(folder: str | os.PathLike[str], url: str, progress: bool = True) -> 
     last = _last(str(folder), names)
     _refuse_outside(folder, last)
     names = [n for n in sorted(names) if n != last and n.split("/")[0] not in _OURS_ALONE]
-    sums = "".join(f"{file_sha256(folder / name)}  {name}\n" for name in names).encode()
-    sizes = {name: (folder / name).stat().st_size for name in names}
     system, root = urls.filesystem(url)
     with urls.told(url):
         there = _sizes(system, root)
-        if last in there:
-            if system.cat_file(_at(root, last)) == (folder / last).read_bytes():
-                return False
-        elif SUMS not in there or system.cat_file(_at(root, SUMS)) != sums:
+        other = system.cat_file(_at(root, last)) if last in there else None
+    if other == (folder / last).read_bytes():
+        return False
+    if other is not None:
+        raise ValueError(f"{url} has another {last}: publish to another URL, or remove that one")
+    sums = "".join(f"{file_sha256(folder / name)}  {name}\n" for name in names).encode()
+    sizes = {name: (folder / name).stat().st_size for name in names}
+    with urls.told(url):
+        if SUMS not in there or system.cat_file(_at(root, SUMS)) != sums:
             for name in set(names) & set(there):  # who knows of what
                 system.rm_file(_at(root, name))
             there = {}
             system.pipe_file(_at(root, SUMS), sums)
-    if last in there:
-        raise ValueError(f"{url} has another {last}: publish to another URL, or remove that one")
     missing = [name for name in names if there.get(name) != sizes[name]]
 
     def put(name: str) -> int:
