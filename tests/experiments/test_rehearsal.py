@@ -3,7 +3,7 @@ import pytest
 
 from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.rehearsal import Rehearsal
-from ttoaa.experiments.worlds import intervene, make_worlds
+from ttoaa.experiments.worlds import fingerprints, intervene, make_worlds
 from ttoaa.planning.compiler import compile_plan
 from ttoaa.planning.placement import Within
 
@@ -75,3 +75,11 @@ def test_what_it_cannot_be(changes, message):
 def test_more_occurrences_than_rows_are_named(plan):
     with pytest.raises(ValueError, match="x: 321 occurrences in a run of 320 rows: lower them"):
         plan(Rehearsal("x", groups={"a": (1, 1)}, lengths=(4, 20), occurrences=321))
+
+
+def test_a_remembered_config_has_its_mappings_in_another_order_and_is_the_same():
+    groups = {"x": (20, 5), "out": (5, 0)}
+    given = Rehearsal("a", groups=groups)
+    remembered = Rehearsal("a", groups=dict(sorted(groups.items())))
+    other = Rehearsal("a", groups={"x": (5, 0), "out": (20, 5)})
+    assert fingerprints([given]) == fingerprints([remembered]) != fingerprints([other])

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -100,13 +101,28 @@ def _check_inserts_nothing(experiment: Experiment, world: World) -> None:
 
 def fingerprints(experiments: Sequence[Experiment]) -> dict[str, str]:
     """sha256 of each experiment's configuration, its primary outcome included, by name."""
-    return {e.name: hashlib.sha256(repr(e).encode()).hexdigest() for e in experiments}
+    return {e.name: hashlib.sha256(_configured(e).encode()).hexdigest() for e in experiments}
 
 
 def outcome_fingerprints(experiments: Sequence[Experiment]) -> dict[str, str]:
     """sha256 of each experiment's configuration and its outcome's version, by name."""
-    told = {e.name: f"{e!r} version {e.version}" for e in experiments}
+    told = {e.name: f"{_configured(e)} version {e.version}" for e in experiments}
     return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in told.items()}
+
+
+def _configured(experiment: Experiment) -> str:
+    """Its repr, mappings in the order of their keys: a config that gin remembers has them so."""
+    fields = [field.name for field in dataclasses.fields(experiment) if field.init]
+    ordered = {name: _ordered(getattr(experiment, name)) for name in fields}
+    return repr(dataclasses.replace(experiment, **ordered))
+
+
+def _ordered(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _ordered(value[key]) for key in sorted(value, key=repr)}
+    if type(value) in (list, tuple):
+        return type(value)(map(_ordered, value))
+    return value
 
 
 def added_later(plan: Plan, experiments: Sequence[Experiment]) -> list[str]:
