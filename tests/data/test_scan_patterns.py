@@ -132,3 +132,15 @@ def test_fingerprints_tell_what_is_cut_otherwise():
 def test_bad_patterns_are_named(sequences, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         Patterns(sequences)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK no zip", "cut", "other"])
+def test_a_file_of_no_patterns_is_named(tmp_path, content):
+    path = tmp_path / "p.npz"
+    Patterns([np.arange(50)]).save(path)
+    if content == "other":
+        np.savez(path, words=np.arange(3))
+    else:
+        path.write_bytes(path.read_bytes()[:-30] if content == "cut" else content)
+    with pytest.raises(ValueError, match=f"{path} holds no patterns, or is damaged"):
+        Patterns.load(path)

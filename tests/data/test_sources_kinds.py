@@ -147,6 +147,7 @@ def test_a_zst_file_cut_short_is_named(tmp_path, cut):
         ("a.jsonl.zst", b"no zstd", "is not a whole zstd file"),
         ("a.jsonl.zst", zstd(b'{"text": "caf\xe9"}'), "a.jsonl.zst:1 is not UTF-8 at byte 13"),
         ("a.jsonl", b'["text"]', "a.jsonl:1 is no JSON object but a list"),
+        ("a.jsonl", b"[" * 100_000, "a.jsonl:1 is no JSON object: maximum recursion"),
         ("a.jsonl", b'{"body": "", "id": 1}', r"\(--field\) to one of 'body', 'id'"),
         ("a.parquet", b"PAR1 no more", "is not a whole Parquet file"),
         ("a.array_record", b"no records", "is not a whole ArrayRecord file"),

@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import os
 import pathlib
+import zipfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -80,8 +81,13 @@ class Patterns:
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> "Patterns":
-        with np.load(path) as saved:
-            return _compiled(saved["tokens"], saved["lengths"])
+        """Raises ValueError for a file that `save` did not write, OSError for none."""
+        try:
+            with np.load(path) as saved:
+                tokens, lengths = saved["tokens"], saved["lengths"]
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path} holds no patterns, or is damaged: {error}") from error
+        return _compiled(tokens, lengths)
 
     def find(self, tokens: np.ndarray) -> Found:
         """Every (where, pattern) at which a pattern stands in int[n], ascending."""

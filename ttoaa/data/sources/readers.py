@@ -112,7 +112,7 @@ def _of_json(line: bytes, name: str, field: str, replace: bool) -> str:
     content = decoded(line, name, replace).removeprefix("\ufeff")
     try:
         value: Any = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{name} is no JSON object: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{name} is no JSON object but a {type(value).__name__}")
