@@ -61,7 +61,7 @@ def test_the_quickstart_reloads_to_an_equal_study(tmp_path):
     study, text = config.load([QUICKSTART])
     (tmp_path / "config.gin").write_text(text)
     assert load(tmp_path / "config.gin") == study
-    assert len(study.experiments) == 3
+    assert len(study.experiments) == 5
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,8 @@ def test_a_single_binding_that_a_saved_scope_overrules_is_named(tmp_path):
     """Saved configs bind what a scoped experiment is made of in its scope."""
     more, saved = tmp_path / "more.gin", tmp_path / "config.gin"
     more.write_text(
-        "Study.experiments = [@Contamination(), @late/Canaries(), @Forgetting()]\n"
+        "Study.experiments = [@Contamination(), @late/Canaries(), @Forgetting(), @Acquisition(), "
+        "@Reasoning()]\n"
         "Canaries.placement = @Within()\nWithin.start = 0.5\nWithin.stop = 1.0\n"
     )
     saved.write_text(config.load([QUICKSTART, more])[1])
