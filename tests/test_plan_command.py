@@ -154,6 +154,8 @@ def test_the_audit_takes_steps_and_hosts_or_nothing(planned):
     assert done.stdout == (
         "plan: 2 batches (512 tokens and arms) audited as each of 1, 2 hosts, no difference\n"
     )
+    done = run(workdir.root, "--audit", "--show=step=1")
+    assert (done.returncode, done.stderr) == (1, "plan: --show and --audit: one at a time\n")
     done = run(workdir.root, "--audit", "5")
     said = "plan: what is '5'? A flag takes its value behind '='\n"
     assert (done.returncode, done.stderr, done.stdout) == (1, said, "")

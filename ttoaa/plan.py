@@ -34,13 +34,18 @@ def main(argv: Sequence[str]) -> None:
             raise ValueError(f"what is {argv[1]!r}? A flag takes its value behind '='")
         if _CHECK.value not in (None, "", "quick", "overlap"):
             raise ValueError(f"--check is quick or overlap, not {_CHECK.value!r}")
+        audits = _AUDIT.value or _AUDIT_STEPS.value
+        ways = {"--show": _SHOW.value, "--check": _CHECK.value, "--audit": audits}
+        asked = [name for name, value in ways.items() if value]
+        if len(asked) > 1:
+            raise ValueError(f"{' and '.join(asked)}: one at a time")
         workdir = options.workdir_from_flags()
         if _SHOW.value:
             from ttoaa.planning.show import show
 
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a pager that is left early ends it
             print(show(workdir, _SHOW.value))
-        elif _AUDIT.value or _AUDIT_STEPS.value:
+        elif audits:
             print(f"plan: {_audit(workdir)}")
         else:
             _make(workdir)
