@@ -123,6 +123,17 @@ def test_a_holdout_that_leaks_is_refused_where_that_is_an_error(plan_of, corpus)
         refuse(plan_of(fine), corpus, Checks(holdout="error"))
 
 
+def test_what_is_nearly_a_holdout_is_no_error(plan_of, corpus):
+    held, near = text(*range(1, 21)), text(*range(1, 20), 30)
+    plan = plan_of(
+        [Given("a", items=(Item("i", "c", 0, held),)), Given("b", items=(Item("i", "c", 1, near),))]
+    )
+    for asked, told in (("error", "warning"), ("warning", "warning"), ("note", "note")):
+        report = check_plan(plan, corpus, Checks(holdout=asked))
+        assert [f.severity for f in report.findings if f.check == "holdout"] == [told]
+        assert not report.errors
+
+
 def test_the_report_is_written_for_people_and_for_programs(removing, corpus, tmp_path):
     plan, _ = removing
     report = check_plan(plan, corpus, Checks(), overlap=True)

@@ -116,7 +116,9 @@ def check_plan(
     if new and int(kept.length.sum()) > checks.similar_up_to:
         left_out.append("texts that are nearly the same (--check)")
     else:
-        findings += similar(texts, checks.shingle, checks.similar, checks.holdout, checks.examples)
+        # Nearly the same is a matter of degree: told of a plan that is made, never refused.
+        severity = "warning" if checks.holdout == "error" else checks.holdout
+        findings += similar(texts, checks.shingle, checks.similar, severity, checks.examples)
     capacity = Capacity.of(plan)
     findings += capacity.findings(checks.crowded)
     rows = None

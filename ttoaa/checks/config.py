@@ -13,7 +13,8 @@ class Checks:
     """What is told of texts that experiments share, with each other or with the corpus."""
 
     holdout: str = "warning"
-    """What a held-out item is that is inserted after all: 'error' refuses the plan."""
+    """What a held-out item is that is inserted after all: 'error' refuses the plan, and warns of
+    one of which nearly the same is."""
     shingle: int = 8
     """Tokens of the n-grams by which texts of experiments are compared."""
     similar: float = 0.8
