@@ -79,6 +79,7 @@ def test_says_what_ran_and_what_it_cost(tmp_path):
         "a separate run takes as many seconds of training steps as the pooled run",
         "versions.jax",
         "Seed by seed",
+        "Tokens edited",
     ):
         assert words in text, words
 

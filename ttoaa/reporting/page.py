@@ -89,6 +89,7 @@ def render(
         pictures=_loss_pictures(losses),
         runs=[_run(Workdir(root, seed), kind, losses) for seed in seeds for kind in RUNS],
         added=added(root, seeds, [e.name for e in experiments]).to_dict("records"),
+        slots=any(type(e).controllers is not Experiment.controllers for e in experiments),
         cost=cost_of_one(root, seeds, len(experiments)),
         provenance=list(_flat(_provenance(Workdir(root, seeds[0])))),
         config=_config(Workdir(root)),
