@@ -52,8 +52,8 @@ class Acquisition(Experiment):
 
     A topic is what a text tells, one fact or several; knowledge of it is the mean log-probability
     of its targets. The course of an arm is judged by the root mean square of log(value / target)
-    over all intervals that begin with a target above 0; intervals with n at 0 or another lower
-    limit, and at its upper one, are counted, as control is lost there.
+    over all intervals that begin with a target above 0, and over the second half of them; intervals
+    with n at 0 or another lower limit, and at its upper one, are counted, as control is lost there.
     """
 
     knowledge: Knowledge = dataclasses.field(default_factory=GeneratedKnowledge)

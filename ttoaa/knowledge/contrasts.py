@@ -91,13 +91,19 @@ def _tracked(arm: str, curves: tuple[Curve, Curve], measure: str, sign: Sign) ->
     """How far off target, by both measures, and the value as every interval began; over topics."""
     run, control = curves
     K, goal_I = len(run.topics), run.goal_I
-    names = [o.RMSE, o.MEAN_RMSE, *[o.VALUE] * len(run.steps)]
+    late = len(run.steps) // 2  # a start from nothing dominates the whole
+    names = [o.RMSE, o.LATE_RMSE, o.MEAN_RMSE, *[o.VALUE] * len(run.steps)]
     signs = np.array([sign(name) for name in names])
 
     def told(curve: Curve, counts_RxK: np.ndarray) -> np.ndarray:
         values = curve.values(counts_RxK)
-        off = [log_rmse(values[m], goal_I)[:, None] for m in ("log_probability", "probability")]
-        return np.concatenate([*off, values[measure]], 1)
+        value = values["log_probability"]
+        off = [
+            log_rmse(value, goal_I),
+            log_rmse(value[:, late:], goal_I[late:]),
+            log_rmse(values["probability"], goal_I),
+        ]
+        return np.concatenate([np.stack(off, 1), values[measure]], 1)
 
     def statistic(counts_RxK: np.ndarray) -> np.ndarray:
         ours, theirs = told(run, counts_RxK), told(control, counts_RxK)
@@ -107,7 +113,7 @@ def _tracked(arm: str, curves: tuple[Curve, Curve], measure: str, sign: Sign) ->
     without = told(control, np.ones((1, K)))[0]
     at = [f"{arm}@{step}" for step in run.steps]
     found = []
-    for k, (name, condition) in enumerate(zip(names, [arm, arm, *at], strict=True)):
+    for k, (name, condition) in enumerate(zip(names, [arm, arm, arm, *at], strict=True)):
         value, low, high = (result[[k, k + len(names)]] for result in results)
         if np.isfinite(value).all():  # before the second interval nothing was off target
             found.append(estimate(name, condition, K, (value, low, high), float(without[k])))

@@ -14,6 +14,8 @@ from ttoaa.scoring.sampling import Sampling
 LIKELIHOOD, PROBABILITY, ACCURACY = "log_probability", "probability", "accuracy"
 ABOVE = "_above_never"
 RMSE, MEAN_RMSE, TOPIC_RMSE = "log_rmse", "log_rmse_of_mean_probability", "topic_log_rmse"
+LATE_RMSE = "log_rmse_second_half"
+"""Of the intervals so far, by their number."""
 ACQUIRED, STEPS, RETENTION = "acquired", "steps_to_acquire", "change_since_acquired"
 EXPOSURES, TOKENS = "exposures", "tokens"
 TO_ACQUIRE = "_to_acquire"
@@ -24,7 +26,7 @@ SIGNS: Mapping[str, int] = {
     **{name + suffix: 1 for name in (LIKELIHOOD, ACCURACY) for suffix in ("", ABOVE)},
     **{name: 1 for name in (PROBABILITY, ACQUIRED, VALUE, TARGET, TEXTS)},
     **{name + suffix: 1 for name in (EXPOSURES, TOKENS) for suffix in ("", TO_ACQUIRE)},
-    **{name: -1 for name in (RMSE, MEAN_RMSE, TOPIC_RMSE, STEPS, RETENTION, IDLE)},
+    **{name: -1 for name in (RMSE, LATE_RMSE, MEAN_RMSE, TOPIC_RMSE, STEPS, RETENTION, IDLE)},
     **{name: 1 for name in (CLAMPED, TURNS, MOVED)},
 }
 NEVER = "never"
