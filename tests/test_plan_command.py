@@ -14,7 +14,6 @@ import pandas as pd
 import pytest
 from fakes import Given, Planted
 
-from ttoaa.alone import alone
 from ttoaa.checks.config import Checks
 from ttoaa.experiments.base import Item
 from ttoaa.making import make_plan
@@ -160,17 +159,6 @@ def test_the_audit_takes_steps_and_hosts_or_nothing(planned):
     done = run(workdir.root, "--audit", "5")
     said = "plan: what is '5'? A flag takes its value behind '='\n"
     assert (done.returncode, done.stderr, done.stdout) == (1, said, "")
-
-
-def test_one_process_at_a_time_makes_a_plan(tiny_study, make_workdir):
-    workdir = make_workdir()
-    with (
-        alone(workdir.root, "plan", "planned", stale=0.5),
-        pytest.raises(ValueError, match=rf"is being planned by .*-{os.getpid()}-.*: stop"),
-    ):
-        make_plan(tiny_study, workdir)
-    assert not workdir.plan.exists() and not list(workdir.root.glob("plan.tmp*"))
-    assert make_plan(tiny_study, workdir)[1]
 
 
 def test_batches_and_hosts_that_there_are_not_are_one_line(made):

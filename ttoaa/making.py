@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from ttoaa import config
-from ttoaa.alone import alone
 from ttoaa.checks.checking import refuse
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.order import Order, training_order
@@ -71,10 +70,7 @@ def make_plan(study: config.Study, workdir: Workdir) -> tuple[Plan, bool]:
             study.experiments, workdir.seed, geometry, corpus, study.validation_sequences, removals
         )
         found, slots = interventions(study, worlds, corpus, order, removals)
-        with alone(workdir.root, workdir.plan.name, "planned"):
-            if workdir.plan.exists():  # who was waited for has made it
-                return make_plan(study, workdir)
-            _compile(study, workdir, corpus, order, found, slots, removals, identity, meta)
+        _compile(study, workdir, corpus, order, found, slots, removals, identity, meta)
     write_json(workdir.plan / "ledger.json", {"seconds": ledger.seconds})
     return Plan.open(workdir.plan), True
 
