@@ -75,7 +75,7 @@ def make_workdir(corpus_folder, tmp_path_factory):
 
     def make(seed=0):
         root = tmp_path_factory.mktemp("study")
-        shutil.copytree(corpus_folder, root / "corpus")
+        shutil.copytree(corpus_folder, root / "corpus", ignore=shutil.ignore_patterns("scans"))
         return Workdir(root, seed)
 
     return make

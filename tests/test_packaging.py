@@ -84,9 +84,10 @@ def test_a_config_loads_and_what_it_resolves_to_is_the_same_study(path, tmp_path
 
 
 SMALL = [
-    "EmbeddedPython.max_characters = 400_000",
+    "EmbeddedPython.max_characters = 800_000",
     "TrainBPE.vocab_size = 512",
     "Geometry.steps = 16",
+    "Geometry.length = 512",
     "Geometry.batch = 8",
     "DecoderConfig.layers = 1",
     "DecoderConfig.width = 32",
@@ -99,6 +100,10 @@ SMALL = [
     "Canaries.nonmembers = 8",
     "Canaries.primary = 'auc/plain-1x'",
     "Forgetting.at = (0.4,)",
+    "Acquisition.every = 8",
+    "Proportional.most = 4",
+    "Reasoning.problems = 8",
+    "Reasoning.test_problems = 7",
     "ConstantLinear.warmup = 2",
 ]
 WHOLE_STUDY = """
