@@ -85,6 +85,11 @@ def test_small_problems_and_impossible_ones():
         arithmetic.draw(0, 30)
 
 
+def test_a_solution_that_runs_out_of_letters_is_one_line():
+    with pytest.raises(ValueError, match="needs more than 52 letters: ask for fewer operations"):
+        Arithmetic(edges=48).draw("key", 60)
+
+
 def test_templates_ignore_names_numbers_and_letters():
     first = "Define A x's B x as p; so p = 3. Define A x's Cs as q; so q = 2 + p = 2 + 3 = 5."
     other = "Define D y's E y as Z; so Z = 11. Define D y's Cs as a; so a = 9 + Z = 9 + 11 = 20."

@@ -111,4 +111,6 @@ class Solver:
         return f"{before}{letter} = {shown} = {a} {sign} {b} = {self._value[letter]}"
 
     def _new(self) -> str:
+        if not self._letters:
+            raise ValueError("a solution needs more than 52 letters: ask for fewer operations")
         return self._letters.pop()
