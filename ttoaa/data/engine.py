@@ -53,7 +53,6 @@ class Local:
 def _in_processes(task: Task, pieces: Sequence[Any], processes: int) -> Iterator[int]:
     context = multiprocessing.get_context("spawn")
     done, stop = context.SimpleQueue(), context.Event()
-    others, workers = {*multiprocessing.active_children()}, set()
     pool = futures.ProcessPoolExecutor(processes, context, _begin, (task, done, stop))
     try:
         waiting = {pool.submit(_work, piece) for piece in pieces}
@@ -63,8 +62,8 @@ def _in_processes(task: Task, pieces: Sequence[Any], processes: int) -> Iterator
                 future.result()
             while not done.empty():
                 yield done.get()
-            workers |= {*multiprocessing.active_children()} - others
-            if any(worker.exitcode for worker in workers):  # the pool may not watch the last one
+            # CPython's pool does not watch the worker that it started last.
+            if any(worker.exitcode for worker in [*(pool._processes or {}).values()]):
                 raise futures.process.BrokenProcessPool
     except futures.process.BrokenProcessPool as error:
         raise OSError("a worker process died: was it out of memory? Start again") from error
