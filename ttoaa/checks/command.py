@@ -5,7 +5,7 @@ from ttoaa.checks.checking import check_plan
 from ttoaa.data.corpus import Corpus
 from ttoaa.experiments.base import Experiment
 from ttoaa.experiments.control import fillings
-from ttoaa.experiments.worlds import ask_removals, make_worlds
+from ttoaa.experiments.worlds import make_worlds
 from ttoaa.planning.fillings import Filling
 from ttoaa.planning.plan import Plan
 from ttoaa.workdir import Workdir
@@ -33,9 +33,7 @@ def _fillings(study: config.Study, workdir: Workdir, corpus: Corpus) -> list[Fil
     """What controllers may insert during the run: no item of the plan has these texts."""
     if all(type(e).controllers is Experiment.controllers for e in study.experiments):
         return []
-    seed, geometry = workdir.seed, study.geometry
-    removals = ask_removals(study.experiments, seed, geometry, corpus)
     worlds = make_worlds(
-        study.experiments, seed, geometry, corpus, study.validation_sequences, removals
+        study.experiments, workdir.seed, study.geometry, corpus, study.validation_sequences
     )
     return fillings([(e.name, c) for e in study.experiments for c in e.controllers(worlds[e.name])])
