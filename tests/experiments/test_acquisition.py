@@ -61,8 +61,7 @@ def test_every_arm_has_slots_and_probes_of_its_own_entities(made, tokenizer):
     for arm, (most, count) in arms.items():
         (slots,) = [i for i in items if i.condition == arm and i.slot]
         assert slots.id == arm and slots.placement == PerInterval(EVERY)
-        most = most or slots.fields["most"]
-        assert slots.repetitions == most * 10 and slots.fields["most"] == most
+        assert slots.repetitions == 10 * most if most else not slots.repetitions % 10
         probes = [i for i in items if i.condition == arm and not i.slot]
         assert len(probes) == count * 2 and not any(p.repetitions for p in probes)
         for probe in probes:
@@ -123,14 +122,16 @@ class Simulated:
             state = controller.start()
             for interval in range(10):
                 log_p = np.array([self.known[p.id] for p in probes])
-                chosen = None
+                chosen, decided = None, None
                 if inserts:
                     chosen, state = controller.decide(state, interval, log_p)
+                    decided = json.loads(json.dumps(state))
                     for probe in probes:
                         told = sum(topics[t] == probe.fields["topic"] for t in chosen)
                         self.known[probe.id] = min(-0.2, self.known[probe.id] + 0.5 * told)
-                rows.append((interval, interval * EVERY, controller.slots, chosen, log_p.tolist()))
-        columns = ["interval", "step", "slots", "chosen", "log_p"]
+                step = interval * EVERY
+                rows.append((interval, step, controller.slots, chosen, log_p.tolist(), decided))
+        columns = ["interval", "step", "slots", "chosen", "log_p", "state"]
         self.decisions = pd.DataFrame(rows, columns=columns)
 
 
@@ -177,9 +178,23 @@ def test_outcomes_of_a_made_up_run(both):
     for arm in ("controlled", "doubling", "fixed", "until"):
         mine = ours[ours["condition"] == arm]
         assert mine.loc[mine["outcome"] == "exposures", "value"].sum() == inserted[arm].sum()
-        lowest = 1 if arm == "doubling" else 0
-        idle = mine[mine["outcome"] == "intervals_at_least"]
-        assert idle["value"].tolist() == (inserted[arm] <= lowest).astype(float).tolist()
+        aims = {"at_least", "at_most", "turns", "log_rate_moved"} & set(mine["outcome"])
+        assert len(aims) == (4 if arm in ("controlled", "doubling") else 0)
+    n = inserted["doubling"].to_numpy()
+    doubling = ours[ours["condition"] == "doubling"].groupby("outcome")["value"].apply(list)
+    assert doubling["at_least"] == [np.mean(n == 1)] * 3
+    assert doubling["at_most"] == [np.mean(n == 16)] * 3 != [0] * 3
+    np.testing.assert_allclose(
+        doubling["log_rate_moved"], np.abs(np.diff(np.log(n))).sum() / len(n)
+    )
+    # Each topic of ours by its own rate: all three are told apart in `state`.
+    states = run.decisions.loc[run.decisions["slots"] == "controlled", "state"]
+    log_rate_IxK = np.array([state["log_rate"] for state in states])
+    controlled = ours[ours["condition"] == "controlled"].groupby("outcome")["value"].apply(list)
+    np.testing.assert_allclose(
+        controlled["log_rate_moved"], np.abs(np.diff(log_rate_IxK, axis=0)).sum(0) / 10
+    )
+    assert not set(control["outcome"]) & {"at_least", "at_most", "turns", "log_rate_moved"}
     # From -8 by two texts an interval: -1 is above log 0.3 at interval 7, so it is acquired at 8.
     until = ours[ours["condition"] == "until"].groupby("outcome")["value"].apply(list)
     assert until["steps_to_acquire"] == [80] * 3 and until["exposures_to_acquire"] == [16] * 3
@@ -217,6 +232,9 @@ def test_estimates_by_hand(both):
         assert estimate.value == pytest.approx(np.sqrt(np.mean(off**2)))
         late = found["log_rmse_second_half", arm].value  # intervals 5 to 9
         assert late == pytest.approx(np.sqrt(np.mean(off[4:] ** 2))) != estimate.value
+        mean_late = found["log_rmse_of_mean_probability_second_half", arm].value
+        off_mean = np.log(np.exp(log_p).mean(1)[5:] / goal[5:])
+        assert mean_late == pytest.approx(np.sqrt(np.mean(off_mean**2)))
         floor = np.sqrt(np.mean((-8 - np.log(goal[1:])) ** 2))
         assert estimate.control_value == pytest.approx(floor)
         assert estimate.difference == pytest.approx(floor - estimate.value)  # -1: lower is better
@@ -226,6 +244,10 @@ def test_estimates_by_hand(both):
     assert found["target_at", "controlled@50"].value == 0.25
     texts = run.decisions.set_index(["slots", "interval"])["chosen"].map(len)
     assert found["texts_at", "controlled@50"].value == texts["controlled", 5]
+    moved = found["log_rate_moved", "controlled"]
+    mine = ours[(ours["outcome"] == "log_rate_moved") & (ours["condition"] == "controlled")]
+    assert moved.value == pytest.approx(mine["value"].mean()) and np.isnan(moved.difference)
+    assert ("log_rate_moved", "fixed") not in found
     median = found["exposures_to_acquire", "until"]
     assert median.value == 16 and median.n == 3 and np.isnan(median.control_value)
     above = found["log_probability_above_never", "fixed"]

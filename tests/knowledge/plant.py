@@ -53,7 +53,7 @@ class Tracked(NamedTuple):
     late_rmse: float
     """The same without the first 30 intervals."""
     turns: int
-    """Intervals in which n turned."""
+    """Intervals in which n turned; an n of 0 counts as 1/2."""
     idle: float
     """Share of intervals at n = 0."""
 
@@ -65,4 +65,4 @@ def tracked(policy, setting, seed, kind="log_probability", **plant):
     n = texts.sum(1)
     late = slice(30, None)
     off = float(log_rmse(value, goal)), float(log_rmse(value[late], goal[late]))
-    return Tracked(*off, int(turns(n).sum()), float(np.mean(n == 0)))
+    return Tracked(*off, int(turns(np.maximum(n, 0.5)).sum()), float(np.mean(n == 0)))

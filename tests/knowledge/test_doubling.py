@@ -77,6 +77,16 @@ def test_texts_are_taken_in_rotation():
     assert third == [4, 0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0]
 
 
+def test_its_aim_is_the_same_for_every_topic():
+    policy = Doubling(initial=2, least=2, most=8)
+    for n, least, most in ((2, True, False), (5, False, False), (8, False, True)):
+        aim = policy.aim(4, {"n": n, "next": 0})
+        assert aim.rate_K.tolist() == [n / 4] * 4
+        assert aim.at_least_K.tolist() == [least] * 4 and aim.at_most_K.tolist() == [most] * 4
+    nothing = Doubling(initial=0, least=0).aim(4, {"n": 0, "next": 0})
+    assert nothing.rate_K.tolist() == [0.125] * 4 and nothing.at_least_K.all()
+
+
 def test_what_is_held_on_target():
     """Two probes at 0.4 and two at 1e-6: the mean is 0.2, the geometric mean 6.3e-4."""
     log_p = np.log([0.4, 1e-6, 0.4, 1e-6])

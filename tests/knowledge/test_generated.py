@@ -72,7 +72,21 @@ def test_more_entities_and_other_seeds():
     first, more = entities(3), entities(5)
     assert more[:3] == first
     assert entities(3, seed=1)[0] != first[0]
-    assert [e.name.partition("-")[0] for e in entities(7)] == [*KINDS, "town"]
+    assert len(entities(1, facts=3, together=2)[0].topics) == 2
+
+
+def test_kinds_come_in_rounds_each_in_an_order_of_its_own():
+    def kinds(count, **changes):
+        return [e.name.partition("-")[0] for e in entities(count, **changes)]
+
+    rounds = [tuple(kinds(240)[first : first + 6]) for first in range(0, 240, 6)]
+    assert all(set(each) == set(KINDS) for each in rounds)
+    assert len(set(rounds)) > 30 and len({each[0] for each in rounds}) == 6
+    few = list(KINDS)[:4]
+    assert sorted(kinds(4, kinds=4)) == sorted(few) and kinds(24, seed=1) != kinds(24)
+
+
+def test_topics_of_an_entity():
     assert len(entities(1, facts=3, together=2)[0].topics) == 2
 
 

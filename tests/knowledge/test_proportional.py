@@ -72,6 +72,24 @@ def test_each_topic_has_a_rate_of_its_own():
     assert np.abs((log_p[late] - goal).mean(0)).max() < 0.2
 
 
+def test_its_aim_is_the_rate_of_each_topic_and_whether_that_is_cut():
+    s = setting(topics=2)
+    policy = Proportional(least=0.5, most_each=4.0, most=6, smoothing=0.0)
+    state, sides = policy.start(s), []
+    for interval in range(12):
+        goal = np.log(s.goal(max(1, interval)))
+        _, state = policy.decide(s, state, interval, np.array([goal - 9, goal + 9]))
+        aim = policy.aim(2, state)
+        np.testing.assert_allclose(aim.rate_K, np.exp(state["log_rate"]))
+        sides.append([*aim.at_least_K.tolist(), *aim.at_most_K.tolist()])
+    assert sides[0] == [False] * 4 and sides[-1] == [False, True, True, False]
+    # Both far below: 6 texts together are the most, though each could have 4.
+    for interval in range(12, 24):
+        _, state = policy.decide(s, state, interval, np.full(2, -30.0))
+    aim = policy.aim(2, state)
+    assert aim.rate_K.sum() == pytest.approx(6) and aim.at_most_K.all()
+
+
 @pytest.mark.parametrize("gain", [0.05, 0.25])
 def test_it_tracks_closer_and_turns_less_than_doubling(gain):
     """On the same seeds, from the same n. Held to the mean probability, doubling looks at the

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from ttoaa.knowledge.survival import kaplan_meier, median_time
-from ttoaa.knowledge.tracking import Course, log_rmse, moved, turns
+from ttoaa.knowledge.tracking import Course, log_rmse, turns
 from ttoaa.knowledge.until import Criterion
 
 
@@ -50,12 +50,11 @@ def test_turns_are_real_ones():
     assert not turns([1, 2, 4, 8]).any()
     slow = [100, 110, 121, 133, 127, 118, 106, 100, 90, 100, 113]  # each step below the factor
     assert np.flatnonzero(turns(slow)).tolist() == [6, 10]
-    assert np.flatnonzero(turns([0, 1, 0, 1])).tolist() == [2, 3]
+    assert np.flatnonzero(turns([0.5, 1, 0.5, 1])).tolist() == [2, 3]
     assert turns([]).tolist() == [] and turns([5]).tolist() == [False]
 
 
-def test_moved_and_off_target():
-    np.testing.assert_allclose(moved([2, 4, 1, 0]), np.log([1, 2, 4, 2]))
+def test_off_target():
     value = np.array([9.0, 0.1, 0.4])
     assert log_rmse(value, np.array([0, 0.2, 0.2])) == pytest.approx(math.log(2))
     both = log_rmse(np.stack([value, [9, 0.2, 0.2]]), np.array([0, 0.2, 0.2]))

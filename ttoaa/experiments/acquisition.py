@@ -52,8 +52,8 @@ class Acquisition(Experiment):
 
     A topic is what a text tells, one fact or several; knowledge of it is the mean log-probability
     of its targets. The course of an arm is judged by the root mean square of log(value / target)
-    over all intervals that begin with a target above 0, and over the second half of them; intervals
-    with n at 0 or another lower limit, and at its upper one, are counted, as control is lost there.
+    over all intervals that begin with a target above 0, and over the second half of them; how often
+    the rate of a topic is at its lowest or highest is told too, as control is lost there.
     """
 
     knowledge: Knowledge = dataclasses.field(default_factory=GeneratedKnowledge)
@@ -74,6 +74,7 @@ class Acquisition(Experiment):
     signs: ClassVar[Mapping[str, int]] = outcomes.SIGNS
     drawn: ClassVar[Sequence[str]] = outcomes.CURVES
     """Outcomes with an estimate for each interval: the figure shows them."""
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,8 +111,6 @@ class Acquisition(Experiment):
                 placement=PerInterval(self.every),
                 text=arm.wordings[0],
                 fields={
-                    "least": getattr(arm.policy, "lowest", 0),
-                    "most": arm.slots,
                     "every": setting.every,
                     "steps": setting.steps,
                     "text_topic": list(setting.text_topic),
@@ -154,10 +153,11 @@ class Acquisition(Experiment):
 
     def outcome(self, model: Scorer) -> pd.DataFrame:
         """What the probes of every arm say now, and what came of it so far (see `outcomes`)."""
-        criteria = {p.name: getattr(p, "criterion", self.criterion) for p in self.policies}
-        criteria[NEVER] = self.criterion
+        policies = {p.name: p for p in (*self.policies, Never(NEVER))}
+        criteria = {n: getattr(p, "criterion", self.criterion) for n, p in policies.items()}
         told = outcomes.probed(model, self.new_tokens)
-        return pd.concat([told, outcomes.courses(model, criteria, self.target)], ignore_index=True)
+        course = outcomes.courses(model, policies, criteria, self.target)
+        return pd.concat([told, course], ignore_index=True)
 
     def estimates(self, run: pd.DataFrame, control: pd.DataFrame) -> list[Estimate]:
         measures = {p.name: getattr(p, "measure", "log_probability") for p in self.policies}

@@ -22,7 +22,7 @@ from ttoaa.scoring.statistics import (
 Sign = Callable[[str], int]
 _PAIRED = (
     *(o.LIKELIHOOD, o.PROBABILITY, o.ACCURACY, o.TOPIC_RMSE, o.ACQUIRED, o.STEPS),
-    *(o.EXPOSURES, o.TOKENS, o.IDLE, o.CLAMPED, o.TURNS, o.MOVED),
+    *(o.EXPOSURES, o.TOKENS),
 )
 
 
@@ -37,6 +37,7 @@ def estimates(
         curves = Curve.read(run, arm), Curve.read(control, arm)
         if curves[0].steps:
             found += _tracked(arm, curves, measures.get(arm, "log_probability"), sign)
+        found += _aims(arm, run)
         if arm != o.NEVER:
             found += _to_acquire(arm, run)
             found += _since_acquired(arm, run, control, curves, sign)
@@ -92,16 +93,16 @@ def _tracked(arm: str, curves: tuple[Curve, Curve], measure: str, sign: Sign) ->
     run, control = curves
     K, goal_I = len(run.topics), run.goal_I
     late = len(run.steps) // 2  # a start from nothing dominates the whole
-    names = [o.RMSE, o.LATE_RMSE, o.MEAN_RMSE, *[o.VALUE] * len(run.steps)]
+    off_target = [o.RMSE, o.RMSE + o.LATE, o.MEAN_RMSE, o.MEAN_RMSE + o.LATE]
+    names = [*off_target, *[o.VALUE] * len(run.steps)]
     signs = np.array([sign(name) for name in names])
 
     def told(curve: Curve, counts_RxK: np.ndarray) -> np.ndarray:
         values = curve.values(counts_RxK)
-        value = values["log_probability"]
         off = [
-            log_rmse(value, goal_I),
-            log_rmse(value[:, late:], goal_I[late:]),
-            log_rmse(values["probability"], goal_I),
+            log_rmse(values[kind][:, first:], goal_I[first:])
+            for kind in ("log_probability", "probability")
+            for first in (0, late)
         ]
         return np.concatenate([np.stack(off, 1), values[measure]], 1)
 
@@ -113,7 +114,7 @@ def _tracked(arm: str, curves: tuple[Curve, Curve], measure: str, sign: Sign) ->
     without = told(control, np.ones((1, K)))[0]
     at = [f"{arm}@{step}" for step in run.steps]
     found = []
-    for k, (name, condition) in enumerate(zip(names, [arm, arm, arm, *at], strict=True)):
+    for k, (name, condition) in enumerate(zip(names, [*[arm] * len(off_target), *at], strict=True)):
         value, low, high = (result[[k, k + len(names)]] for result in results)
         if np.isfinite(value).all():  # before the second interval nothing was off target
             found.append(estimate(name, condition, K, (value, low, high), float(without[k])))
@@ -148,6 +149,17 @@ def _above_never(run: pd.DataFrame, control: pd.DataFrame, sign: Sign) -> list[E
                 difference_in_differences(name, arm, ours, theirs, never, without, sign(name))
             )
     return found
+
+
+def _aims(arm: str, run: pd.DataFrame) -> list[Estimate]:
+    """Counted, so without an interval; nothing is decided in the control run."""
+    values = {name: _values(run, name, arm) for name in o.AIMS}
+    nan = math.nan
+    return [
+        Estimate(name, arm, len(value), float(value.mean()), nan, nan, nan, nan, nan, nan)
+        for name, value in values.items()
+        if len(value)
+    ]
 
 
 def _to_acquire(arm: str, run: pd.DataFrame) -> list[Estimate]:

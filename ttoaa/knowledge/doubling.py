@@ -7,7 +7,7 @@ from typing import Any
 import gin
 import numpy as np
 
-from ttoaa.knowledge.policy import MEASURES, Setting, State, measure
+from ttoaa.knowledge.policy import MEASURES, Aim, Setting, State, measure
 
 
 @gin.configurable
@@ -44,11 +44,6 @@ class Doubling:
         if begins != sorted(begins) or any(limit < 1 for _, limit in self.limits):
             raise ValueError("Doubling.limits must be (ascending fraction, change of 1 or more)")
 
-    @property
-    def lowest(self) -> int:
-        """The fewest texts that it ever asks for: 0 of other policies."""
-        return self.least
-
     def slots(self, setting: Setting) -> int:
         return self.most
 
@@ -64,6 +59,15 @@ class Doubling:
             n = self._changed(n, value, setting.goal(interval), interval * setting.every, setting)
         n = min(max(n, self.least), self.most)
         return [(first + k) % texts for k in range(n)], {"n": n, "next": (first + n) % texts}
+
+    def aim(self, topics: int, state: Mapping[str, Any]) -> Aim:
+        """An n of 0 counts as 1/2."""
+        n = state["n"]
+        return Aim(
+            rate_K=np.full(topics, max(n, 0.5) / topics),
+            at_least_K=np.full(topics, n <= self.least),
+            at_most_K=np.full(topics, n >= self.most),
+        )
 
     def _changed(self, n: int, value: float, goal: float, step: int, setting: Setting) -> int:
         before = n

@@ -16,7 +16,11 @@ _TRIES = 50
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class GeneratedKnowledge:
-    """Entities of a few kinds, in turn; a value is a name that stands nowhere else."""
+    """Entities of a few kinds, as many of each in every round of them, in random order; a value is
+    a name that stands nowhere else.
+
+    Arms of as many entities as there are kinds, or a multiple, so have the same kinds.
+    """
 
     kinds: int = len(KINDS)
     """How many of the six kinds of entity."""
@@ -49,12 +53,11 @@ class GeneratedKnowledge:
 
     def entities(self, count: int, rng: np.random.Generator) -> list[Entity]:
         """More entities leave the first ones as they are. Raises ValueError out of names."""
-        names = self._names(rng)
-        return [self._entity(number, names, rng) for number in range(count)]
+        kinds, names = self._kinds(rng), self._names(rng)
+        return [self._entity(next(kinds), next(names), rng) for _ in range(count)]
 
-    def _entity(self, number: int, names: Iterator[list[str]], rng: np.random.Generator) -> Entity:
-        kind = list(KINDS)[number % self.kinds]
-        name, *values = next(names)
+    def _entity(self, kind: str, names: list[str], rng: np.random.Generator) -> Entity:
+        name, *values = names
         own = np.random.Generator(np.random.Philox(int(rng.integers(2**63))))
         relations = list(KINDS[kind])[: self.facts]
         facts = [Fact(r, value) for r, value in zip(relations, values, strict=True)]
@@ -82,6 +85,11 @@ class GeneratedKnowledge:
             for phrasing in range(self.phrasings)
         ]
         return Topic(tuple(texts), tuple(probes))
+
+    def _kinds(self, rng: np.random.Generator) -> Iterator[str]:
+        kinds = list(KINDS)[: self.kinds]
+        while True:
+            yield from (kinds[k] for k in rng.permutation(len(kinds)))
 
     def _names(self, rng: np.random.Generator) -> Iterator[list[str]]:
         """The names of one entity and its values after the other; none occurs twice."""

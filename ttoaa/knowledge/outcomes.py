@@ -1,33 +1,36 @@
 """What is measured of arms under control: probes at a checkpoint, and the course so far."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from ttoaa.experiments.base import Scorer
-from ttoaa.knowledge.policy import Target
-from ttoaa.knowledge.tracking import Course, log_rmse, moved, turns
+from ttoaa.knowledge.policy import Aim, Policy, Target
+from ttoaa.knowledge.tracking import Course, log_rmse, turns
 from ttoaa.knowledge.until import Criterion
 from ttoaa.scoring.sampling import Sampling
 
 LIKELIHOOD, PROBABILITY, ACCURACY = "log_probability", "probability", "accuracy"
 ABOVE = "_above_never"
 RMSE, MEAN_RMSE, TOPIC_RMSE = "log_rmse", "log_rmse_of_mean_probability", "topic_log_rmse"
-LATE_RMSE = "log_rmse_second_half"
+LATE = "_second_half"
 """Of the intervals so far, by their number."""
 ACQUIRED, STEPS, RETENTION = "acquired", "steps_to_acquire", "change_since_acquired"
 EXPOSURES, TOKENS = "exposures", "tokens"
 TO_ACQUIRE = "_to_acquire"
-IDLE, CLAMPED, TURNS, MOVED = "intervals_at_least", "intervals_at_most", "turns", "log_rate_moved"
+IDLE, CLAMPED, TURNS, MOVED = "at_least", "at_most", "turns", "log_rate_moved"
+AIMS = (IDLE, CLAMPED, TURNS, MOVED)
+"""Of a policy that follows a target, the mean over topics: the share of intervals at its lowest and
+highest rate, in which the rate turned, and how far its logarithm moves from one to the next."""
 VALUE, TARGET, TEXTS = "value_at", "target_at", "texts_at"
 CURVES = (VALUE, TARGET, TEXTS)
 SIGNS: Mapping[str, int] = {
     **{name + suffix: 1 for name in (LIKELIHOOD, ACCURACY) for suffix in ("", ABOVE)},
     **{name: 1 for name in (PROBABILITY, ACQUIRED, VALUE, TARGET, TEXTS)},
     **{name + suffix: 1 for name in (EXPOSURES, TOKENS) for suffix in ("", TO_ACQUIRE)},
-    **{name: -1 for name in (RMSE, LATE_RMSE, MEAN_RMSE, TOPIC_RMSE, STEPS, RETENTION, IDLE)},
-    **{name: 1 for name in (CLAMPED, TURNS, MOVED)},
+    **{name + suffix: -1 for name in (RMSE, MEAN_RMSE) for suffix in ("", LATE)},
+    **{name: -1 for name in (TOPIC_RMSE, STEPS, RETENTION, *AIMS)},
 }
 NEVER = "never"
 """The arm of what is never inserted."""
@@ -56,11 +59,16 @@ def probed(model: Scorer, new_tokens: int) -> pd.DataFrame:
     )
 
 
-def courses(model: Scorer, criteria: Mapping[str, Criterion], target: Target) -> pd.DataFrame:
+def courses(
+    model: Scorer,
+    policies: Mapping[str, Policy],
+    criteria: Mapping[str, Criterion],
+    target: Target,
+) -> pd.DataFrame:
     """What came of every arm in the intervals before this checkpoint.
 
-    Items are topics (how well each tracked, when it was acquired, what it took), intervals (was n
-    at a limit, turning), and for the curves probes and topics at the step of an interval.
+    Items are topics (how well each tracked, when it was acquired, what it took, how its rate
+    moved), and for the curves probes and topics at the step of an interval.
     """
     tables: list[pd.DataFrame] = []
     decisions = model.decisions[model.decisions["step"] < model.step]
@@ -72,10 +80,12 @@ def courses(model: Scorer, criteria: Mapping[str, Criterion], target: Target) ->
         topic_of = probes["topic"].astype(int).tolist()
         course = Course.read(mine, list(slots.text_topic), list(slots.text_tokens), topic_of)
         goal_I = np.array([target.at(step, int(slots.steps)) for step in course.step_I.tolist()])
-        criterion = criteria[slots.id]
-        tables += _of_topics(slots.id, list(slots.topics), course, goal_I, criterion, model.step)
-        tables += _of_intervals(slots.id, course, int(slots.least), int(slots.most))
-        tables += _curves(slots.id, list(slots.topics), list(probes["id"]), course, goal_I)
+        criterion, topics = criteria[slots.id], list(slots.topics)
+        tables += _of_topics(slots.id, topics, course, goal_I, criterion, model.step)
+        states = mine.sort_values("interval")["state"]
+        aims = [policies[slots.id].aim(len(topics), s) for s in states if s is not None]
+        tables += _of_aims(slots.id, topics, [aim for aim in aims if aim is not None])
+        tables += _curves(slots.id, topics, list(probes["id"]), course, goal_I)
     return pd.concat(tables, ignore_index=True)
 
 
@@ -99,14 +109,19 @@ def _of_topics(
         yield _table(topics, arm, name + TO_ACQUIRE, found[name])
 
 
-def _of_intervals(arm: str, course: Course, least: int, most: int) -> Iterator[pd.DataFrame]:
-    if arm == NEVER:
+def _of_aims(arm: str, topics: list[str], aims: Sequence[Aim]) -> Iterator[pd.DataFrame]:
+    if not aims:
         return
-    n_I = course.texts_IxK.sum(1)
-    values = {IDLE: n_I <= least, CLAMPED: n_I == most, TURNS: turns(n_I), MOVED: moved(n_I)}
-    intervals = [f"{arm}@{step}" for step in course.step_I]
-    for name, value in values.items():
-        yield _table(intervals, arm, name, value.astype(float))
+    rate_IxK = np.stack([aim.rate_K for aim in aims])
+    moves = np.abs(np.diff(np.log(rate_IxK), axis=0, prepend=np.log(rate_IxK[:1])))
+    values = {
+        IDLE: np.stack([aim.at_least_K for aim in aims]),
+        CLAMPED: np.stack([aim.at_most_K for aim in aims]),
+        TURNS: np.stack([turns(rate_I) for rate_I in rate_IxK.T], 1),
+        MOVED: moves,
+    }
+    for name, value_IxK in values.items():
+        yield _table(topics, arm, name, value_IxK.mean(0))
 
 
 def _curves(

@@ -7,7 +7,7 @@ an arm, a controller as the run knows it.
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import gin
 import numpy as np
@@ -92,6 +92,17 @@ class Setting:
         return [text for _, _, text in sorted(taken)]
 
 
+class Aim(NamedTuple):
+    """What a policy that follows a target wanted of each of K topics in an interval."""
+
+    rate_K: np.ndarray
+    """Texts, before they are made whole; above 0, so that their logarithms can be compared."""
+    at_least_K: np.ndarray
+    """bool: the rate is the lowest that it allows,"""
+    at_most_K: np.ndarray
+    """or the highest. Either way it is not in control of the topic."""
+
+
 class Policy(Protocol):
     """Decides from JSON-able state alone; the same inputs give the same decision, to the bit."""
 
@@ -110,6 +121,10 @@ class Policy(Protocol):
         self, setting: Setting, state: Mapping[str, Any], interval: int, log_p: np.ndarray
     ) -> tuple[list[int], State]:
         """(the texts of the interval that begins, the new state); log_p float64[P]."""
+        ...
+
+    def aim(self, topics: int, state: Mapping[str, Any]) -> Aim | None:
+        """What it aimed at in the interval that it left this state for; None without a target."""
         ...
 
 

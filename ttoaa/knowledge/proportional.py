@@ -8,7 +8,9 @@ from typing import Any
 import gin
 import numpy as np
 
-from ttoaa.knowledge.policy import Setting, State
+from ttoaa.knowledge.policy import Aim, Setting, State
+
+_ROUNDING = 1e-9
 
 
 @gin.configurable
@@ -93,6 +95,15 @@ class Proportional:
             "carry": (due - count).tolist(),
             "next": ((np.array(state["next"]) + count) % sizes).tolist(),
         }
+
+    def aim(self, topics: int, state: Mapping[str, Any]) -> Aim:
+        rate_K = np.exp(state["log_rate"])
+        full = rate_K.sum() >= self.most * (1 - _ROUNDING)
+        return Aim(
+            rate_K=rate_K,
+            at_least_K=rate_K <= self.least * (1 + _ROUNDING),
+            at_most_K=full | (rate_K >= self.most_each * (1 - _ROUNDING)),
+        )
 
     def _within(self, log_rate: np.ndarray) -> np.ndarray:
         log_rate = np.clip(log_rate, math.log(self.least), math.log(self.most_each))

@@ -40,6 +40,9 @@ class FixedRate:
         first, last = self._until(setting, interval), self._until(setting, interval + 1)
         return [k % len(setting.text_topic) for k in range(first, last)], {}
 
+    def aim(self, topics: int, state: Mapping[str, Any]) -> None:
+        return None
+
     def _until(self, setting: Setting, interval: int) -> int:
         """How many texts stand before an interval, in rotation."""
         due = self.tokens * interval // setting.intervals
@@ -65,3 +68,6 @@ class Never:
         self, setting: Setting, state: Mapping[str, Any], interval: int, log_p: np.ndarray
     ) -> tuple[list[int], State]:
         return [], {}
+
+    def aim(self, topics: int, state: Mapping[str, Any]) -> None:
+        return None

@@ -85,26 +85,15 @@ def log_rmse(value: np.ndarray, goal_I: np.ndarray) -> np.ndarray:
     return np.sqrt(np.mean(off**2, axis=-1))
 
 
-def turns(n_I: np.ndarray) -> np.ndarray:
+def turns(rate_I: np.ndarray) -> np.ndarray:
     """bool[I]: where a rate is seen to have turned: it has come back from its last extreme by a
-    factor of 1.25. Smaller ups and downs, such as rounding makes, are none. 0 counts as 1/2."""
-    log_n = _log_rate(n_I)
-    found = np.zeros(len(log_n), bool)
+    factor of 1.25. Smaller ups and downs, such as rounding makes, are none."""
+    found = np.zeros(len(rate_I), bool)
     way, low, high = 0, math.inf, -math.inf
-    for k, value in enumerate(log_n.tolist()):
+    for k, value in enumerate(np.log(rate_I).tolist()):
         low, high = min(low, value), max(high, value)
         if way <= 0 and value - low >= _FACTOR:
             found[k], way, high = way < 0, 1, value
         elif way >= 0 and high - value >= _FACTOR:
             found[k], way, low = way > 0, -1, value
     return found
-
-
-def moved(n_I: np.ndarray) -> np.ndarray:
-    """float64[I]: how far the logarithm of a rate moved to each interval, 0 for the first."""
-    log_n = _log_rate(n_I)
-    return np.abs(np.diff(log_n, prepend=log_n[:1]))
-
-
-def _log_rate(n_I: np.ndarray) -> np.ndarray:
-    return np.log(np.maximum(np.asarray(n_I, float), 0.5))

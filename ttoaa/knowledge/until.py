@@ -74,3 +74,6 @@ class UntilAcquired:
         chosen = setting.next_texts(state["exposures"], count)
         exposures = [had + more for had, more in zip(state["exposures"], count, strict=True)]
         return chosen, {"streak": streak, "exposures": exposures, "acquired": acquired}
+
+    def aim(self, topics: int, state: Mapping[str, Any]) -> None:
+        return None
