@@ -94,6 +94,50 @@ def test_bootstrap_coverage(n, draw):
     assert 0.92 <= np.mean(covered) <= 0.98
 
 
+def _length_of_the_mean(vectors_NxI):
+    """A statistic that noise makes larger, as resampling adds to it."""
+
+    def statistic(counts_RxN):
+        mean_RxI = counts_RxN @ vectors_NxI / counts_RxN.sum(1, keepdims=True)
+        return np.linalg.norm(mean_RxI, axis=1)[:, None]
+
+    return statistic
+
+
+def test_centred_bounds_are_the_plain_ones_less_the_bias():
+    vectors = 0.1 + np.random.default_rng(4).standard_normal((40, 6))
+    statistic = _length_of_the_mean(vectors)
+    value, low, high = bootstrap([40], statistic, "key")
+    same, lower, upper = bootstrap([40], statistic, "key", centred=True)
+    # E|mean*|^2 = |mean|^2 + the mean square from the mean / n, and that of |mean*| about its half.
+    bias = vectors.var(0).sum() / 40 / (2 * value[0]) * 5 / 6
+    assert same == value and (low - lower) == pytest.approx(high - upper)
+    assert (low - lower)[0] == pytest.approx(bias, rel=0.25)
+    mean = [bootstrap([40], lambda c: c @ vectors / 40, "key", centred=c) for c in (False, True)]
+    np.testing.assert_allclose(mean[0][1], mean[1][1], atol=0.02)  # a mean has no bias
+
+
+def test_centred_coverage_of_what_eight_others_would_have():
+    """Of the logarithm of a length, as for errors of a mean of eight facts."""
+    path = 0.8 * np.sin(np.arange(30) / 4)
+
+    def eight(rng):
+        return path + 0.2 * rng.standard_normal((8, 1)) + 2 * rng.standard_normal((8, 30))
+
+    rng = np.random.default_rng(5)
+    expected = np.mean([np.log(np.linalg.norm(eight(rng).mean(0))) for _ in range(4000)])
+    covered = {}
+    for centred in (False, True):
+        rng, inside = np.random.default_rng(6), []
+        for k in range(300):
+            length = _length_of_the_mean(eight(rng))
+            bounds = bootstrap([8], lambda c, of=length: np.log(of(c)), k, centred=centred)[1:]
+            inside.append(bounds[0][0] <= expected <= bounds[1][0])
+        covered[centred] = np.mean(inside)
+    assert 0.91 <= covered[True] <= 0.98
+    assert covered[False] < 0.85
+
+
 def test_one_item_has_no_interval():
     value, low, high = bootstrap_mean(np.array([2.5]))
     assert value == 2.5

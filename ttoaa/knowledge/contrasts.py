@@ -36,7 +36,8 @@ def estimates(
     for arm in dict.fromkeys(condition for condition in run["condition"] if "@" not in condition):
         curves = Curve.read(run, arm), Curve.read(control, arm)
         if curves[0].steps:
-            found += _tracked(arm, curves, measures.get(arm, "log_probability"), sign)
+            found += _off_target(arm, curves, sign)
+            found += _course(arm, curves, measures.get(arm, "log_probability"), sign)
         found += _aims(arm, run)
         if arm != o.NEVER:
             found += _to_acquire(arm, run)
@@ -88,40 +89,55 @@ class Curve:
         }
 
 
-def _tracked(arm: str, curves: tuple[Curve, Curve], measure: str, sign: Sign) -> list[Estimate]:
-    """How far off target, by both measures, and the value as every interval began; over topics."""
+def _off_target(arm: str, curves: tuple[Curve, Curve], sign: Sign) -> list[Estimate]:
+    """How far off target, by both measures; over topics.
+
+    Bounds of a root mean square are centred on its logarithm: resampled topics make a noisier mean,
+    which lies further off.
+    """
     run, control = curves
     K, goal_I = len(run.topics), run.goal_I
     late = len(run.steps) // 2  # a start from nothing dominates the whole
-    off_target = [o.RMSE, o.RMSE + o.LATE, o.MEAN_RMSE, o.MEAN_RMSE + o.LATE]
-    names = [*off_target, *[o.VALUE] * len(run.steps)]
+    names = [o.RMSE, o.RMSE + o.LATE, o.MEAN_RMSE, o.MEAN_RMSE + o.LATE]
     signs = np.array([sign(name) for name in names])
 
-    def told(curve: Curve, counts_RxK: np.ndarray) -> np.ndarray:
+    def off(curve: Curve, counts_RxK: np.ndarray) -> np.ndarray:
         values = curve.values(counts_RxK)
-        off = [
-            log_rmse(values[kind][:, first:], goal_I[first:])
-            for kind in ("log_probability", "probability")
-            for first in (0, late)
-        ]
-        return np.concatenate([np.stack(off, 1), values[measure]], 1)
+        kinds = [values["log_probability"], values["probability"]]
+        return np.stack([log_rmse(v[:, k:], goal_I[k:]) for v in kinds for k in (0, late)], 1)
 
     def statistic(counts_RxK: np.ndarray) -> np.ndarray:
-        ours, theirs = told(run, counts_RxK), told(control, counts_RxK)
-        return np.concatenate([ours, signs * (ours - theirs)], 1)
+        ours, theirs = off(run, counts_RxK), off(control, counts_RxK)
+        return np.concatenate([np.log(ours), signs * (ours - theirs)], 1)
 
-    results = bootstrap([K], statistic, "tracked", arm)
-    without = told(control, np.ones((1, K)))[0]
-    at = [f"{arm}@{step}" for step in run.steps]
+    results = bootstrap([K], statistic, "tracked", arm, centred=True)
+    without = off(control, np.ones((1, K)))[0]
     found = []
-    for k, (name, condition) in enumerate(zip(names, [*[arm] * len(off_target), *at], strict=True)):
-        value, low, high = (result[[k, k + len(names)]] for result in results)
+    for k, name in enumerate(names):
+        value, low, high = (np.array([np.exp(r[k]), r[k + len(names)]]) for r in results)
         if np.isfinite(value).all():  # before the second interval nothing was off target
-            found.append(estimate(name, condition, K, (value, low, high), float(without[k])))
-    for k, condition in enumerate(at):
-        found.append(_exact(o.TARGET, condition, 1, goal_I[k], goal_I[k]))
+            found.append(estimate(name, arm, K, (value, low, high), float(without[k])))
+    return found
+
+
+def _course(arm: str, curves: tuple[Curve, Curve], measure: str, sign: Sign) -> list[Estimate]:
+    """The value as every interval began, by the arm's measure and over topics; target and texts."""
+    run, control = curves
+    K, direction = len(run.topics), sign(o.VALUE)
+
+    def statistic(counts_RxK: np.ndarray) -> np.ndarray:
+        ours, theirs = (curve.values(counts_RxK)[measure] for curve in curves)
+        return np.stack([ours, direction * (ours - theirs)], 1).reshape(len(counts_RxK), -1)
+
+    results = [r.reshape(2, -1) for r in bootstrap([K], statistic, "course", arm)]
+    without = control.values(np.ones((1, K)))[measure][0]
+    found = []
+    for k, step in enumerate(run.steps):
+        at, (value, low, high) = f"{arm}@{step}", (result[:, k] for result in results)
+        found.append(estimate(o.VALUE, at, K, (value, low, high), float(without[k])))
+        found.append(_exact(o.TARGET, at, 1, run.goal_I[k], run.goal_I[k]))
         if arm != o.NEVER:
-            found.append(_exact(o.TEXTS, condition, K, run.texts_I[k], control.texts_I[k]))
+            found.append(_exact(o.TEXTS, at, K, run.texts_I[k], control.texts_I[k]))
     return found
 
 

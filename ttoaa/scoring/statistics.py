@@ -39,15 +39,20 @@ class Estimate:
 
 
 def bootstrap(
-    sizes: Sequence[int], statistic: Callable[..., np.ndarray], *key: object
+    sizes: Sequence[int],
+    statistic: Callable[..., np.ndarray],
+    *key: object,
+    centred: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Value, lower and upper bound of K statistics by resampling the items of each group.
 
     `statistic(*counts)` gets, for every group of `sizes`, counts_RxN: how often each item is
     drawn in each of R resamples; it returns values_RxK. Statistics that share items (two models
     on one set) are thereby paired. The percentiles are those of the expanded percentile interval
-    (Hesterberg 2015, section 5.3), which undoes the bootstrap's narrowness at small n. A group of
-    one item has no interval: nan. Raises ValueError for a group without any.
+    (Hesterberg 2015, section 5.3), which undoes the bootstrap's narrowness at small n. `centred`
+    takes from them the mean bias of the resamples, for statistics that noise makes larger, such as
+    a root mean square. A group of one item has no interval: nan. Raises ValueError for a group
+    without any.
     """
     if min(sizes) < 1:
         raise ValueError("a bootstrap needs one item at least in each group")
@@ -65,6 +70,8 @@ def bootstrap(
     )
     t = stats.t.ppf(_TAIL, smallest - 1) * math.sqrt(smallest / (smallest - 1))
     tail = stats.norm.cdf(t)
+    if centred:
+        values_RxK = values_RxK - (values_RxK.mean(0) - value_K)
     low_K, high_K = np.quantile(values_RxK, [tail, 1 - tail], axis=0)
     return value_K, low_K, high_K
 
