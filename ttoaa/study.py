@@ -31,7 +31,10 @@ def main(argv: Sequence[str]) -> None:
     except (ValueError, OSError) as error:
         sys.exit(f"study: {error}")
     root = config.workdir_from_flags().root
-    stages = [["prepare"], *(stage for seed in seeds for stage in _stages(seed)), ["report"]]
+    # All plans first: what does not fit in one of them ends a study before any run.
+    plans = [["plan", f"--seed={seed}"] for seed in seeds]
+    runs = [stage for seed in seeds for stage in _runs(seed)]
+    stages = [["prepare"], *plans, *runs, ["report"]]
     runner, started = _Runner(), time.perf_counter()
     for number, (module, *options) in enumerate(stages, start=1):
         print(f"[{number}/{len(stages)}] {' '.join([module, *options])}", flush=True)
@@ -39,9 +42,9 @@ def main(argv: Sequence[str]) -> None:
     print(f"study: done in {time.perf_counter() - started:.0f} s; open {root / 'report.html'}")
 
 
-def _stages(seed: int) -> list[list[str]]:
-    control, plan, run = ["train", "--run=control"], ["plan"], ["train", "--run=run"]
-    return [[*stage, f"--seed={seed}"] for stage in (control, plan, run, ["evaluate"])]
+def _runs(seed: int) -> list[list[str]]:
+    control, run = ["train", "--run=control"], ["train", "--run=run"]
+    return [[*stage, f"--seed={seed}"] for stage in (control, run, ["evaluate"])]
 
 
 def _seeds(names: Sequence[str]) -> list[int]:

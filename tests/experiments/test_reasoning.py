@@ -8,8 +8,8 @@ from ttoaa.experiments.base import Item
 from ttoaa.experiments.reasoning import Reasoning, results
 from ttoaa.planning.items import Items
 from ttoaa.reasoning.checking import check
-from ttoaa.reasoning.many import Seen, draw_many, draw_test
-from ttoaa.reasoning.names import Names
+from ttoaa.reasoning.many import Seen, draw_many, draw_shots, draw_test
+from ttoaa.reasoning.names import Names, ShortNames
 from ttoaa.reasoning.problem import Arithmetic
 from ttoaa.scoring.statistics import paired_estimates
 
@@ -109,6 +109,39 @@ def test_what_is_seen_is_a_template_or_a_text():
     every_answer_but_the_last.gives_away = lambda problem: problem.answer == 6
     with pytest.raises(ValueError, match=r"only 12 of 14 test problems of 4 operations were found"):
         draw_test(SMALL, "e", 4, 14, every_answer_but_the_last)
+
+
+def test_shots_are_neither_barred_nor_twice_nor_what_is_asked():
+    test = SMALL.draw("t", 5)
+    most = list(draw_many(SMALL, "k", 5, 5))
+    assert draw_shots(SMALL, "k", 3, 5, test, set()) == most[:3]
+    barred = {most[0].question, most[2].question}
+    assert draw_shots(SMALL, "k", 2, 5, test, barred) == [most[1], most[3]]
+    # The test is of the form of most[k]: that one would give its solution away.
+    alike = next(p for p in draw_many(SMALL, "k", 200, 5) if p.operations > 3)
+    assert alike not in draw_shots(SMALL, "k", 30, 5, alike, set())
+    with pytest.raises(ValueError, match="only 0 of 1 shots were found that are neither"):
+        draw_shots(SMALL, "k", 1, 1, test, _Everything())
+
+
+class _Everything(set):
+    def __contains__(self, question):
+        return True
+
+
+def test_prompts_show_nothing_of_training_and_tests(make_world):
+    """So few problems of one operation that shots drawn blindly would be among them."""
+    few = Arithmetic(modulus=2, edges=4, names=ShortNames(names=4))
+    fields = {"arithmetic": few, "operations": 1, "test_operations": (1,), "shots": 3}
+    experiment = reasoning(problems=300, primary="accuracy/op-1", **fields)
+    world = make_world(experiment, length=LENGTH)
+    block, *tests = experiment.intervene(world)
+    taken = {split(text)[0] for text in block.texts} | {t.fields["question"] for t in tests}
+    shown = [split(s)[0] for t in tests for s in t.fields["prompt"].split("\n\n")[:-1]]
+    assert len(shown) == 3 * len(tests) and not set(shown) & taken
+    key = f"{world.seed}/{world.name}/shots/1"
+    blind = [p.question for n in range(len(tests)) for p in draw_many(few, f"{key}/{n}", 3, 1)]
+    assert set(blind) & taken
 
 
 def test_many_are_the_same_in_parallel_and_alone(monkeypatch):

@@ -15,7 +15,7 @@ from ttoaa.experiments.base import Experiment, Item, Scorer, World
 from ttoaa.planning.items import Items
 from ttoaa.planning.placement import Placement, Uniform
 from ttoaa.reasoning.checking import check
-from ttoaa.reasoning.many import Seen, draw_many, draw_test
+from ttoaa.reasoning.many import Seen, draw_many, draw_shots, draw_test
 from ttoaa.reasoning.problem import Arithmetic, Problem
 from ttoaa.scoring.sampling import Sampling
 
@@ -91,16 +91,30 @@ class Reasoning(Experiment):
             block = list(itertools.islice(drawn, _BLOCK))
             seen.add(block)
             yield self._training(world, first, block)
-        for operations in self.test_operations:
-            tests = self._tests(f"{key}/test", operations, seen)
-            for number, problem in enumerate(tests):
-                yield self._test(world, number, problem)
-
-    def _tests(self, key: str, operations: int, seen: Seen) -> list[Problem]:
         try:
-            return draw_test(self.arithmetic, key, operations, self.test_problems, seen)
+            tests = [
+                (number, problem)
+                for operations in self.test_operations
+                for number, problem in enumerate(
+                    draw_test(self.arithmetic, f"{key}/test", operations, self.test_problems, seen)
+                )
+            ]
+            barred = seen.questions.union(problem.question for _, problem in tests)
+            shots = [
+                draw_shots(
+                    self.arithmetic,
+                    f"{key}/shots/{problem.operations}/{number}",
+                    self.shots,
+                    self.operations,
+                    problem,
+                    barred,
+                )
+                for number, problem in tests
+            ]
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from error
+        for (number, problem), examples in zip(tests, shots, strict=True):
+            yield self._test(world, number, problem, examples)
 
     def _training(self, world: World, first: int, problems: Sequence[Problem]) -> Items:
         texts = [self._text(p, first + i) for i, p in enumerate(problems)]
@@ -133,16 +147,10 @@ class Reasoning(Experiment):
         told = _INSTRUCTIONS[number % self.instructions].format(modulus=self.arithmetic.modulus)
         return f"{told}\nProblem: {problem.question}\nSolution:"
 
-    def _test(self, world: World, number: int, problem: Problem) -> Item:
+    def _test(self, world: World, number: int, problem: Problem, shots: Sequence[Problem]) -> Item:
         """Its prompt has examples of the training law that are neither trained on nor tested."""
         text = self._text(problem, number)
         tokens, spans = results(world.tokenizer, text)
-        shots = draw_many(
-            self.arithmetic,
-            f"{world.seed}/{world.name}/shots/{problem.operations}/{number}",
-            self.shots,
-            self.operations,
-        )
         prompt = [self._text(shot, number + k) for k, shot in enumerate(shots, start=1)]
         return Item(
             id=f"op-{problem.operations}-{number}",

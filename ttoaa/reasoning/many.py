@@ -4,7 +4,7 @@ import collections
 import concurrent.futures
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from ttoaa.reasoning.draws import Draws
 from ttoaa.reasoning.problem import Arithmetic, Problem, light
@@ -55,6 +55,30 @@ def draw_many(arithmetic: Arithmetic, key: str, count: int, most: int) -> Iterat
 
 def _block(arithmetic: Arithmetic, key: str, numbers: Sequence[int], most: int) -> list[Problem]:
     return [arithmetic.draw(f"{key}/{i}", light(Draws(f"{key}/{i}/size"), most)) for i in numbers]
+
+
+def draw_shots(
+    arithmetic: Arithmetic, key: str, count: int, most: int, test: Problem, barred: Collection[str]
+) -> list[Problem]:
+    """Different examples for the prompt of `test`, by the law of sizes as in training.
+
+    None has a question that is `barred`, or gives the test away. Raises ValueError where so many
+    cannot be found.
+    """
+    found: dict[str, Problem] = {}
+    asked = Seen([test])
+    for number in range(100 + 100 * count):
+        if len(found) == count:
+            break
+        (problem,) = _block(arithmetic, key, [number], most)
+        if problem.question not in barred and not asked.gives_away(problem):
+            found[problem.question] = problem
+    if len(found) < count:
+        raise ValueError(
+            f"only {len(found)} of {count} shots were found that are neither in training nor in a "
+            "test: ask for fewer, or raise Arithmetic.edges or Names.names"
+        )
+    return list(found.values())
 
 
 def draw_test(
