@@ -9,7 +9,7 @@ from ttoaa.experiments.reasoning import Reasoning, results
 from ttoaa.planning.items import Items
 from ttoaa.reasoning.checking import check
 from ttoaa.reasoning.many import Seen, draw_many, draw_shots, draw_test
-from ttoaa.reasoning.names import Names, ShortNames
+from ttoaa.reasoning.names import Names
 from ttoaa.reasoning.problem import Arithmetic
 from ttoaa.scoring.statistics import paired_estimates
 
@@ -129,19 +129,20 @@ class _Everything(set):
         return True
 
 
-def test_prompts_show_nothing_of_training_and_tests(make_world):
-    """So few problems of one operation that shots drawn blindly would be among them."""
-    few = Arithmetic(modulus=2, edges=4, names=ShortNames(names=4))
-    fields = {"arithmetic": few, "operations": 1, "test_operations": (1,), "shots": 3}
-    experiment = reasoning(problems=300, primary="accuracy/op-1", **fields)
-    world = make_world(experiment, length=LENGTH)
-    block, *tests = experiment.intervene(world)
+def test_prompts_are_barred_from_training_and_all_tests(monkeypatch, make_world):
+    asked = []
+
+    def shots(arithmetic, key, count, most, test, barred):
+        asked.append((key, test.question, barred))
+        return draw_shots(arithmetic, key, count, most, test, barred)
+
+    monkeypatch.setattr("ttoaa.experiments.reasoning.draw_shots", shots)
+    experiment = reasoning(operations=3, test_operations=(1, 2), primary="accuracy/op-1")
+    block, *tests = experiment.intervene(make_world(experiment, length=LENGTH))
     taken = {split(text)[0] for text in block.texts} | {t.fields["question"] for t in tests}
-    shown = [split(s)[0] for t in tests for s in t.fields["prompt"].split("\n\n")[:-1]]
-    assert len(shown) == 3 * len(tests) and not set(shown) & taken
-    key = f"{world.seed}/{world.name}/shots/1"
-    blind = [p.question for n in range(len(tests)) for p in draw_many(few, f"{key}/{n}", 3, 1)]
-    assert set(blind) & taken
+    assert [question for _, question, _ in asked] == [t.fields["question"] for t in tests]
+    assert len({key for key, _, _ in asked}) == len(tests)
+    assert all(barred == taken for _, _, barred in asked)
 
 
 def test_many_are_the_same_in_parallel_and_alone(monkeypatch):

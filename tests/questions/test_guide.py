@@ -11,7 +11,7 @@ from ttoaa.experiments.contamination import NORMALISATIONS
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 GUIDE = (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8")
-(EXAMPLE,) = re.findall(r"^```gin\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)
+EXAMPLE, SHARED = re.findall(r"^```gin\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)
 
 
 def study(folder, example):
@@ -36,6 +36,24 @@ def test_the_example_is_a_study_whose_questions_are_read(plan_of, tmp_path):
     assert sorted(items["id"]) == [f"arc_challenge-{n}" for n in range(6)]
     assert "Question: 3 and 1 is\nAnswer: 4" in set(items["text"])
     assert set(items["unconditional"]) == {"Answer:"} and experiment.normalisation == "olmes"
+
+
+def test_two_experiments_share_a_file_without_a_question_in_common(plan_of, tmp_path):
+    fewer = """Contamination.groups = ((0, 4), (1, 2))
+Contamination.primary = 'accuracy_above_holdout/1x'
+"""
+    both = study(tmp_path, EXAMPLE + SHARED + fewer)
+    records = [
+        {"question": f"{n} and 1 is", "answerKey": "A",
+         "choices": {"label": ["A", "B"], "text": [str(n + 1), str(n)]}}
+        for n in range(12)
+    ]  # fmt: skip
+    (tmp_path / "arc.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    names = ["contamination", "contamination-early"]
+    assert [e.name for e in both.experiments][:2] == names
+    plan = plan_of(both.experiments[:2])
+    ids = [set(plan.items(name)["id"]) for name in names]
+    assert list(map(len, ids)) == [6, 6] and not ids[0] & ids[1]
 
 
 def test_from_tfds_it_is_what_the_guide_says(tmp_path):

@@ -11,6 +11,7 @@ import gin
 import numpy as np
 
 from ttoaa.benchmarks.parquet import ParquetQuestions
+from ttoaa.benchmarks.part import PartOf
 from ttoaa.benchmarks.question import Question, Source
 from ttoaa.benchmarks.records import RecordQuestions
 from ttoaa.benchmarks.requests import RequestQuestions
@@ -19,6 +20,7 @@ from ttoaa.benchmarks.tasks import TaskQuestions
 __all__ = [
     "GeneratedQuestions",
     "ParquetQuestions",
+    "PartOf",
     "Question",
     "RecordQuestions",
     "RequestQuestions",

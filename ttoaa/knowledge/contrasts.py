@@ -180,7 +180,12 @@ def _aims(arm: str, run: pd.DataFrame) -> list[Estimate]:
 
 def _to_acquire(arm: str, run: pd.DataFrame) -> list[Estimate]:
     """Median exposures and tokens until acquired (Kaplan-Meier); no topic of the control run is
-    exposed, so there is nothing to compare it with."""
+    exposed, so there is nothing to compare it with.
+
+    Where a rate follows what is known, topics that are slow to learn get more exposures in the same
+    time: those not acquired yet then stand at more of them than those that are like them in all
+    else, and such a median is not one of a fixed rate.
+    """
     seen = _values(run, o.ACQUIRED, arm).to_numpy() > 0
     found = []
     for name in (o.EXPOSURES, o.TOKENS):
