@@ -61,7 +61,8 @@ def test_every_arm_has_slots_and_probes_of_its_own_entities(made, tokenizer):
     for arm, (most, count) in arms.items():
         (slots,) = [i for i in items if i.condition == arm and i.slot]
         assert slots.id == arm and slots.placement == PerInterval(EVERY)
-        assert slots.repetitions == 10 * most if most else not slots.repetitions % 10
+        per_interval, rest = divmod(slots.repetitions, 10)
+        assert rest == 0 < per_interval == (most or per_interval)
         probes = [i for i in items if i.condition == arm and not i.slot]
         assert len(probes) == count * 2 and not any(p.repetitions for p in probes)
         for probe in probes:
@@ -294,6 +295,7 @@ def test_without_held_out_entities(made):
         ({"policies": (Doubling(name="a@b"),)}, "'@'"),
         ({"primary": "log_rmse/other"}, "condition must be among"),
         ({"primary": "value_at/controlled"}, "its outcome none of"),
+        ({"primary": "turns/controlled"}, "its outcome none of"),
     ],
 )
 def test_bad_settings_are_named(changes, told):

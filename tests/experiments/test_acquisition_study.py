@@ -76,5 +76,5 @@ def test_its_estimates_reach_the_report(made):
     found = {(row["outcome"], row["condition"]): row for row in rows}
     assert found["log_rmse", "controlled"]["primary"]
     assert found["value_at", "never@25"]["value"] > 0
-    assert found["intervals_at_least", "doubling"]["n"] == 6
+    assert found["at_least", "doubling"]["n"] == 2
     assert "knowledge" in made.report.read_text()

@@ -99,7 +99,8 @@ def test_what_is_seen_is_a_template_or_a_text():
     arithmetic = Arithmetic()
     trained = [arithmetic.draw(f"a{i}", 4) for i in range(400)]
     seen = Seen(trained)
-    assert not seen.questions and len(seen.templates) < 400
+    assert len(seen.templates) < 400 and all(map(seen.holds, trained))
+    assert not seen.holds(arithmetic.draw("z", 4))
     tests = draw_test(arithmetic, "b", 4, 46, seen)
     assert not {t.template for t in tests} & {t.template for t in trained}
     easy = Seen([arithmetic.draw("c", 1)])
@@ -111,38 +112,38 @@ def test_what_is_seen_is_a_template_or_a_text():
         draw_test(SMALL, "e", 4, 14, every_answer_but_the_last)
 
 
-def test_shots_are_neither_barred_nor_twice_nor_what_is_asked():
+def test_shots_are_neither_seen_nor_twice_nor_what_is_asked():
     test = SMALL.draw("t", 5)
     most = list(draw_many(SMALL, "k", 5, 5))
-    assert draw_shots(SMALL, "k", 3, 5, test, set()) == most[:3]
-    barred = {most[0].question, most[2].question}
-    assert draw_shots(SMALL, "k", 2, 5, test, barred) == [most[1], most[3]]
+    assert draw_shots(SMALL, "k", 3, 5, test, Seen()) == most[:3]
+    seen = Seen([most[0], most[2]])
+    assert draw_shots(SMALL, "k", 2, 5, test, seen) == [most[1], most[3]]
     # The test is of the form of most[k]: that one would give its solution away.
     alike = next(p for p in draw_many(SMALL, "k", 200, 5) if p.operations > 3)
-    assert alike not in draw_shots(SMALL, "k", 30, 5, alike, set())
+    assert alike not in draw_shots(SMALL, "k", 30, 5, alike, Seen())
     with pytest.raises(ValueError, match="only 0 of 1 shots were found that are neither"):
-        draw_shots(SMALL, "k", 1, 1, test, _Everything())
-
-
-class _Everything(set):
-    def __contains__(self, question):
-        return True
+        seen.holds = lambda problem: True
+        draw_shots(SMALL, "k", 1, 1, test, seen)
 
 
 def test_prompts_are_barred_from_training_and_all_tests(monkeypatch, make_world):
     asked = []
 
-    def shots(arithmetic, key, count, most, test, barred):
-        asked.append((key, test.question, barred))
-        return draw_shots(arithmetic, key, count, most, test, barred)
+    def shots(arithmetic, key, count, most, test, seen):
+        asked.append((key, test, seen))
+        return draw_shots(arithmetic, key, count, most, test, seen)
 
     monkeypatch.setattr("ttoaa.experiments.reasoning.draw_shots", shots)
-    experiment = reasoning(operations=3, test_operations=(1, 2), primary="accuracy/op-1")
-    block, *tests = experiment.intervene(make_world(experiment, length=LENGTH))
-    taken = {split(text)[0] for text in block.texts} | {t.fields["question"] for t in tests}
-    assert [question for _, question, _ in asked] == [t.fields["question"] for t in tests]
+    experiment = reasoning(operations=5, test_operations=(1, 5), primary="accuracy/op-1")
+    world = make_world(experiment, length=LENGTH)
+    block, *tests = experiment.intervene(world)
+    trained = list(draw_many(SMALL, f"{world.seed}/{world.name}/train", len(block.texts), 5))
+    assert {p.question for p in trained} == {split(text)[0] for text in block.texts}
+    assert max(p.operations for p in trained) > 3
+    assert [test.question for _, test, _ in asked] == [t.fields["question"] for t in tests]
     assert len({key for key, _, _ in asked}) == len(tests)
-    assert all(barred == taken for _, _, barred in asked)
+    for _, _, seen in asked:
+        assert all(map(seen.holds, trained)) and all(seen.holds(test) for _, test, _ in asked)
 
 
 def test_many_are_the_same_in_parallel_and_alone(monkeypatch):

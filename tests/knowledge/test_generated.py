@@ -86,10 +86,6 @@ def test_kinds_come_in_rounds_each_in_an_order_of_its_own():
     assert sorted(kinds(4, kinds=4)) == sorted(few) and kinds(24, seed=1) != kinds(24)
 
 
-def test_topics_of_an_entity():
-    assert len(entities(1, facts=3, together=2)[0].topics) == 2
-
-
 def test_short_texts_have_no_frame():
     (entity,) = entities(1, together=1, framed=False, paraphrases=12, name_syllables=2)
     assert max(len(text.split()) for topic in entity.topics for text in topic.texts) <= 9

@@ -24,7 +24,8 @@ class PartOf:
     part: int = 0
     parts: int = 2
     key: int = 0
-    """The same in all experiments that share; another one makes other parts."""
+    """Another one makes other parts. Only where key, parts and the whole are the same in all
+    experiments that share is no question in two of them; a record that is there twice may be."""
 
     def __post_init__(self) -> None:
         if not all(isinstance(n, int) for n in (self.part, self.parts)) or self.parts < 1:

@@ -94,10 +94,11 @@ class Acquisition(Experiment):
                 f"'/' or '@', not {names}"
             )
         outcome, _, condition = self.primary.partition("/")
-        if outcome in self.drawn or condition not in names:
+        barred = [*self.drawn, *outcomes.UNCOMPARED]
+        if outcome in barred or condition not in names:
             raise ValueError(
                 f"{self.name}: the primary's condition must be among {names}, and its outcome none "
-                f"of {list(self.drawn)}, not {self.primary!r}"
+                f"of {barred}, not {self.primary!r}"
             )
 
     def intervene(self, world: World) -> Iterator[Item]:

@@ -99,7 +99,7 @@ class Reasoning(Experiment):
                     draw_test(self.arithmetic, f"{key}/test", operations, self.test_problems, seen)
                 )
             ]
-            barred = seen.questions.union(problem.question for _, problem in tests)
+            seen.add(problem for _, problem in tests)
             shots = [
                 draw_shots(
                     self.arithmetic,
@@ -107,7 +107,7 @@ class Reasoning(Experiment):
                     self.shots,
                     self.operations,
                     problem,
-                    barred,
+                    seen,
                 )
                 for number, problem in tests
             ]

@@ -168,32 +168,36 @@ def _above_never(run: pd.DataFrame, control: pd.DataFrame, sign: Sign) -> list[E
 
 
 def _aims(arm: str, run: pd.DataFrame) -> list[Estimate]:
-    """Counted, so without an interval; nothing is decided in the control run."""
+    """Counted, so without an interval."""
     values = {name: _values(run, name, arm) for name in o.AIMS}
-    nan = math.nan
     return [
-        Estimate(name, arm, len(value), float(value.mean()), nan, nan, nan, nan, nan, nan)
+        _alone(name, arm, len(value), float(value.mean()))
         for name, value in values.items()
         if len(value)
     ]
 
 
+def _alone(
+    outcome: str, arm: str, n: int, value: float, low: float = math.nan, high: float = math.nan
+) -> Estimate:
+    """Of what the control run has not: nothing is decided or inserted there."""
+    return Estimate(outcome, arm, n, value, low, high, *[math.nan] * 4)
+
+
 def _to_acquire(arm: str, run: pd.DataFrame) -> list[Estimate]:
-    """Median exposures and tokens until acquired (Kaplan-Meier); no topic of the control run is
-    exposed, so there is nothing to compare it with.
+    """Median exposures and tokens until acquired (Kaplan-Meier).
 
     Where a rate follows what is known, topics that are slow to learn get more exposures in the same
     time: those not acquired yet then stand at more of them than those that are like them in all
     else, and such a median is not one of a fixed rate.
     """
     seen = _values(run, o.ACQUIRED, arm).to_numpy() > 0
-    found = []
-    for name in (o.EXPOSURES, o.TOKENS):
-        until = _values(run, name + o.TO_ACQUIRE, arm).to_numpy()
-        nan = math.nan
-        median = median_time(until, seen)
-        found.append(Estimate(name + o.TO_ACQUIRE, arm, len(seen), *median, nan, nan, nan, nan))
-    return found
+    names = [name + o.TO_ACQUIRE for name in (o.EXPOSURES, o.TOKENS)]
+    until = [_values(run, name, arm).to_numpy() for name in names]
+    return [
+        _alone(name, arm, len(seen), *median_time(time, seen))
+        for name, time in zip(names, until, strict=True)
+    ]
 
 
 def _since_acquired(

@@ -22,7 +22,10 @@ TO_ACQUIRE = "_to_acquire"
 IDLE, CLAMPED, TURNS, MOVED = "at_least", "at_most", "turns", "log_rate_moved"
 AIMS = (IDLE, CLAMPED, TURNS, MOVED)
 """Of a policy that follows a target, the mean over topics: the share of intervals at its lowest and
-highest rate, in which the rate turned, and how far its logarithm moves from one to the next."""
+highest rate, in which the rate turned, and how far its logarithm moved to each, 0 to the first. A
+rule of one whole n moves in whole texts, one of rates moves smoothly, whatever is then inserted."""
+UNCOMPARED = (*AIMS, EXPOSURES + TO_ACQUIRE, TOKENS + TO_ACQUIRE)
+"""Nothing of the control run corresponds to them."""
 VALUE, TARGET, TEXTS = "value_at", "target_at", "texts_at"
 CURVES = (VALUE, TARGET, TEXTS)
 SIGNS: Mapping[str, int] = {

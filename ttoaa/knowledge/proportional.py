@@ -101,7 +101,7 @@ class Proportional:
         full = rate_K.sum() >= self.most * (1 - _ROUNDING)
         return Aim(
             rate_K=rate_K,
-            at_least_K=rate_K <= self.least * (1 + _ROUNDING),
+            at_least_K=~full & (rate_K <= self.least * (1 + _ROUNDING)),
             at_most_K=full | (rate_K >= self.most_each * (1 - _ROUNDING)),
         )
 

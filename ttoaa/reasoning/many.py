@@ -2,9 +2,10 @@
 
 import collections
 import concurrent.futures
+import hashlib
 import multiprocessing
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from ttoaa.reasoning.draws import Draws
 from ttoaa.reasoning.problem import Arithmetic, Problem, light
@@ -19,20 +20,28 @@ class Seen:
 
     def __init__(self, problems: Iterable[Problem] = ()) -> None:
         self.templates: set[str] = set()
-        self.questions: set[str] = set()
+        self._questions: set[bytes] = set()
         self.add(problems)
 
     def add(self, problems: Iterable[Problem]) -> None:
         for problem in problems:
+            self._questions.add(_digest(problem))
             if problem.operations > EASY:
                 self.templates.add(problem.template)
-            else:
-                self.questions.add(problem.question)
+
+    def holds(self, problem: Problem) -> bool:
+        """The same question, word by word."""
+        return _digest(problem) in self._questions
 
     def gives_away(self, problem: Problem) -> bool:
         if problem.operations > EASY:
             return problem.template in self.templates
-        return problem.question in self.questions
+        return self.holds(problem)
+
+
+def _digest(problem: Problem) -> bytes:
+    """Of half a million problems the texts are a quarter of a gigabyte."""
+    return hashlib.blake2b(problem.question.encode(), digest_size=16).digest()
 
 
 def draw_many(arithmetic: Arithmetic, key: str, count: int, most: int) -> Iterator[Problem]:
@@ -58,12 +67,12 @@ def _block(arithmetic: Arithmetic, key: str, numbers: Sequence[int], most: int) 
 
 
 def draw_shots(
-    arithmetic: Arithmetic, key: str, count: int, most: int, test: Problem, barred: Collection[str]
+    arithmetic: Arithmetic, key: str, count: int, most: int, test: Problem, seen: Seen
 ) -> list[Problem]:
     """Different examples for the prompt of `test`, by the law of sizes as in training.
 
-    None has a question that is `barred`, or gives the test away. Raises ValueError where so many
-    cannot be found.
+    None has the question of a problem that is `seen`, or gives the test away. Raises ValueError
+    where so many cannot be found.
     """
     found: dict[str, Problem] = {}
     asked = Seen([test])
@@ -71,7 +80,7 @@ def draw_shots(
         if len(found) == count:
             break
         (problem,) = _block(arithmetic, key, [number], most)
-        if problem.question not in barred and not asked.gives_away(problem):
+        if not seen.holds(problem) and not asked.gives_away(problem):
             found[problem.question] = problem
     if len(found) < count:
         raise ValueError(

@@ -51,8 +51,8 @@ def bootstrap(
     on one set) are thereby paired. The percentiles are those of the expanded percentile interval
     (Hesterberg 2015, section 5.3), which undoes the bootstrap's narrowness at small n. `centred`
     takes from them the mean bias of the resamples, for statistics that noise makes larger, such as
-    a root mean square. A group of one item has no interval: nan. Raises ValueError for a group
-    without any.
+    a root mean square: bounds for what as many other items would give on average. A group of one
+    item has no interval: nan. Raises ValueError for a group without any.
     """
     if min(sizes) < 1:
         raise ValueError("a bootstrap needs one item at least in each group")
