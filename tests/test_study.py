@@ -30,7 +30,10 @@ def test_one_command_makes_everything_of_every_seed(finished):
                     assert folder.table(kind, step, name).exists()
     stages = [line for line in out.splitlines() if line.startswith("[")]
     assert [line.split("]")[0] for line in stages] == [f"[{n}/10" for n in range(1, 11)]
-    assert stages[1].endswith("train --run=control --seed=0")
+    # What does not fit in the plan of any seed is told before the first run.
+    assert [line.split("] ")[1] for line in stages[1:4]] == [
+        *("plan --seed=0", "plan --seed=1", "train --run=control --seed=0")
+    ]
     assert f"open {workdir / 'report.html'}" in out.splitlines()[-1]
 
 
