@@ -98,9 +98,12 @@ def paper(scale):
     told = Told("told", groups={f"{k}": (1, 1) for k in range(int(10_000 * scale))})
     if scale == 1:
         return [*study.experiments, told], study.geometry
+
+    def less(n):
+        return max(1, int(n * scale))
+
     changed = []
     for each in study.experiments:
-        less = lambda n: max(1, int(n * scale))  # noqa: E731
         groups = {name: (less(n), r) for name, (n, r) in each.groups.items()}
         if each.kind == "slot":  # a multiple of the 100 intervals
             groups = {name: (n, 100 * less(r // 100)) for name, (n, r) in each.groups.items()}

@@ -9,6 +9,7 @@ processor time (of one thread, reading from the page cache and writing its resul
 best of --timings; compiling patterns is timed apart.
 """
 
+import functools
 import hashlib
 import json
 import pathlib
@@ -126,7 +127,7 @@ def main(argv):
         for _ in range(_TIMINGS.value):
             for size, (_, patterns) in compiled.items():
                 scan_path(corpus, "train", patterns, None).unlink(missing_ok=True)
-                scanned = lambda p=patterns: scan(corpus, "train", p, workers=1)  # noqa: E731
+                scanned = functools.partial(scan, corpus, "train", patterns, workers=1)
                 seconds, found[size] = timed(scanned)
                 best[size] = min(best[size], seconds)
         result = {"tokens": len(tokens), "planted": len(where), "decoys": decoys}

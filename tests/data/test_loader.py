@@ -104,8 +104,8 @@ def test_separate_processes_with_settings_of_their_own(
     for number, ((first, last), options) in enumerate(jobs):
         command = [sys.executable, "-c", HOST, corpus_folder, tiny_plan.folder]
         command += [str(first), str(last), json.dumps(options)]
-        out = open(tmp_path / f"{number}.npz", "wb")  # noqa: SIM115
-        running.append(subprocess.Popen(command, stdout=out))
+        with open(tmp_path / f"{number}.npz", "wb") as out:
+            running.append(subprocess.Popen(command, stdout=out))
     assert [process.wait(timeout=60) for process in running] == [0, 0, 0]
     one, before, after = (np.load(tmp_path / f"{number}.npz") for number in range(3))
     other = {name: np.concatenate([before[name], after[name]]) for name in one.files}

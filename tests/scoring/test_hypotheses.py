@@ -50,7 +50,10 @@ def test_what_is_no_p_value_is_an_error(adjust, bad):
 def test_mann_whitney_counts_all_ways_to_label_small_groups():
     a, b = [3.1, 0.4, 2.2], [0.1, 1.5, 0.9, 0.2]
     pooled = np.array(a + b)
-    wins = lambda inside: (pooled[inside][:, None] > np.delete(pooled, inside)).sum()  # noqa: E731
+
+    def wins(inside):
+        return (pooled[inside][:, None] > np.delete(pooled, inside)).sum()
+
     every = [wins(list(s)) for s in itertools.combinations(range(7), 3)]
     expected = np.mean(np.array(every) >= wins([0, 1, 2]))
     assert mann_whitney(a, b) == pytest.approx(expected)

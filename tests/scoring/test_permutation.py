@@ -48,7 +48,10 @@ def test_two_sample_p_values_are_those_of_all_labels():
     rng = np.random.default_rng(2)
     a, b = rng.normal(0, 1, (5, 3)) + np.array([2.0, 0.8, 0.0]), rng.normal(0, 1, (4, 3))
     whole = np.concatenate([a, b])
-    split = lambda s: stats.ttest_ind(whole[list(s)], np.delete(whole, s, 0), equal_var=False)  # noqa: E731
+
+    def split(s):
+        return stats.ttest_ind(whole[list(s)], np.delete(whole, s, 0), equal_var=False)
+
     every = np.stack([split(s).statistic for s in itertools.combinations(range(9), 5)])
     exact = stepped(split(range(5)).statistic, every)
     found = two_sample_max_z(a, b, permutations=20_000).p_K

@@ -104,7 +104,7 @@ def _listed(text: str) -> np.ndarray:
 
 def _iota(text: str) -> np.ndarray:
     """`[4,16]T(1,0)`: a range in that shape, transposed."""
-    shape, order = re.match(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", text).groups()  # type: ignore[union-attr]
+    ((shape, order),) = re.findall(r"^\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
     ids = np.arange(math.prod(_numbers(shape))).reshape(_numbers(shape))
     return ids.transpose(_numbers(order)) if order else ids
 
