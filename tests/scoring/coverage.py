@@ -27,6 +27,7 @@ from ttoaa.scoring.power import paired_effect, share_effect, two_sample_effect
 from ttoaa.scoring.statistics import (
     across_seeds,
     binomial_interval,
+    bootstrap,
     bootstrap_mean,
     difference_in_differences,
     paired_estimate,
@@ -98,8 +99,41 @@ def members(n_in, n_out, shift):
         return within(true_tpr, tpr_interval(*groups, 0.01, key)[1:])
 
 
+def errors_of_a_mean(own, noise, n=8, intervals=60):
+    """The logarithm of the RMS error of a mean of n facts, of what n others would have: as
+    `knowledge.contrasts` has it. Facts share a course; each has a level and noise of its own."""
+    course = 0.8 * np.sqrt(2) * np.sin(np.arange(intervals) / 6)
+
+    def facts(rng):
+        level, rest = rng.normal(0, own, (n, 1)), rng.normal(0, noise, (n, intervals))
+        return course + level + rest
+
+    def statistic(off_NxI):
+        def log_rms(counts_RxN):
+            mean_RxI = counts_RxN @ off_NxI / n
+            return 0.5 * np.log(np.mean(mean_RxI**2, 1, keepdims=True))
+
+        return log_rms
+
+    def value(rng):
+        return float(statistic(facts(rng))(np.ones((1, n)))[0, 0])
+
+    rng = np.random.default_rng(0)
+    truth = np.mean([value(rng) for _ in range(4000)])
+    for centred in (False, True):
+        how = "centred" if centred else "plain"
+
+        @into(COVERAGE, f"log RMSE of a mean of {n}, levels {own}, noise {noise}, {how}")
+        def covers(rng, key, centred=centred):
+            bounds = bootstrap([n], statistic(facts(rng)), key, centred=centred)[1:]
+            return within(truth, [bound[0] for bound in bounds])
+
+
 means(10)
 means(50)
+errors_of_a_mean(0.7, 0.5)
+errors_of_a_mean(0.5, 1.5)
+errors_of_a_mean(0.2, 2.0)
 pairs(30)
 pairs(200)
 shares(50, 0.02)
