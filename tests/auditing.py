@@ -25,13 +25,18 @@ def _steps(folder):
 
 
 if _SECONDS is not None:
-    from ttoaa.evaluation import scores
-    from ttoaa.scoring import tables
-    from ttoaa.training import retention
+    from ttoaa import parquet_io
+    from ttoaa.evaluation import checkpoint_outcomes
+    from ttoaa.training import checkpoints
 
     (_WORKDIR,) = (a.partition("=")[2] for a in sys.argv if a.startswith("--workdir="))
     _AUDIT = pathlib.Path(_WORKDIR) / "audit"
-    _pin, _table, _write, _delete = scores.pin, scores.Scores.table, tables.write, retention.delete
+    _pin, _table, _write, _delete = (
+        checkpoint_outcomes.pin,
+        checkpoint_outcomes.Scores.table,
+        parquet_io.write_outcomes,
+        checkpoints.delete,
+    )
 
     @contextlib.contextmanager
     def pin(folder, step):
@@ -57,5 +62,5 @@ if _SECONDS is not None:
         for step in sorted(before - _steps(folder)):
             _note("delete", run=folder.parent.name, step=int(step), began=began)
 
-    scores.pin, scores.Scores.table = pin, table
-    tables.write, retention.delete = write, delete
+    checkpoint_outcomes.pin, checkpoint_outcomes.Scores.table = pin, table
+    parquet_io.write_outcomes, checkpoints.delete = write, delete

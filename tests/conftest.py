@@ -10,12 +10,12 @@ from fakes import SENTENCE, Planted
 
 from ttoaa import config
 from ttoaa.data.geometry import Geometry
-from ttoaa.data.preparation import Prepare, prepare
-from ttoaa.data.sources import TextFiles
+from ttoaa.data.prepare.pipeline import Prepare, prepare
+from ttoaa.data.sources.files import TextFiles
 from ttoaa.data.vocabulary import TrainBPE
 from ttoaa.experiments.forgetting import Forgetting
-from ttoaa.making import make_plan
 from ttoaa.model.decoder import DecoderConfig
+from ttoaa.planning.build import make_plan
 from ttoaa.planning.placement import Within
 from ttoaa.training.config import AdamW, ConstantLinear, Training
 from ttoaa.workdir import Workdir

@@ -7,8 +7,9 @@ import gin
 import numpy as np
 import pandas as pd
 
-from ttoaa.experiments.base import Experiment, Item
-from ttoaa.experiments.control import Measured
+from ttoaa.experiments.base import Experiment
+from ttoaa.experiments.controllers import Measured
+from ttoaa.planning.items import Item
 from ttoaa.planning.placement import PerInterval
 
 

@@ -7,7 +7,8 @@ import gin
 import numpy as np
 import pandas as pd
 
-from ttoaa.experiments.base import Experiment, Item, Probe
+from ttoaa.experiments.base import Experiment, Probe
+from ttoaa.planning.items import Item
 from ttoaa.planning.placement import Placement, Uniform
 
 SENTENCE = "the river runs down to a quiet sea and every boat upon it carries grain or salt"

@@ -13,7 +13,7 @@ from fakes import SENTENCE
 from training.processes import free_port
 
 from ttoaa import config, train
-from ttoaa.training.checkpoints import committed_steps, read
+from ttoaa.training.checkpoint_io import committed_steps, read
 
 STEPS = 12
 GIN = f"""

@@ -20,8 +20,9 @@ from jax._src import distributed as joined
 from orbax.checkpoint._src.handlers import base_pytree_checkpoint_handler as pytrees
 from orbax.checkpoint._src.path import atomicity
 
-from ttoaa.training import checkpoints, controlling, loop, retention
-from ttoaa.training.records import Records
+from ttoaa.training import checkpoints, controller_loop, loop
+from ttoaa.training import checkpoints as retention
+from ttoaa.training.metrics_log import MetricsLog
 
 _TARGET = os.environ.get("TTOAA_TEST_KILL")
 _visits = collections.Counter()
@@ -70,8 +71,8 @@ if _TARGET is not None:
     _watch(checkpoints, "read", "restore")
     _watch(loop._Run, "_note_start", "note")
     _watch(loop._Run, "_compile", "compile")
-    _watch(controlling.Controlling, "decide", "decide")
-    _watch(Records, "arms", "step")  # its metrics are written then
+    _watch(controller_loop.ControllerLoop, "decide", "decide")
+    _watch(MetricsLog, "arms", "step")  # its metrics are written then
     _watch(loop, "row_losses", "evaluate")
     _watch(pytrees.BasePyTreeCheckpointHandler, "finalize", "save")  # once an item, in the back
     _watch(

@@ -6,9 +6,9 @@ from typing import ClassVar
 import numpy as np
 
 from ttoaa.data.order import training_order
-from ttoaa.experiments.base import Experiment, Item
-from ttoaa.planning.audit import PlainReader
-from ttoaa.planning.items import RESERVE
+from ttoaa.experiments.base import Experiment
+from ttoaa.planning.audit.reference_reader import PlainReader
+from ttoaa.planning.items import RESERVE, Item
 from ttoaa.planning.removal import Removal
 
 LENGTH, SEQUENCES = 32, 320  # over two epochs of 139 windows

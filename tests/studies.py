@@ -15,8 +15,8 @@ from absl.testing import flagsaver
 
 from ttoaa import config
 from ttoaa.model.decoder import abstract_params
-from ttoaa.training.checkpoints import read
-from ttoaa.training.records import FILES
+from ttoaa.training.checkpoint_io import read
+from ttoaa.training.metrics_log import FILES
 from ttoaa.training.topology import pin_cores
 from ttoaa.workdir import Workdir
 

@@ -10,7 +10,7 @@ from absl.testing import flagsaver
 
 from ttoaa import config
 from ttoaa.data.geometry import Geometry
-from ttoaa.data.sources import TextFiles
+from ttoaa.data.sources.files import TextFiles
 
 QUICKSTART = pathlib.Path(__file__).parents[1] / "configs/quickstart.gin"
 

@@ -16,8 +16,9 @@ import sentencepiece
 from array_record.python import array_record_module
 
 from ttoaa import config
-from ttoaa.data.preparation import prepare
-from ttoaa.data.sources import Mixture, Pool, all_documents
+from ttoaa.data.prepare.pipeline import prepare
+from ttoaa.data.sources.base import all_documents
+from ttoaa.data.sources.mixture import Mixture, Pool
 from ttoaa.data.vocabulary import TrainBPE
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]

@@ -11,10 +11,10 @@ from fakes import Planted
 from model import reference
 
 from ttoaa import config, evaluate, plan
-from ttoaa.evaluation import scores, work
-from ttoaa.evaluation.work import WorkList
+from ttoaa import parquet_io as tables_module
+from ttoaa.evaluation import checkpoint_outcomes, work_list
+from ttoaa.evaluation.work_list import WorkList
 from ttoaa.planning.plan import Plan
-from ttoaa.scoring import tables as tables_module
 from ttoaa.workdir import Workdir, read_json
 
 
@@ -184,10 +184,10 @@ def test_a_folder_that_lacks_a_part_is_one_line(scored, part):
 
 def test_a_table_of_another_checkpoint_is_made_again(scored, finished, capsys):
     path = Workdir(scored).table("run", 20, "late")
-    tables_module.write(
+    tables_module.write_outcomes(
         pd.read_parquet(path).assign(value=0.0),
         path,
-        {**tables_module.source_of(path), "checkpoint": "another"},
+        {**tables_module.outcome_source(path), "checkpoint": "another"},
     )
     assert studies.main(evaluate, scored) == 0
     assert "evaluate: 1 tables written" in capsys.readouterr().out
@@ -227,15 +227,15 @@ def test_without_any_checkpoint_it_says_so(finished, tmp_path):
 def test_a_checkpoint_that_the_trainer_deletes_meanwhile_is_no_failure(scored, capsys, monkeypatch):
     """One after its meta was read, one before."""
     shutil.rmtree(scored / "tables")
-    pin, read_meta = scores.pin, work.read_meta
+    pin, read_meta = checkpoint_outcomes.pin, work_list.read_meta
 
     def delete_then(action, gone, folder, step):
         if step == gone and folder.parent.name == "run":
             shutil.rmtree(folder / str(step), ignore_errors=True)
         return action(folder, step)
 
-    monkeypatch.setattr(scores, "pin", functools.partial(delete_then, pin, 20))
-    monkeypatch.setattr(work, "read_meta", functools.partial(delete_then, read_meta, 10))
+    monkeypatch.setattr(checkpoint_outcomes, "pin", functools.partial(delete_then, pin, 20))
+    monkeypatch.setattr(work_list, "read_meta", functools.partial(delete_then, read_meta, 10))
     assert studies.main(evaluate, scored) == 0
     run = [name for name in tables(scored) if name.startswith("run")]
     assert run and not [name for name in run if "00000020" in name or "00000010" in name]

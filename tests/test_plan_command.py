@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 from fakes import Given, Planted
 
-from ttoaa.checks.config import Checks
-from ttoaa.experiments.base import Item
-from ttoaa.making import make_plan
-from ttoaa.planning import auditing
+from ttoaa.planning.audit import compare
+from ttoaa.planning.build import make_plan
+from ttoaa.planning.checks.findings import Checks
+from ttoaa.planning.items import Item
 from ttoaa.planning.plan import Plan
 from ttoaa.workdir import Workdir
 
@@ -163,9 +163,9 @@ def test_the_audit_takes_steps_and_hosts_or_nothing(planned):
 
 def test_batches_and_hosts_that_there_are_not_are_one_line(made):
     with pytest.raises(ValueError, match=r"^the run has the steps 0 to 39, not 40$"):
-        auditing.audit(made, 0, 0, [3, 40])
+        compare.audit(made, 0, 0, [3, 40])
     with pytest.raises(ValueError, match=r"^a batch of 8 rows is cut for 1 to 8 hosts, not 9$"):
-        auditing.audit(made, 1, 0, hosts=[1, 9])
+        compare.audit(made, 1, 0, hosts=[1, 9])
 
 
 def test_an_error_is_one_line_and_leaves_nothing(planned):
@@ -240,10 +240,10 @@ def test_the_audit_looks_at_random_batches_of_the_whole_run(made, monkeypatch):
         asked.append([share.step for share in given])
         return iter([])
 
-    assert auditing.audit(made, 5, 3).startswith("5 batches (1,280 tokens and arms) audited, no")
-    monkeypatch.setattr(auditing, "differences", spy)
+    assert compare.audit(made, 5, 3).startswith("5 batches (1,280 tokens and arms) audited, no")
+    monkeypatch.setattr(compare, "differences", spy)
     for seed in (0, 0, 1):
-        auditing.audit(made, 12, seed)
+        compare.audit(made, 12, seed)
     assert asked[0] == asked[1] != asked[2]
     assert len(set(asked[0])) == 12 and max(asked[0]) >= 18 > min(asked[0])
 
@@ -263,15 +263,15 @@ def test_a_holdout_that_leaks_leaves_no_plan_where_that_is_an_error(tiny_study, 
 @pytest.mark.parametrize("many", [3, 2_000])
 def test_the_audit_names_the_first_difference(made, monkeypatch, many):
     lines = [f"step 1 row {k}" for k in range(many)]
-    monkeypatch.setattr(auditing, "differences", lambda reader, given: iter(lines))
+    monkeypatch.setattr(compare, "differences", lambda reader, given: iter(lines))
     said = {3: "3", 2_000: "1,000 or more"}[many]
     with pytest.raises(ValueError, match=f"^the audit found {said} differences; first: step 1 r"):
-        auditing.audit(made, 5, 0)
+        compare.audit(made, 5, 0)
 
 
 def test_a_corpus_too_large_to_hash_is_said_to_be(made, monkeypatch):
-    monkeypatch.setattr(auditing, "_VERIFIED", 100)
-    assert auditing.audit(made, 1, 0).endswith("the corpus is large: its shards were not hashed)")
+    monkeypatch.setattr(compare, "_VERIFIED", 100)
+    assert compare.audit(made, 1, 0).endswith("the corpus is large: its shards were not hashed)")
 
 
 def test_the_audit_refuses_a_plan_of_another_corpus(made, tmp_path):
@@ -279,7 +279,7 @@ def test_the_audit_refuses_a_plan_of_another_corpus(made, tmp_path):
     manifest = tmp_path / "study" / "corpus" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"source": "', '"source": "another '))
     with pytest.raises(ValueError, match="was made for another corpus than"):
-        auditing.audit(Workdir(tmp_path / "study"), 1, 0)
+        compare.audit(Workdir(tmp_path / "study"), 1, 0)
 
 
 @pytest.mark.parametrize("file", ["train-00000.bin", "train-00001.bin", "reserve-00000.bin"])
@@ -290,4 +290,4 @@ def test_the_audit_names_a_changed_shard(made, tmp_path, file):
     content[40] ^= 1
     content.tofile(path)
     with pytest.raises(ValueError, match=f"{file} is damaged"):
-        auditing.audit(Workdir(tmp_path / "study"), 40, 0)
+        compare.audit(Workdir(tmp_path / "study"), 40, 0)

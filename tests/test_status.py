@@ -10,8 +10,7 @@ import pytest
 import studies
 
 from ttoaa import status
-from ttoaa.leases import Leases
-from ttoaa.training.alone import alone
+from ttoaa.locks import Leases, exclusive_trainer
 from ttoaa.workdir import Workdir
 
 
@@ -123,7 +122,7 @@ def test_a_run_in_training_and_interrupted(workdir):
     (workdir / "run/finished.json").unlink()
     line = {"start": 0, "time": time.time() - 5, "step": 17}
     (workdir / "run/attempts.jsonl").write_text(json.dumps(line) + "\n")
-    with alone(workdir / "run"):
+    with exclusive_trainer(workdir / "run"):
         assert status.read(workdir)["next"] == []
         shown = text(workdir)
         assert "run      training, at step 17 of 30 5 s ago; checkpoints 10 20 30" in shown

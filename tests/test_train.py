@@ -15,11 +15,11 @@ from ttoaa import config, plan, train
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.loader import batches
 from ttoaa.data.order import Order
-from ttoaa.experiments.worlds import make_worlds
+from ttoaa.experiments.context import make_worlds
 from ttoaa.model.decoder import init_params
-from ttoaa.planning.overlay import Overlay
+from ttoaa.planning.injection import Overlay
 from ttoaa.planning.plan import Plan
-from ttoaa.training.checkpoints import committed_steps, read_meta
+from ttoaa.training.checkpoint_io import committed_steps, read_meta
 from ttoaa.workdir import Workdir
 
 

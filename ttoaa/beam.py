@@ -18,8 +18,7 @@ from absl import app, flags
 
 from ttoaa import config
 from ttoaa.data.corpus import MANIFEST, SPLITS, Corpus
-from ttoaa.data.scan import scan_path
-from ttoaa.data.scan_patterns import Patterns
+from ttoaa.data.ngram_search import Patterns, scan_path
 from ttoaa.data.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

@@ -17,12 +17,11 @@ from jax.sharding import Mesh
 
 from ttoaa import config
 from ttoaa.compilation import pods
-from ttoaa.compilation.compiled import compiled
-from ttoaa.compilation.estimate import Measures, extrapolate, measure, report
-from ttoaa.evaluation.devices import abstract_on, layout_for, within
+from ttoaa.compilation.estimate import Measures, compile_cached, extrapolate, measure, report
+from ttoaa.evaluation.checkpoint_outcomes import abstract_on, layout_for, within
 from ttoaa.model.sharding import make_mesh
 from ttoaa.scoring.likelihood import Lowered, lowered
-from ttoaa.training.program import Program
+from ttoaa.training.step import CompiledStep
 
 _TOPOLOGY = flags.DEFINE_string("topology", None, "a pod by libtpu's name, such as v5p:4x4x4")
 _EVALUATION = flags.DEFINE_bool("evaluation", False, "a pass of ttoaa.evaluate instead of a step")
@@ -66,7 +65,7 @@ def estimate(
         one = lower(
             dataclasses.replace(study, model=dataclasses.replace(model, layers=count)), mesh
         )
-        made = compiled(one.program, dict(one.execution.compiler_options), cache)
+        made = compile_cached(one.program, dict(one.execution.compiler_options), cache)
         return measure(made, mesh), made.refused, one
 
     if layers is None:
@@ -101,7 +100,7 @@ def estimate(
 
 def _step(study: config.Study, mesh: Mesh) -> Lowered:
     """The trainer's."""
-    program = Program(study.model, study.training, study.geometry, study.execution, mesh)
+    program = CompiledStep(study.model, study.training, study.geometry, study.execution, mesh)
     return Lowered(program.lower(), study.geometry.batch, program.resolved)
 
 

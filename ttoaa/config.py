@@ -15,24 +15,24 @@ import gin
 import jax
 from absl import flags
 
-from ttoaa import options
-from ttoaa.checks.config import Checks
+from ttoaa import command_line
+from ttoaa.command_line import GIN_BINDINGS, GIN_FILE, workdir_from_flags
 from ttoaa.data.geometry import Geometry
-from ttoaa.data.memmaps import OlmoCorpus
-from ttoaa.data.preparation import Prepare, is_begun
+from ttoaa.data.olmo_corpus import OlmoCorpus
+from ttoaa.data.prepare.pipeline import Prepare, is_begun
 from ttoaa.experiments.base import Experiment
+from ttoaa.model.compute_config import Execution
 from ttoaa.model.decoder import DecoderConfig
-from ttoaa.model.execution import Execution
 from ttoaa.model.sharding import Layout
-from ttoaa.options import GIN_BINDINGS, GIN_FILE, workdir_from_flags
+from ttoaa.planning.checks.findings import Checks
 from ttoaa.training.config import Training
-from ttoaa.training.initial import InitFrom
+from ttoaa.training.init_from import InitFrom
 from ttoaa.workdir import Workdir, write_text
 
 Bindings = dict[tuple[tuple[str, ...], str], str]
 """(scopes, 'Name.parameter' or macro name) to the value as gin writes it."""
 
-flags.adopt_module_key_flags(options)
+flags.adopt_module_key_flags(command_line)
 
 
 @gin.configurable

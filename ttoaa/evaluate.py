@@ -13,9 +13,9 @@ from absl import app, flags
 
 from ttoaa import config
 from ttoaa.evaluation.job import evaluate
-from ttoaa.evaluation.waiting import Patience
-from ttoaa.evaluation.work import known_steps
-from ttoaa.leases import STALE
+from ttoaa.evaluation.watch import Patience
+from ttoaa.evaluation.work_list import known_steps
+from ttoaa.locks import LEASE_STALE
 from ttoaa.training.topology import pin_cores
 
 _EXPERIMENTS = flags.DEFINE_list("experiments", None, "only these experiments, by name")
@@ -25,7 +25,10 @@ _GIVE_UP_AFTER = flags.DEFINE_float(
     "give_up_after", None, "seconds without any news after which the wait ends, by default never", 0
 )
 _STALE = flags.DEFINE_float(
-    "stale", STALE, "seconds without a sign of life after which others take this job for dead", 0.1
+    "stale",
+    LEASE_STALE,
+    "seconds without a sign of life after which others take this job for dead",
+    0.1,
 )
 
 

@@ -13,15 +13,19 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
-from ttoaa import options
+from ttoaa import command_line
 from ttoaa.workdir import Workdir
 
 _SHOW = flags.DEFINE_string("show", None, "print a part of the plan: step=K, row=P or item=ID")
 _CHECK = flags.DEFINE_flag(
-    options.optional("check", "quick", "look for texts in common; =overlap: with the corpus too")
+    command_line.optional(
+        "check", "quick", "look for texts in common; =overlap: with the corpus too"
+    )
 )
 _AUDIT = flags.DEFINE_flag(
-    options.optional("audit", "10", "compare so many random batches with the loader's; 10 if bare")
+    command_line.optional(
+        "audit", "10", "compare so many random batches with the loader's; 10 if bare"
+    )
 )
 _AUDIT_STEPS = flags.DEFINE_list("audit_steps", [], "compare the batches of these steps: 1,5,9")
 _AUDIT_HOSTS = flags.DEFINE_list("audit_hosts", ["1"], "load them as each of so many hosts: 1,2,8")
@@ -39,9 +43,9 @@ def main(argv: Sequence[str]) -> None:
         asked = [name for name, value in ways.items() if value]
         if len(asked) > 1:
             raise ValueError(f"{' and '.join(asked)}: one at a time")
-        workdir = options.workdir_from_flags()
+        workdir = command_line.workdir_from_flags()
         if _SHOW.value:
-            from ttoaa.planning.show import show
+            from ttoaa.planning.inspect import show
 
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a pager that is left early ends it
             print(show(workdir, _SHOW.value))
@@ -54,18 +58,18 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _audit(workdir: Workdir) -> str:
-    from ttoaa.planning.auditing import audit
+    from ttoaa.planning.audit.compare import audit
 
-    count = options.whole_numbers("audit", [_AUDIT.value or "0"])[0]
-    steps = options.whole_numbers("audit_steps", _AUDIT_STEPS.value)
-    hosts = options.whole_numbers("audit_hosts", _AUDIT_HOSTS.value)
+    count = command_line.whole_numbers("audit", [_AUDIT.value or "0"])[0]
+    steps = command_line.whole_numbers("audit_steps", _AUDIT_STEPS.value)
+    hosts = command_line.whole_numbers("audit_hosts", _AUDIT_HOSTS.value)
     return audit(workdir, count, _AUDIT_SEED.value, steps, hosts)
 
 
 def _make(workdir: Workdir) -> None:
     from ttoaa import config
-    from ttoaa.checks.command import check
-    from ttoaa.making import make_plan
+    from ttoaa.planning.build import make_plan
+    from ttoaa.planning.checks.command import check
 
     started = time.perf_counter()
     study = config.load_from_flags()
@@ -82,5 +86,5 @@ def _make(workdir: Workdir) -> None:
 
 
 if __name__ == "__main__":
-    flags.adopt_module_key_flags(options)
+    flags.adopt_module_key_flags(command_line)
     app.run(main)

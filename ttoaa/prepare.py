@@ -12,10 +12,11 @@ from typing import Any
 from absl import app, flags
 
 from ttoaa import config
-from ttoaa.data import remote, urls
+from ttoaa.data import storage
 from ttoaa.data.corpus import MANIFEST, Manifest
-from ttoaa.data.preparation import prepare
-from ttoaa.data.sources import Mixture, TextFiles
+from ttoaa.data.prepare.pipeline import prepare
+from ttoaa.data.sources.files import TextFiles
+from ttoaa.data.sources.mixture import Mixture
 from ttoaa.data.sources.readers import RECORDS
 from ttoaa.data.sources.tfds_dataset import INFO
 
@@ -57,7 +58,7 @@ def _main() -> None:
     folder = config.workdir_from_flags().corpus
     existed = (folder / MANIFEST).exists()
     if _FROM.value and not existed:
-        remote.stage(_FROM.value, folder, check=functools.partial(_check, chosen))
+        storage.stage(_FROM.value, folder, check=functools.partial(_check, chosen))
     source = getattr(chosen, "source", None)
     if not existed:
         _tell_passed_over(source)
@@ -70,7 +71,7 @@ def _main() -> None:
     for drawn in source.drawn if isinstance(source, Mixture) else ():
         print(f"prepare: {drawn}")
     if _TO.value:
-        new = remote.publish(folder, _TO.value)
+        new = storage.publish(folder, _TO.value)
         print(f"prepare: {_TO.value} {'has it now' if new else 'had it already'}")
 
 
@@ -119,7 +120,7 @@ def _bindings() -> list[str]:
 
 
 def _absolute(path: str) -> str:
-    return path if urls.is_url(path) else str(pathlib.Path(path).expanduser().resolve())
+    return path if storage.is_url(path) else str(pathlib.Path(path).expanduser().resolve())
 
 
 if __name__ == "__main__":

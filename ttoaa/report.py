@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from absl import app, flags
 
 from ttoaa import config
-from ttoaa.experiments.worlds import check_planned, outcome_fingerprints
+from ttoaa.experiments.context import check_planned, outcome_fingerprints
 from ttoaa.planning.plan import Plan
 from ttoaa.reporting import page
-from ttoaa.reporting.current import described, outdated
+from ttoaa.reporting.estimates import described, stale_tables
 from ttoaa.workdir import Workdir
 
 
@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> None:
                 plan = Plan.open(folder.plan)
                 check_planned(plan, study.experiments)
                 outcomes = outcome_fingerprints(study.experiments)
-                without += outdated(folder, plan.hash, outcomes)
+                without += stale_tables(folder, plan.hash, outcomes)
         summary, report = page.write(root, study.name, study.experiments, without)
     except (ValueError, OSError) as error:
         sys.exit(f"report: {error}")

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ttoaa.evaluation.progress import span
+from ttoaa.evaluation.watch import span
 from ttoaa.workdir import Workdir
 
 _MOST = 12
@@ -42,9 +42,9 @@ def read(root: pathlib.Path) -> dict[str, Any]:
             "--gin_file=…"
         )
     from ttoaa import config  # what is above says its error at once
-    from ttoaa.evaluation.state import state
+    from ttoaa.evaluation.study_status import study_status
 
-    return state(config.load([Workdir(root).config])[0], root)
+    return study_status(config.load([Workdir(root).config])[0], root)
 
 
 def lines(told: dict[str, Any]) -> Iterator[str]:

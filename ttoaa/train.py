@@ -14,31 +14,29 @@ from ttoaa import config
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.loader import Transform, batches
 from ttoaa.data.order import Order, training_order
-from ttoaa.data.repetition import RepetitionFilter
-from ttoaa.experiments import control
+from ttoaa.data.repetition_filter import RepetitionFilter
+from ttoaa.experiments import controllers
 from ttoaa.experiments.base import World
-from ttoaa.experiments.worlds import (
+from ttoaa.experiments.context import (
     ask_removals,
     check_planned,
     make_worlds,
     probes_fingerprint,
     validation_tokens,
 )
-from ttoaa.making import interventions
+from ttoaa.locks import exclusive_trainer
 from ttoaa.model.sharding import make_mesh
+from ttoaa.planning.build import interventions
 from ttoaa.planning.compiler import compile_plan
-from ttoaa.planning.edits import Edits
-from ttoaa.planning.filled import Filled
-from ttoaa.planning.overlay import Overlay
-from ttoaa.planning.plan import Plan
-from ttoaa.training import distributed, initial, profiling
-from ttoaa.training.alone import alone
-from ttoaa.training.checkpoints import newest_meta
-from ttoaa.training.controlling import Controls
-from ttoaa.training.feed import followed
+from ttoaa.planning.injection import Overlay, SlotOverlay
+from ttoaa.planning.plan import Edits, Plan
+from ttoaa.training import init_from, multihost, throughput
+from ttoaa.training.checkpoint_io import newest_meta
+from ttoaa.training.controller_loop import ControllerSet
+from ttoaa.training.device_feed import followed
 from ttoaa.training.job import Job
 from ttoaa.training.loop import AGREED, Stopped, check_identity, train
-from ttoaa.training.program import Program
+from ttoaa.training.step import CompiledStep
 from ttoaa.training.topology import pin_cores, split_cpu
 from ttoaa.workdir import RUNS, Workdir, read_json
 
@@ -93,7 +91,7 @@ def inputs(study: config.Study, workdir: Workdir, kind: str) -> dict[str, Any]:
         "model": repr(study.model),
         "training": study.training.numerics(),
         "seed": str(workdir.seed),
-        "init_from": initial.identity(study.init_from, began_from),
+        "init_from": init_from.identity(study.init_from, began_from),
     }
     if kind == "run" and (before := _made(workdir.run("control"))):
         alike = {**identity, "plan": "none", "controllers": "none"}
@@ -116,20 +114,23 @@ def inputs(study: config.Study, workdir: Workdir, kind: str) -> dict[str, Any]:
 
 def _controls(
     study: config.Study, kind: str, plan: Edits, worlds: Mapping[str, World], vocab_size: int
-) -> Controls:
+) -> ControllerSet:
     """The controllers, checked; a control run measures for them and fills nothing."""
     found = [(e.name, c) for e in study.experiments for c in e.controllers(worlds[e.name])]
     if not found:
-        return Controls()
-    control.check(found, vocab_size)
-    filled, measured = Filled(plan, control.fillings(found)), control.measured_fingerprint(found)
+        return ControllerSet()
+    controllers.check_controllers(found, vocab_size)
+    filled, measured = (
+        SlotOverlay(plan, controllers.slot_texts(found)),
+        controllers.measured_fingerprint(found),
+    )
     if kind == "run":
-        return Controls(found, control.fingerprint(found), measured, filled)
-    return Controls(found, measured, measured)
+        return ControllerSet(found, controllers.controllers_fingerprint(found), measured, filled)
+    return ControllerSet(found, measured, measured)
 
 
 def _transforms(
-    overlay: Sequence[Transform], filled: Filled | None, repetition: RepetitionFilter | None
+    overlay: Sequence[Transform], filled: SlotOverlay | None, repetition: RepetitionFilter | None
 ) -> tuple[list[Transform], list[Transform]]:
     """Those that the loader may do ahead of time, and those that must wait for decisions."""
     edits: list[Transform] = [*overlay, filled] if filled else [*overlay]
@@ -145,10 +146,10 @@ def _made(folder: pathlib.Path) -> dict[str, str] | None:
     return meta["identity"] if meta else None
 
 
-def program_of(study: config.Study) -> Program:
+def program_of(study: config.Study) -> CompiledStep:
     """The training step on the devices that are here."""
     mesh = make_mesh(study.layout)
-    return Program(study.model, study.training, study.geometry, study.execution, mesh)
+    return CompiledStep(study.model, study.training, study.geometry, study.execution, mesh)
 
 
 def _matching_plan(study: config.Study, workdir: Workdir, corpus: Corpus, order: Order) -> Plan:
@@ -172,17 +173,17 @@ def _matching_plan(study: config.Study, workdir: Workdir, corpus: Corpus, order:
 def main(argv: Sequence[str]) -> None:
     del argv
     try:
-        distributed.start()
-        with distributed.exiting("train", *AGREED):
+        multihost.start()
+        with multihost.exiting("train", *AGREED):
             study, workdir = config.load_from_flags(), config.workdir_from_flags()
-            told = run(study, workdir, _RUN.value, profiling.STEPS.value)
+            told = run(study, workdir, _RUN.value, throughput.STEPS.value)
     except Stopped as stopped:
         told, code = str(stopped), 143
     except (ValueError, OSError) as error:
         sys.exit(f"train: {error}")
     else:
         code = 0
-    if distributed.primary():
+    if multihost.primary():
         print(f"train: {told}")
     sys.exit(code)
 
@@ -194,15 +195,15 @@ def run(study: config.Study, workdir: Workdir, kind: str, profile_steps: str | N
         check_identity(folder, _made(folder) or {}, inputs(study, workdir, kind)["identity"])
         return f"{folder} is finished already"
     config.cache_compilations(workdir)
-    profile = profiling.steps_of(profile_steps, study.geometry.steps)
+    profile = throughput.steps_of(profile_steps, study.geometry.steps)
     parts = inputs(study, workdir, kind)
     with contextlib.ExitStack() as stack:
 
         def take() -> None:
-            parts["ours"] = stack.enter_context(alone(folder))
+            parts["ours"] = stack.enter_context(exclusive_trainer(folder))
 
         # Before any device is touched: a trainer that lives may hold them.
-        distributed.primary_first(take)
+        multihost.primary_first(take)
         meta = newest_meta(folder / "checkpoints")
         began = meta["topology"] if meta and meta["topology"]["platform"] == "cpu" else {}
         pin_cores(began.get("cores"))
@@ -213,6 +214,6 @@ def run(study: config.Study, workdir: Workdir, kind: str, profile_steps: str | N
 
 if __name__ == "__main__":
     flags.adopt_module_key_flags(config)
-    flags.adopt_module_key_flags(distributed)
-    flags.adopt_module_key_flags(profiling)
+    flags.adopt_module_key_flags(multihost)
+    flags.adopt_module_key_flags(throughput)
     app.run(main)

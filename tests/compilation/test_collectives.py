@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
-import snippets
+from compilation import snippets
 
 from ttoaa.compilation import hlo
-from ttoaa.compilation.chips import Chip
 from ttoaa.compilation.collectives import collectives, gib_by_kind, seconds
+from ttoaa.compilation.pods import Chip
 
 CHIP = Chip(1e12, 16.0, 1e12, 1e9, 1e9, 4)
 W = 2 * 512 * 1024  # bytes of the whole weight

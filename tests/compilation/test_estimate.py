@@ -2,13 +2,12 @@ import dataclasses
 
 import numpy as np
 import pytest
-import snippets
+from compilation import snippets
 
-from ttoaa.compilation import chips
-from ttoaa.compilation.compiled import Compiled, _needed_gib
-from ttoaa.compilation.estimate import extrapolate, measure, report
+from ttoaa.compilation import pods
+from ttoaa.compilation.estimate import Compiled, _needed_gib, extrapolate, measure, report
 
-CHIP = chips.Chip(peak_flops=1e12, hbm_gib=16.0, hbm_bandwidth=1e12, link=1e9, clock=1e6, ring=4)
+CHIP = pods.Chip(peak_flops=1e12, hbm_gib=16.0, hbm_bandwidth=1e12, link=1e9, clock=1e6, ring=4)
 MEASURES = {
     "hbm_gib": 12.5,
     "compile_seconds": 1.0,
@@ -42,7 +41,7 @@ class Mesh:
 
 @pytest.fixture(autouse=True)
 def known_chip(monkeypatch):
-    monkeypatch.setitem(chips.CHIPS, "TPU test", CHIP)
+    monkeypatch.setitem(pods.CHIPS, "TPU test", CHIP)
 
 
 def test_the_report_adds_up_by_hand():
@@ -80,7 +79,7 @@ def test_no_time_is_given_for_what_nobody_can_know(monkeypatch):
         assert found["estimated_seconds"] is found["implied_mfu"] is found["limits"] is None
         assert found["unknown"][what] == 1
     assert "unknown" not in report(MEASURES, Mesh(), 2e12)
-    monkeypatch.delitem(chips.CHIPS, "TPU test")
+    monkeypatch.delitem(pods.CHIPS, "TPU test")
     unknown = report(MEASURES, Mesh(), 2e12)
     assert unknown["hbm_gib"] == 12.5
     assert unknown["fits"] is unknown["capacity_gib"] is unknown["implied_mfu"] is None

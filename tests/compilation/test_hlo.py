@@ -1,5 +1,5 @@
 import pytest
-import snippets
+from compilation import snippets
 
 from ttoaa.compilation import hlo
 

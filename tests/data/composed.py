@@ -15,7 +15,7 @@ import numpy as np
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.loader import batches
 from ttoaa.data.order import Order
-from ttoaa.planning.overlay import Overlay
+from ttoaa.planning.injection import Overlay
 from ttoaa.planning.plan import Plan
 
 corpus, plan, first, last, options = sys.argv[1:]

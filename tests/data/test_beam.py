@@ -13,12 +13,13 @@ from absl import flags
 from absl.testing import flagsaver
 
 from ttoaa import beam as beam_command
-from ttoaa.data import beam, scan, survey
+from ttoaa.data import beam, ngram_search
 from ttoaa.data.corpus import Corpus
-from ttoaa.data.engine import Local
-from ttoaa.data.preparation import Prepare, prepare
-from ttoaa.data.scan_patterns import Patterns
-from ttoaa.data.sources import TextFiles
+from ttoaa.data.ngram_search import Patterns
+from ttoaa.data.prepare import document_statistics
+from ttoaa.data.prepare.pipeline import Prepare, prepare
+from ttoaa.data.prepare.workers import Local
+from ttoaa.data.sources.files import TextFiles
 from ttoaa.data.vocabulary import TrainBPE
 
 # DirectRunner would first ask the network for a runner in Go.
@@ -33,7 +34,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 @pytest.fixture
 def config(tmp_path, monkeypatch):
     """Six files, each surveyed and written apart; parts of a third of a file."""
-    monkeypatch.setattr(survey, "GROUP_BYTES", 1)
+    monkeypatch.setattr(document_statistics, "GROUP_BYTES", 1)
     rng = np.random.default_rng(5)
     (tmp_path / "text").mkdir()
     for name in "abcdef":
@@ -107,7 +108,7 @@ def test_what_fails_around_the_work_is_beams_failure_in_a_line(config, tmp_path,
         raise OSError(5, "Input/output error", group.units[0])
         yield
 
-    monkeypatch.setattr(survey.TakeSurvey, "__call__", unreadable)
+    monkeypatch.setattr(document_statistics.TakeSurvey, "__call__", unreadable)
     with pytest.raises(OSError, match=r"^the Beam pipeline failed: [^\n]*Input/output error[^\n]*"):
         beam.prepare_with_beam(config, tmp_path / "c", HERE, progress=False)
 
@@ -118,24 +119,24 @@ def test_a_worker_that_does_not_see_the_folder_says_so(config, tmp_path, monkeyp
     with pytest.raises(
         OSError, match=r"a worker does not see \S+/work\.pickle: all need a file system"
     ):
-        list(engine(survey.TakeSurvey(config.source), ["anything"]))
+        list(engine(document_statistics.TakeSurvey(config.source), ["anything"]))
 
 
 @pytest.mark.parametrize("length", [None, 32])
 def test_a_scan_by_beam_leaves_the_file_of_the_local_one(config, tmp_path, monkeypatch, length):
     corpus = prepare(config, tmp_path / "c", progress=False, engine=ALONE)
     patterns = some_patterns(corpus)
-    monkeypatch.setattr(scan, "_PIECE", 1 << 10)
-    pieces = scan.pieces(corpus, "train", length)
-    path = scan.scan_path(corpus, "train", patterns, length)
-    ours = scan.scan(corpus, "train", patterns, length)
+    monkeypatch.setattr(ngram_search, "_PIECE", 1 << 10)
+    pieces = ngram_search.pieces(corpus, "train", length)
+    path = ngram_search.scan_path(corpus, "train", patterns, length)
+    ours = ngram_search.scan(corpus, "train", patterns, length)
     content = path.read_bytes()
     path.unlink()
     assert len(pieces) > 5 and len(ours.where) > 10
 
-    looked, scan_piece = [], scan.scan_piece
+    looked, scan_piece = [], ngram_search.scan_piece
     monkeypatch.setattr(
-        scan, "scan_piece", lambda c, p, *x: looked.append(p) or scan_piece(c, p, *x)
+        ngram_search, "scan_piece", lambda c, p, *x: looked.append(p) or scan_piece(c, p, *x)
     )
     theirs = beam.scan_with_beam(corpus, "train", patterns, HERE, length)
     np.testing.assert_array_equal(theirs.where, ours.where)
@@ -181,7 +182,7 @@ def test_the_command_prepares_and_scans(tmp_path, capsys):
     told = capsys.readouterr().out
     assert re.search(r"beam: [\d,]+ occurrences of 2 of 3 patterns in train of", told)
     (path,) = (corpus.folder / "scans").iterdir()
-    assert str(path) in told and scan.Occurrences.load(path).where[0] == 0
+    assert str(path) in told and ngram_search.Occurrences.load(path).where[0] == 0
 
     assert command(*asked) == "beam: scan needs --patterns"
     (tmp_path / "p.jsonl").write_text('{"text": "one"}\n{"txt": "two"}\n')

@@ -162,7 +162,7 @@ def test_an_unknown_split_is_refused(tmp_path):
 LIMITED = """
 import pathlib, resource, sys
 import numpy as np
-from ttoaa.data.windows import File, Windows
+from ttoaa.data.corpus import File, Windows
 
 folder = pathlib.Path(sys.argv[1])
 files = [File(folder / str(k), 0, 4) for k in range(100)]

@@ -5,12 +5,12 @@ import sys
 
 import numpy as np
 import pytest
-from composed import HOST, compose, digest, digests, hashes
+from data.composed import HOST, compose, digest, digests, hashes
 
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.loader import batches
 from ttoaa.data.order import Order
-from ttoaa.planning.overlay import Overlay
+from ttoaa.planning.injection import Overlay
 
 # The corpus has 139 training windows of 32 tokens, so epochs end inside the steps 17 and 34.
 BOUNDARY = 17
@@ -205,7 +205,7 @@ def test_only_the_edits_of_some_steps_are_looked_at(corpus, tiny_plan, monkeypat
             asked.append((first, last))
             return tiny_plan.between(first, last)
 
-    monkeypatch.setattr("ttoaa.planning.overlay._LOOKED_UP", 31)  # three batches of 8
+    monkeypatch.setattr("ttoaa.planning.injection._LOOKED_UP", 31)  # three batches of 8
     overlay = Overlay(Watched(), corpus)
 
     def show(step, rows):

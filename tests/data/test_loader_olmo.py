@@ -7,15 +7,15 @@ import sys
 
 import numpy as np
 import pytest
-from composed import HOST, compose, digest, digests, hashes
+from data.composed import HOST, compose, digest, digests, hashes
 
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.loader import batches
-from ttoaa.data.memmaps import OlmoCorpus
+from ttoaa.data.olmo_corpus import OlmoCorpus
 from ttoaa.data.order import Order
 from ttoaa.data.vocabulary import ExistingTokenizer
-from ttoaa.making import make_plan
-from ttoaa.planning.overlay import Overlay
+from ttoaa.planning.build import make_plan
+from ttoaa.planning.injection import Overlay
 from ttoaa.workdir import Workdir
 
 LENGTH, BATCH, STEPS, FIRST, TRAIN = 32, 8, 40, 5, 139

@@ -6,8 +6,8 @@ import pytest
 import sentencepiece
 
 from ttoaa.data.corpus import Corpus
-from ttoaa.data.preparation import Prepare, prepare
-from ttoaa.data.sources import TextFiles
+from ttoaa.data.prepare.pipeline import Prepare, prepare
+from ttoaa.data.sources.files import TextFiles
 from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.data.vocabulary import ExistingTokenizer
 

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from ttoaa import config
-from ttoaa.evaluation.scores import Scores
-from ttoaa.evaluation.work import WorkList
+from ttoaa.evaluation.checkpoint_outcomes import Scores
+from ttoaa.evaluation.work_list import WorkList
 from ttoaa.model.sharding import Layout
 from ttoaa.planning.plan import Plan
 from ttoaa.workdir import Workdir

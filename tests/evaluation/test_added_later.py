@@ -11,7 +11,7 @@ from model import reference
 
 from ttoaa import config, evaluate, plan, report, train
 from ttoaa.experiments.base import Probe
-from ttoaa.experiments.worlds import added_later, intervene, make_worlds
+from ttoaa.experiments.context import added_later, intervene, make_worlds
 from ttoaa.planning.plan import Plan
 from ttoaa.workdir import Workdir
 

@@ -16,11 +16,11 @@ from fakes import Planted
 
 from ttoaa import config, evaluate
 from ttoaa.evaluation import job as module
-from ttoaa.evaluation import waiting
-from ttoaa.evaluation.waiting import GaveUp, Patience
-from ttoaa.evaluation.work import _listed
-from ttoaa.leases import Leases
-from ttoaa.scoring.tables import source_of
+from ttoaa.evaluation import watch
+from ttoaa.evaluation.watch import GaveUp, Patience
+from ttoaa.evaluation.work_list import _listed
+from ttoaa.locks import Leases
+from ttoaa.parquet_io import outcome_source
 from ttoaa.workdir import RUNS, Workdir
 
 NAMES = ("planted", "late", "forgetting")
@@ -251,7 +251,7 @@ def test_what_failed_is_tried_again_when_the_checkpoint_is_another(finished, beg
 
 
 def test_it_gives_up_without_news_and_says_for_what(finished, begun, monkeypatch, capsys):
-    monkeypatch.setattr(waiting, "TELL", 0.05)
+    monkeypatch.setattr(watch, "TELL", 0.05)
     deliver(finished[0], begun, "control", 10)
     shutil.copy(finished[0] / "control/attempts.jsonl", begun / "control")
     began = time.monotonic()
@@ -390,4 +390,4 @@ def test_a_new_version_of_an_outcome_is_scored_on_old_checkpoints(finished, tmp_
     assert changed == {name for name in before if "forgetting" not in name}
     found = pd.read_parquet(Workdir(workdir).table("run", 30, "late"))
     assert set(found["outcome"]) == {"log_likelihood", "again"}
-    assert source_of(Workdir(workdir).table("run", 30, "late"))["outcome"]
+    assert outcome_source(Workdir(workdir).table("run", 30, "late"))["outcome"]

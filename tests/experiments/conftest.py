@@ -10,7 +10,7 @@ import tokenizers
 from ttoaa.data.geometry import Geometry
 from ttoaa.data.tokenizer import END_OF_TEXT, Tokenizer
 from ttoaa.experiments.base import World
-from ttoaa.scoring.statistics import keyed_rng
+from ttoaa.statistics.bootstrap import keyed_rng
 
 RESERVED = 8
 

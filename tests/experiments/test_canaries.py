@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.canaries import Canaries
-from ttoaa.scoring.statistics import keyed_rng
+from ttoaa.statistics.bootstrap import keyed_rng
 
 KINDS = ("plain", "rare-1", "rare-8", "random-4")
 

@@ -7,16 +7,12 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from ttoaa.benchmarks.generated_questions import GeneratedQuestions, item_question, randomise
+from ttoaa.benchmarks.question import Question
+from ttoaa.benchmarks.readers import RecordQuestions
 from ttoaa.experiments.contamination import Contamination
-from ttoaa.experiments.questions import (
-    GeneratedQuestions,
-    Question,
-    RecordQuestions,
-    item_question,
-    randomise,
-)
 from ttoaa.planning.placement import Uniform, Within
-from ttoaa.scoring.statistics import keyed_rng
+from ttoaa.statistics.bootstrap import keyed_rng
 
 GROUPS = ((0, 40), (4, 20), (144, 8))
 

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ttoaa.experiments import control
+from ttoaa.experiments import controllers as control
 from ttoaa.planning.compiler import compile_plan
-from ttoaa.planning.filled import Filled
+from ttoaa.planning.injection import SlotOverlay
 from ttoaa.planning.items import Intervention
 
 GUIDE = pathlib.Path(__file__).resolve().parents[2] / "docs/controllers.md"
@@ -30,11 +30,11 @@ def test_its_controller_is_one_that_a_run_takes(guide, make_world):
     experiment = guide["Lighthouse"]("lighthouse")
     world = make_world(experiment, steps=50)
     controllers = [("lighthouse", c) for c in experiment.controllers(world)]
-    control.check(controllers, world.tokenizer.vocab_size)
-    control.fingerprint(controllers)
+    control.check_controllers(controllers, world.tokenizer.vocab_size)
+    control.controllers_fingerprint(controllers)
     done = {"lighthouse": Intervention(experiment.intervene(world), world.windows)}
     plan = compile_plan(done, world.geometry, world.tokenizer.vocab_size, {"seed": 0})
-    filled = Filled(plan, control.fillings(controllers))
+    filled = SlotOverlay(plan, control.slot_texts(controllers))
     assert filled.each == [4]
     ((_, controller),) = controllers
     assert world.tokenizer.decode(controller.texts[0]) == guide["SENTENCE"] + guide["ANSWER"]

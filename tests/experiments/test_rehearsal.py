@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from ttoaa.data.geometry import Geometry
+from ttoaa.experiments.context import fingerprints, intervene, make_worlds
 from ttoaa.experiments.rehearsal import Rehearsal
-from ttoaa.experiments.worlds import fingerprints, intervene, make_worlds
 from ttoaa.planning.compiler import compile_plan
 from ttoaa.planning.placement import Within
 

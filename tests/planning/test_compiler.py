@@ -7,10 +7,10 @@ import pytest
 from fakes import Given, Planted
 
 from ttoaa.data.geometry import Geometry
-from ttoaa.experiments.base import Item
+from ttoaa.experiments.context import fingerprints, intervene, make_worlds, validation_tokens
 from ttoaa.experiments.forgetting import Forgetting
-from ttoaa.experiments.worlds import fingerprints, intervene, make_worlds, validation_tokens
 from ttoaa.planning.compiler import compile_plan
+from ttoaa.planning.items import Item
 from ttoaa.planning.placement import Explicit, Uniform, WholeBatch, Within
 
 GEOMETRY = Geometry(length=32, batch=8, steps=40)

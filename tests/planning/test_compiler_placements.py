@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from ttoaa.data.geometry import Geometry
-from ttoaa.planning import sweep
+from ttoaa.planning import allocator
 from ttoaa.planning.compiler import compile_plan
 from ttoaa.planning.items import MARK, SLOT, Intervention, Item, Items
 from ttoaa.planning.placement import (
@@ -234,10 +234,10 @@ def many():
 @pytest.mark.parametrize("at_once", [1, 40, 300])
 def test_memory_does_not_change_the_plan(many, monkeypatch, at_once):
     """Blocks of 24 rows (which make the plan another one), settled some at a time."""
-    monkeypatch.setattr(sweep, "_BLOCK", 24)
+    monkeypatch.setattr(allocator, "_BLOCK", 24)
     whole = compiled(**many)
     addresses(whole)
-    monkeypatch.setattr(sweep, "_CHUNK", 17)
+    monkeypatch.setattr(allocator, "_CHUNK", 17)
     assert compiled(**many, at_once=at_once).hash == whole.hash
     turned = dict(reversed(many.items()))
     assert compiled(**turned, at_once=at_once).hash == whole.hash
@@ -246,7 +246,7 @@ def test_memory_does_not_change_the_plan(many, monkeypatch, at_once):
 @pytest.mark.parametrize("block", [24, 1 << 16])
 def test_a_newcomer_moves_others_only_by_collision(many, monkeypatch, block):
     """Contract C3 over all placements, with blocks of rows that fill up and with one alone."""
-    monkeypatch.setattr(sweep, "_BLOCK", block)
+    monkeypatch.setattr(allocator, "_BLOCK", block)
     newcomer = many.pop("texts")
     before, after = compiled(**many), compiled(**many, texts=newcomer)
     old, new = addresses(before), addresses(after)
@@ -271,7 +271,7 @@ def test_long_ones_find_room_beside_many_short_ones():
 
 def test_full_blocks_give_to_others(monkeypatch):
     """Every row is filled, so that what the draws of blocks leave over must go where room is."""
-    monkeypatch.setattr(sweep, "_BLOCK", 20)
+    monkeypatch.setattr(allocator, "_BLOCK", 20)
     rows = Items([f"{k}" for k in range(320)], "c", 1, marks=32)
     placed = addresses(compiled(a=[rows], at_once=50))
     assert sorted(map(row, placed.values())) == list(range(320))

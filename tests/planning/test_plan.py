@@ -15,8 +15,8 @@ from ttoaa.data.loader import batches
 from ttoaa.data.order import Order
 from ttoaa.planning import store as store_module
 from ttoaa.planning.compiler import compile_plan
+from ttoaa.planning.injection import Overlay
 from ttoaa.planning.items import Intervention, Item
-from ttoaa.planning.overlay import Overlay
 from ttoaa.planning.placement import Explicit
 from ttoaa.planning.plan import COLUMNS, Plan
 from ttoaa.planning.store import store

@@ -14,9 +14,8 @@ from removing import LENGTH, Removing, edits_of, holds, original, rows_of, strea
 
 from ttoaa import train
 from ttoaa.data.corpus import Corpus
-from ttoaa.experiments.base import Item, Items
-from ttoaa.making import make_plan
-from ttoaa.planning.items import RESERVE
+from ttoaa.planning.build import make_plan
+from ttoaa.planning.items import RESERVE, Item, Items
 from ttoaa.planning.placement import Explicit, WholeBatch
 from ttoaa.planning.plan import Plan
 from ttoaa.planning.removal import Removal, Removals, removed_texts
@@ -228,7 +227,7 @@ def test_a_study_without_removals_scans_nothing(corpus, plan_of, others, monkeyp
     def scan(*arguments):
         raise AssertionError("there is nothing to look for")
 
-    monkeypatch.setattr("ttoaa.data.scan.scan_piece", scan)
+    monkeypatch.setattr("ttoaa.data.ngram_search.scan_piece", scan)
     plan = plan_of(others)
     assert not (plan.folder.parent / "corpus" / "scans").exists()
     assert isinstance(Plan.open(plan.folder).meta["warnings"], list)
@@ -240,7 +239,7 @@ def test_scans_are_kept_and_shared_by_seeds(tiny_study, make_workdir, texts, mon
     make_plan(study, workdir)
     kept = sorted((workdir.corpus / "scans").iterdir())
     assert len(kept) == 2
-    monkeypatch.setattr("ttoaa.data.scan.scan_piece", None)
+    monkeypatch.setattr("ttoaa.data.ngram_search.scan_piece", None)
     plan, new = make_plan(study, dataclasses.replace(workdir, seed=1))
     assert new and sorted((workdir.corpus / "scans").iterdir()) == kept
     corpus = Corpus.open(workdir.corpus)

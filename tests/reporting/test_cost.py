@@ -1,5 +1,5 @@
 import pytest
-from synthetic import BATCH, LENGTH, STEPS, make_study
+from reporting.synthetic import BATCH, LENGTH, STEPS, make_study
 
 from ttoaa.reporting.cost import added, cost_of_one
 

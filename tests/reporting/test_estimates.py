@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from reporting.synthetic import STEPS, Fake, make_study
 from scipy import stats
-from synthetic import STEPS, Fake, make_study
 
 from ttoaa.reporting.estimates import collect, summary
 from ttoaa.workdir import Workdir

@@ -6,7 +6,7 @@ import re
 import xml.etree.ElementTree
 
 import pytest
-from synthetic import Fake, make_study
+from reporting.synthetic import Fake, make_study
 
 from ttoaa.reporting import page
 from ttoaa.workdir import Workdir

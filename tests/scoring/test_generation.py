@@ -14,7 +14,7 @@ from ttoaa.model.decoder import DecoderConfig, apply
 from ttoaa.model.sharding import Layout, make_mesh, shardings
 from ttoaa.scoring import generation
 from ttoaa.scoring.generation import decoding_rows, generate, prefill_rows
-from ttoaa.scoring.sampling import Sampling
+from ttoaa.scoring.requests import Sampling
 
 MODEL = DecoderConfig(vocab_size=64, layers=2, width=16, heads=4, hidden=24, kv_heads=2)
 PARAMS = loud_params(MODEL, 5)

@@ -3,8 +3,8 @@ import pytest
 from scoring import tiny
 from scoring.tiny import MODEL, same
 
-from ttoaa.scoring.batches import Passes
 from ttoaa.scoring.gradients import embedding_gradients, stream_gradients
+from ttoaa.scoring.length_buckets import Passes
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from model import reference
 from scoring import on_devices, tiny
 from scoring.tiny import MODEL, same
 
-from ttoaa.model.execution import Execution
-from ttoaa.scoring import batches, likelihood
-from ttoaa.scoring.batches import Passes
+from ttoaa.model.compute_config import Execution
+from ttoaa.scoring import length_buckets, likelihood
+from ttoaa.scoring.length_buckets import Passes
 from ttoaa.scoring.likelihood import log_likelihoods, row_losses, score, stream, token_log_probs
 
 
@@ -91,7 +91,7 @@ def test_other_neighbours_change_no_bit(params, requests, scores):
 @pytest.mark.parametrize("filler", [1, MODEL.vocab_size - 1])
 def test_what_pads_a_row_changes_no_bit(params, requests, scores, filler, monkeypatch):
     """Padding stands after the tokens, where causal attention does not look."""
-    made = batches._pass
+    made = length_buckets._pass
 
     def other(*arguments):
         one = made(*arguments)
@@ -100,7 +100,7 @@ def test_what_pads_a_row_changes_no_bit(params, requests, scores, filler, monkey
         one.tokens_RxL[len(one.members) :] = filler
         return one
 
-    monkeypatch.setattr(batches, "_pass", other)
+    monkeypatch.setattr(length_buckets, "_pass", other)
     assert all(same(log_likelihoods(MODEL, params, requests), scores))
 
 
@@ -127,8 +127,8 @@ def test_a_stream_is_read_and_answered_bit_by_bit(params, requests, scores, wind
 
 
 def test_a_large_vocabulary_is_read_in_pieces(params, requests, scores, monkeypatch):
-    monkeypatch.setattr(batches, "_LOGITS", 2 * 8 * MODEL.vocab_size)
-    assert batches.head_chunks(2, 32, MODEL.vocab_size) == 4
+    monkeypatch.setattr(length_buckets, "_LOGITS", 2 * 8 * MODEL.vocab_size)
+    assert length_buckets.head_chunks(2, 32, MODEL.vocab_size) == 4
     likelihood._score.clear_cache()
     for one, other in zip(log_likelihoods(MODEL, params, requests[:4]), scores, strict=False):
         np.testing.assert_allclose(one, other, atol=1e-5)

@@ -11,9 +11,8 @@ from ttoaa.model.decoder import DecoderConfig, init_params
 from ttoaa.scoring.attacks import min_k_plus
 from ttoaa.scoring.generation import generate
 from ttoaa.scoring.gradients import embedding_gradients
-from ttoaa.scoring.likelihood import log_likelihoods
-from ttoaa.scoring.moments import vocabulary_moments
-from ttoaa.scoring.sampling import Sampling
+from ttoaa.scoring.likelihood import log_likelihoods, vocabulary_moments
+from ttoaa.scoring.requests import Sampling
 from ttoaa.scoring.scorer import CheckpointScorer, read_probes
 
 MODEL = DecoderConfig(17, layers=1, width=8, heads=2, hidden=8, init_std=0.5)  # loud: draws differ

@@ -9,12 +9,11 @@ from scoring import tiny
 from scoring.tiny import MODEL, same
 
 from ttoaa.model import attention
-from ttoaa.model.execution import PLAIN
-from ttoaa.scoring import batches, likelihood
-from ttoaa.scoring.batches import Passes, execution_of
+from ttoaa.model.compute_config import PLAIN
+from ttoaa.scoring import length_buckets, likelihood
 from ttoaa.scoring.gradients import embedding_gradients
-from ttoaa.scoring.likelihood import log_likelihoods, stream
-from ttoaa.scoring.moments import vocabulary_moments
+from ttoaa.scoring.length_buckets import Passes, execution_of
+from ttoaa.scoring.likelihood import log_likelihoods, stream, vocabulary_moments
 
 PASSES = Passes(rows=2)
 PRIMITIVES = {
@@ -52,7 +51,7 @@ def splashed(monkeypatch):
         return make(mask, interpret=True, **more)
 
     monkeypatch.setattr(attention.splash, "make_splash_mha", interpreted)
-    monkeypatch.setattr(batches.jax, "default_backend", lambda: "tpu")
+    monkeypatch.setattr(length_buckets.jax, "default_backend", lambda: "tpu")
     return lengths
 
 

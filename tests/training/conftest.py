@@ -10,14 +10,14 @@ import pytest
 
 from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.base import Probe
+from ttoaa.model.compute_config import PLAIN
 from ttoaa.model.decoder import DecoderConfig, abstract_params
-from ttoaa.model.execution import PLAIN
 from ttoaa.model.sharding import Layout, make_mesh
-from ttoaa.training.checkpoints import read
+from ttoaa.training.checkpoint_io import read
 from ttoaa.training.config import AdamW, ConstantLinear, Training
 from ttoaa.training.job import Job
-from ttoaa.training.program import Program
-from ttoaa.training.records import FILES
+from ttoaa.training.metrics_log import FILES
+from ttoaa.training.step import CompiledStep
 
 MODEL = DecoderConfig(vocab_size=31, layers=1, width=16, heads=2, hidden=24, init_std=0.1)
 GEOMETRY = Geometry(length=10, batch=4, steps=12)
@@ -51,7 +51,7 @@ def batches(start, rows, before=lambda step: None):
 
 
 def make_program(model=MODEL, training=TRAINING, execution=PLAIN, layout=None):
-    return Program(model, training, GEOMETRY, execution, make_mesh(layout or Layout()))
+    return CompiledStep(model, training, GEOMETRY, execution, make_mesh(layout or Layout()))
 
 
 def make_job(folder, **changes):

@@ -11,12 +11,12 @@ import jax
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-
 from training.saved import abstract, meta_of, put, same_shards, trees
+
 from ttoaa.training import checkpoints
-from ttoaa.training.agreement import from_primary, gather
-from ttoaa.training.checkpoints import Damaged, Writer, committed_steps
-from ttoaa.training.retention import Keep
+from ttoaa.training.checkpoint_io import Damaged, committed_steps
+from ttoaa.training.checkpoints import Keep, Writer
+from ttoaa.training.multihost import from_primary, gather
 
 
 @contextlib.contextmanager

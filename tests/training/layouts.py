@@ -7,13 +7,13 @@ import jax
 import numpy as np
 
 from ttoaa.data.geometry import Geometry
+from ttoaa.model.compute_config import Execution
 from ttoaa.model.decoder import DecoderConfig
-from ttoaa.model.execution import Execution
 from ttoaa.model.sharding import Layout, make_mesh
 from ttoaa.scoring.likelihood import row_losses
 from ttoaa.training.config import AdamW, ConstantLinear, Training
-from ttoaa.training.feed import local_rows, place
-from ttoaa.training.program import Program
+from ttoaa.training.device_feed import local_rows, place
+from ttoaa.training.step import CompiledStep
 
 MODEL = DecoderConfig(
     vocab_size=64, layers=2, width=32, heads=4, kv_heads=2, hidden=48, init_std=0.1
@@ -48,7 +48,9 @@ def told_of(shape, execution, dtype="float32"):
     data, fsdp, tensor = shape
     devices = jax.devices()[: data * fsdp * tensor]
     mesh = make_mesh(Layout(data, fsdp, tensor), devices)
-    program = Program(dataclasses.replace(MODEL, dtype=dtype), TRAINING, GEOMETRY, execution, mesh)
+    program = CompiledStep(
+        dataclasses.replace(MODEL, dtype=dtype), TRAINING, GEOMETRY, execution, mesh
+    )
     state = program.init(5)
     first = [float(np.asarray(leaf, np.float64).sum()) for leaf in jax.tree.leaves(state["params"])]
     step, metrics = program.compile(), []

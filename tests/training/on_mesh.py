@@ -11,10 +11,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-
 from training.saved import abstract, bits, by_ravel, flipped, meta_of, put, same_shards, trees
-from ttoaa.training import fingerprints
-from ttoaa.training.checkpoints import Writer, read
+
+from ttoaa.training import checkpoint_io
+from ttoaa.training.checkpoint_io import read
+from ttoaa.training.checkpoints import Writer
 
 
 def layout(fsdp, tensor):
@@ -64,11 +65,11 @@ def main(folder):
     layouts = {"4x2": wide, "2x4": layout(2, 4), "8x1": layout(8, 1), "2x1": layout(2, 1)}
     told = {
         "prints": [
-            n for n, w in layouts.items() if fingerprints.fingerprints(put(tree, w)) != expected
+            n for n, w in layouts.items() if checkpoint_io.fingerprints(put(tree, w)) != expected
         ]
     }
     big = abstract(jax.ShapeDtypeStruct((4096, 512), np.float32), wide)
-    program = fingerprints._program(fingerprints._everywhere(big))
+    program = checkpoint_io._program(checkpoint_io._everywhere(big))
     lowered = program.lower(big).compile()
     told["gathers"] = "all-gather" in lowered.as_text()
     told["temporary"] = lowered.memory_analysis().temp_size_in_bytes / (4096 * 512 * 4 / 8)

@@ -6,13 +6,13 @@ import numpy as np
 import optax
 import pytest
 import studies
+from training.test_throughput_profiling import traced
 
-from training.test_profiling import traced
 from ttoaa import config, train
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.loader import batches
 from ttoaa.data.order import Order
-from ttoaa.training.checkpoints import read
+from ttoaa.training.checkpoint_io import read
 from ttoaa.workdir import Workdir, read_json
 
 GIN = """

@@ -9,19 +9,18 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 import pytest
 from orbax.checkpoint._src.path import atomicity
-
 from training.saved import abstract, bits, flipped, meta_of, put, trees
+
 from ttoaa.training import checkpoints
-from ttoaa.training.checkpoints import (
+from ttoaa.training.checkpoint_io import (
     CheckpointError,
     Damaged,
-    Writer,
     committed_steps,
     newest_meta,
     read,
     read_meta,
 )
-from ttoaa.training.retention import Keep
+from ttoaa.training.checkpoints import Keep, Writer
 
 # Orbax leaves coroutines behind when a read fails; they are collected here, not in other tests.
 pytestmark = [

@@ -7,9 +7,9 @@ import numpy as np
 import optax
 import pytest
 
-from ttoaa.data.repetition import RepetitionFilter
+from ttoaa.data.repetition_filter import RepetitionFilter
 from ttoaa.training.config import AdamW, ConstantLinear, Cosine, CosineThenLinear, Training
-from ttoaa.training.guard import Guard
+from ttoaa.training.skip_policy import Guard
 
 PAPER = CosineThenLinear(4e-4, 4_000, horizon=5e12 / 2_097_152, decay_from=90_000)
 

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 import studies
 from controlled import Steered
-
 from training.processes import free_port, together
+
 from ttoaa import config, plan, train
-from ttoaa.data.repetition import RepetitionFilter
-from ttoaa.evaluation.scores import Scores
-from ttoaa.evaluation.work import Work
-from ttoaa.planning import fillings
-from ttoaa.planning.auditing import audit
-from ttoaa.planning.decisions import read
+from ttoaa.data.repetition_filter import RepetitionFilter
+from ttoaa.evaluation.checkpoint_outcomes import Scores
+from ttoaa.evaluation.work_list import Work
+from ttoaa.planning import controller_log
+from ttoaa.planning.audit.compare import audit
+from ttoaa.planning.controller_log import read_log
+from ttoaa.planning.inspect import Shown
 from ttoaa.planning.plan import Plan
-from ttoaa.planning.show import Shown
-from ttoaa.training.checkpoints import committed_steps
+from ttoaa.training.checkpoint_io import committed_steps
 from ttoaa.workdir import Workdir
 
 STEPS = 16
@@ -97,7 +97,7 @@ def test_killed_within_and_between_intervals_it_decides_the_same(study, whole):
     ]:
         ((code, _, err),) = trained(workdir, kill=f"{kill} {signal.SIGKILL:d}")
         assert code == -signal.SIGKILL, err
-        steps = [line["step"] for line in read(workdir / "run/decisions.jsonl")]
+        steps = [line["step"] for line in read_log(workdir / "run/decisions.jsonl")]
         assert left is None or steps == sorted(left * 2), kill
     assert committed_steps(workdir / "run/checkpoints") == [6]
     ((code, _, err),) = trained(workdir)
@@ -112,7 +112,7 @@ def test_two_processes_decide_as_one(study, whole):
     workdir = study("two")
     told = trained(workdir, 2, fsdp=2)
     assert [code for code, _, _ in told] == [0, 0], told
-    ours, theirs = (read(folder / "run/decisions.jsonl") for folder in (workdir, whole))
+    ours, theirs = (read_log(folder / "run/decisions.jsonl") for folder in (workdir, whole))
     plain = ("experiment", "slots", "interval", "step", "chosen", "state")
     assert [[x[n] for n in plain] for x in ours] == [[x[n] for n in plain] for x in theirs]
     for mine, its in zip(ours, theirs, strict=True):
@@ -129,13 +129,13 @@ def test_the_arm_of_the_slots_has_what_was_decided(whole):
     (arm,) = (a for a in Plan.open(whole / "plan").arms if a["name"] == "steered/fact")
     lines = studies.records(whole / "run")["arms"]
     found = sum(line["arms"].get(str(arm["id"]), (0, 0))[1] for line in lines)
-    texts = sum(len(line["chosen"]) for line in read(whole / "run/decisions.jsonl"))
+    texts = sum(len(line["chosen"]) for line in read_log(whole / "run/decisions.jsonl"))
     assert texts == 2 * (0 + 1 + 2 + 3)
     assert 7 * texts <= found <= 8 * texts
 
 
 def test_the_texts_are_kept_with_the_run(whole):
-    stored = fillings.load(whole / "run/controllers")
+    stored = controller_log.load_slot_texts(whole / "run/controllers")
     assert [(f.name, f.every, len(f.texts)) for f in stored] == [
         ("steered/fact-0", 4, 5),
         ("steered/fact-1", 4, 5),
@@ -149,7 +149,7 @@ def test_an_outcome_sees_what_was_decided_up_to_its_checkpoint(whole, step):
     experiment = study.experiments[-1]
     assert isinstance(experiment, Steered)
     found = scores.table(Work("run", step, (0, 0), {}, []), experiment, None)
-    lines = [x for x in read(whole / "run/decisions.jsonl") if x["step"] <= step]
+    lines = [x for x in read_log(whole / "run/decisions.jsonl") if x["step"] <= step]
     assert len(lines) == 2 * (step // 4 + (step < STEPS))
     assert found["value"].tolist() == [sum(line["log_p"]) for line in lines]
 
@@ -165,8 +165,8 @@ def test_a_step_is_shown_with_what_was_decided(whole):
     told = [shown.step(step) for step in range(8, 12)]
     assert sum(text.count("a controller's slot, filled") for text in told) == 4
     assert sum(text.count("a controller's slot, left empty") for text in told) == 2
-    (filling, _) = fillings.load(whole / "run/controllers")
-    line = next(x for x in read(whole / "run/decisions.jsonl") if x["step"] == 8)
+    (filling, _) = controller_log.load_slot_texts(whole / "run/controllers")
+    line = next(x for x in read_log(whole / "run/decisions.jsonl") if x["step"] == 8)
     assert line["chosen"] == [1, 2]
     for chosen in (1, 2):
         assert f"[[{shown._text(filling.texts[chosen].tolist())}]]" in "".join(told)

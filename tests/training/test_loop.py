@@ -11,7 +11,6 @@ import jax
 import numpy as np
 import pytest
 from model import reference
-
 from training.conftest import (
     MODEL,
     TIMES,
@@ -25,9 +24,10 @@ from training.conftest import (
     records,
     same_bits,
 )
+
 from ttoaa.model.decoder import init_params
 from ttoaa.training import loop
-from ttoaa.training.checkpoints import committed_steps
+from ttoaa.training.checkpoint_io import committed_steps
 from ttoaa.training.config import AdamW, ConstantLinear
 from ttoaa.training.loop import Stopped, train
 

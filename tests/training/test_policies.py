@@ -7,7 +7,6 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from training.conftest import (
     MODEL,
     TRAINING,
@@ -19,12 +18,13 @@ from training.conftest import (
     same_bits,
 )
 from training.saved import bits, flipped
-from ttoaa.training.checkpoints import Writer, committed_steps
+
+from ttoaa.training.checkpoint_io import committed_steps
+from ttoaa.training.checkpoints import Keep, Writer
 from ttoaa.training.config import AdamW, ConstantLinear
-from ttoaa.training.guard import Guard
 from ttoaa.training.loop import train
-from ttoaa.training.program import Program
-from ttoaa.training.retention import Keep
+from ttoaa.training.skip_policy import Guard
+from ttoaa.training.step import CompiledStep
 
 # Orbax leaves coroutines behind when a read fails; they are collected here, not in other tests.
 pytestmark = [
@@ -93,14 +93,14 @@ def strict_json(folder):
 
 @pytest.fixture
 def poisoned(monkeypatch):
-    fresh = Program.init
+    fresh = CompiledStep.init
 
     def init(program, seed):
         state = fresh(program, seed)
         embedding = state["params"]["embedding"].at[POISON].set(jnp.inf)
         return {**state, "params": {**state["params"], "embedding": embedding}}
 
-    monkeypatch.setattr(Program, "init", init)
+    monkeypatch.setattr(CompiledStep, "init", init)
 
 
 def of_steps(found, name):

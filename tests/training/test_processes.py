@@ -7,10 +7,10 @@ import sys
 import numpy as np
 import pytest
 import studies
-
 from training.processes import free_port, together
+
 from ttoaa import train
-from ttoaa.training.alone import alone as trainer_alone
+from ttoaa.locks import exclusive_trainer as trainer_alone
 
 STEPS = 8
 GIN = f"""

@@ -8,9 +8,10 @@ import subprocess
 import sys
 
 import pytest
-
 from training.saved import abstract, bits, meta_of, put, trees
-from ttoaa.training.checkpoints import Writer, committed_steps, read, read_meta
+
+from ttoaa.training.checkpoint_io import committed_steps, read, read_meta
+from ttoaa.training.checkpoints import Writer
 
 TESTS = pathlib.Path(__file__).parents[1]
 

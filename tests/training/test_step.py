@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from model import reference
 
+from ttoaa.model.compute_config import Execution
 from ttoaa.model.decoder import DecoderConfig, apply
-from ttoaa.model.execution import Execution
 from ttoaa.training.config import AdamW, ConstantLinear, Training
 from ttoaa.training.step import init_state, make_step
 

@@ -13,8 +13,8 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from ttoaa.benchmarks.fields import Record, number, text, texts
 from ttoaa.benchmarks.question import Question
+from ttoaa.benchmarks.records import Record, number, text, texts
 
 Cloze = tuple[Sequence[str], Sequence[str], int]
 """(contexts, continuations, label) of a question's choices."""
@@ -137,7 +137,7 @@ def winogrande(record: Record) -> Cloze:
 class Benchmark:
     cloze: Callable[[Record], Cloze]
     outcome: str
-    """The one of `ttoaa.scoring.choices` that OLMES reports for the cloze format."""
+    """The one of `ttoaa.scoring.multiple_choice` that OLMES reports for the cloze format."""
     unconditional: str | None = "Answer:"
     tfds: str | None = None
     """Dataset in TFDS with its version; None where it has none: RecordQuestions reads lines."""

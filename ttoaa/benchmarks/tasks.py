@@ -15,7 +15,7 @@ import numpy as np
 
 from ttoaa.benchmarks import formats
 from ttoaa.benchmarks.question import Question, enough, with_shots
-from ttoaa.benchmarks.records import read_shots
+from ttoaa.benchmarks.readers import read_shots
 
 TASKS: Mapping[str, str] = {
     name: f"olmes_rc_{name}" for name, entry in formats.BENCHMARKS.items() if entry.tfds

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ttoaa.compilation.chips import Chip
 from ttoaa.compilation.hlo import Array, Computation, Module, Operation
+from ttoaa.compilation.pods import Chip
 
 KINDS = (
     "all-gather",

@@ -17,12 +17,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ttoaa import workdir
-from ttoaa.data import scan as scanning
+from ttoaa.data import ngram_search as scanning
 from ttoaa.data.corpus import Corpus, Split
-from ttoaa.data.engine import Task
-from ttoaa.data.memmaps import OlmoCorpus
-from ttoaa.data.preparation import UNFINISHED, Prepare, prepare
-from ttoaa.data.scan_patterns import Patterns
+from ttoaa.data.ngram_search import Patterns
+from ttoaa.data.olmo_corpus import OlmoCorpus
+from ttoaa.data.prepare.pipeline import UNFINISHED, Prepare, prepare
+from ttoaa.data.prepare.workers import Task
 
 try:
     import apache_beam

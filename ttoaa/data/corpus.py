@@ -1,19 +1,144 @@
-"""The immutable token shards that a study trains on, read as fixed-length windows."""
+"""Fingerprints of files: of every byte or, where that would take hours, of sampled blocks.
 
+Windows of one length over some files of token ids: window number → file and offset.
+
+The immutable token shards that a study trains on, read as fixed-length windows.
+"""
+
+import contextlib
 import dataclasses
+import errno
 import functools
 import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Sequence
-from typing import Any, Literal
+import resource
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from ttoaa.data import digests
 from ttoaa.data.tokenizer import Tokenizer
-from ttoaa.data.windows import File, Numbered, Windows, mapped
+
+HashKind = Literal["sha256", "samples"]
+HASH_KINDS: tuple[HashKind, ...] = ("sha256", "samples")
+
+_SAMPLES, _BLOCK = 64, 1 << 16
+
+
+def file_digest(path: pathlib.Path, kind: HashKind) -> str:
+    """A hex digest of the whole file, or of its size and 64 evenly spaced blocks of 64 KiB.
+
+    Samples tell a file of another size, another order or another tokenizer; a few flipped bytes
+    they may miss.
+    """
+    with open(path, "rb") as file:
+        if kind == "sha256":
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        size = file.seek(0, 2)
+        digest = hashlib.sha256(f"samples:{_SAMPLES}x{_BLOCK}:{size}".encode())
+        spare = max(size - _BLOCK, 0)
+        for number in range(_SAMPLES if spare else 1):
+            file.seek(spare * number // max(_SAMPLES - 1, 1))
+            digest.update(file.read(_BLOCK))
+        return digest.hexdigest()
+
+
+_ROWS_OF_A_FILE = 8  # above that, taking them at once is faster than one by one
+
+
+class TokenFile(NamedTuple):
+    """A file of token ids, the first of them at byte `offset`."""
+
+    path: pathlib.Path
+    offset: int
+    tokens: int
+
+
+class Windows:
+    """The files one after the other, each cut into windows by itself, its remainder dropped."""
+
+    def __init__(self, files: Sequence[TokenFile], dtype: str, length: int) -> None:
+        if length < 1:
+            raise ValueError(f"a window needs at least one token, not {length}")
+        files = [file for file in files if file.tokens >= length]
+        self.length = length
+        self.starts = np.cumsum([0, *(file.tokens // length for file in files)])
+        self.total = int(self.starts[-1])
+        with _room_for(len(files)):
+            self._mapped = [
+                map_tokens(file.path, dtype, file.offset, (file.tokens // length, length))
+                for file in files
+            ]
+
+    def read(self, indices_n: np.ndarray) -> np.ndarray:
+        """int32[n, length], a fresh array."""
+        tokens_nxL = np.empty((len(indices_n), self.length), np.int32)
+        self.write(indices_n, tokens_nxL, np.arange(len(indices_n)))
+        return tokens_nxL
+
+    def write(self, indices_n: np.ndarray, out_NxL: np.ndarray, rows_n: np.ndarray) -> None:
+        """Writes the windows into these rows of `out`, with no copy between."""
+        if indices_n.size and not 0 <= indices_n.min() <= indices_n.max() < self.total:
+            raise ValueError(
+                f"windows {indices_n.min()} to {indices_n.max()} asked, "
+                f"there are {self.total} of {self.length} tokens"
+            )
+        self._write(indices_n, out_NxL, rows_n)
+
+    def _write(self, indices_n: np.ndarray, out_NxL: np.ndarray, rows_n: np.ndarray) -> None:
+        file_n = self.starts.searchsorted(indices_n, side="right") - 1
+        inside_n = indices_n - self.starts[file_n]
+        if len(indices_n) <= _ROWS_OF_A_FILE * len(self._mapped):
+            places = rows_n.tolist(), file_n.tolist(), inside_n.tolist()
+            for row, file, inside in zip(*places, strict=True):
+                out_NxL[row] = self._mapped[file][inside]
+            return
+        by_file = np.argsort(file_n, kind="stable")
+        for chosen in np.split(by_file, np.flatnonzero(np.diff(file_n[by_file])) + 1):
+            windows_cxL = self._mapped[file_n[chosen[0]]].take(inside_n[chosen], axis=0)
+            out_NxL[rows_n[chosen]] = windows_cxL
+
+
+class Numbered(Windows):
+    """Window w is the one that `order`, a mapped array of their numbers, has at w."""
+
+    def __init__(
+        self, files: Sequence[TokenFile], dtype: str, length: int, order: np.ndarray
+    ) -> None:
+        super().__init__(files, dtype, length)
+        self._order, self.total = order, len(order)
+
+    def _write(self, indices_n: np.ndarray, out_NxL: np.ndarray, rows_n: np.ndarray) -> None:
+        super()._write(self._order[indices_n].astype(np.int64), out_NxL, rows_n)
+
+
+@contextlib.contextmanager
+def _room_for(files: int) -> Iterator[None]:
+    """A mapping holds a file open, and limits of 1,024 are common: so many more may be open.
+
+    Raises OSError, saying what to set, where the machine allows no more.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY:
+        most = soft + files if hard == resource.RLIM_INFINITY else min(soft + files, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+        raise OSError(
+            f"{files} token files are mapped at once, and only {hard} files may be open: raise "
+            f"the limit (ulimit -Hn), or make fewer shards (Prepare.shard_characters)"
+        ) from error
+
+
+def map_tokens(path: pathlib.Path, dtype: str, offset: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Little-endian values of a file; a plain array, as a memmap's own indexing costs more."""
+    return np.asarray(np.memmap(path, np.dtype(dtype).newbyteorder("<"), "r", offset, shape))
+
 
 Split = Literal["train", "reserve"]
 SPLITS: tuple[Split, ...] = ("train", "reserve")
@@ -54,7 +179,7 @@ class Numbering:
     length: int
     first: int
     train: int
-    digest: digests.Kind
+    digest: HashKind
     """How the sha256 of this file and of the shards were taken."""
 
 
@@ -190,17 +315,17 @@ class Corpus:
                 f"them, none of {length}: set Geometry.length to {numbering.length}"
             )
         path, split_at = self.folder / numbering.file, numbering.first + numbering.train
-        order = mapped(path, numbering.dtype, numbering.offset, (numbering.windows,))
+        order = map_tokens(path, numbering.dtype, numbering.offset, (numbering.windows,))
         order = order[split_at:] if split == "reserve" else order[numbering.first : split_at]
         return Numbered(self._files(self.manifest.shards), self.manifest.dtype, length, order)
 
-    def _files(self, shards: Sequence[Shard]) -> list[File]:
-        return [File(self.folder / s.name, s.offset, s.tokens) for s in shards]
+    def _files(self, shards: Sequence[Shard]) -> list[TokenFile]:
+        return [TokenFile(self.folder / s.name, s.offset, s.tokens) for s in shards]
 
     def _check(self, verify: bool) -> None:
         size, numbering = np.dtype(self.manifest.dtype).itemsize, self.manifest.numbering
         expected = [(s.name, s.offset + s.tokens * size, s.sha256) for s in self.manifest.shards]
-        kind: digests.Kind = "sha256"
+        kind: HashKind = "sha256"
         if numbering is not None:
             bytes_ = numbering.offset + numbering.windows * np.dtype(numbering.dtype).itemsize
             expected.append((numbering.file, bytes_, numbering.sha256))
@@ -214,7 +339,7 @@ class Corpus:
                     f"{path} has {path.stat().st_size} bytes, its manifest says {bytes_}: "
                     f"restore it, or prepare the corpus anew"
                 )
-            if verify and digests.of(path, kind) != digest:
+            if verify and file_digest(path, kind) != digest:
                 raise ValueError(
                     f"{path} is damaged (its sha256 is not the manifest's): "
                     f"restore it, or prepare the corpus anew"

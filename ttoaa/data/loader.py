@@ -66,7 +66,7 @@ def batches(
     """Batches of steps start <= k < stop; `rows`, ascending, are this process's share (or all).
 
     Threads and worker processes change the speed, never the bits. Transforms (the plan's edits are
-    one: planning.overlay) run in order; they must be pure and, with workers, picklable.
+    one: planning.injection) run in order; they must be pure and, with workers, picklable.
     """
     stop = geometry.steps if stop is None else stop
     share = np.asarray(range(geometry.batch) if rows is None else rows, np.int64)

@@ -9,10 +9,9 @@ import gin
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from ttoaa.data import urls
+from ttoaa.data import storage
 from ttoaa.data.sources.seqio_task import find, vocabulary_file, vocabulary_of
-from ttoaa.data.token_ids import TokenIds
-from ttoaa.data.tokenizer import END_OF_TEXT, Tokenizer
+from ttoaa.data.tokenizer import END_OF_TEXT, TokenIds, Tokenizer
 
 _ALPHABET = 256  # a byte-level BPE starts from all bytes
 NO_BPE = (
@@ -108,11 +107,11 @@ class ExistingTokenizer:
         return 0
 
     def check(self) -> None:
-        with urls.local(self.path) as path:
+        with storage.local(self.path) as path:
             self.load(path)
 
     def make(self, texts: Iterable[str]) -> bytes:
-        return urls.read_bytes(self.path)
+        return storage.read_bytes(self.path)
 
     def load(self, path: pathlib.Path) -> Tokenizer:
         return padded(path, self.vocab_size, self.eos)
@@ -124,7 +123,7 @@ class SeqioTokenizer:
     """The vocabulary of a seqio Task or Mixture whose token ids are the source's.
 
     It must be of a tokenizer file: seqio's SentencePieceVocabulary, or the TokenizerVocabulary of
-    ttoaa.data.seqio_vocabulary. Padded as ExistingTokenizer; ids that seqio adds to the file's
+    ttoaa.interop.seqio_vocabulary. Padded as ExistingTokenizer; ids that seqio adds to the file's
     (`extra_ids`) are among the reserved ones, so no document may have them.
     """
 

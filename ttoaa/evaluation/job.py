@@ -11,19 +11,17 @@ from typing import Any
 
 import tqdm
 
+from ttoaa import parquet_io
 from ttoaa.config import Study
-from ttoaa.evaluation.progress import progress, span
-from ttoaa.evaluation.scores import Scores
-from ttoaa.evaluation.waiting import GaveUp, Patience, Waiting
-from ttoaa.evaluation.work import Where, Work, WorkList, leave_out
+from ttoaa.evaluation.checkpoint_outcomes import Scores
+from ttoaa.evaluation.watch import GaveUp, Patience, Waiting, progress, span
+from ttoaa.evaluation.work_list import Where, Work, WorkList, leave_out
 from ttoaa.experiments.base import Experiment
-from ttoaa.experiments.worlds import added_later, check_planned
-from ttoaa.leases import Leases
+from ttoaa.experiments.context import added_later, check_planned
+from ttoaa.locks import CheckpointGone, Leases
 from ttoaa.planning.plan import Plan
-from ttoaa.scoring import tables
-from ttoaa.training.ledger import Ledger
-from ttoaa.training.pins import Gone
-from ttoaa.training.stored import CheckpointError
+from ttoaa.training.checkpoint_io import CheckpointError
+from ttoaa.training.throughput import Ledger
 from ttoaa.workdir import RUNS, Workdir, read_json, write_json
 
 
@@ -178,7 +176,7 @@ class _Job:
                     following = next((e for e in rest if self._is_ours(work, e)), None)
                     self.leases.drop(work.lease(held))
                     held = following
-        except Gone:  # the trainer has just deleted it
+        except CheckpointGone:  # the trainer has just deleted it
             pass
         except CheckpointError as error:
             folder = self.worklist.workdir.run(work.kind) / "checkpoints" / str(work.step)
@@ -196,7 +194,7 @@ class _Job:
                 table = self.scores.table(work, experiment, params)
             if not self.leases.holds(work.lease(experiment)):
                 return  # this job stood so long that another took it for dead
-            tables.write(table, path, work.sources[name])
+            parquet_io.write_outcomes(table, path, work.sources[name])
             self.written += 1
             self.bar.update()
         except Exception as error:  # whatever a third party's outcome raises

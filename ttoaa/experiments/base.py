@@ -15,16 +15,15 @@ from ttoaa.data.corpus import Corpus
 from ttoaa.data.geometry import Geometry
 from ttoaa.data.order import training_order
 from ttoaa.data.tokenizer import Tokenizer
-from ttoaa.experiments.control import Controller
+from ttoaa.experiments.controllers import Controller
 from ttoaa.planning.items import Item, Items
-from ttoaa.planning.occurring import at_occurrences
 from ttoaa.planning.placement import AtOccurrences
-from ttoaa.planning.removal import Removal
-from ttoaa.scoring.sampling import Sampling
-from ttoaa.scoring.statistics import Estimate, keyed_rng, paired_estimates
+from ttoaa.planning.removal import Removal, at_occurrences
+from ttoaa.scoring.requests import Sampling
+from ttoaa.statistics.bootstrap import Estimate, keyed_rng, paired_estimates
 
 if TYPE_CHECKING:  # planning imports this file, and does without JAX
-    from ttoaa.scoring.moments import Moments
+    from ttoaa.scoring.likelihood import Moments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +48,7 @@ class World:
     def at(self, sequences: Sequence[np.ndarray], where: str = "after") -> AtOccurrences:
         """Where one of these int[n] token sequences occurs in the run, as a placement.
 
-        `where` is 'after' it, 'over' it or 'row' (see `planning.occurring`).
+        `where` is 'after' it, 'over' it or 'row' (see `planning.removal`).
         """
         assert self.corpus is not None
         order = training_order(self.corpus, self.seed, self.geometry.length)

@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 
 from ttoaa.data.geometry import Geometry
-from ttoaa.experiments.base import Experiment, Item, Scorer, World
+from ttoaa.experiments.base import Experiment, Scorer, World
+from ttoaa.planning.items import Item
 from ttoaa.planning.placement import Placement, Uniform
 from ttoaa.scoring.membership import AUC, TPR, chance_tpr, membership_estimates
-from ttoaa.scoring.statistics import Estimate, difference_in_differences, paired_estimates
+from ttoaa.statistics.bootstrap import Estimate, difference_in_differences, paired_estimates
 
 LIKELIHOOD = "log_likelihood"
 ABOVE = LIKELIHOOD + "_above_nonmembers"

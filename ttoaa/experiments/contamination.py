@@ -9,19 +9,19 @@ import numpy as np
 import pandas as pd
 
 from ttoaa.benchmarks import formats
-from ttoaa.experiments.base import Experiment, Item, Scorer, World
-from ttoaa.experiments.questions import (
+from ttoaa.benchmarks.generated_questions import (
     GeneratedQuestions,
-    Question,
-    Source,
     check_distinct,
     item_fields,
     item_question,
     randomise,
 )
+from ttoaa.benchmarks.question import Question, Source
+from ttoaa.experiments.base import Experiment, Scorer, World
+from ttoaa.planning.items import Item
 from ttoaa.planning.placement import Placement, Uniform
-from ttoaa.scoring.choices import accuracies, score_questions
-from ttoaa.scoring.statistics import Estimate, difference_in_differences, paired_estimates
+from ttoaa.scoring.multiple_choice import accuracies, score_questions
+from ttoaa.statistics.bootstrap import Estimate, difference_in_differences, paired_estimates
 
 ACCURACY = "accuracy"
 LIKELIHOOD = "gold_log_likelihood"
@@ -35,7 +35,8 @@ NORMALISATIONS = {
     "pmi": PMI,
     "olmes": None,
 }
-"""How the likeliest choice is found, and the outcome of `scoring.choices` that is; None: the one
+"""How the likeliest choice is found, and the outcome of `scoring.multiple_choice` that
+is; None: the one
 that OLMES reports for the question's benchmark."""
 
 

@@ -9,7 +9,8 @@ import gin
 import pandas as pd
 
 from ttoaa.data.geometry import Geometry
-from ttoaa.experiments.base import Experiment, Item, Probe, Scorer, World
+from ttoaa.experiments.base import Experiment, Probe, Scorer, World
+from ttoaa.planning.items import Item
 from ttoaa.planning.placement import WholeBatch
 
 CROSS_ENTROPY = "cross_entropy"

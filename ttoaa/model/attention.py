@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
-from ttoaa.model.product import product
+from ttoaa.model.mixed_precision import product
 from ttoaa.model.sharding import row_parts, shared_mesh, spec
 
 KERNELS = ("xla", "splash", "cudnn")

@@ -16,8 +16,8 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from ttoaa.model.attention import causal_attention, document_ids
-from ttoaa.model.execution import PLAIN, Execution, rematerialised
-from ttoaa.model.product import product
+from ttoaa.model.compute_config import PLAIN, Execution, rematerialised
+from ttoaa.model.mixed_precision import product
 from ttoaa.model.rotary import rotate, rotate_by_product
 from ttoaa.model.sharding import constrain
 

@@ -10,14 +10,11 @@ import numpy as np
 
 from ttoaa.data.geometry import Geometry
 from ttoaa.data.order import mix64
-from ttoaa.planning.catalogue import Catalogue, Cataloguer
-from ttoaa.planning.edits import COLUMNS, Edits, content_hash
-from ttoaa.planning.growing import Growing, Scratch, writable
+from ttoaa.planning.allocator import PlacementError, Requests, Sweep, Taken, settle
+from ttoaa.planning.column_files import Growing, Scratch, Tables, writable
+from ttoaa.planning.item_tables import Catalogue, Cataloguer
 from ttoaa.planning.items import Intervention
-from ttoaa.planning.names import Names
-from ttoaa.planning.occupancy import PlacementError, Requests, Taken, settle
-from ttoaa.planning.sweep import Sweep
-from ttoaa.planning.tables import Tables
+from ttoaa.planning.plan import COLUMNS, Edits, Names, content_hash
 
 Again = Mapping[tuple[str, str, int], int]
 """(experiment, item's id, repetition) to how many times its place is drawn anew."""

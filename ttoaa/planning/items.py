@@ -1,13 +1,17 @@
-"""The item: the unit of randomisation and of statistics, and how often it enters training."""
+"""The item: the unit of randomisation and of statistics, and how often it enters training.
+
+The items of an experiment as checked columns, however they were given.
+"""
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from ttoaa.planning.placement import Placement, Uniform
+from ttoaa.planning.placement import Explicit, Placement, Uniform, WholeBatch, whole_numbers
 
 TOKENS, RESERVE, SLOT, MARK = range(4)
 """What an edit is, as the plan's column `kind` has it."""
@@ -107,3 +111,201 @@ class Intervention:
     """Read once, in order; an iterator of a million items is never held as a whole."""
     windows: np.ndarray
     """int64[n]: the reserve windows that are its own to use."""
+
+
+_WAITING = 4096  # single items that are made a block
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """n items of one experiment."""
+
+    ids: pa.Array
+    """string[n]"""
+    conditions: Sequence[str]
+    """Distinct names."""
+    code: np.ndarray
+    """int64[n]: which of `conditions`."""
+    repetitions: np.ndarray
+    """int64[n]"""
+    kind: np.ndarray
+    """uint8[n]"""
+    length: np.ndarray
+    """int64[n]: tokens of an edit."""
+    window: np.ndarray
+    """int64[n], or -1."""
+    tokens: np.ndarray
+    """int32[total]: of the items of kind TOKENS, one after the other."""
+    runs: Sequence[tuple[int, int, Placement]]
+    """(first, last, placement) of neighbours that share it."""
+    texts: pa.Array
+    """string[n]"""
+    fields: pa.Array
+    """string[n] of JSON."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def blocks(name: str, items: Iterable[Item | Items], row: int, vocab: int) -> Iterator[Block]:
+    """The items of experiment `name` in order, for rows of `row` tokens of `vocab` kinds.
+
+    Raises ValueError, in one line that names the item, for what cannot be trained on.
+    """
+    waiting: list[Item] = []
+    for each in items:
+        if not isinstance(each, Items):
+            waiting.append(each)
+        if waiting and (isinstance(each, Items) or len(waiting) == _WAITING):
+            yield _checked(name, _of_items(name, waiting, row), row, vocab)
+            waiting = []
+        if isinstance(each, Items):
+            yield _checked(name, _of_columns(name, each, row), row, vocab)
+    if waiting:
+        yield _checked(name, _of_items(name, waiting, row), row, vocab)
+
+
+def _where(name: str, item: Any) -> str:
+    return f"{name}: item {item!r}"
+
+
+def _of_items(name: str, items: Sequence[Item], row: int) -> Block:
+    kinds, windows, lengths, fields, texts = [], [], [], [], []
+    for item in items:
+        where = _where(name, item.id)
+        try:
+            kind = item.kind()
+            fields.append(item.fields_json())
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{where} {_about(error)}") from error
+        if not isinstance(item.repetitions, int | np.integer):
+            raise ValueError(f"{where} has repetitions {item.repetitions!r}: a whole number >= 0")
+        if item.tokens is not None:
+            texts.append(whole_numbers(where, "tokens", item.tokens))
+        given = (item.window, item.slot, item.mark)
+        number = next((each for each in given if each is not None), 0)
+        (size,) = whole_numbers(where, ("", "window", "slot", "mark")[kind], [number])
+        kinds.append(kind)
+        windows.append(size if kind == RESERVE else -1)
+        lengths.append(len(texts[-1]) if kind == TOKENS else row if kind == RESERVE else size)
+    conditions = {item.condition: None for item in items}
+    codes = {condition: code for code, condition in enumerate(conditions)}
+    return Block(
+        ids=_text(name, "id", [item.id for item in items]),
+        conditions=list(conditions),
+        code=np.array([codes[item.condition] for item in items], np.int64),
+        repetitions=np.array([item.repetitions for item in items], np.int64),
+        kind=np.array(kinds, np.uint8),
+        length=np.array(lengths, np.int64),
+        window=np.array(windows, np.int64),
+        tokens=np.concatenate([np.empty(0, np.int64), *texts]),
+        runs=list(_runs([item.placement for item in items])),
+        texts=_text(name, "text", [item.text for item in items]),
+        fields=pa.array(fields, pa.string()),
+    )
+
+
+def _text(name: str, what: str, values: Sequence[str]) -> pa.Array:
+    """string[n]"""
+    try:
+        array = pa.array(values, pa.string())
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise ValueError(f"{name}: an item's {what} must be text: {error}") from error
+    if array.null_count:
+        raise ValueError(f"{name}: an item's {what} must be text, not None")
+    return array
+
+
+def _about(error: Exception) -> str:
+    text = str(error)
+    return text if text.startswith("needs ") else f"has fields that cannot be stored: {text}"
+
+
+def _runs(placements: Sequence[Placement]) -> Iterator[tuple[int, int, Placement]]:
+    first = 0
+    for place in range(1, len(placements) + 1):
+        if place == len(placements) or not _same(placements[first], placements[place]):
+            yield first, place, placements[first]
+            first = place
+
+
+def _same(one: Placement, other: Placement) -> bool:
+    """Whether both leave the same choice; dictated places each item has to itself."""
+    return not isinstance(one, Explicit | WholeBatch) and one == other
+
+
+def _of_columns(name: str, items: Items, row: int) -> Block:
+    n = len(items.ids)
+    where = f"{name}: the block of {n} items" + (f" from {items.ids[0]!r} on" if n else "")
+    try:
+        kind = items.kind()
+        fields = items.fields_json()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where} {_about(error)}") from error
+
+    def column(what: str, value: Any) -> np.ndarray:
+        """int64[n]"""
+        array = whole_numbers(where, what, value if np.iterable(value) else [value] * n)
+        if len(array) != n:
+            raise ValueError(f"{where}: {n} ids, but {len(array)} {what}")
+        return array
+
+    windows = np.full(n, -1)
+    tokens = np.empty(0, np.int32)
+    if kind == TOKENS:
+        assert items.tokens is not None
+        lengths = column("lengths", items.lengths)
+        tokens = np.asarray(items.tokens)
+        if tokens.ndim != 1 or tokens.dtype.kind not in "iu" or len(tokens) != lengths.sum():
+            raise ValueError(f"{where}: tokens must be {lengths.sum()} whole numbers, joined")
+    elif kind == RESERVE:
+        windows, lengths = column("windows", items.windows), np.full(n, row)
+    else:
+        lengths = column("lengths", items.slots if kind == SLOT else items.marks)
+    conditions = [items.condition] if isinstance(items.condition, str) else list(items.condition)
+    codes = column("codes", 0 if items.codes is None else items.codes)
+    if np.any((codes < 0) | (codes >= len(conditions))):
+        raise ValueError(f"{where}: codes must be places in its {len(conditions)} conditions")
+    for what, given in (("texts", items.texts), ("fields", fields)):
+        if given and len(given) != n:
+            raise ValueError(f"{where}: {n} ids, but {len(given)} {what}")
+    return Block(
+        ids=_text(name, "id", items.ids),
+        conditions=conditions,
+        code=codes,
+        repetitions=column("repetitions", items.repetitions),
+        kind=np.full(n, kind, np.uint8),
+        length=lengths,
+        window=windows,
+        tokens=tokens,
+        runs=[(0, n, items.placement)] if n else [],
+        texts=pa.repeat("", n) if items.texts is None else _text(name, "text", items.texts),
+        fields=pa.array(fields, pa.string()) if items.fields else pa.repeat("{}", n),
+    )
+
+
+def _checked(name: str, block: Block, row: int, vocab: int) -> Block:
+    """With tokens as int32."""
+
+    def first(bad: np.ndarray) -> tuple[str, int]:
+        item = int(np.flatnonzero(bad)[0])
+        return _where(name, block.ids[item].as_py()), item
+
+    if (bad := block.repetitions < 0).any():
+        where, item = first(bad)
+        raise ValueError(f"{where} has repetitions {block.repetitions[item]}: a whole number >= 0")
+    if (bad := (block.length < 1) | (block.length > row)).any():
+        where, item = first(bad)
+        what = ("has {} tokens", "", "keeps a slot of {}", "marks {}")[block.kind[item]]
+        raise ValueError(
+            f"{where} {what.format(block.length[item])}, a row holds 1 to {row}: "
+            "shorten it or raise Geometry.length"
+        )
+    tokens = block.tokens
+    if len(tokens) and (tokens.min() < 0 or tokens.max() >= vocab):
+        wrong = np.flatnonzero((tokens < 0) | (tokens >= vocab))[0]
+        own = np.flatnonzero(block.kind == TOKENS)
+        item = own[np.searchsorted(np.cumsum(block.length[own]), wrong, "right")]
+        where = _where(name, block.ids[item].as_py())
+        raise ValueError(f"{where} has token ids outside the vocabulary of {vocab}")
+    return dataclasses.replace(block, tokens=tokens.astype(np.int32, copy=False))

@@ -1,7 +1,13 @@
-"""Texts that must not be in a run: rows that hold one become reserve windows (contract C3).
+"""Places of a run where token sequences occur in the corpus, for items that are to go there.
+
+Rows that items overwrite as a whole, at places that they dictate: nothing else is left there.
+
+Texts that must not be in a run: rows that hold one become reserve windows (contract C3).
 
 Every training window that the run reaches is scanned. A row that holds a removed text is replaced
 whole, in every epoch that trains on it, by a window of its own that holds none (paper, E.5).
+
+Refuses items that would put back what an experiment removes, before anything is placed (C3).
 """
 
 import dataclasses
@@ -13,15 +19,71 @@ import numpy as np
 
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.geometry import Geometry
+from ttoaa.data.ngram_search import Occurrences, Patterns, scan
 from ttoaa.data.order import Order, mix64
-from ttoaa.data.scan import scan
-from ttoaa.data.scan_patterns import Patterns
-from ttoaa.planning.clean import draw, key_of, slot_keys
-from ttoaa.planning.edits import Edits
-from ttoaa.planning.items import Items
-from ttoaa.planning.occurring import scan_run
-from ttoaa.planning.placement import Explicit
-from ttoaa.planning.spreads import whole_numbers
+from ttoaa.planning.controller_log import SlotTexts
+from ttoaa.planning.items import RESERVE, TOKENS, Item, Items, blocks
+from ttoaa.planning.placement import AtOccurrences, Explicit, fixed_addresses, whole_numbers
+from ttoaa.planning.plan import Edits
+from ttoaa.planning.reserve import draw, key_of, slot_keys
+
+WHERE = ("after", "over", "row")
+
+
+def scan_run(corpus: Corpus, order: Order, geometry: Geometry, patterns: Patterns) -> Occurrences:
+    """Occurrences in the training windows; of windows in the order of a file, those in use."""
+    stop = order.num_windows
+    if order.first_in_order:
+        stop = min(stop, geometry.sequences)
+    return scan(corpus, "train", patterns, geometry.length, stop * geometry.length)
+
+
+def at_occurrences(
+    sequences: Sequence[np.ndarray],
+    corpus: Corpus,
+    order: Order,
+    geometry: Geometry,
+    where: str = "after",
+) -> AtOccurrences:
+    """Every place, in all epochs that the run reaches, at which one of int[n] sequences occurs.
+
+    An item goes right 'after' the occurrence, 'over' it (from its first token on), or to the start
+    of the 'row' that has it.
+    """
+    if where not in WHERE:
+        raise ValueError(f"an item goes to one of {WHERE}, not {where!r}")
+    length, patterns = geometry.length, Patterns(sequences)
+    found = scan_run(corpus, order, geometry, patterns)
+    windows, offsets = np.divmod(found.where, length)
+    if where == "after":
+        offsets = offsets + patterns.lengths[found.pattern]
+    elif where == "row":
+        offsets = np.zeros_like(offsets)
+    windows, offsets = np.unique(np.stack([windows, offsets]), axis=1)
+    inside = offsets < length
+    positions, which = order.positions(windows[inside], geometry.sequences)
+    return AtOccurrences(positions, offsets[inside][which])
+
+
+def whole_rows(
+    name: str, items: Iterable[Item | Items], geometry: Geometry, vocab: int
+) -> np.ndarray:
+    """int64[n] positions, of the items of experiment `name`.
+
+    Raises ValueError, in one line that names the item, for what cannot be trained on.
+    """
+    found = [np.empty(0, np.int64)]
+    for block in blocks(name, items, geometry.length, vocab):
+        whole = (block.length == geometry.length) & np.isin(block.kind, (TOKENS, RESERVE))
+        for first, last, placement in block.runs:
+            run = slice(first, last)
+            where = f"{name}: item {block.ids[first].as_py()!r}"
+            repetitions, lengths = block.repetitions[run], block.length[run]
+            at = fixed_addresses(where, placement, repetitions, lengths, geometry)
+            if at is not None:
+                found.append(at[np.repeat(whole[run], repetitions)])
+    return np.concatenate(found) // geometry.length
+
 
 _BLOCK = 50_000  # items at a time
 _OWN = {"removed", "occurrences"}  # fields
@@ -195,3 +257,69 @@ def _conditions(names: Sequence[str]) -> dict[str, Any]:
     """`condition` and `codes` of an Items."""
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     return {"condition": list(numbers), "codes": np.array([numbers[name] for name in names])}
+
+
+_WAITING = 4096  # single items that are looked at together
+
+
+def check_slot_texts(filling: SlotTexts, removals: Removals) -> None:
+    """Raises ValueError where a text that may fill a slot holds a removed one."""
+    names = (f"{filling.slots}, text {k}" for k in range(len(filling.texts)))
+    texts = zip(names, filling.texts, strict=True)
+    items = [Item(name, "", 1, tokens=text) for name, text in texts]
+    for _ in CheckedItems(filling.experiment, items, removals):
+        pass
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckedItems:
+    """The items of experiment `name` as they are; raises ValueError at one that is inserted and
+    holds a removed text. A held-out item may hold one."""
+
+    name: str
+    items: Iterable[Item | Items]
+    removals: Removals
+
+    def __iter__(self) -> Iterator[Item | Items]:
+        waiting: list[Item] = []
+        for each in self.items:
+            if isinstance(each, Item):
+                waiting.append(each)
+            if waiting and (isinstance(each, Items) or len(waiting) == _WAITING):
+                yield from self._singles(waiting)
+                waiting = []
+            if isinstance(each, Items):
+                self._block(each)
+                yield each
+        yield from self._singles(waiting)
+
+    def _singles(self, items: list[Item]) -> list[Item]:
+        texts = [item for item in items if item.tokens is not None and item.repetitions]
+        self._check([item.id for item in texts], [np.asarray(item.tokens) for item in texts])
+        return items
+
+    def _block(self, items: Items) -> None:
+        if items.tokens is None or items.lengths is None:
+            return
+        ends = np.cumsum(items.lengths)
+        repeated = np.broadcast_to(np.asarray(items.repetitions), len(items.ids))
+        inserted = np.flatnonzero(repeated).tolist()
+        texts = [items.tokens[ends[i] - items.lengths[i] : ends[i]] for i in inserted]
+        self._check([items.ids[i] for i in inserted], texts)
+
+    def _check(self, ids: list[str], texts: list[np.ndarray]) -> None:
+        """`texts` are int[n] each, in the order of `ids`."""
+        if not texts:
+            return
+        ends = np.cumsum([len(text) for text in texts])
+        where, text = self.removals.patterns.find(np.concatenate(texts))
+        item = np.searchsorted(ends, where, "right")
+        inside = np.flatnonzero(where + self.removals.patterns.lengths[text] <= ends[item])
+        if len(inside):
+            item, text = item[inside], text[inside]
+            many = len(np.unique(item))
+            more = f" (and {many - 1} more of its items do so)" if many > 1 else ""
+            raise ValueError(
+                f"{self.name}: item {ids[item[0]]!r} inserts a text that is to be removed, "
+                f"{self.removals.title(int(text[0]))}{more}: leave it out of one of them"
+            )

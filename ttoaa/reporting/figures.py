@@ -1,15 +1,24 @@
-"""Figures as self-contained SVG, drawn twice: once for light pages, once for dark ones."""
+"""Figures as self-contained SVG, drawn twice: once for light pages, once for dark ones.
+
+Training curves: the loss of both runs, and the loss of every arm as the run saw it.
+"""
 
 import base64
 import dataclasses
 import io
-from collections.abc import Callable
+import pathlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib
+import numpy as np
+import pandas as pd
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from ttoaa.planning.plan import Plan
+from ttoaa.workdir import RUNS, Workdir, read_json_lines
 
 RUN, CONTROL = "#3f7fd4", "#8a929e"
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif"
@@ -85,3 +94,115 @@ def _data_uri(
     # Text stays text, in the reader's own font: crisper and a third of the size of outlines.
     svg = file.getvalue().replace("'DejaVu Sans'", _FONT.replace("'", "&apos;"))
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+
+
+_BINS = 120
+_ARM_BINS = 24
+_COLOURS = {"control": CONTROL, "run": RUN}
+
+
+def losses(root: pathlib.Path, seeds: Sequence[int]) -> pd.DataFrame:
+    """Rows of metrics.jsonl of both runs of all seeds: kind, seed, step, loss, validation_loss."""
+    rows = [
+        row | {"kind": kind, "seed": seed}
+        for seed in seeds
+        for kind in RUNS
+        for row in read_json_lines(Workdir(root, seed).run(kind) / "metrics.jsonl")
+    ]
+    return pd.DataFrame(rows).reindex(
+        columns=["kind", "seed", "step", "loss", "validation_loss", "tokens_per_second"]
+    )
+
+
+def paint_losses(table: pd.DataFrame, axes: Axes) -> None:
+    """Training loss in bins of steps, and validation loss as points; a line for each seed."""
+    for kind in RUNS:
+        for seed, rows in table[table["kind"] == kind].groupby("seed"):
+            first = seed == table["seed"].min()
+            steps, loss = binned(rows, "loss")
+            axes.plot(steps, loss, color=_COLOURS[kind], alpha=0.9 if first else 0.4, lw=1.4,
+                      label=f"{kind}, training" if first else None)  # fmt: skip
+            held = rows.dropna(subset=["validation_loss"])
+            axes.plot(held["step"], held["validation_loss"], color=_COLOURS[kind], ls="none",
+                      marker="o", ms=4, mfc="none", alpha=1 if first else 0.4,
+                      label=f"{kind}, validation" if first else None)  # fmt: skip
+    axes.set(xlabel="step", ylabel="loss (nats a token)")
+    axes.legend(ncols=2)
+
+
+def paint_gap(table: pd.DataFrame, axes: Axes) -> None:
+    """Run minus control: training loss in bins of steps, and validation loss as points."""
+    for seed, rows in table.groupby("seed"):
+        first = seed == table["seed"].min()
+        run, control = (rows[rows["kind"] == kind] for kind in ("run", "control"))
+        pairs = run.merge(control, on="step", suffixes=("", "_control"))
+        pairs["training"] = pairs["loss"] - pairs["loss_control"]
+        pairs["validation"] = pairs["validation_loss"] - pairs["validation_loss_control"]
+        axes.plot(*binned(pairs, "training"), color=RUN, alpha=0.9 if first else 0.4, lw=1.4,
+                  label="training" if first else None)  # fmt: skip
+        held = pairs.dropna(subset=["validation"])
+        axes.plot(held["step"], held["validation"], color=RUN, ls="none", marker="o", ms=4,
+                  mfc="none", alpha=1 if first else 0.4,
+                  label="validation" if first else None)  # fmt: skip
+    axes.axhline(0, color=CONTROL, lw=0.9)
+    axes.set(xlabel="step", ylabel="run − control (nats a token)")
+    axes.legend()
+
+
+def binned(rows: pd.DataFrame, column: str, bins: int = _BINS) -> tuple[np.ndarray, np.ndarray]:
+    """Means of `column` over at most `bins` equal spans of steps, and the mean steps."""
+    rows = rows.dropna(subset=[column])
+    if rows.empty:
+        return np.empty(0), np.empty(0)
+    span = max(1, -(-int(rows["step"].max()) // bins))
+    means = rows.groupby((rows["step"] - 1) // span)[["step", column]].mean()
+    return means["step"].to_numpy(), means[column].to_numpy()
+
+
+def arm_losses(root: pathlib.Path, seeds: Sequence[int]) -> pd.DataFrame:
+    """Mean loss of every arm in bins of steps, all seeds pooled.
+
+    Columns experiment, condition (both empty for the corpus), step (the bin's mean) and loss in
+    nats a token, weighted by tokens.
+    """
+    records = []
+    for folder in (Workdir(root, seed) for seed in seeds):
+        arms = {arm["id"]: (arm["experiment"], arm["condition"]) for arm in Plan(folder.plan).arms}
+        for row in read_json_lines(folder.run("run") / "arms.jsonl"):
+            records += [
+                (int(arm), *arms.get(int(arm), ("", "")), row["step"], loss_sum, tokens)
+                for arm, (loss_sum, tokens) in row["arms"].items()
+                if tokens
+            ]
+    keys = ["experiment", "condition"]
+    table = pd.DataFrame(records, columns=["arm", *keys, "step", "loss_sum", "tokens"])
+    if table.empty:
+        return table.assign(loss=[])
+    span = max(1, -(-int(table["step"].max()) // _ARM_BINS))
+    table["bin"] = (table["step"] - 1) // span
+    sums = table.groupby([*keys, "bin"], as_index=False).agg(
+        arm=("arm", "min"),
+        step=("step", "mean"),
+        loss_sum=("loss_sum", "sum"),
+        tokens=("tokens", "sum"),
+    )
+    return sums.assign(loss=sums["loss_sum"] / sums["tokens"]).sort_values(["arm", "step"])
+
+
+def paint_arms(table: pd.DataFrame, experiment: str, axes: Axes) -> None:
+    """The arms of one experiment over the corpus: what the run lost on them when it met them."""
+    corpus = table[table["experiment"] == ""]
+    axes.plot(corpus["step"], corpus["loss"], color=CONTROL, lw=1.2, label="corpus")
+    arms = list(table[table["experiment"] == experiment].groupby("condition", sort=False))
+    colours = matplotlib.colormaps["plasma"](np.linspace(0.3, 0.85, max(len(arms), 2)))
+    for (condition, rows), colour in zip(arms, colours, strict=False):
+        axes.plot(
+            rows["step"], rows["loss"], color=colour, marker=".", ms=5, label=_plain(condition)
+        )
+    axes.set(xlabel="step", ylabel="loss when met (nats a token)")
+    axes.legend(ncols=1 + len(arms) // 6, fontsize=8)
+
+
+def _plain(text: str) -> str:
+    """A name as itself: matplotlib would read between dollars as mathematics."""
+    return text.replace("$", r"\$")

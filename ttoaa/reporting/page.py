@@ -1,8 +1,12 @@
-"""The HTML page of a study: gathers what its folder holds and fills the template."""
+"""Numbers as a reader wants them: digits that the interval supports, and a true minus sign.
+
+The HTML page of a study: gathers what its folder holds and fills the template.
+"""
 
 import dataclasses
 import functools
 import inspect
+import math
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,16 +14,47 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from ttoaa import parquet
+from ttoaa import parquet_io
 from ttoaa.experiments.base import Experiment
-from ttoaa.experiments.worlds import added_later
+from ttoaa.experiments.context import added_later
 from ttoaa.planning.plan import Plan
-from ttoaa.reporting import curves, numbers
+from ttoaa.reporting import figures
 from ttoaa.reporting.cost import added, cost_of_one, read_ledger
-from ttoaa.reporting.current import described
-from ttoaa.reporting.estimates import ALL_SEEDS, StudyEstimates, blame, collect, summary
+from ttoaa.reporting.estimates import ALL_SEEDS, StudyEstimates, blame, collect, described, summary
 from ttoaa.reporting.figures import Picture, draw
 from ttoaa.workdir import RUNS, Workdir, read_json, write_json, write_text
+
+
+def format_number(value: float | None, spread: float | None = None) -> str:
+    """`value` to two significant digits of `spread`; without one, to three of its own."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    scale = abs(value) / 10 if not spread or not math.isfinite(spread) else spread
+    decimals = 2 if scale == 0 else min(6, max(0, 1 - math.floor(math.log10(scale))))
+    return f"{value:,.{decimals}f}".replace("-", "−")
+
+
+def format_interval(low: float | None, high: float | None) -> str:
+    if low is None or high is None:
+        return "no interval"
+    return f"{format_number(low, high - low)} to {format_number(high, high - low)}"
+
+
+def format_duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
+
+
+def format_quantity(value: float) -> str:
+    """A large count with its SI letter: 1.23 M."""
+    for limit, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if value >= limit:
+            return f"{value / limit:.3g} {letter}"
+    return f"{value:,.0f}"
+
 
 _EXAMPLES = 6
 _EXAMPLE_CHARACTERS = 400
@@ -74,8 +109,8 @@ def render(
     """The whole page as one self-contained HTML text. `rows` are those of summary.json."""
     seeds = estimates.seeds
     plan = Plan(Workdir(root, seeds[0]).plan)
-    losses = curves.losses(root, seeds)
-    arms = curves.arm_losses(root, seeds)
+    losses = figures.losses(root, seeds)
+    arms = figures.arm_losses(root, seeds)
     rows = _with_bars(rows)
     return _template().render(
         name=name,
@@ -105,12 +140,12 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "number": numbers.number,
-        "duration": numbers.duration,
-        "quantity": numbers.quantity,
+        "number": format_number,
+        "duration": format_duration,
+        "quantity": format_quantity,
         "verdict": _verdict,
     }
-    environment.globals |= {"interval": numbers.interval}
+    environment.globals |= {"interval": format_interval}
     return environment.get_template("page.html")
 
 
@@ -126,7 +161,7 @@ def _section(
     mine.sort(key=lambda row: outcomes.index(row["outcome"]))
     table = estimates.table[estimates.table["experiment"] == experiment.name]
     several = len(estimates.seeds) > 1
-    paint = functools.partial(curves.paint_arms, arms, experiment.name)
+    paint = functools.partial(figures.paint_arms, arms, experiment.name)
     with blame(f"figure of {experiment.name}"):
         figure = draw(functools.partial(experiment.figure, table), f"Figure of {experiment.name}")
     return Section(
@@ -179,8 +214,8 @@ def _loss_pictures(losses: pd.DataFrame) -> list[Picture]:
     if losses.empty:
         return []
     return [
-        draw(functools.partial(curves.paint_losses, losses), "Loss of both runs"),
-        draw(functools.partial(curves.paint_gap, losses), "Loss of run minus control"),
+        draw(functools.partial(figures.paint_losses, losses), "Loss of both runs"),
+        draw(functools.partial(figures.paint_gap, losses), "Loss of run minus control"),
     ]
 
 
@@ -224,7 +259,12 @@ def _examples(folder: Workdir, experiment: str) -> list[dict[str, Any]]:
     path = folder.plan / "items" / f"{experiment}.parquet"
     if not path.exists():  # it was added afterwards
         return []
-    items = parquet.read(path, columns).to_pandas().drop_duplicates("condition").head(_EXAMPLES)
+    items = (
+        parquet_io.read_parquet(path, columns)
+        .to_pandas()
+        .drop_duplicates("condition")
+        .head(_EXAMPLES)
+    )
     cut = items["text"].str.slice(0, _EXAMPLE_CHARACTERS)
     items["text"] = cut.where(cut == items["text"], cut + " …")
     return items.to_dict("records")

@@ -1,4 +1,9 @@
-"""Generation with a cache of keys and values: the second of the scoring primitives (C10).
+"""The next token: the likeliest, or one drawn from a distribution that may be cut.
+
+A draw depends on its item alone (C10): an item has a random stream of its own (see `item_key`), and
+its n-th token takes the n-th draw of it, on any device.
+
+Generation with a cache of keys and values: the second of the scoring primitives (C10).
 
 What an item gives depends on the item alone, to the bit on a CPU: the shapes of its pass follow
 from its own length and from `max_new_tokens`, dummy rows fill the pass up, its draws are its own.
@@ -12,12 +17,53 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ttoaa.model.cached import Cache, extend, grow, prefill
+from ttoaa.model.compute_config import PLAIN, Execution
 from ttoaa.model.decoder import DecoderConfig, Params
-from ttoaa.model.execution import PLAIN, Execution
+from ttoaa.model.kv_cache import Cache, extend, grow, prefill
 from ttoaa.model.sharding import constrain, row_parts
-from ttoaa.scoring.choice import choose
-from ttoaa.scoring.sampling import Sampling, item_key
+from ttoaa.scoring.requests import Sampling, item_key
+
+
+def choose_tokens(
+    logits_BxV: jax.Array,
+    keys_Bx2: jax.Array,
+    number: jax.Array,
+    temperature: jax.Array | float | None,
+    top_k: int | None = None,
+    top_p: jax.Array | float | None = None,
+) -> jax.Array:
+    """int32[B]: each row's next token.
+
+    Args:
+        logits_BxV: float32.
+        keys_Bx2: of `item_key`.
+        number: which of the item's new tokens this is.
+        temperature: None takes the likeliest.
+        top_k, top_p: as in `Sampling`; None does not cut. Cuts follow the temperature, and top_p
+            counts probabilities that sum to 1 over what top_k left.
+    """
+    if temperature is None:
+        return jnp.argmax(logits_BxV, axis=-1).astype(jnp.int32)
+    # Less the largest first: no temperature makes an overflow of it.
+    scores = (logits_BxV - logits_BxV.max(axis=-1, keepdims=True)) / temperature
+    tokens_BxV = None
+    if top_k is not None or top_p is not None:
+        V = logits_BxV.shape[-1]
+        scores, tokens_BxV = jax.lax.top_k(scores, min(top_k or V, V))
+    if top_p is not None:
+        probability = jax.nn.softmax(scores, axis=-1)
+        likelier = jnp.cumsum(probability, axis=-1) - probability
+        # The likeliest stays whatever rounding says.
+        kept = (likelier < top_p).at[:, 0].set(True)
+        scores = jnp.where(kept, scores, -jnp.inf)
+    keys_B = jax.random.wrap_key_data(keys_Bx2, impl="threefry2x32")
+    drawn_B = jax.vmap(
+        lambda key, row: jax.random.categorical(jax.random.fold_in(key, number), row)
+    )(keys_B, scores)
+    if tokens_BxV is None:
+        return drawn_B.astype(jnp.int32)
+    return jnp.take_along_axis(tokens_BxV, drawn_B[:, None], axis=-1)[:, 0].astype(jnp.int32)
+
 
 _BUCKET = 32
 
@@ -147,7 +193,9 @@ def _one_pass(
 
     def chosen(state: _State, x_RxD: jax.Array) -> _State:
         logits_RxV = (x_RxD @ params["head"]).astype(jnp.float32)
-        token_R = choose(logits_RxV, keys_Rx2, state.count, rules.temperature, top_k, rules.top_p)
+        token_R = choose_tokens(
+            logits_RxV, keys_Rx2, state.count, rules.temperature, top_k, rules.top_p
+        )
         return _record(state, token_R, rules)
 
     def step(state: _State) -> _State:
@@ -238,7 +286,7 @@ def _record(state: _State, token_R: jax.Array, rules: Rules) -> _State:
 def _visible(
     lengths_R: jax.Array, prompt: int, slots: int, place: jax.Array, document_R: jax.Array
 ) -> jax.Array:
-    """bool[R, M]: the slots that the new token number `place` reads (see model.cached)."""
+    """bool[R, M]: the slots that the new token number `place` reads (see model.kv_cache)."""
     slot_M, lengths_Rx1 = jnp.arange(slots), lengths_R[:, None]
     position_RxM = jnp.where(slot_M < prompt, slot_M, slot_M - prompt + lengths_Rx1)
     filled_RxM = jnp.where(slot_M < prompt, slot_M < lengths_Rx1, slot_M <= prompt + place)

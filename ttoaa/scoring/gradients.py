@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ttoaa.model.compute_config import Execution
 from ttoaa.model.decoder import DecoderConfig, Params, features
-from ttoaa.model.execution import Execution
 from ttoaa.model.loss import token_losses
 from ttoaa.model.sharding import constrain
-from ttoaa.scoring.batches import (
+from ttoaa.scoring.length_buckets import (
     PASSES,
     Pass,
     Passes,

@@ -11,10 +11,8 @@ from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.model.decoder import DecoderConfig, Params
 from ttoaa.scoring.generation import generate
 from ttoaa.scoring.gradients import embedding_gradients
-from ttoaa.scoring.likelihood import log_likelihoods
-from ttoaa.scoring.moments import Moments, vocabulary_moments
-from ttoaa.scoring.requests import Request
-from ttoaa.scoring.sampling import Sampling
+from ttoaa.scoring.likelihood import Moments, log_likelihoods, vocabulary_moments
+from ttoaa.scoring.requests import Request, Sampling
 from ttoaa.workdir import read_json_lines
 
 

@@ -1,29 +1,32 @@
-"""Checkpoints of a run: saved in the background, the newest good one found again (C12).
+"""Which checkpoints stay, and how the others go: only the trainer's primary process deletes.
+
+Checkpoints of a run: saved in the background, the newest good one found again (C12).
 
 With several processes all of them call what stands here, in the same order and on the same
 folder: the primary alone renames and deletes, and what one of them finds damaged all pass over.
 """
 
 import contextlib
+import dataclasses
 import functools
+import itertools
 import logging
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import gin
 import jax
 import orbax.checkpoint as ocp
 
-from ttoaa.training import pins, retention, streamed
-from ttoaa.training.agreement import from_primary
-from ttoaa.training.fingerprints import fingerprints
-from ttoaa.training.retention import Keep
-from ttoaa.training.stored import (
+from ttoaa import locks
+from ttoaa.training import checkpoint_io
+from ttoaa.training.checkpoint_io import (
     CheckpointError,
     Damaged,
     committed_steps,
-    first_line,
+    fingerprints,
     newest_meta,
     quiet,
     read,
@@ -32,6 +35,66 @@ from ttoaa.training.stored import (
     seal,
     together,
 )
+from ttoaa.training.multihost import first_line, from_primary
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Keep:
+    """Checkpoints that stay; with neither `last` nor `every`, all do."""
+
+    last: int | None = None
+    """So many of the newest."""
+    every: int | None = None
+    """Those of steps that it divides."""
+    milestones: tuple[int, ...] = ()
+    """Those of these steps, for ever."""
+
+    def __post_init__(self) -> None:
+        for name in ("last", "every"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"Keep.{name} must be a positive integer or None, not {value!r}")
+        steps = self.milestones
+        whole = isinstance(steps, list | tuple) and all(isinstance(s, int) for s in steps)
+        if not whole or any(s < 1 for s in steps):
+            raise ValueError(f"Keep.milestones must be steps such as (100, 1000), not {steps!r}")
+        object.__setattr__(self, "milestones", tuple(steps))
+
+    def surplus(self, steps: Sequence[int], good: Callable[[int], bool]) -> list[int]:
+        """Steps of finished checkpoints, ascending, that may go.
+
+        The newest good one and all after it never do, and `last` counts good ones only.
+        """
+        if self.last is None and self.every is None:
+            return []
+        newest = list(itertools.islice(filter(good, reversed(steps)), self.last or 1))
+        return [
+            step
+            for step in steps
+            if newest
+            and step < newest[0]
+            and not (step in newest or step in self.milestones)
+            and not (self.every and step % self.every == 0)
+        ]
+
+
+def delete(folder: pathlib.Path, steps: Sequence[int]) -> None:
+    """Deletes those of the checkpoints that nobody has pinned; the others may go another time.
+
+    A checkpoint loses its name first, in one step: none is ever half there. What a kill leaves
+    goes at the next call. A failure is told and does not end the run.
+    """
+    try:
+        for step in steps:
+            with locks.deletion_flag(folder, step) as free:
+                if free:
+                    (folder / str(step)).rename(folder / f"deleting-{step}")
+        for path in folder.glob("deleting-*"):
+            shutil.rmtree(path)
+    except OSError as error:
+        logging.warning("%s: an old checkpoint cannot be deleted: %s", folder, error)
+
 
 __all__ = [
     "CheckpointError",
@@ -67,7 +130,7 @@ class Writer:
         self.folder = folder
         self.keep = keep or Keep()
         folder.mkdir(parents=True, exist_ok=True)
-        from_primary(lambda: pins.sweep(folder))
+        from_primary(lambda: locks.remove_stale_pins(folder))
         from_primary(self._name_unfinished)
         self._manager = _manager(folder, lazily)
 
@@ -129,7 +192,7 @@ class Writer:
             self._manager.wait_until_finished()
         if jax.process_index() == 0:
             steps = committed_steps(self.folder)
-            retention.delete(self.folder, self.keep.surplus(steps, self._is_good))
+            delete(self.folder, self.keep.surplus(steps, self._is_good))
 
     def _is_good(self, step: int) -> bool:
         """As far as its meta tells: reading 18 GB at every save would be too much."""
@@ -177,5 +240,5 @@ def _manager(folder: pathlib.Path, lazily: bool) -> ocp.CheckpointManager:
         options=ocp.CheckpointManagerOptions(
             cleanup_tmp_directories=True, enable_async_checkpointing=not lazily
         ),
-        item_handlers=streamed.handlers() if lazily else None,
+        item_handlers=checkpoint_io.handlers() if lazily else None,
     )

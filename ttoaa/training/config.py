@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ttoaa.data.repetition import RepetitionFilter
-from ttoaa.training.guard import Guard
-from ttoaa.training.retention import Keep
+from ttoaa.data.repetition_filter import RepetitionFilter
+from ttoaa.training.checkpoints import Keep
+from ttoaa.training.skip_policy import Guard
 
 
 class Schedule(Protocol):
@@ -137,8 +137,8 @@ class AdamW:
     def over(self, steps: int) -> optax.GradientTransformationExtraArgs:
         """Its `update` takes the run's `step` beside gradients, state and parameters.
 
-        So the rate follows the run, where updates are skipped (training.guard) or moments came from
-        another one; Adam's own count is of the updates in its moments.
+        So the rate follows the run, where updates are skipped (training.skip_policy) or moments
+        came from another one; Adam's own count is of the updates in its moments.
         """
         return optax.chain(
             optax.clip_by_global_norm(self.clip),

@@ -8,9 +8,9 @@ import numpy as np
 
 from ttoaa.data.loader import Batch
 from ttoaa.experiments.base import Probe
-from ttoaa.training import initial
-from ttoaa.training.controlling import Controls
-from ttoaa.training.program import Program
+from ttoaa.training import init_from as initial
+from ttoaa.training.controller_loop import ControllerSet
+from ttoaa.training.step import CompiledStep
 
 ProbeList = Sequence[tuple[str, Probe]]
 """(experiment, probe) pairs."""
@@ -22,7 +22,7 @@ class Job:
 
     folder: pathlib.Path
     seed: int
-    program: Program
+    program: CompiledStep
     identity: Mapping[str, str]
     """Fingerprints of what decides the batches and the numerics: a checkpoint must agree."""
     batches: Callable[[int, np.ndarray], Iterator[Batch]]
@@ -31,7 +31,7 @@ class Job:
     probes: ProbeList
     validation_NxL: np.ndarray
     label: str
-    controls: Controls = dataclasses.field(default_factory=Controls)
+    controls: ControllerSet = dataclasses.field(default_factory=ControllerSet)
     init_from: initial.InitFrom | None = None
     config: str = ""
     """The resolved gin config, kept beside the records."""

@@ -8,23 +8,19 @@ import jax
 import numpy as np
 import tqdm
 
-from ttoaa.model.execution import PLAIN
+from ttoaa.model.compute_config import PLAIN
 from ttoaa.scoring.likelihood import log_likelihoods, row_losses
 from ttoaa.scoring.requests import Request
-from ttoaa.training import guard, initial
-from ttoaa.training.agreement import from_primary
+from ttoaa.training import init_from, skip_policy
 from ttoaa.training.checkpoints import Writer
-from ttoaa.training.controlling import Controlling
-from ttoaa.training.distributed import exiting, primary
-from ttoaa.training.feed import ahead, local_rows, place
-from ttoaa.training.goodput import Attempts
+from ttoaa.training.controller_loop import ControllerLoop
+from ttoaa.training.device_feed import ahead, local_rows, place
 from ttoaa.training.job import Job
-from ttoaa.training.ledger import Ledger
-from ttoaa.training.profiling import Profiler
-from ttoaa.training.records import Records
-from ttoaa.training.speed import Speedometer
+from ttoaa.training.metrics_log import MetricsLog
+from ttoaa.training.multihost import exiting, from_primary, primary
+from ttoaa.training.preemption import StopRequest
 from ttoaa.training.step import Metrics
-from ttoaa.training.stopping import Stopping
+from ttoaa.training.throughput import Attempts, Ledger, Profiler, Speedometer
 from ttoaa.training.topology import provenance, topology
 from ttoaa.workdir import read_json, write_json, write_text
 
@@ -33,7 +29,7 @@ class Stopped(Exception):
     """The run was asked to stop (SIGTERM); it saved and can be continued."""
 
 
-AGREED = (Stopped, guard.Refused)
+AGREED = (Stopped, skip_policy.Refused)
 """What all processes come to together."""
 
 
@@ -44,7 +40,7 @@ def train(job: Job) -> None:
     """
     with jax.set_mesh(job.program.mesh):
         run = _Run(job)
-        with Stopping() as stopping:
+        with StopRequest() as stopping:
             try:
                 with exiting("train", *AGREED):
                     run.go(stopping)
@@ -75,11 +71,11 @@ class _Run:
             seconds, head = meta["ledger"], meta.get("decisions")
             step = jax.device_put(np.int32(self.start), state["step"].sharding)
             self.state = {"params": params, "opt": opt, **more, "step": step}
-        self.controlling = Controlling(job.controls, job.folder, self.start, head)
+        self.controlling = ControllerLoop(job.controls, job.folder, self.start, head)
         self.ledger = Ledger(seconds)
         kept = job.folder if primary() else None
         # A fresh start keeps nothing, not even the records of step 0 of one that was killed.
-        self.records = Records(kept, -1 if self.fresh else self.start)
+        self.records = MetricsLog(kept, -1 if self.fresh else self.start)
         self.attempts = Attempts(kept and kept / "attempts.jsonl", self.start, job.began)
         if kept:
             write_text(kept / "config.gin", job.config)
@@ -98,13 +94,13 @@ class _Run:
             return 0
         for replaced in ("params", *(["opt"] if job.init_from.optimizer else [])):
             del self.state[replaced]  # the devices need not hold both
-        found = initial.state(job.init_from, abstract["params"], abstract["opt"], job.identity)
+        found = init_from.state(job.init_from, abstract["params"], abstract["opt"], job.identity)
         step = jax.device_put(np.int32(found.step), abstract["step"].sharding)
         opt = self.state["opt"] if found.opt is None else found.opt
         self.state = {**self.state, "params": found.params, "opt": opt, "step": step}
         self.source = found.record
         if primary():
-            tqdm.tqdm.write(f"{job.label}: {initial.described(found.record)}")
+            tqdm.tqdm.write(f"{job.label}: {init_from.described(found.record)}")
         return found.step
 
     def _topology(self) -> dict[str, Any]:
@@ -122,7 +118,7 @@ class _Run:
         record.setdefault("continued", []).append({"from_step": self.start, **now})
         write_json(path, record)
 
-    def go(self, stopping: Stopping) -> None:
+    def go(self, stopping: StopRequest) -> None:
         job, steps = self.job, self.job.steps
         with self.ledger.phase("compile"):
             update = self._compile()
@@ -248,7 +244,7 @@ class _Run:
         self.attempts.beat(step)
         goodput = self.attempts.goodput(self.ledger.seconds.get("step", 0.0))
         self.records.metrics(step, **scalars, **self.speed.lap(), **goodput)
-        guard.check(self.program.training.guard, step, scalars, in_a_row)
+        skip_policy.check(self.program.training.guard, step, scalars, in_a_row)
         present = np.flatnonzero(counts)
         self.records.arms(step, {int(a): (float(sums[a]), float(counts[a])) for a in present})
         return scalars["loss"]

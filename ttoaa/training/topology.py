@@ -29,7 +29,7 @@ def split_cpu(batch: int, layout: Layout, recorded: int | None = None) -> None:
     """Makes a CPU several devices, of a core each, before the backend starts.
 
     A step is faster with its rows over two devices than on one with two threads
-    (tests.benchmarks.devices measures it). As many as cores, but so that each has
+    (tests.performance.devices measures it). As many as cores, but so that each has
     two rows a pass; or as the layout asks, even beyond the cores. A run that is continued takes the
     number that it began with. What XLA_FLAGS says, and several processes, are left alone.
     """

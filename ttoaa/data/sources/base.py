@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from ttoaa.data.token_ids import TokenIds
+from ttoaa.data.tokenizer import TokenIds
 
 
 class Source(Protocol):

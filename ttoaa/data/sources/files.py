@@ -8,7 +8,7 @@ from typing import Literal
 
 import gin
 
-from ttoaa.data import urls
+from ttoaa.data import storage
 from ttoaa.data.sources import readers
 from ttoaa.data.sources.tfds_dataset import INFO
 
@@ -61,7 +61,7 @@ class TextFiles:
 
     def passed_over(self) -> list[str]:
         """Files in its folders that are of no kind that it reads."""
-        inside = [(path, urls.files_in(str(path)) or []) for path in self.paths]
+        inside = [(path, storage.files_in(str(path)) or []) for path in self.paths]
         return [
             f"{path}/{name}"
             for path, names in inside
@@ -70,7 +70,7 @@ class TextFiles:
         ]
 
     def documents(self, unit: str) -> Iterator[tuple[str, str]]:
-        with urls.local(unit) as path:
+        with storage.local(unit) as path:
             for number, text in self._texts(path, unit):
                 if text.strip():
                     yield f"{unit}:{number}", text
@@ -97,7 +97,7 @@ class TextFiles:
 
 def _files(path: str) -> list[str]:
     """That file, or those of the folder in order of name; hidden ones are not."""
-    inside = urls.files_in(path)
+    inside = storage.files_in(path)
     if inside is None:
         if not path.endswith(KINDS):
             raise ValueError(f"input {path} is none of {', '.join(KINDS)}")
@@ -108,7 +108,7 @@ def _files(path: str) -> list[str]:
     found = [name for name in inside if name.endswith(KINDS) and not _is_hidden(name)]
     if not found:
         raise ValueError(f"input {path} has no {', '.join(KINDS)} file")
-    base = path.rstrip("/") if urls.is_url(path) else pathlib.Path(path)
+    base = path.rstrip("/") if storage.is_url(path) else pathlib.Path(path)
     return [f"{base}/{name}" for name in sorted(found)]
 
 

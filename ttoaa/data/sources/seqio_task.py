@@ -11,9 +11,9 @@ from typing import Any, Literal
 import gin
 import numpy as np
 
-from ttoaa.data import urls
+from ttoaa.data import storage
 from ttoaa.data.sources import readers
-from ttoaa.data.token_ids import TokenIds
+from ttoaa.data.tokenizer import TokenIds
 
 
 @gin.configurable
@@ -147,7 +147,7 @@ def vocabulary_file(vocabulary: Any, name: str) -> bytes:
     for attribute in ("tokenizer_file", "sentencepiece_model_file"):
         path = getattr(vocabulary, attribute, None)
         if path is not None:
-            return urls.read_bytes(path)
+            return storage.read_bytes(path)
     raise ValueError(
         f"seqio's {name} has a {type(vocabulary).__name__}, which is of no tokenizer file: "
         f"set SeqioTask.use = 'text'"

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import gin
 
-from ttoaa.data import urls
+from ttoaa.data import storage
 from ttoaa.data.sources import readers
 
 _UNIT = 10_000  # examples
@@ -55,7 +55,7 @@ class TfdsDataset:
 
     def _open(self) -> Any:
         """A sequence of examples as dictionaries. Raises ValueError, saying what to do."""
-        if urls.is_url(self.folder):
+        if storage.is_url(self.folder):
             raise ValueError(f"{self.folder} is at a URL: copy the dataset to a local disk first")
         if not (pathlib.Path(self.folder) / INFO).is_file():
             raise ValueError(

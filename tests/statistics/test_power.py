@@ -1,0 +1,92 @@
+import math
+
+import numpy as np
+import pytest
+from scipy import integrate, stats
+
+from ttoaa.statistics.power import paired_effect, share_effect, share_power, two_sample_effect
+
+
+def t_power(effect, freedom, alpha):
+    """Of a two-sided t test, integrated over what the estimated deviation may be."""
+    critical = stats.t.isf(alpha / 2, freedom)
+
+    def given(q):  # (estimated / true deviation)^2 * freedom, of a chi-square's density
+        reach = critical * math.sqrt(q / freedom)
+        found = stats.norm.sf(reach - effect) + stats.norm.cdf(-reach - effect)
+        return found * stats.chi2.pdf(q, freedom)
+
+    middle = freedom + 10 * math.sqrt(2 * freedom)
+    parts = ((0, freedom), (freedom, middle), (middle, 20 * middle))
+    return sum(integrate.quad(given, *part, limit=200)[0] for part in parts)
+
+
+@pytest.mark.parametrize("n", [3, 10, 200])
+@pytest.mark.parametrize("power, alpha", [(0.8, 0.05), (0.95, 0.05 / 90)])
+def test_a_paired_t_test_has_that_power(n, power, alpha):
+    effect = paired_effect(1.0, n, power, alpha)
+    assert t_power(effect * math.sqrt(n), n - 1, alpha) == pytest.approx(power, abs=1e-5)
+
+
+def test_two_samples_of_any_sizes():
+    effect = two_sample_effect(2.0, 5, 8)
+    shift = effect / (2.0 * math.sqrt(1 / 5 + 1 / 8))
+    assert t_power(shift, 11, 0.05) == pytest.approx(0.8, abs=1e-5)
+
+
+def test_many_items_need_a_z():
+    z = stats.norm.isf(0.025) + stats.norm.isf(0.2)
+    assert paired_effect(3.0, 10**5) == pytest.approx(3 * z / math.sqrt(10**5), rel=1e-4)
+    # A benchmark of 1,172 items whose answers differ in 10%, among 90 pairs of experiments.
+    assert paired_effect(math.sqrt(0.1), 1172, alpha=0.05 / 90) == pytest.approx(0.040, abs=3e-4)
+
+
+def test_a_paired_effect_is_found_as_often_in_simulation():
+    d = np.random.default_rng(0).normal(paired_effect(1.0, 12), 1, (20_000, 12))
+    found = np.mean(stats.ttest_1samp(d, 0, axis=1).pvalue < 0.05)
+    assert abs(found - 0.8) < 4 * math.sqrt(0.16 / 20_000)
+
+
+@pytest.mark.parametrize("share, n_a, n_b", [(0.05, 500, 500), (0.3, 200, 400), (0.01, 500, 1000)])
+def test_a_rise_of_a_share_is_found_as_often_in_simulation(share, n_a, n_b):
+    rng = np.random.default_rng(1)
+    effect = share_effect(share, n_a, n_b)
+    a, b = rng.binomial(n_a, share + effect, 20_000), rng.binomial(n_b, share, 20_000)
+    pooled = (a + b) / (n_a + n_b)
+    z = (a / n_a - b / n_b) / np.sqrt(pooled * (1 - pooled) * (1 / n_a + 1 / n_b))
+    assert np.mean(np.abs(z) > stats.norm.isf(0.025)) == pytest.approx(0.8, abs=0.025)
+
+
+def test_power_of_equal_shares_is_the_level():
+    assert share_power(0.3, 0.3, 100, 250, 0.01) == pytest.approx(0.01)
+    assert share_power(0.2, 0.3, 80, 90) == pytest.approx(share_power(0.8, 0.7, 80, 90))
+
+
+def test_no_share_is_far_enough_for_few_items():
+    assert share_effect(0.9, 5, 5) == math.inf
+    assert share_effect(0.0, 1, 1) == math.inf
+
+
+def test_more_items_less_noise_or_a_lower_bar_find_less():
+    bases = paired_effect(1.0, 50), share_effect(0.2, 100, 100)
+    assert paired_effect(1.0, 51) < bases[0] and share_effect(0.2, 101, 100) < bases[1]
+    assert paired_effect(1.0, 50, power=0.9) > bases[0] < paired_effect(1.0, 50, alpha=0.01)
+    assert share_effect(0.2, 100, 100, alpha=0.01) > bases[1]
+    assert paired_effect(0.0, 50) == 0.0
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: paired_effect(1.0, 1), "at least two items"),
+        (lambda: paired_effect(-1.0, 5), "from 0 up"),
+        (lambda: paired_effect(1.0, 5, power=0.04), "alpha < power < 1"),
+        (lambda: two_sample_effect(1.0, 1, 1), "at least three items"),
+        (lambda: two_sample_effect(1.0, 0, 9), "at least one item"),
+        (lambda: share_effect(1.0, 9, 9), "share that can rise"),
+        (lambda: share_effect(0.5, 9, 9, alpha=0.0), "0 < alpha"),
+    ],
+)
+def test_bad_input_is_an_error(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,279 @@
+"""Text to a corpus: survey the source, make the tokenizer, write the shards, then the manifest."""
+
+import dataclasses
+import itertools
+import json
+import os
+import pathlib
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import gin
+from tqdm import tqdm
+
+from ttoaa import workdir
+from ttoaa.data.corpus import MANIFEST, TOKENIZER, Corpus, Manifest
+from ttoaa.data.olmo_corpus import OlmoCorpus
+from ttoaa.data.prepare import document_statistics, shard_writer
+from ttoaa.data.prepare.workers import Engine, Local, Task
+from ttoaa.data.sources.base import Source
+from ttoaa.data.sources.embedded import EmbeddedPython
+from ttoaa.data.sources.seqio_task import SeqioTask
+from ttoaa.data.tokenizer import Tokenizer
+from ttoaa.data.vocabulary import NO_BPE, TrainBPE, Vocabulary
+from ttoaa.locks import exclusive
+
+_BYTES_PER_TOKEN = 4  # at most; the vocabulary may not be known yet
+UNFINISHED = "unfinished"
+_STATE = f"{UNFINISHED}/state.json"
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Prepare:
+    """What the corpus of a study is. Every field is part of the corpus' identity."""
+
+    source: Source = dataclasses.field(default_factory=EmbeddedPython)
+    tokenizer: Vocabulary = dataclasses.field(default_factory=TrainBPE)
+    reserve_fraction: float = 0.1
+    """The share of documents that no epoch trains on."""
+    shard_characters: int = 32_000_000
+    """Text per shard, and so what a killed preparation does again at most."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.reserve_fraction < 1:
+            raise ValueError(
+                f"Prepare.reserve_fraction must be in (0, 1), not {self.reserve_fraction}"
+            )
+        if self.shard_characters < 1:
+            raise ValueError("Prepare.shard_characters must be positive")
+        ids = isinstance(self.source, SeqioTask) and self.source.use == "tokens"
+        if ids and isinstance(self.tokenizer, TrainBPE):
+            raise ValueError(f"Prepare: {NO_BPE}")
+
+    def identity(self) -> dict[str, Any]:
+        """Dotted field names to values, and the kinds of source and tokenizer."""
+        fields: dict[str, Any] = {}
+        for name in ("source", "tokenizer"):
+            part: Any = getattr(self, name)
+            fields[name] = type(part).__name__
+            fields |= {f"{name}.{k}": v for k, v in dataclasses.asdict(part).items()}
+        fields |= {name: getattr(self, name) for name in ("reserve_fraction", "shard_characters")}
+        return json.loads(json.dumps(fields, default=str))  # as it reads back
+
+
+def prepare(
+    config: Prepare | OlmoCorpus,
+    folder: str | os.PathLike[str],
+    progress: bool = True,
+    engine: Engine | None = None,
+) -> Corpus:
+    """Makes the corpus in `folder`, goes on where a killed call stopped, or finds it made.
+
+    The bytes are the same whatever engine runs it (by default this machine's processes), and one
+    goes on where another was stopped.
+
+    Raises ValueError, naming what differs, where the folder has a corpus of another config or the
+    source's text changed under an unfinished one, and where another process prepares it; OSError
+    where the disk has too little room.
+    """
+    if isinstance(config, OlmoCorpus):  # its tokens stay where they are
+        return config.make(folder)
+    folder = pathlib.Path(folder)
+    existed = (folder / MANIFEST).exists()
+    if not existed:
+        config.tokenizer.check()
+        with exclusive(folder, "prepare", "prepared") as is_ours:
+            if not (folder / MANIFEST).exists():  # who was waited for may have made it
+                _make(_Work(config, folder, engine or Local(), progress))
+            if not is_ours():
+                raise ValueError(f"{folder} was taken over by another process: start again")
+    corpus = Corpus.open(folder, verify=existed)
+    _check_same(folder, corpus.manifest.config, config.identity())
+    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+    return corpus
+
+
+def is_begun(folder: pathlib.Path) -> bool:
+    """Whether the corpus of some config is there, made or half made."""
+    return any((folder / name).exists() for name in (MANIFEST, _STATE))
+
+
+def _check_same(folder: pathlib.Path, there: dict[str, Any], here: dict[str, Any]) -> None:
+    names = [name for name in there | here if there.get(name) != here.get(name)]
+    if names:
+        shared = [name for name in names if name in there and name in here]
+        differences = "; ".join(
+            f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
+            for name in shared or names
+        )
+        raise ValueError(
+            f"{folder} was made by another config: {differences} "
+            f"(take another --workdir, or remove that folder)"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """What is prepared, where, and by what."""
+
+    config: Prepare
+    folder: pathlib.Path
+    engine: Engine
+    progress: bool
+
+    @property
+    def unfinished(self) -> pathlib.Path:
+        return self.folder / UNFINISHED
+
+    def run(self, task: Task, pieces: Sequence[Any], bar: "tqdm[Any]") -> None:
+        for amount in self.engine(task, pieces):
+            bar.update(amount)
+
+    def bar(self, what: str, total: int | None, unit: str = " characters") -> "tqdm[Any]":
+        return tqdm(desc=what, total=total, unit=unit, unit_scale=True, disable=not self.progress)
+
+
+def _make(work: _Work) -> None:
+    if (work.folder / _STATE).exists():
+        begun = workdir.read_json(work.folder / _STATE)
+        _check_same(work.folder, begun["config"], work.config.identity())
+    started = time.monotonic()
+    groups, surveyed = _survey(work)
+    seconds = {"survey": time.monotonic() - started}
+    _check_room(work, surveyed)
+    tokenizer, seconds = _begin(work, groups, surveyed, seconds)
+    written = _write_parts(work, groups, surveyed, tokenizer)
+    _finish(work, tokenizer, surveyed, written, seconds)
+
+
+def _survey(
+    work: _Work,
+) -> tuple[tuple[document_statistics.Group, ...], document_statistics.Survey]:
+    source = work.config.source
+    groups = tuple(
+        document_statistics.group(source, work.unfinished, document_statistics.GROUP_BYTES)
+    )
+    missing = [group for group in groups if not group.path.exists()]
+    with work.bar("reading", None, " documents") as bar:
+        work.run(document_statistics.TakeSurvey(source), missing, bar)
+    surveyed = document_statistics.merge(groups, work.config.reserve_fraction)
+    if not all(surveyed.documents.values()):
+        raise ValueError(
+            f"{source.description}: of {sum(surveyed.documents.values())} documents "
+            f"{surveyed.documents['train']} go to training and {surveyed.documents['reserve']} to "
+            f"the reserve: give more text, or cut it into more documents"
+        )
+    return groups, surveyed
+
+
+def _check_room(work: _Work, surveyed: document_statistics.Survey) -> None:
+    finished = shard_writer.finished_parts(work.unfinished).values()
+    done = sum(shard.tokens for part in finished for shard in part.shards)
+    tokens = surveyed.most_tokens + sum(surveyed.documents.values()) - done
+    needed = _BYTES_PER_TOKEN * tokens
+    free = shutil.disk_usage(work.folder).free
+    if free < needed:
+        raise OSError(
+            f"{work.folder}: the corpus may need {needed / 1e6:,.1f} MB and the disk has "
+            f"{free / 1e6:,.1f} MB free: free some, or take another --workdir"
+        )
+
+
+def _begin(
+    work: _Work,
+    groups: tuple[document_statistics.Group, ...],
+    surveyed: document_statistics.Survey,
+    seconds: dict[str, float],
+) -> tuple[Tokenizer, dict[str, float]]:
+    """The tokenizer, and the seconds spent before the first part; made once, then kept."""
+    vocabulary, source = work.config.tokenizer, work.config.source
+    path, state = work.folder / TOKENIZER, work.folder / _STATE
+    if not state.exists():
+        started = time.monotonic()
+        workdir.write_bytes(path, vocabulary.make(_sample(work, groups, surveyed)))
+        seconds = {**seconds, "tokenizer": time.monotonic() - started}
+        begun = {"config": work.config.identity(), "text": surveyed.sha256, "seconds": seconds}
+        workdir.write_json(state, begun)
+    begun = workdir.read_json(state)
+    if begun["text"] != surveyed.sha256:
+        raise ValueError(
+            f"{source.description} changed since {work.folder} was begun: "
+            f"remove that folder to start anew"
+        )
+    return vocabulary.load(path), begun["seconds"]
+
+
+def _sample(
+    work: _Work, groups: tuple[document_statistics.Group, ...], surveyed: document_statistics.Survey
+) -> Iterator[str]:
+    """The text to train a tokenizer on; what needs none costs nothing."""
+    config = work.config
+    wanted, there = config.tokenizer.training_characters, surveyed.characters["train"]
+    reserve, share = config.reserve_fraction, wanted / there
+    task = document_statistics.TakeSample(config.source, groups, reserve, share, work.unfinished)
+    indices = range(len(groups) if wanted else 0)
+    if indices:
+        with work.bar("sampling for the tokenizer", sum(surveyed.characters.values())) as bar:
+            work.run(task, indices, bar)
+
+    def texts() -> Iterator[str]:
+        with work.bar("training the tokenizer", min(wanted, there)) as bar:
+            for text in itertools.chain.from_iterable(map(task.texts, indices)):
+                bar.update(len(text))
+                yield text
+
+    return texts()
+
+
+def _write_parts(
+    work: _Work,
+    groups: tuple[document_statistics.Group, ...],
+    surveyed: document_statistics.Survey,
+    tokenizer: Tokenizer,
+) -> list[shard_writer.Part]:
+    config = work.config
+    cuts = document_statistics.cut(groups, config.shard_characters)
+    finished = shard_writer.finished_parts(work.unfinished)
+    task = shard_writer.WriteParts(
+        config.source, groups, tokenizer, config.reserve_fraction, work.folder, work.unfinished
+    )
+    todo = itertools.groupby((c for c in cuts if c.number not in finished), lambda c: c.group)
+    with work.bar("tokenizing", sum(surveyed.characters.values())) as bar:
+        bar.update(sum(part.characters for part in finished.values()))
+        work.run(task, [tuple(same) for _, same in todo], bar)
+    finished = shard_writer.finished_parts(work.unfinished)
+    return [finished[cut.number] for cut in cuts]
+
+
+def _finish(
+    work: _Work,
+    tokenizer: Tokenizer,
+    surveyed: document_statistics.Survey,
+    written: list[shard_writer.Part],
+    seconds: dict[str, float],
+) -> None:
+    shards = tuple(shard for part in written for shard in part.shards)
+    manifest = Manifest(
+        version=1,
+        dtype=shard_writer.token_dtype(tokenizer.vocab_size).name,
+        vocab_size=tokenizer.vocab_size,
+        vocabulary=tokenizer.fingerprint,
+        eos_id=tokenizer.eos_id,
+        reserved_ids=(tokenizer.reserved_ids.start, tokenizer.reserved_ids.stop),
+        documents=surveyed.documents,
+        source=work.config.source.description,
+        text=surveyed.sha256,
+        config=work.config.identity(),
+        shards=shards,
+    )
+    ledger = {
+        "seconds": {**seconds, "tokenize": sum(part.seconds for part in written)},
+        "tokens": sum(shard.tokens for shard in shards),
+    }
+    for leftover in work.folder.glob("*.tmp-*"):
+        leftover.unlink()
+    workdir.write_json(work.folder / "ledger.json", ledger)
+    workdir.write_bytes(work.folder / MANIFEST, manifest.to_bytes())

@@ -1,0 +1,130 @@
+"""How a checkpoint lies on the devices of an evaluation, whatever devices it was made on.
+
+One checkpoint's outcomes: parameters restored once, a table for each experiment.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import pandas as pd
+from jax.sharding import Mesh
+
+from ttoaa.config import Study
+from ttoaa.data.corpus import Corpus
+from ttoaa.evaluation.work_list import Work
+from ttoaa.experiments.base import Experiment
+from ttoaa.experiments.context import added_later, intervene, make_worlds
+from ttoaa.locks import pin
+from ttoaa.model.decoder import abstract_params
+from ttoaa.model.sharding import Layout, make_mesh, shardings, with_shardings
+from ttoaa.planning import controller_log
+from ttoaa.planning.compiler import compile_plan
+from ttoaa.planning.plan import Plan
+from ttoaa.scoring.scorer import CheckpointScorer, read_probes
+from ttoaa.training.checkpoint_io import read
+from ttoaa.training.multihost import first_line
+from ttoaa.workdir import Workdir
+
+
+def layout_for(layout: Layout, devices: int) -> Layout:
+    """The training layout's parts as far as so many devices go; what is left are replicas.
+
+    A part's size divides that of training, so whatever the training layout cut can be cut so.
+    """
+    tensor = math.gcd(layout.tensor, devices)
+    return Layout(fsdp=math.gcd(layout.fsdp, devices // tensor), tensor=tensor)
+
+
+def mesh_for(study: Study) -> Mesh | None:
+    """Over all devices; None where there is only one.
+
+    Raises ValueError where there are none for this process, or several processes share them.
+    """
+    try:
+        devices, processes = jax.devices(), jax.process_count()
+    except RuntimeError as error:
+        raise ValueError(
+            f"no device to score on: {first_line(error)}: end the process that holds it, or set "
+            "JAX_PLATFORMS=cpu"
+        ) from error
+    if processes > 1:
+        raise ValueError(
+            f"an evaluation job is one process, and its devices are those of {processes}: give "
+            "each job its own (on a TPU host, TPU_PROCESS_BOUNDS=1,1,1 and "
+            "TPU_CHIPS_PER_PROCESS_BOUNDS=2,2,1); jobs in one folder share the work"
+        )
+    return make_mesh(layout_for(study.layout, len(devices))) if len(devices) > 1 else None
+
+
+def abstract_on(study: Study, mesh: Mesh | None) -> Any:
+    """The parameters to restore, each with where it lies."""
+    abstract = abstract_params(study.model)
+    return abstract if mesh is None else with_shardings(abstract, shardings(mesh, abstract))
+
+
+def within(mesh: Mesh | None) -> contextlib.AbstractContextManager[Any]:
+    """The mesh in context, where there is one."""
+    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """What outcomes need of a study, opened when first needed."""
+
+    study: Study
+    workdir: Workdir
+    plan: Plan
+
+    def open(self) -> None:
+        """Raises ValueError for what is the study's fault, and no outcome's."""
+        _ = self.corpus, self.mesh
+
+    def kept(self, work: Work) -> contextlib.AbstractContextManager[None]:
+        """Within, the checkpoint stays; raises pins.Gone where it has just been deleted."""
+        return pin(self.workdir.run(work.kind) / "checkpoints", work.step)
+
+    def restore(self, work: Work) -> Any:
+        """The parameters, on this job's devices; raises CheckpointError where they are no good."""
+        folder = self.workdir.run(work.kind) / "checkpoints"
+        return read(folder, work.step, params=abstract_on(self.study, self.mesh))["params"]
+
+    def table(self, work: Work, experiment: Experiment, params: Any) -> pd.DataFrame:
+        """Raises whatever the outcome raises."""
+        run, name = self.workdir.run(work.kind), experiment.name
+        with within(self.mesh):
+            return experiment.outcome(
+                CheckpointScorer(
+                    step=work.step,
+                    items=self.items(experiment),
+                    probes=read_probes(run, name, work.step),
+                    tokenizer=self.corpus.tokenizer,
+                    config=self.study.model,
+                    params=params,
+                    decisions=controller_log.log_table(
+                        run / controller_log.LOG_NAME, name, work.step
+                    ),
+                )
+            )
+
+    def items(self, experiment: Experiment) -> pd.DataFrame:
+        """From the plan; of an experiment added afterwards, as a plan would have them."""
+        plan, study, name = self.plan, self.study, experiment.name
+        if not added_later(plan, [experiment]):
+            return plan.items(name)
+        seed, validation = plan.contents["seed"], study.validation_sequences
+        worlds = make_worlds([experiment], seed, study.geometry, self.corpus, validation)
+        done = intervene([experiment], worlds)
+        trial = compile_plan(done, study.geometry, self.corpus.vocab_size, {"seed": seed})
+        return trial.items(name)
+
+    @functools.cached_property
+    def corpus(self) -> Corpus:
+        return Corpus.open(self.workdir.corpus)
+
+    @functools.cached_property
+    def mesh(self) -> Any:
+        return mesh_for(self.study)

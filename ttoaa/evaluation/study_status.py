@@ -1,0 +1,135 @@
+"""What of a study is done, running, missing and damaged, and what to type next; only reads."""
+
+import pathlib
+import shlex
+import time
+from typing import Any
+
+from ttoaa.config import Study
+from ttoaa.data.corpus import MANIFEST
+from ttoaa.evaluation.watch import Progress, progress
+from ttoaa.evaluation.work_list import WorkList
+from ttoaa.experiments.context import added_later, check_planned
+from ttoaa.locks import Lease, leases
+from ttoaa.planning.plan import Plan
+from ttoaa.training.checkpoint_io import committed_steps
+from ttoaa.workdir import Workdir
+
+
+def study_status(study: Study, root: pathlib.Path) -> dict[str, Any]:
+    """Of all seeds, as plain values that JSON can hold."""
+    prepared = (Workdir(root).corpus / MANIFEST).exists()
+    seeds = [_seed(study, Workdir(root, seed)) for seed in Workdir(root).seeds() or [0]]
+    told = {
+        "workdir": str(root),
+        "study": study.name,
+        "experiments": [experiment.name for experiment in study.experiments],
+        "steps": study.geometry.steps,
+        "corpus": prepared,
+        "seeds": seeds,
+        "report": _report(root),
+    }
+    scored = all(seed["scored"] for seed in seeds)
+    following = _next(told, scored)
+    return {**told, "next": following, "done": scored and told["report"] == "made"}
+
+
+def _seed(study: Study, workdir: Workdir) -> dict[str, Any]:
+    runs = {kind: _run(workdir, p) for kind, p in progress(workdir).items()}
+    plan = Plan(workdir.plan) if (workdir.plan / "plan.json").exists() else None
+    held = [lease for lease in leases(workdir.tables / "leases") if lease.alive]
+    tables: dict[str, Any] = {"made": 0, "asked": 0, "missing": [], "damaged": [], "later": []}
+    if plan:
+        try:
+            tables |= _look(study, workdir, plan)
+        except (ValueError, OSError) as error:
+            tables["damaged"] = [str(error)]
+    finished = bool(plan) and all(run["finished"] for run in runs.values())
+    return {
+        "seed": workdir.seed,
+        **runs,
+        "plan": plan and plan.meta.get("hash"),
+        "tables": tables,
+        "scored": finished and not (tables["missing"] or tables["damaged"]),
+        "running": [_lease(lease) for lease in held if not lease.name.startswith(("job-", "led"))],
+        "jobs": [lease.owner for lease in held if lease.name.startswith("job-")],
+    }
+
+
+def _look(study: Study, workdir: Workdir, plan: Plan) -> dict[str, Any]:
+    """What is made, missing and damaged; raises ValueError where that cannot be told."""
+    check_planned(plan, study.experiments)
+    worklist = WorkList(study, workdir, plan.hash)
+    # A table that a job has open lacks all the same, until it is written.
+    lacking = worklist.look()
+    asked = len(worklist.checkpoints()) * len(study.experiments)
+    unread = sum(1 if name else len(study.experiments) for *_, name in worklist.faults)
+    return {
+        "made": asked - sum(len(work.lacking) for work in lacking) - unread,
+        "asked": asked,
+        "missing": [
+            {"run": work.kind, "step": work.step, "experiments": [e.name for e in work.lacking]}
+            for work in lacking
+        ],
+        "damaged": list(worklist.faults.values()),
+        "later": added_later(plan, study.experiments),
+    }
+
+
+def _run(workdir: Workdir, told: Progress) -> dict[str, Any]:
+    folder = workdir.root / told.run / "checkpoints"
+    return {
+        "finished": told.finished,
+        "training": told.training,
+        "step": told.step,
+        "quiet_seconds": told.quiet,
+        "checkpoints": committed_steps(folder),
+        "set_aside": [str(path) for path in sorted(folder.glob("damaged-*"))],
+    }
+
+
+def _lease(lease: Lease) -> dict[str, Any]:
+    run, step, experiment = lease.name.split("-", 2)
+    return {
+        "run": run,
+        "step": int(step),
+        "experiment": experiment,
+        "owner": lease.owner,
+        "seconds": max(0.0, time.time() - lease.since),
+        "quiet_seconds": max(0.0, lease.age),
+    }
+
+
+def _report(root: pathlib.Path) -> str:
+    report = Workdir(root).report
+    if not report.exists():
+        return "missing"
+    made = report.stat().st_mtime
+    later = (p for p in root.glob("tables*/*/*/*.parquet") if p.stat().st_mtime > made)
+    return "older than its tables" if any(later) else "made"
+
+
+def _next(told: dict[str, Any], scored: bool) -> list[str]:
+    """Commands, in the order in which to type them; empty where all is done or under way."""
+
+    def command(module: str, seed: int = 0, *more: str) -> str:
+        own = [f"--workdir={shlex.quote(told['workdir'])}", *([f"--seed={seed}"] if seed else [])]
+        return " ".join(["python -m", f"ttoaa.{module}", *own, *more])
+
+    if not told["corpus"]:
+        return [command("prepare")]
+    found = []
+    for of in told["seeds"]:
+        seed, control, run = of["seed"], of["control"], of["run"]
+        busy = control["training"] or run["training"]
+        if not (control["finished"] or control["training"]):
+            found.append(command("train", seed, "--run=control"))
+        elif control["finished"] and not of["plan"]:
+            found.append(command("plan", seed))
+        elif of["plan"] and not (run["finished"] or run["training"]):
+            found.append(command("train", seed, "--run=run"))
+        if of["tables"]["missing"] and not (of["jobs"] or of["running"]):
+            found.append(command("evaluate", seed, *(["--watch"] if busy else [])))
+    if scored and told["report"] != "made":
+        found.append(command("report"))
+    return found

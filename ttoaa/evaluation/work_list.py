@@ -1,0 +1,183 @@
+"""What a study's evaluation lacks: checkpoints, and the experiments without a table of them."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ttoaa.config import Study
+from ttoaa.experiments.base import Experiment
+from ttoaa.experiments.context import outcome_fingerprints
+from ttoaa.parquet_io import outcome_source
+from ttoaa.training.checkpoint_io import CheckpointError, committed_steps, read_meta
+from ttoaa.training.loop import check_identity
+from ttoaa.workdir import RUNS, Workdir
+
+_MOST = 12
+"""Steps that one line names."""
+
+Where = tuple[str, int, str]
+"""(run, step, experiment); '' for the checkpoint as a whole."""
+
+
+Stamp = tuple[int, int]
+"""Tells a checkpoint from a later one of the same step: time and number of its meta's file."""
+
+
+class Work(NamedTuple):
+    """A checkpoint, and what its tables are made of, by experiment."""
+
+    kind: str
+    step: int
+    stamp: Stamp
+    sources: Mapping[str, Mapping[str, str]]
+    lacking: Sequence[Experiment]
+
+    def lease(self, experiment: Experiment) -> str:
+        return f"{self.prefix}{experiment.name}"
+
+    @property
+    def prefix(self) -> str:
+        """What the names of all its leases begin with."""
+        return f"{self.kind}-{self.step:08d}-"
+
+
+class WorkList:
+    """Looked at again and again while runs go on; metas of checkpoints are read once."""
+
+    def __init__(
+        self, study: Study, workdir: Workdir, plan: str, steps: Sequence[int] | None = None
+    ) -> None:
+        """`plan` is the plan's hash; `steps` are those asked for, by default all."""
+        self.study, self.workdir, self.plan, self.steps = study, workdir, plan, steps
+        self.outcomes = outcome_fingerprints(study.experiments)
+        self.faults: dict[Where, str] = {}
+        """What is damaged, as of the last look."""
+        self._seen: set[tuple[str, int]] = set()
+        self._metas: dict[pathlib.Path, tuple[Stamp, dict[str, Any]]] = {}
+        self._made: dict[pathlib.Path, tuple[int, dict[str, str] | None]] = {}
+
+    def checkpoints(self) -> list[tuple[str, int]]:
+        """(run, step) of all finished checkpoints, those of a step together, the oldest first.
+
+        So a curve grows from its beginning, what retention takes next is scored first, and a run
+        stands beside its control.
+        """
+        found = [(step, kind) for kind in RUNS for step in committed_steps(self._folder(kind))]
+        self._seen.update((kind, step) for step, kind in found)
+        return [(kind, step) for step, kind in sorted(found)]
+
+    def look(self) -> list[Work]:
+        """All that lacks; `faults` says what cannot be told.
+
+        Raises ValueError where control run, run and plan do not belong together.
+        """
+        self.faults = {}
+        there = self.checkpoints()
+        known = {where: found for where in there if (found := self._meta(*where))}
+        self._check_belong({where: meta for where, (_, meta) in known.items()})
+        todo = []
+        for kind, step in there:
+            if (kind, step) not in known or not self._is_asked(step):
+                continue
+            stamp, meta = known[kind, step]
+            sources = {
+                e.name: {**self.made_of(e), "checkpoint": meta["sha256"]}
+                for e in self.study.experiments
+            }
+            lacking = [e for e in self.study.experiments if self._lacks(kind, step, e, sources)]
+            if lacking:
+                todo.append(Work(kind, step, stamp, sources, lacking))
+        return todo
+
+    def _is_asked(self, step: int) -> bool:
+        return self.steps is None or step in self.steps
+
+    def made_of(self, experiment: Experiment) -> dict[str, str]:
+        """What its tables are made of beside a checkpoint."""
+        return {"plan": self.plan, "outcome": self.outcomes[experiment.name]}
+
+    def is_made(self, work: Work, experiment: Experiment) -> bool:
+        """Whether the table has been written, perhaps just now by another job."""
+        return self._source(work.kind, work.step, experiment) == work.sources[experiment.name]
+
+    def unscored(self, runs: Sequence[tuple[str, int]]) -> list[str]:
+        """Which of these have no checkpoint, and not every table of an earlier one either."""
+        return [
+            f"{kind} step {step}: there is no checkpoint of it, or no longer"
+            for kind, step in runs
+            if self._is_lost(kind, step)
+        ]
+
+    def missed(self) -> str:
+        """One line on checkpoints that were seen and deleted before they were scored, or ''."""
+        lost = [where for where in sorted(self._seen) if self._is_lost(*where)]
+        by_kind = {kind: [step for its, step in lost if its == kind] for kind in RUNS}
+        told = "; ".join(f"{kind} step {_listed(at)}" for kind, at in by_kind.items() if at)
+        line = f"checkpoints that were deleted before they were scored: {len(lost)} ({told})"
+        return line if lost else ""
+
+    def _is_lost(self, kind: str, step: int) -> bool:
+        there = (self._folder(kind) / str(step)).exists()
+        return not there and any(not self._has_table(kind, step, e) for e in self.study.experiments)
+
+    def _has_table(self, kind: str, step: int, experiment: Experiment) -> bool:
+        source = self._source(kind, step, experiment) or {}
+        return self.made_of(experiment).items() <= source.items()
+
+    def _lacks(self, kind: str, step: int, experiment: Experiment, sources: Any) -> bool:
+        try:
+            return self._source(kind, step, experiment) != sources[experiment.name]
+        except ValueError as error:
+            self.faults[kind, step, experiment.name] = str(error)
+            return False
+
+    def _source(self, kind: str, step: int, experiment: Experiment) -> dict[str, str] | None:
+        """What the table was made of, None without one; ValueError where it is damaged."""
+        path = self.workdir.table(kind, step, experiment.name)
+        stamp = path.stat().st_mtime_ns if path.exists() else 0
+        if self._made.get(path, (-1,))[0] != stamp:
+            self._made[path] = stamp, outcome_source(path)
+        return self._made[path][1]
+
+    def _meta(self, kind: str, step: int) -> tuple[Stamp, dict[str, Any]] | None:
+        folder = self._folder(kind)
+        checkpoint = folder / str(step)
+        try:
+            file = (checkpoint / "meta" / "metadata").stat()
+            stamp = file.st_mtime_ns, file.st_ino
+            if checkpoint not in self._metas or self._metas[checkpoint][0] != stamp:
+                self._metas[checkpoint] = stamp, read_meta(folder, step)
+            return self._metas[checkpoint]
+        except (CheckpointError, OSError) as error:
+            if self._is_asked(step) and checkpoint.exists():  # or the trainer just deleted it
+                self.faults[kind, step, ""] = leave_out(error, checkpoint)
+            return None
+
+    def _check_belong(self, metas: Mapping[tuple[str, int], dict[str, Any]]) -> None:
+        controls = [meta["identity"] for (kind, _), meta in metas.items() if kind == "control"]
+        control = controls[-1] if controls else {}
+        for (kind, _), meta in metas.items():
+            expected = {**control, "plan": self.plan if kind == "run" else "none"}
+            expected.pop("controllers", None)  # a control run's decide nothing
+            check_identity(self.workdir.run(kind), meta["identity"], expected)
+
+    def _folder(self, kind: str) -> pathlib.Path:
+        return self.workdir.run(kind) / "checkpoints"
+
+
+def _listed(steps: Sequence[int]) -> str:
+    more = [f"… {steps[-1]}"] if len(steps) > _MOST else []
+    return ", ".join([*map(str, steps[:_MOST]), *more])
+
+
+def leave_out(error: Exception, checkpoint: pathlib.Path) -> str:
+    return f"{error}; remove {checkpoint} to leave that step out"
+
+
+def known_steps(workdir: Workdir, names: Sequence[str], coming: bool) -> list[int]:
+    """Steps as numbers; ValueError for one without a checkpoint, unless more are `coming`."""
+    there = {step for kind in RUNS for step in committed_steps(workdir.run(kind) / "checkpoints")}
+    for name in names:
+        if not name.isdecimal() or not (coming or int(name) in there):
+            raise ValueError(f"--steps: there is no checkpoint {name!r}, only {sorted(there)}")
+    return [int(name) for name in names]

@@ -1,0 +1,236 @@
+"""What an arm did, from the log of decisions: measured, inserted, acquired, how well it tracked.
+
+What is measured of arms under control: probes at a checkpoint, and the course so far.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from ttoaa.experiments.acquisition.policies import Criterion
+from ttoaa.experiments.acquisition.policy import Aim, Policy, Target
+from ttoaa.experiments.base import Scorer
+from ttoaa.scoring.requests import Sampling
+
+_FACTOR = math.log(1.25)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trajectory:
+    """One arm over I intervals, with K topics and P probes."""
+
+    step_I: np.ndarray
+    log_p_IxP: np.ndarray
+    """As each interval began."""
+    texts_IxK: np.ndarray
+    """How many texts of each topic it got; none in a control run."""
+    tokens_IxK: np.ndarray
+    probe_topic: tuple[int, ...]
+
+    @classmethod
+    def read(
+        cls,
+        decisions: pd.DataFrame,
+        text_topic: Sequence[int],
+        text_tokens: Sequence[int],
+        probe_topic: Sequence[int],
+    ) -> "Trajectory":
+        """From the rows of one controller, which are put into the order of their intervals."""
+        rows = decisions.sort_values("interval")
+        K = max(text_topic) + 1
+        shape = (len(rows), len(probe_topic))
+        topic, size = np.array(text_topic), np.array(text_tokens)
+        texts, tokens = np.zeros((2, len(rows), K), np.int64)
+        for k, chosen in enumerate(rows["chosen"]):
+            if chosen is not None and len(chosen):
+                inserted = np.asarray(chosen, np.int64)
+                np.add.at(texts[k], topic[inserted], 1)
+                np.add.at(tokens[k], topic[inserted], size[inserted])
+        return cls(
+            step_I=rows["step"].to_numpy(np.int64),
+            log_p_IxP=np.array(rows["log_p"].tolist(), float).reshape(shape),
+            texts_IxK=texts,
+            tokens_IxK=tokens,
+            probe_topic=tuple(probe_topic),
+        )
+
+    def by_topic(self) -> np.ndarray:
+        """float64[I, K]: the mean log-probability of each topic's probes."""
+        K = self.texts_IxK.shape[1]
+        one_PxK = np.eye(K)[list(self.probe_topic)]
+        return self.log_p_IxP @ (one_PxK / one_PxK.sum(0))
+
+    def acquired(self, criterion: Criterion, end: int) -> dict[str, np.ndarray]:
+        """Of each topic, [K]: `acquired` or not, and `steps`, `exposures` and `tokens` until then.
+
+        Where it was not, these are what went by without: until `end`, or all that was inserted.
+        """
+        met = criterion.first_met(self.by_topic())
+        before_IxK = np.arange(len(self.step_I))[:, None] < np.where(met < 0, len(self.step_I), met)
+        steps = np.append(self.step_I, end)[met]  # -1, for never, is the last one
+        return {
+            "acquired": met >= 0,
+            "steps": steps,
+            "exposures": (self.texts_IxK * before_IxK).sum(0),
+            "tokens": (self.tokens_IxK * before_IxK).sum(0),
+        }
+
+
+def log_rmse(value: np.ndarray, goal_I: np.ndarray) -> np.ndarray:
+    """[...]: root mean square of log(value / goal) over the last axis [..., I], in nats.
+
+    Intervals whose goal is 0, such as the first, do not count; without any other it is nan.
+    """
+    counts = goal_I > 0
+    if not counts.any():
+        return np.full(np.shape(value)[:-1], math.nan)
+    off = np.log(np.asarray(value)[..., counts]) - np.log(goal_I[counts])
+    return np.sqrt(np.mean(off**2, axis=-1))
+
+
+def turns(rate_I: np.ndarray) -> np.ndarray:
+    """bool[I]: where a rate is seen to have turned: it has come back from its last extreme by a
+    factor of 1.25. Smaller ups and downs, such as rounding makes, are none."""
+    found = np.zeros(len(rate_I), bool)
+    way, low, high = 0, math.inf, -math.inf
+    for k, value in enumerate(np.log(rate_I).tolist()):
+        low, high = min(low, value), max(high, value)
+        if way <= 0 and value - low >= _FACTOR:
+            found[k], way, high = way < 0, 1, value
+        elif way >= 0 and high - value >= _FACTOR:
+            found[k], way, low = way > 0, -1, value
+    return found
+
+
+LIKELIHOOD, PROBABILITY, ACCURACY = "log_probability", "probability", "accuracy"
+ABOVE = "_above_never"
+RMSE, MEAN_RMSE, TOPIC_RMSE = "log_rmse", "log_rmse_of_mean_probability", "topic_log_rmse"
+LATE = "_second_half"
+"""Of the intervals so far, by their number."""
+ACQUIRED, STEPS, RETENTION = "acquired", "steps_to_acquire", "change_since_acquired"
+EXPOSURES, TOKENS = "exposures", "tokens"
+TO_ACQUIRE = "_to_acquire"
+IDLE, CLAMPED, TURNS, MOVED = "at_least", "at_most", "turns", "log_rate_moved"
+AIMS = (IDLE, CLAMPED, TURNS, MOVED)
+"""Of a policy that follows a target, the mean over topics: the share of intervals at its lowest and
+highest rate, in which the rate turned, and how far its logarithm moved to each, 0 to the first. A
+rule of one whole n moves in whole texts, one of rates moves smoothly, whatever is then inserted."""
+UNCOMPARED = (*AIMS, EXPOSURES + TO_ACQUIRE, TOKENS + TO_ACQUIRE)
+"""Nothing of the control run corresponds to them."""
+VALUE, TARGET, TEXTS = "value_at", "target_at", "texts_at"
+CURVES = (VALUE, TARGET, TEXTS)
+SIGNS: Mapping[str, int] = {
+    **{name + suffix: 1 for name in (LIKELIHOOD, ACCURACY) for suffix in ("", ABOVE)},
+    **{name: 1 for name in (PROBABILITY, ACQUIRED, VALUE, TARGET, TEXTS)},
+    **{name + suffix: 1 for name in (EXPOSURES, TOKENS) for suffix in ("", TO_ACQUIRE)},
+    **{name + suffix: -1 for name in (RMSE, MEAN_RMSE) for suffix in ("", LATE)},
+    **{name: -1 for name in (TOPIC_RMSE, STEPS, RETENTION, *AIMS)},
+}
+NEVER = "never"
+"""The arm of what is never inserted."""
+PROBE_AT = "log_probability_at"
+"""In tables alone: of every probe as each interval began."""
+
+
+def probed(model: Scorer, new_tokens: int) -> pd.DataFrame:
+    """Of every probe at this checkpoint the log-probability and probability of its target, and
+    whether the target is in a greedy continuation of its context."""
+    probes = model.items[model.items["repetitions"] == 0]
+    eos = model.tokenizer.eos_id
+    asked = [np.asarray(tokens, np.int32) for tokens in probes["tokens"]]
+    scores = model.log_likelihood(list(zip(asked, probes["start"].astype(int), strict=True)))
+    log_p = np.array([float(np.sum(score, dtype=float)) for score in scores])
+    contexts = model.tokenizer.encode_batch(list(probes["context"]))
+    sampling = Sampling(max_new_tokens=new_tokens, stop=((eos,),))
+    told = model.generate([np.insert(context, 0, eos) for context in contexts], sampling)
+    right = [
+        target.casefold() in model.tokenizer.decode(new).casefold()
+        for target, new in zip(probes["target"], told, strict=True)
+    ]
+    values = {LIKELIHOOD: log_p, PROBABILITY: np.exp(log_p), ACCURACY: np.array(right, float)}
+    return pd.concat(
+        [_table(probes["id"], probes["condition"], name, value) for name, value in values.items()]
+    )
+
+
+def trajectories(
+    model: Scorer,
+    policies: Mapping[str, Policy],
+    criteria: Mapping[str, Criterion],
+    target: Target,
+) -> pd.DataFrame:
+    """What came of every arm in the intervals before this checkpoint.
+
+    Items are topics (how well each tracked, when it was acquired, what it took, how its rate
+    moved), and for the curves probes and topics at the step of an interval.
+    """
+    tables: list[pd.DataFrame] = []
+    decisions = model.decisions[model.decisions["step"] < model.step]
+    for slots in model.items[model.items["repetitions"] > 0].itertuples():
+        mine = decisions[decisions["slots"] == slots.id]
+        probes = model.items[
+            (model.items["condition"] == slots.id) & (model.items["repetitions"] == 0)
+        ]
+        topic_of = probes["topic"].astype(int).tolist()
+        course = Trajectory.read(mine, list(slots.text_topic), list(slots.text_tokens), topic_of)
+        goal_I = np.array([target.at(step, int(slots.steps)) for step in course.step_I.tolist()])
+        criterion, topics = criteria[slots.id], list(slots.topics)
+        tables += _of_topics(slots.id, topics, course, goal_I, criterion, model.step)
+        states = mine.sort_values("interval")["state"]
+        aims = [policies[slots.id].aim(len(topics), s) for s in states if s is not None]
+        tables += _of_aims(slots.id, topics, [aim for aim in aims if aim is not None])
+        tables += _curves(slots.id, topics, list(probes["id"]), course, goal_I)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _table(items: object, condition: object, outcome: str, value: object) -> pd.DataFrame:
+    columns = {"item": items, "condition": condition, "outcome": outcome, "value": value}
+    return pd.DataFrame({k: v if isinstance(v, str) else np.asarray(v) for k, v in columns.items()})
+
+
+def _of_topics(
+    arm: str,
+    topics: list[str],
+    course: Trajectory,
+    goal_I: np.ndarray,
+    criterion: Criterion,
+    end: int,
+) -> Iterator[pd.DataFrame]:
+    if np.any(goal_I > 0):
+        yield _table(topics, arm, TOPIC_RMSE, log_rmse(np.exp(course.by_topic().T), goal_I))
+    found = course.acquired(criterion, end)
+    yield _table(topics, arm, ACQUIRED, found["acquired"].astype(float))
+    yield _table(topics, arm, STEPS, found["steps"])
+    if arm == NEVER:
+        return
+    for name, inserted in ((EXPOSURES, course.texts_IxK), (TOKENS, course.tokens_IxK)):
+        yield _table(topics, arm, name, inserted.sum(0))
+        yield _table(topics, arm, name + TO_ACQUIRE, found[name])
+
+
+def _of_aims(arm: str, topics: list[str], aims: Sequence[Aim]) -> Iterator[pd.DataFrame]:
+    if not aims:
+        return
+    rate_IxK = np.stack([aim.rate_K for aim in aims])
+    moves = np.abs(np.diff(np.log(rate_IxK), axis=0, prepend=np.log(rate_IxK[:1])))
+    values = {
+        IDLE: np.stack([aim.at_least_K for aim in aims]),
+        CLAMPED: np.stack([aim.at_most_K for aim in aims]),
+        TURNS: np.stack([turns(rate_I) for rate_I in rate_IxK.T], 1),
+        MOVED: moves,
+    }
+    for name, value_IxK in values.items():
+        yield _table(topics, arm, name, value_IxK.mean(0))
+
+
+def _curves(
+    arm: str, topics: list[str], probes: list[str], course: Trajectory, goal_I: np.ndarray
+) -> Iterator[pd.DataFrame]:
+    for k, step in enumerate(course.step_I.tolist()):
+        at = f"{arm}@{step}"
+        yield _table(probes, at, PROBE_AT, course.log_p_IxP[k])
+        yield _table(topics, at, TEXTS, course.texts_IxK[k])
+        yield _table([at], at, TARGET, goal_I[k : k + 1])

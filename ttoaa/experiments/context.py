@@ -1,0 +1,154 @@
+"""The world of each experiment of a study: its random stream and its windows of the reserve."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ttoaa.data.corpus import Corpus
+from ttoaa.data.geometry import Geometry
+from ttoaa.experiments.base import Experiment, Probe, World
+from ttoaa.planning.items import Intervention, Item, Items
+from ttoaa.planning.plan import Plan
+from ttoaa.planning.removal import Removals, dirty_windows
+from ttoaa.planning.reserve import assign_reserve, split_reserve
+
+
+def make_worlds(
+    experiments: Sequence[Experiment],
+    seed: int,
+    geometry: Geometry,
+    corpus: Corpus,
+    validation: int,
+    removals: Removals | None = None,
+) -> dict[str, World]:
+    """One World for each experiment, by name; `validation` reserve windows belong to nobody.
+
+    No one's windows hold a text that an experiment removes; `removals` are those, if asked already.
+    """
+    names = [experiment.name for experiment in experiments]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"two experiments are named {twice[0]!r}: give each its own name")
+    if removals is None:
+        removals = ask_removals(experiments, seed, geometry, corpus)
+    _, pool = split_reserve(corpus.num_windows("reserve", geometry.length), validation)
+    needs = {e.name: e.reserve_windows(geometry) for e in experiments}
+    windows = assign_reserve(needs, pool, dirty_windows(removals, corpus, geometry.length), seed)
+    return {name: _world(name, seed, geometry, corpus, windows[name]) for name in names}
+
+
+def ask_removals(
+    experiments: Sequence[Experiment], seed: int, geometry: Geometry, corpus: Corpus
+) -> Removals:
+    """What the experiments remove; it is asked in worlds that have no windows yet."""
+    none = np.empty(0, np.int64)
+    asked = {
+        e.name: [*e.removes(_world(e.name, seed, geometry, corpus, none))] for e in experiments
+    }
+    for e in experiments:
+        if asked[e.name] and not e.inserts:
+            raise ValueError(f"{e.name} says that it inserts nothing, and removes texts")
+    return Removals(asked, geometry.length)
+
+
+def _world(name: str, seed: int, geometry: Geometry, corpus: Corpus, windows: np.ndarray) -> World:
+    read = functools.partial(corpus.windows, "reserve", windows, geometry.length)
+    return World(seed, name, corpus.tokenizer, geometry, windows, read, corpus)
+
+
+def validation_tokens(corpus: Corpus, geometry: Geometry, validation: int) -> np.ndarray:
+    """int32[validation, L]: the validation set, the same for every seed."""
+    windows, _ = split_reserve(corpus.num_windows("reserve", geometry.length), validation)
+    return corpus.windows("reserve", windows, geometry.length)
+
+
+def intervene(
+    experiments: Sequence[Experiment], worlds: Mapping[str, World]
+) -> dict[str, Intervention]:
+    """What every experiment does, by name; items are made anew each time they are gone through."""
+    for e in experiments:
+        if not e.inserts:
+            _check_inserts_nothing(e, worlds[e.name])
+    return {
+        e.name: Intervention(_Asked(e, worlds[e.name]), worlds[e.name].windows) for e in experiments
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """The items of an experiment, of which a million need not be in memory at once."""
+
+    experiment: Experiment
+    world: World
+
+    def __iter__(self) -> Iterator[Item | Items]:
+        return self.experiment.intervene(self.world)
+
+
+def _check_inserts_nothing(experiment: Experiment, world: World) -> None:
+    each = [item for item in experiment.intervene(world) if np.any(item.repetitions)]
+    inserted = [item.id if isinstance(item, Item) else item.ids[0] for item in each]
+    if inserted or len(world.windows) or experiment.probes(world):
+        what = f"item {inserted[0]!r}" if inserted else "reserve windows or probes"
+        raise ValueError(f"{experiment.name} says that it inserts nothing, and has {what}")
+
+
+def fingerprints(experiments: Sequence[Experiment]) -> dict[str, str]:
+    """sha256 of each experiment's configuration, its primary outcome included, by name."""
+    return {e.name: hashlib.sha256(_configured(e).encode()).hexdigest() for e in experiments}
+
+
+def outcome_fingerprints(experiments: Sequence[Experiment]) -> dict[str, str]:
+    """sha256 of each experiment's configuration and its outcome's version, by name."""
+    told = {e.name: f"{_configured(e)} version {e.version}" for e in experiments}
+    return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in told.items()}
+
+
+def _configured(experiment: Experiment) -> str:
+    """Its repr, mappings in the order of their keys: a config that gin remembers has them so."""
+    fields = [field.name for field in dataclasses.fields(experiment) if field.init]
+    ordered = {name: _ordered(getattr(experiment, name)) for name in fields}
+    return repr(dataclasses.replace(experiment, **ordered))
+
+
+def _ordered(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _ordered(value[key]) for key in sorted(value, key=repr)}
+    if type(value) in (list, tuple):
+        return type(value)(map(_ordered, value))
+    return value
+
+
+def added_later(plan: Plan, experiments: Sequence[Experiment]) -> list[str]:
+    """Names of those that insert nothing and are not in the plan."""
+    planned = plan.meta.get("experiments", {})
+    return [e.name for e in experiments if not e.inserts and e.name not in planned]
+
+
+def check_planned(plan: Plan, experiments: Sequence[Experiment]) -> None:
+    """Raises ValueError for an experiment that is not in the plan as it is configured now.
+
+    One that inserts nothing may have been added since.
+    """
+    later = added_later(plan, experiments)
+    for name, ours in fingerprints(experiments).items():
+        if name not in later and plan.meta["experiments"].get(name) != ours:
+            raise ValueError(
+                f"{name} is not configured as it was when {plan.folder} was made: use another "
+                "--workdir, or bring its config back"
+            )
+
+
+def probes_fingerprint(probes: Sequence[tuple[str, Probe]]) -> str:
+    """sha256 of all (experiment, probe) pairs: the control run must measure the run's probes."""
+    digest = hashlib.sha256()
+    for name, probe in sorted(probes, key=lambda pair: (pair[0], pair[1].name)):
+        steps = [int(step) for step in probe.steps]
+        digest.update(json.dumps([name, probe.name, steps, probe.tokens_NxL.shape]).encode())
+        digest.update(np.ascontiguousarray(probe.tokens_NxL, np.int32).data)
+    return digest.hexdigest()

@@ -1,0 +1,246 @@
+"""Mathematical reasoning: problems of arithmetic with worked solutions, seen once (paper, E.2)."""
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import gin
+import numpy as np
+import pandas as pd
+
+from ttoaa.data.tokenizer import Tokenizer
+from ttoaa.experiments.base import Experiment, Scorer, World
+from ttoaa.experiments.reasoning.dataset import Seen, draw_problems, draw_shots, draw_test
+from ttoaa.experiments.reasoning.problem import Arithmetic, Problem
+from ttoaa.experiments.reasoning.solution_checker import check
+from ttoaa.planning.items import Item, Items
+from ttoaa.planning.placement import Placement, Uniform
+from ttoaa.scoring.requests import Sampling
+
+ACCURACY, STRICT, RESULTS = "accuracy", "strict_accuracy", "result_log_likelihood"
+_INSTRUCTIONS = (
+    "All numbers are integers modulo {modulus}.",
+    "Calculate with integers modulo {modulus}.",
+    "In this problem every number is taken modulo {modulus}.",
+    "Solve the problem with arithmetic modulo {modulus}.",
+    "Numbers here are residues modulo {modulus}.",
+)
+_ANSWER = re.compile(r"(?s)(.*?)\n?Answer: (\d+)")
+_RESULT = re.compile(r"= (\d+)(?=[.;])|(?<=Answer: )(\d+)")
+_BLOCK = 20_000
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Reasoning(Experiment):
+    """Does a model learn to solve problems by having met others with their solutions, once each?
+
+    Outcomes of test problems, by number of operations: the share of right answers, of solutions
+    right in every step, and the mean log-likelihood of the numbers that come out of a step or of
+    the whole (given a right solution so far), which moves long before an answer is ever right. No
+    solution of a test problem of 4 operations or more has the form of one in training, and no test
+    problem of fewer is one of training word by word; all answers are equally frequent, so chance is
+    1 / modulus.
+    """
+
+    arithmetic: Arithmetic = dataclasses.field(default_factory=Arithmetic)
+    problems: int = 500_000
+    """Of training, once each."""
+    operations: int = 10
+    """Of a training problem, at most."""
+    test_operations: Sequence[int] = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12)
+    """Those above `operations` are out of distribution."""
+    test_problems: int = 100
+    """For each number of operations."""
+    shots: int = 3
+    """Solved problems before the one that is to be solved."""
+    instructions: int = len(_INSTRUCTIONS)
+    """How many wordings of the sentence that gives the modulus."""
+    new_tokens: int = 500
+    """Of a solution, at most."""
+    placement: Placement = dataclasses.field(default_factory=Uniform)
+
+    signs: ClassVar[Mapping[str, int]] = {ACCURACY: 1, STRICT: 1, RESULTS: 1}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        least = {"problems": 1, "operations": 1, "test_problems": 1, "shots": 0, "new_tokens": 1}
+        for field, low in least.items():
+            value = getattr(self, field)
+            if not isinstance(value, int) or value < low:
+                raise ValueError(
+                    f"{self.name}: {field} must be an integer of at least {low}, not {value!r}"
+                )
+        if self.instructions not in range(1, len(_INSTRUCTIONS) + 1):
+            raise ValueError(f"{self.name}: instructions must be 1 to {len(_INSTRUCTIONS)}")
+        tested = list(self.test_operations)
+        if not tested or tested != sorted(set(tested)) or tested[0] < 1:
+            raise ValueError(f"{self.name}: test_operations must ascend from 1, not {tested}")
+        condition = self.primary.partition("/")[2]
+        known = [f"op-{op}" for op in tested]
+        if condition not in known:
+            raise ValueError(f"{self.name}: the primary's condition must be among {known}")
+
+    def intervene(self, world: World) -> Iterator[Item | Items]:
+        key = f"{world.seed}/{world.name}"
+        seen = Seen()
+        drawn = draw_problems(self.arithmetic, f"{key}/train", self.problems, self.operations)
+        for first in range(0, self.problems, _BLOCK):
+            block = list(itertools.islice(drawn, _BLOCK))
+            seen.add(block)
+            yield self._training(world, first, block)
+        try:
+            tests = [
+                (number, problem)
+                for operations in self.test_operations
+                for number, problem in enumerate(
+                    draw_test(self.arithmetic, f"{key}/test", operations, self.test_problems, seen)
+                )
+            ]
+            seen.add(problem for _, problem in tests)
+            shots = [
+                draw_shots(
+                    self.arithmetic,
+                    f"{key}/shots/{problem.operations}/{number}",
+                    self.shots,
+                    self.operations,
+                    problem,
+                    seen,
+                )
+                for number, problem in tests
+            ]
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from error
+        for (number, problem), examples in zip(tests, shots, strict=True):
+            yield self._test(world, number, problem, examples)
+
+    def _training(self, world: World, first: int, problems: Sequence[Problem]) -> Items:
+        texts = [self._text(p, first + i) for i, p in enumerate(problems)]
+        tokens = [self._document(world, t) for t in world.tokenizer.encode_batch(texts)]
+        return Items(
+            ids=[f"train-{first + i}" for i in range(len(texts))],
+            condition="train",
+            repetitions=1,
+            tokens=np.concatenate(tokens),
+            lengths=np.array([len(t) for t in tokens]),
+            placement=self.placement,
+            texts=texts,
+        )
+
+    def _document(self, world: World, tokens: np.ndarray) -> np.ndarray:
+        """Between two EOS; the first only where a row has room."""
+        length, eos = world.geometry.length, np.array([world.tokenizer.eos_id], np.int32)
+        if len(tokens) + 1 > length:
+            raise ValueError(
+                f"{self.name}: a problem of {len(tokens)} tokens, which with an EOS does not fit a "
+                f"row of {length}: lower operations or Arithmetic.edges, or take longer rows"
+            )
+        return np.concatenate([eos, tokens, eos] if len(tokens) + 2 <= length else [tokens, eos])
+
+    def _text(self, problem: Problem, number: int) -> str:
+        asked = self._asked(problem, number)
+        return f"{asked} {problem.solution}\nAnswer: {problem.answer}"
+
+    def _asked(self, problem: Problem, number: int) -> str:
+        told = _INSTRUCTIONS[number % self.instructions].format(modulus=self.arithmetic.modulus)
+        return f"{told}\nProblem: {problem.question}\nSolution:"
+
+    def _test(self, world: World, number: int, problem: Problem, shots: Sequence[Problem]) -> Item:
+        """Its prompt has examples of the training law that are neither trained on nor tested."""
+        text = self._text(problem, number)
+        tokens, spans = results(world.tokenizer, text)
+        prompt = [self._text(shot, number + k) for k, shot in enumerate(shots, start=1)]
+        return Item(
+            id=f"op-{problem.operations}-{number}",
+            condition=f"op-{problem.operations}",
+            repetitions=0,
+            tokens=self._document(world, tokens),
+            text=text,
+            fields={
+                "question": problem.question,
+                "answer": problem.answer,
+                "prompt": "\n\n".join([*prompt, self._asked(problem, number)]),
+                "results": spans,
+            },
+        )
+
+    def outcome(self, model: Scorer) -> pd.DataFrame:
+        """Per test problem; see the class."""
+        items = model.items[model.items["repetitions"] == 0]
+        values = {RESULTS: self._result_likelihoods(model, items)}
+        values[ACCURACY], values[STRICT] = self._solved(model, items)
+        tables = [
+            pd.DataFrame(
+                {
+                    "item": items["id"].to_numpy(),
+                    "condition": items["condition"].to_numpy(),
+                    "outcome": outcome,
+                    "value": value,
+                }
+            )
+            for outcome, value in values.items()
+        ]
+        return pd.concat(tables, ignore_index=True)
+
+    def _result_likelihoods(self, model: Scorer, items: pd.DataFrame) -> list[float]:
+        eos = np.array([model.tokenizer.eos_id], np.int32)
+        texts = model.tokenizer.encode_batch(list(items["text"]))
+        scored = model.log_likelihood([(np.concatenate([eos, tokens]), 1) for tokens in texts])
+        return [
+            float(np.mean([score[low:high].sum() for low, high in spans]))
+            for score, spans in zip(scored, items["results"], strict=True)
+        ]
+
+    def _solved(self, model: Scorer, items: pd.DataFrame) -> tuple[list[float], list[float]]:
+        eos = model.tokenizer.eos_id
+        prompts = model.tokenizer.encode_batch(list(items["prompt"]))
+        sampling = Sampling(max_new_tokens=self.new_tokens, stop=((eos,),))
+        told = model.generate([np.insert(prompt, 0, eos) for prompt in prompts], sampling)
+        texts = [model.tokenizer.decode(new) for new in told]
+        judged = [
+            self._judged(text, item.question, item.answer)
+            for text, item in zip(texts, items.itertuples(), strict=True)
+        ]
+        return [float(right) for right, _ in judged], [float(strict) for _, strict in judged]
+
+    def _judged(self, text: str, question: str, answer: int) -> tuple[bool, bool]:
+        """(the first answer is right, and so is every step before it)."""
+        found = _ANSWER.match(text)
+        if found is None or int(found[2]) != answer:
+            return False, False
+        return True, check(question, found[1], self.arithmetic.modulus).right
+
+    def figure(self, estimates: pd.DataFrame, axes: Any) -> None:
+        """Accuracy by operations, beside the control run's and chance: the paper's figure 2b."""
+        final = estimates[estimates["step"] == estimates["step"].max()]
+        rows = final[final["outcome"] == ACCURACY]
+        x = np.arange(len(self.test_operations))
+        conditions = [f"op-{op}" for op in self.test_operations]
+        for number, (seed, of) in enumerate(rows.groupby("seed")):
+            of = of.set_index("condition").loc[conditions]
+            axes.vlines(x, 100 * of["ci_low"], 100 * of["ci_high"], color=f"C{number}")
+            axes.plot(x, 100 * of["value"], "o-", color=f"C{number}", label=f"seed {seed}")
+            axes.plot(x, 100 * of["control_value"], "x:", color=f"C{number}", label="its control")
+        axes.axhline(100 / self.arithmetic.modulus, color="gray", linestyle="--", label="chance")
+        axes.set_xticks(x, list(map(str, self.test_operations)))
+        axes.set_xlabel(f"operations of a problem (training: up to {self.operations})")
+        axes.set_ylabel("right answers (%)")
+        axes.legend()
+
+
+def results(tokenizer: Tokenizer, text: str) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """The tokens of a worked problem, and the [start, stop) of each number that comes out."""
+    tokens = tokenizer.encode(text)
+    spans = []
+    for match in _RESULT.finditer(text):
+        low, high = match.span(1 if match[1] else 2)
+        start = _token_at(tokenizer, text, low)
+        stop = len(tokens) if high == len(text) else _token_at(tokenizer, text, high)
+        spans.append((start, max(stop, start + 1)))
+    return tokens, spans
+
+
+def _token_at(tokenizer: Tokenizer, text: str, character: int) -> int:
+    return tokenizer.encode_pair(text[:character], text[character:])[1]

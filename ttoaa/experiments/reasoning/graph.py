@@ -1,0 +1,230 @@
+"""What a problem asks and what that depends on: the needed parameters in the order of solution."""
+
+import dataclasses
+import math
+
+from ttoaa.experiments.reasoning.structure import Abstract, Draws, Instance, Parameter, Structure
+
+MOST_OPERANDS = 4
+_TRIES = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Sentence:
+    """What an instance parameter equals: `constant` and a sum or difference of `operands`.
+
+    Neither stands alone unless the other is absent; `relation` joins them: "more" adds the
+    constant, "times" multiplies by it.
+    """
+
+    operands: tuple[Parameter, ...]
+    constant: int | None
+    relation: str = "more"
+    difference: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Graph:
+    structure: Structure
+    needed: tuple[Parameter, ...]
+    """In the order of solution; the last is asked."""
+    sentences: dict[Instance, Sentence]
+    """Of every edge, needed or not."""
+
+    @property
+    def query(self) -> Parameter:
+        return self.needed[-1]
+
+    def operations(self) -> int:
+        """Of all that the query needs."""
+        return sum(cost(self.structure, self.sentences, p) for p in self.needed)
+
+
+def cost(structure: Structure, sentences: dict[Instance, Sentence], parameter: Parameter) -> int:
+    if len(parameter) == 4:
+        return structure.cost(parameter)
+    sentence = sentences[parameter]
+    return max(1, len(sentence.operands) + (sentence.constant is not None) - 1)
+
+
+def draw_graph(draws: Draws, structure: Structure, operations: int, modulus: int) -> Graph | None:
+    """None where the draw came to no end: the caller draws anew."""
+    abstract = max(draws.between(1, operations) for _ in range(2))
+    chosen = _choose(draws, structure, abstract, draws.between(abstract, operations))
+    for _ in range(_TRIES if chosen else 0):
+        if ordered := _order(draws, structure, chosen):
+            needed, depends = ordered
+            sentences = _fill(draws, structure, needed, depends, operations, modulus)
+            if sentences is None:
+                return None
+            _distract(draws, structure, needed, sentences, modulus)
+            return Graph(structure, needed, sentences)
+    return None
+
+
+def _choose(draws: Draws, structure: Structure, budget: int, most: int) -> set[Parameter]:
+    """The parameters that the solution will need, of at most `most` operations.
+
+    `budget` of them go to abstract parameters and what those need, the deepest that fits first.
+    """
+    chosen: set[Parameter] = set()
+    spent = 0
+    while budget > 0:
+        fitting: tuple[int, set[Parameter]] | None = None
+        for distance in range(1, len(structure.widths)):
+            unused = [a for a in structure.abstract if a[2] - a[0] == distance and a not in chosen]
+            if not unused:
+                continue
+            new = _closure(structure, draws.choice(unused), chosen)
+            price = sum(structure.cost(p) if len(p) == 4 else 1 for p in new)
+            if price > budget:
+                break
+            fitting = price, new
+        if fitting is None:
+            break
+        budget, spent = budget - fitting[0], spent + fitting[0]
+        chosen |= fitting[1]
+    unused_edges = [edge for edge in structure.edges if edge not in chosen]
+    count = min(most - spent, len(unused_edges))
+    return chosen | set(draws.sample(unused_edges, max(0, count)))
+
+
+def _closure(structure: Structure, wanted: Abstract, chosen: set[Parameter]) -> set[Parameter]:
+    """What is wanted and all that it needs and that is not chosen yet."""
+    found: set[Parameter] = set()
+    rest: list[Parameter] = [wanted]
+    while rest:
+        parameter = rest.pop()
+        if parameter not in chosen and parameter not in found:
+            found.add(parameter)
+            rest += structure.needs(parameter)
+    return found
+
+
+def _order(
+    draws: Draws, structure: Structure, chosen: set[Parameter]
+) -> tuple[tuple[Parameter, ...], dict[Instance, Parameter]] | None:
+    """An order of solution in which every parameter is needed, built from the query backwards.
+
+    With it, what each instance parameter must depend on; None where it came to no end.
+    """
+    unplaced = sorted(chosen, key=str)
+    waiting = dict.fromkeys(unplaced, 0)  # users that are not placed yet
+    for parameter in unplaced:
+        for need in structure.needs(parameter):
+            waiting[need] += 1
+    demanded: set[Parameter] = set()
+    depends: dict[Instance, Parameter] = {}
+    placed: list[Parameter] = []
+    eager, preference = draws.uniform(), _half_normal(draws)
+    while unplaced:
+        open_ = [p for p in unplaced if not waiting[p]]
+        ready = [p for p in open_ if p in demanded] if placed else open_
+        if not ready:
+            return None
+        parameter = draws.choice(ready)
+        unplaced.remove(parameter)
+        placed.append(parameter)
+        if len(parameter) == 4:
+            for need in structure.needs(parameter):
+                waiting[need] -= 1
+                demanded.add(need)
+        elif unplaced:
+            open_ = [p for p in unplaced if not waiting[p]]
+            forced = not any(p in demanded for p in open_)
+            if forced or draws.uniform() < eager:
+                among = open_ if forced else unplaced
+                weights = [
+                    math.exp(preference * ((len(p) == 4) + (p not in demanded))) for p in among
+                ]
+                depends[parameter] = draws.weighted(among, weights)
+                demanded.add(depends[parameter])
+    return tuple(reversed(placed)), depends
+
+
+def _half_normal(draws: Draws) -> float:
+    """|N(0, 1)| (Box and Muller)."""
+    return abs(
+        math.sqrt(-2 * math.log(1 - draws.uniform())) * math.cos(2 * math.pi * draws.uniform())
+    )
+
+
+def _fill(
+    draws: Draws,
+    structure: Structure,
+    needed: tuple[Parameter, ...],
+    depends: dict[Instance, Parameter],
+    operations: int,
+    modulus: int,
+) -> dict[Instance, Sentence] | None:
+    """Sentences of the needed instance parameters; None where the operations find no place."""
+    spare = operations - sum(structure.cost(p) if len(p) == 4 else 1 for p in needed)
+    room = {
+        p: max(min(place + 1, MOST_OPERANDS) - 2, 0)
+        for place, p in enumerate(needed)
+        if len(p) == 3
+    }
+    extra = dict.fromkeys(room, 0)
+    while spare:
+        open_ = [p for p in room if extra[p] < room[p]]
+        if not open_:
+            return None
+        extra[draws.choice(open_)] += 1
+        spare -= 1
+    sentences: dict[Instance, Sentence] = {}
+    for place, parameter in enumerate(needed):
+        if len(parameter) == 4:
+            continue
+        most = min(place + 1, MOST_OPERANDS)
+        count = extra[parameter] + 2 if extra[parameter] else draws.between(1, 2)
+        first = [depends[parameter]] if parameter in depends else []
+        sentences[parameter] = _sentence(draws, first, needed[:place], min(count, most), modulus)
+    return sentences
+
+
+def _sentence(
+    draws: Draws,
+    first: list[Parameter],
+    earlier: tuple[Parameter, ...] | list[Parameter],
+    count: int,
+    modulus: int,
+) -> Sentence:
+    """Of `count` operands: those given, a constant in half of the cases, the rest at random."""
+    others = [p for p in earlier if p not in first]
+    rest = count - len(first)
+    constant = rest > 0 and (rest > len(others) or draws.uniform() < 0.5)
+    operands = (*first, *draws.sample(others, rest - constant))
+    relation = "more"
+    if constant and operands and draws.uniform() < 0.5:
+        relation = "times"
+    least = 1 if relation == "times" else 0
+    return Sentence(
+        operands=operands,
+        constant=draws.between(least, modulus - 1) if constant else None,
+        relation=relation,
+        difference=len(operands) == 2 and draws.uniform() < 0.5,
+    )
+
+
+def _distract(
+    draws: Draws,
+    structure: Structure,
+    needed: tuple[Parameter, ...],
+    sentences: dict[Instance, Sentence],
+    modulus: int,
+) -> None:
+    """A sentence for every edge that is not needed: half of them depend on such alone."""
+    known: dict[Parameter, bool] = dict.fromkeys(needed, True)  # whether it is needed
+    for edge in draws.sample(
+        unneeded := [e for e in structure.edges if e not in known], len(unneeded)
+    ):
+        own = [p for p, is_needed in known.items() if not is_needed]
+        earlier = own if draws.uniform() < 0.5 else list(known)
+        count = 1
+        while count < MOST_OPERANDS and draws.uniform() < 0.5:
+            count += 1
+        sentences[edge] = _sentence(draws, [], earlier, min(count, len(earlier) + 1), modulus)
+        known[edge] = False
+        for abstract in structure.abstract:
+            if abstract not in known and all(p in known for p in structure.needs(abstract)):
+                known[abstract] = False

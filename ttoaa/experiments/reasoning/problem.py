@@ -1,0 +1,227 @@
+"""A problem and its solution as text.
+
+Draws whole problems: their size, their text, their solution, their template.
+"""
+
+import dataclasses
+import hashlib
+import re
+import string
+from collections.abc import Callable, Mapping, Sequence
+
+import gin
+
+from ttoaa.experiments.reasoning.graph import Graph, Sentence, draw_graph
+from ttoaa.experiments.reasoning.names import Names, ShortNames
+from ttoaa.experiments.reasoning.structure import (
+    Draws,
+    Instance,
+    Parameter,
+    draw_size,
+    draw_structure,
+)
+
+Wording = Mapping[tuple[int, int], str]
+"""The name of item j of layer i."""
+
+
+def named(parameter: Parameter, names: Wording, categories: Sequence[str]) -> str:
+    """X's Y; for an abstract parameter Y is the category."""
+    i, j, k = parameter[:3]
+    return f"{names[i, j]}'s {names[i + 1, k] if len(parameter) == 3 else categories[k]}"
+
+
+def stated(parameter: Instance, sentence: Sentence, name: Callable[[Parameter], str]) -> str:
+    """The sentence of the problem that gives an instance parameter."""
+    each = [f"each {name(operand)}" for operand in sentence.operands]
+    if len(each) == 2:
+        what = f"the {'difference' if sentence.difference else 'sum'} of {each[0]} and {each[1]}"
+    elif len(each) > 2:
+        what = f"the sum of {', '.join(each[:-1])} and {each[-1]}"
+    else:
+        what = "".join(each)
+    value = str(sentence.constant)
+    if sentence.constant is not None and what:
+        value += " more than " if sentence.relation == "more" else " times as much as "
+    elif sentence.constant is None:
+        value = ""
+    return f"The number of each {name(parameter)} equals {value}{what}."
+
+
+def asked(query: Parameter, names: Wording, categories: Sequence[str]) -> str:
+    i, j, k = query[:3]
+    of = names[i + 1, k] if len(query) == 3 else categories[k]
+    return f"How many {of} does {names[i, j]} have?"
+
+
+class Solver:
+    """Writes the solution step by step; every number is reduced by the modulus."""
+
+    def __init__(self, draws: Draws, modulus: int) -> None:
+        self._modulus = modulus
+        self._letters = draws.sample(string.ascii_letters, len(string.ascii_letters))
+        self._letter: dict[Parameter, str] = {}
+        self._value: dict[str, int] = {}
+
+    def solve(self, graph: Graph, name: Callable[[Parameter], str]) -> tuple[str, int]:
+        """(text, the answer)."""
+        steps = []
+        for parameter in graph.needed:
+            letter = self._new()
+            self._letter[parameter] = letter
+            shown = (
+                self._abstract(letter, graph, parameter)
+                if len(parameter) == 4
+                else (self._instance(letter, graph.sentences[parameter]))
+            )
+            steps.append(f"Define {name(parameter)} as {letter}; {'; '.join(shown)}.")
+        return " ".join(steps), self._value[self._letter[graph.query]]
+
+    def _abstract(self, letter: str, graph: Graph, parameter: Parameter) -> list[str]:
+        assert len(parameter) == 4
+        terms = [[self._letter[p] for p in term] for term in graph.structure.abstract[parameter]]
+        if len(terms) == 1:
+            return self._fold(letter, terms[0], "*")
+        shown: list[str] = []
+        sums = []
+        for term in terms:
+            sums.append(term[0] if len(term) == 1 else self._new())
+            if len(term) > 1:
+                shown.append(self._step(sums[-1], term, "*"))
+        return [*shown, *self._fold(letter, sums, "+")]
+
+    def _instance(self, letter: str, sentence: Sentence) -> list[str]:
+        letters = [self._letter[operand] for operand in sentence.operands]
+        constant = sentence.constant
+        if constant is None:
+            return self._fold(letter, letters, "-" if sentence.difference else "+")
+        if not letters:
+            self._value[letter] = constant
+            return [f"so {letter} = {constant}"]
+        sign = "+" if sentence.relation == "more" else "*"
+        if len(letters) == 1:
+            return [self._step(letter, [str(constant), letters[0]], sign, "so ")]
+        inner = self._new()
+        shown = self._fold(inner, letters, "-" if sentence.difference else "+", last="")
+        return [*shown, self._step(letter, [str(constant), inner], sign, "so ")]
+
+    def _fold(self, letter: str, terms: list[str], sign: str, last: str = "so ") -> list[str]:
+        """Left to right, two at a time, with helper letters; a single term is copied."""
+        if len(terms) == 1:
+            self._value[letter] = self._value[terms[0]]
+            return [f"{last}{letter} = {terms[0]} = {self._value[letter]}"]
+        shown, left = [], terms[0]
+        for right in terms[1:-1]:
+            helper = self._new()
+            shown.append(self._step(helper, [left, right], sign))
+            left = helper
+        return [*shown, self._step(letter, [left, terms[-1]], sign, last)]
+
+    def _step(self, letter: str, terms: list[str], sign: str, before: str = "") -> str:
+        a, b = (self._value[t] if t in self._value else int(t) for t in terms)
+        value = a + b if sign == "+" else a - b if sign == "-" else a * b
+        self._value[letter] = value % self._modulus
+        shown = f" {sign} ".join(terms)
+        return f"{before}{letter} = {shown} = {a} {sign} {b} = {self._value[letter]}"
+
+    def _new(self) -> str:
+        if not self._letters:
+            raise ValueError("a solution needs more than 52 letters: ask for fewer operations")
+        return self._letters.pop()
+
+
+_DRAWS = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    question: str
+    """All sentences in random order, what is asked last."""
+    solution: str
+    answer: int
+    operations: int
+    template: str
+    """The solution without names, numbers and the choice of letters: sha256, 16 hex digits."""
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Arithmetic:
+    """Problems of iGSM (Ye et al., 2024, "Physics of Language Models: Part 2.1").
+
+    An instance parameter is stated in a sentence, an abstract one follows from the structure; the
+    answer is a residue by the modulus.
+    """
+
+    modulus: int = 23
+    edges: int = 20
+    """Instance parameters at most (ip)."""
+    names: Names | ShortNames = dataclasses.field(default_factory=Names)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.modulus, int) or self.modulus < 2:
+            raise ValueError(f"Arithmetic.modulus must be at least 2, not {self.modulus!r}")
+        if not isinstance(self.edges, int) or not 4 <= self.edges <= 48:
+            raise ValueError(f"Arithmetic.edges must be 4 to 48, not {self.edges!r}")
+
+    def draw(self, key: int | str, operations: int) -> Problem:
+        """The problem of that key, of exactly that many operations.
+
+        Raises ValueError where none was found in 1,000 draws: more operations than edges allow.
+        """
+        draws = Draws(key)
+        for _ in range(_DRAWS):
+            if problem := self._draw(draws, operations):
+                return problem
+        raise ValueError(
+            f"no problem of {operations} operations with at most {self.edges} edges was found: "
+            "ask for fewer operations or raise Arithmetic.edges"
+        )
+
+    def _draw(self, draws: Draws, operations: int) -> Problem | None:
+        structure = draw_structure(draws, draw_size(draws, operations, self.edges))
+        graph = draw_graph(draws, structure, operations, self.modulus)
+        if graph is None or graph.operations() != operations:
+            return None
+        hierarchy = draws.choice(self.names.get())
+        depth = len(structure.widths)
+        first = draws.between(0, len(hierarchy.categories) - depth)
+        categories = hierarchy.categories[first : first + depth]
+        items = {
+            (i, j): item
+            for i, width in enumerate(structure.widths)
+            for j, item in enumerate(draws.sample(draws.choice(hierarchy.names[first + i]), width))
+        }
+
+        def name(parameter: Parameter) -> str:
+            return named(parameter, items, categories)
+
+        sentences = [stated(edge, graph.sentences[edge], name) for edge in structure.edges]
+        sentences = draws.sample(sentences, len(sentences))
+        solution, answer = Solver(draws, self.modulus).solve(graph, name)
+        return Problem(
+            question=" ".join([*sentences, asked(graph.query, items, categories)]),
+            solution=solution,
+            answer=answer,
+            operations=operations,
+            template=template(solution, categories),
+        )
+
+
+def light(draws: Draws, most: int) -> int:
+    """The lower of two uniform draws of 1 to `most`: how many operations a problem has."""
+    return min(draws.between(1, most), draws.between(1, most))
+
+
+_NAME = re.compile(r"(?<=Define )(.+?)'s (.+?)(?= as )")
+_LETTER = re.compile(r"\b[A-Za-z]\b")
+_NUMBER = re.compile(r"\b\d+\b")
+
+
+def template(solution: str, categories: tuple[str, ...]) -> str:
+    """Equal for solutions that differ in names, numbers and letters alone."""
+    text = _NAME.sub(lambda m: "abstract" if m[2] in categories else "instance", solution)
+    order: dict[str, str] = {}
+    text = _LETTER.sub(lambda m: order.setdefault(m[0], f"v{len(order)}"), text)
+    text = _NUMBER.sub("0", text)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,158 @@
+"""Random draws that are the same on every version of Python: all come from `Random.random`.
+
+Which thing holds which: the layers of a problem, its parameters, and what they depend on.
+
+Layer 0 contains, the last is contained. An edge (i, j) → (i+1, k) is an instance parameter, "each
+X's Y". An abstract parameter (i, j, c) is how many things of layer c item (i, j) holds: the sum of
+its edges where c = i + 1; else the sum over its children of edge times the child's own number.
+"""
+
+import dataclasses
+import itertools
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Draws:
+    """A stream of draws of its own for each key."""
+
+    def __init__(self, key: int | str) -> None:
+        self.uniform: Callable[[], float] = random.Random(key).random
+
+    def between(self, low: int, high: int) -> int:
+        """A whole number of low to high, both included."""
+        return low + int(self.uniform() * (high - low + 1))
+
+    def choice(self, values: Sequence[T]) -> T:
+        return values[int(self.uniform() * len(values))]
+
+    def weighted(self, values: Sequence[T], weights: Sequence[float]) -> T:
+        left = self.uniform() * sum(weights)
+        for value, weight in zip(values, weights, strict=True):
+            left -= weight
+            if left < 0:
+                return value
+        return values[-1]
+
+    def sample(self, values: Sequence[T], count: int) -> list[T]:
+        """`count` different ones, in random order."""
+        rest, drawn = list(values), []
+        for _ in range(count):
+            drawn.append(rest.pop(int(self.uniform() * len(rest))))
+        return drawn
+
+
+Instance = tuple[int, int, int]
+"""(i, j, k): the edge from item j of layer i to item k of layer i + 1."""
+Abstract = tuple[int, int, int, str]
+"""(i, j, c, "all"): things of layer c in item j of layer i."""
+Parameter = Instance | Abstract
+
+_DEPTHS = (2, 3, 4)
+_CENTRES = (0.2, 0.5, 0.8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How large a structure is drawn."""
+
+    depth: int
+    narrow: int
+    """Items that every layer has at least."""
+    wide: int
+    """Items that a layer has at most."""
+    edges: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Structure:
+    widths: tuple[int, ...]
+    edges: tuple[Instance, ...]
+    abstract: Mapping[Abstract, tuple[tuple[Parameter, ...], ...]]
+    """Of each abstract parameter its terms: (edge,), or (edge, the child's parameter)."""
+
+    def cost(self, parameter: Abstract) -> int:
+        """Operations that it takes, given what it depends on."""
+        terms = self.abstract[parameter]
+        return max(1, sum(map(len, terms)) - 1)
+
+    def needs(self, parameter: Parameter) -> list[Parameter]:
+        """What an abstract parameter is computed from."""
+        if len(parameter) == 3:
+            return []
+        return [part for term in self.abstract[parameter] for part in term]
+
+
+def draw_size(draws: Draws, operations: int, most_edges: int) -> Size:
+    """Harder problems have deeper and wider structures (the "light" law of iGSM)."""
+    share = min(1.0, (operations - 1) / (most_edges - 1))
+    weights = [math.exp(-((share - centre) ** 2)) for centre in _CENTRES]
+    while True:
+        depth = draws.weighted(_DEPTHS, weights)
+        narrow, wide = sorted(draws.weighted(_DEPTHS, weights) for _ in range(2))
+        least = (depth - 1) * narrow
+        if least <= most_edges:  # always so with 12 edges or more
+            break
+    edges = min(draws.between(least, most_edges) for _ in range(2))
+    return Size(depth, narrow, wide, min(edges, (depth - 1) * wide**2))
+
+
+def draw_structure(draws: Draws, size: Size) -> Structure:
+    """Layers, every item in one of the layer above at least, and the edges left over at random."""
+    widths = _widths(draws, size)
+    edges = [
+        (i - 1, draws.between(0, widths[i - 1] - 1), k)
+        for i in range(1, size.depth)
+        for k in range(widths[i])
+    ]
+    used = set(edges)
+    unused = [
+        (i, j, k)
+        for i in range(size.depth - 1)
+        for j in range(widths[i])
+        for k in range(widths[i + 1])
+        if (i, j, k) not in used
+    ]
+    edges += draws.sample(unused, min(size.edges - len(edges), len(unused)))
+    return Structure(tuple(widths), tuple(sorted(edges)), _abstract(sorted(edges), size.depth))
+
+
+def _widths(draws: Draws, size: Size) -> list[int]:
+    widths = [size.narrow] * size.depth
+    chance = draws.uniform()
+    while True:
+        possible = sum(a * b for a, b in itertools.pairwise(widths))
+        growable = [i for i, width in enumerate(widths) if width < size.wide]
+        if possible >= size.edges:
+            # Every item below the first layer needs an edge; a new one must still get it.
+            growable = [i for i in growable if i == 0 or sum(widths[1:]) < size.edges]
+            if sum(widths[1:]) == size.edges or draws.uniform() >= chance:
+                return widths
+        if not growable:
+            return widths
+        widths[draws.choice(growable)] += 1
+
+
+def _abstract(
+    edges: list[Instance], depth: int
+) -> dict[Abstract, tuple[tuple[Parameter, ...], ...]]:
+    """Children that hold nothing of a layer are left out of its sum."""
+    found: dict[Abstract, tuple[tuple[Parameter, ...], ...]] = {}
+    children: dict[tuple[int, int], list[Instance]] = {}
+    for edge in edges:
+        children.setdefault(edge[:2], []).append(edge)
+    for distance in range(1, depth):
+        for (i, j), below in children.items():
+            layer = i + distance
+            if distance == 1:
+                terms: list[tuple[Parameter, ...]] = [(edge,) for edge in below]
+            else:
+                inner = [(edge, (i + 1, edge[2], layer, "all")) for edge in below]
+                terms = [(edge, of) for edge, of in inner if of in found]
+            if layer < depth and terms:
+                found[(i, j, layer, "all")] = tuple(terms)
+    return found

@@ -1,1 +1,0 @@
-"""Tasks of lm-evaluation-harness on checkpoints: python -m ttoaa.harness --help"""

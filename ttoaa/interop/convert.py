@@ -1,0 +1,172 @@
+"""Checkpoints that come from other software, or go there.
+
+An import is a folder like a run's: `checkpoints` for `InitFrom` to begin from, and beside them the
+decoder as gin bindings and the tokenizer's files. One tensor at a time is in memory.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import pathlib
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ttoaa.data.corpus import MANIFEST, TOKENIZER, Manifest
+from ttoaa.interop.huggingface import config as tokenizer
+from ttoaa.interop.huggingface import weights
+from ttoaa.interop.huggingface.config import Card, read_config
+from ttoaa.interop.olmo import weights as olmo
+from ttoaa.interop.olmo.weights import read_config as read_olmo_config
+from ttoaa.locks import Leases, pin
+from ttoaa.model.decoder import DecoderConfig, Params, abstract_params
+from ttoaa.training.checkpoint_io import Damaged, Lazy, newest_meta, read_lazily, read_meta
+from ttoaa.training.checkpoints import Writer
+from ttoaa.training.config import AdamW, Cosine
+from ttoaa.training.init_from import available_steps, fields
+from ttoaa.workdir import write_text
+
+
+def import_huggingface(source: pathlib.Path, target: pathlib.Path) -> str:
+    """Reads an `Olmo2ForCausalLM` folder; what is there already stays. Returns a line to print."""
+    config, card, tied = read_config(source)
+    if _is_imported(target, source):
+        return f"{target} is there already"
+    params = weights.load_params(source, Lazy)
+    with new_folder(target) as folder:
+        tokenizer.copy(source, folder)
+        _write(folder, source, config, params, card=dataclasses.asdict(card))
+    note = "; its head was the embedding and is now a copy of it" if tied else ""
+    return f"{config.num_params():,} parameters are in {target}{note}"
+
+
+def import_olmo(source: pathlib.Path, target: pathlib.Path, optimizer: bool) -> str:
+    """Reads an unsharded checkpoint of OLMo 2, with Adam's moments. Returns a line to print."""
+    config, card = read_olmo_config(source)
+    if _is_imported(target, source, optimizer):
+        return f"{target} is there already"
+    params, opt, step = olmo.load_params(source, config, Lazy), None, 0
+    if optimizer:
+        moments, step = olmo.load_moments(source, config, Lazy)
+        # Moments and count are all of the state; rate and decay are the run's that goes on.
+        schedule: Any = Cosine(peak=1.0, warmup=0)
+        empty = jax.eval_shape(AdamW(schedule).over(1).init, abstract_params(config))
+        count = jnp.asarray(step, jnp.int32)
+        opt = optax.tree_utils.tree_set(empty, **moments, count=count)
+    with new_folder(target) as folder:
+        _write(folder, source, config, params, opt, step, card=dataclasses.asdict(card))
+    what = f"parameters with the moments of {step:,} updates" if optimizer else "parameters"
+    return f"{config.num_params():,} {what} are in {target}"
+
+
+def export_huggingface(
+    source: pathlib.Path, target: pathlib.Path, step: int | None, dtype: str, shard_bytes: int
+) -> str:
+    """Writes parameters of a run or an import as an `Olmo2ForCausalLM`. Returns a line to print.
+
+    They are of that step, or of the newest good checkpoint in `<source>/checkpoints`. Raises
+    ValueError where there is none; damaged newer ones are named in the log.
+    """
+    folder = source / "checkpoints"
+    known = available_steps(folder, step)
+    *newer, last = known[::-1] if step is None else [step]
+    for number in newer:
+        try:
+            return _export(source, number, target, dtype, shard_bytes)
+        except Damaged as error:
+            logging.warning("%s; an older one is taken", error)
+    return _export(source, last, target, dtype, shard_bytes)
+
+
+def _export(
+    source: pathlib.Path, step: int, target: pathlib.Path, dtype: str, shard_bytes: int
+) -> str:
+    checkpoints = source / "checkpoints"
+    with new_folder(target) as folder, pin(checkpoints, step):
+        meta = read_meta(checkpoints, step)
+        config = DecoderConfig(**fields(meta["identity"]["model"]))
+        params = read_lazily(checkpoints, step, "params", abstract_params(config))
+        if "card" in meta:  # an import: all goes back as it came
+            card = Card(**meta["card"])
+            tokenizer.copy(source, folder)
+        else:
+            corpus = source.parent / "corpus"
+            if not (corpus / MANIFEST).is_file():
+                raise ValueError(f"{corpus} is missing: the tokenizer is that of the run's corpus")
+            eos_id = Manifest.from_bytes((corpus / MANIFEST).read_bytes()).eos_id
+            length = fields(meta["identity"]["geometry"])["length"]
+            card = Card(length, eos_id)
+            tokenizer.write(corpus / TOKENIZER, eos_id, length, folder)
+        weights.save(folder, config, card, params, dtype, shard_bytes)
+    note = ""
+    if config.document_separator is not None:
+        note = "; unlike in training, attention there sees the documents before"
+    return f"step {step:,} of {source} is in {target}{note}"
+
+
+def _is_imported(target: pathlib.Path, source: pathlib.Path, optimizer: bool = False) -> bool:
+    """Whether the target holds a finished import of the source; ValueError for another's."""
+    meta = newest_meta(target / "checkpoints")
+    if meta is not None and meta.get("source") != str(source):
+        raise ValueError(
+            f"{target} holds checkpoints of {meta.get('source', 'a run')}: use another --target"
+        )
+    if meta is not None and optimizer and "opt" not in meta["fingerprints"]:
+        raise ValueError(f"{target} holds parameters without moments: use another --target")
+    return meta is not None
+
+
+def _write(
+    folder: pathlib.Path,
+    source: pathlib.Path,
+    config: DecoderConfig,
+    params: Params,
+    opt: Any = None,
+    step: int = 0,
+    **meta: Any,
+) -> None:
+    values = dataclasses.asdict(config).items()
+    bindings = [f"DecoderConfig.{name} = {value!r}" for name, value in values]
+    write_text(folder / "model.gin", "\n".join([f"# The decoder of {source}.", *bindings, ""]))
+    writer = Writer(folder / "checkpoints", lazily=True)
+    identity = {"model": repr(config)}
+    meta |= {"step": step, "source": str(source), "identity": identity}
+    try:
+        writer.save(step, params, opt, meta)
+    finally:  # Orbax looks through the folder in the background: not once it is gone
+        writer.finish()
+
+
+@contextlib.contextmanager
+def new_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A folder to fill, which becomes `target` when it is full; what a kill left is begun anew.
+
+    One process at a time fills it. Nothing is left of one that fails.
+
+    Raises:
+        ValueError: the target is there already, or another process fills it.
+    """
+    unfinished = target.with_name(f"{target.name}.unfinished")
+    folder, leases = unfinished / "whole", Leases(unfinished / "leases")
+    try:
+        with leases:
+            if not leases.take("writer"):
+                owner = ", ".join(lease.owner for lease in leases.of_others())
+                raise ValueError(f"{target} is being written by {owner}: wait for it")
+            if target.exists():
+                raise ValueError(f"{target} exists: use another --target, or move it away")
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            try:
+                yield folder
+                folder.rename(target)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        for empty in (leases.folder, unfinished):
+            with contextlib.suppress(OSError):  # another process is there
+                empty.rmdir()

@@ -1,0 +1,1 @@
+"""OLMo's own unsharded checkpoints: python -m ttoaa.interop.olmo --help"""

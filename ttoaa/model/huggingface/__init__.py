@@ -1,1 +1,0 @@
-"""Hugging Face `Olmo2ForCausalLM` folders in and out: python -m ttoaa.model.huggingface --help"""

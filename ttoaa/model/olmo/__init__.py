@@ -1,1 +1,0 @@
-"""OLMo's own unsharded checkpoints: python -m ttoaa.model.olmo --help"""

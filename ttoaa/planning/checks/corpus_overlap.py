@@ -1,0 +1,186 @@
+"""How much of each item the corpus has already, by n-grams, as decontamination tools report it.
+
+An item is covered to the share of its n-grams (13 tokens, as in Brown et al., 2020, appendix C)
+that stand in a window that is trained on; one shorter than that is covered if it stands there
+whole. Windows are those of the run's order, but for rows that the plan replaces by windows of the
+reserve, and those.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from ttoaa.data.corpus import Corpus
+from ttoaa.data.ngram_search import Patterns, scan
+from ttoaa.data.order import Order
+from ttoaa.planning.checks.findings import Finding
+from ttoaa.planning.checks.item_texts import ItemTexts, counted
+from ttoaa.planning.items import RESERVE
+from ttoaa.planning.plan import Plan
+
+_SHORTEST = 5  # tokens: fewer stand anywhere by chance
+_BLOCK = 1 << 20  # tokens of reserve windows read at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Overlap:
+    """Of n texts, each: how many n-grams were looked for, how many found, how often in all."""
+
+    texts: ItemTexts
+    looked: np.ndarray
+    """int64[n]; 0 where the text is too short to tell."""
+    found: np.ndarray
+    """int64[n]"""
+    times: np.ndarray
+    """int64[n]: occurrences in trained windows of all its n-grams together."""
+
+    @property
+    def share(self) -> np.ndarray:
+        """float64[n]"""
+        return self.found / np.maximum(self.looked, 1)
+
+
+def overlap(
+    corpus: Corpus, plan: Plan, texts: ItemTexts, n: int, most: int, progress: bool = False
+) -> Overlap:
+    """Looks for at most about `most` n-grams in all, spread evenly over every text."""
+    place, length, owner = _chosen(texts, n, most)
+    looked = np.bincount(owner, minlength=len(texts))
+    found, times = np.zeros(len(texts), np.int64), np.zeros(len(texts), np.int64)
+    for size in (n, None):  # those of one length apart: short ones make a scan slow
+        group = np.flatnonzero(length == n if size else length < n)
+        if not len(group):
+            continue
+        rows = [
+            texts.at(np.arange(p, p + k)) for p, k in zip(place[group], length[group], strict=True)
+        ]
+        different, which = _different(rows)
+        count = _counts(corpus, plan, Patterns(different), progress)[which]
+        found += np.bincount(owner[group], count > 0, len(texts)).astype(np.int64)
+        times += np.bincount(owner[group], count, len(texts)).astype(np.int64)
+    return Overlap(texts, looked, found, times)
+
+
+def _chosen(texts: ItemTexts, n: int, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(first token, length, whose) of every n-gram that is looked for: int64[k] each."""
+    fits = np.maximum(texts.length - n + 1, 1)
+    stride = max(1, -(-int(fits.sum()) // most))
+    count = np.where(texts.length >= _SHORTEST, -(-fits // stride), 0)
+    owner = np.repeat(np.arange(len(texts)), count)
+    return (
+        texts.start[owner] + counted(count) * stride,
+        np.minimum(texts.length, n)[owner],
+        owner,
+    )
+
+
+def _different(rows: list[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
+    """(each once, which of them each row is)."""
+    first: dict[bytes, int] = {}
+    which = np.array([first.setdefault(row.tobytes(), len(first)) for row in rows])
+    firsts = np.unique(which, return_index=True)[1]
+    return [rows[i] for i in firsts], which
+
+
+def _counts(corpus: Corpus, plan: Plan, patterns: Patterns, progress: bool) -> np.ndarray:
+    """int64[patterns]: occurrences inside windows that the run trains on."""
+    length = plan.geometry.length
+    there = scan(corpus, "train", patterns, length, progress=progress)
+    trained = _trained(corpus, plan)[there.where // length]
+    count = np.bincount(there.pattern[trained], minlength=len(patterns))
+    inserted = np.unique(plan.columns["source"][plan.columns["kind"] == RESERVE])
+    step = max(1, _BLOCK // length)
+    for first in range(0, len(inserted), step):
+        text = corpus.windows("reserve", inserted[first : first + step], length).ravel()
+        where, pattern = patterns.find(text)
+        whole = where % length + patterns.lengths[pattern] <= length
+        count += np.bincount(pattern[whole], minlength=len(patterns))
+    return count
+
+
+def _trained(corpus: Corpus, plan: Plan) -> np.ndarray:
+    """bool[windows]: which training windows the run reaches in a row that is not replaced."""
+    order, sequences = Order(**plan.contents["order"]), plan.geometry.sequences
+    reached = np.zeros(order.num_windows, bool)
+    replaced = plan.columns["position"][plan.columns["kind"] == RESERVE]
+    for first in range(0, sequences, _BLOCK):
+        rows = np.arange(first, min(first + _BLOCK, sequences))
+        low, high = np.searchsorted(replaced, [rows[0], rows[-1] + 1])
+        rows = np.delete(rows, np.unique(replaced[low:high]) - first)
+        reached[order.windows(rows)] = True
+    return reached
+
+
+def by_condition(found: Overlap, dirty: float, worst: int) -> list[dict[str, Any]]:
+    """A row for each experiment and condition, with its `worst` items."""
+    texts = found.texts
+    conditions = np.asarray(texts.conditions.to_pylist(), object)
+    names, code = np.unique(conditions.astype(str), return_inverse=True)
+    group = texts.experiment * max(1, len(names)) + code
+    rows = []
+    for number in np.unique(group):
+        items = np.flatnonzero(group == number)
+        told = items[found.looked[items] > 0]
+        share = found.share[told]
+        order = told[np.argsort(-share, kind="stable")[:worst]]
+        rows.append(
+            {
+                "experiment": texts.experiments[number // len(names)],
+                "condition": str(names[number % len(names)]),
+                "items": len(items),
+                "too_short": len(items) - len(told),
+                "held_out": int(texts.held_out[items].sum()),
+                "ngrams": int(found.looked[told].sum()),
+                "mean_share": float(share.mean()) if len(told) else None,
+                "items_with_any": int((share > 0).sum()),
+                "items_covered": int((share >= dirty).sum()),
+                "worst": [
+                    {
+                        "item": texts.name(int(i)),
+                        "share": round(float(found.share[i]), 4),
+                        "occurrences": int(found.times[i]),
+                    }
+                    for i in order
+                    if found.found[i]
+                ],
+            }
+        )
+    return rows
+
+
+def findings(rows: list[dict[str, Any]], n: int, dirty: float) -> list[Finding]:
+    """A warning for each condition with items that the corpus has to the share `dirty` or more."""
+    return [
+        Finding(
+            severity="warning",
+            check="overlap",
+            message=f"{row['items_covered']:,} of {row['items']:,} items of "
+            f"{row['experiment']}/{row['condition']} stand to {dirty:.0%} or more of their "
+            f"{n}-grams in what is trained on anyway: {row['worst'][0]['item']} to "
+            f"{row['worst'][0]['share']:.0%}",
+            experiments=(row["experiment"],),
+            items=row["items_covered"],
+            examples=row["worst"],
+        )
+        for row in rows
+        if row["items_covered"]
+    ]
+
+
+def table(rows: list[dict[str, Any]], n: int) -> str:
+    """The rows, aligned, for a person."""
+    names = [f"{row['experiment']}/{row['condition']}" for row in rows]
+    wide = max([len(name) for name in names], default=4)
+    lines = [
+        f"{'condition':{wide}}  {'items':>9}  {'with any':>9}  {'covered':>9}  "
+        f"{f'mean share of {n}-grams':>24}  worst"
+    ]
+    for name, row in zip(names, rows, strict=True):
+        worst = ", ".join(f"{w['item']} {w['share']:.0%}" for w in row["worst"][:3])
+        mean = "-" if row["mean_share"] is None else f"{row['mean_share']:.2%}"
+        lines.append(
+            f"{name:{wide}}  {row['items']:>9,}  {row['items_with_any']:>9,}  "
+            f"{row['items_covered']:>9,}  {mean:>24}  {worst}".rstrip()
+        )
+    return "\n".join(lines)
