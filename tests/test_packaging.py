@@ -58,7 +58,9 @@ def test_what_is_installed_is_what_setup_asks_for(arguments, core):
 
 
 def test_the_extras_are_those_that_the_readme_and_launchers_name(arguments):
-    assert set(arguments["extras_require"]) == {"tpu", "cuda", "gcs", "hf", "beam", "test"}
+    assert set(arguments["extras_require"]) == {
+        *("tpu", "cuda12", "cuda13", "gcs", "hf", "beam", "test"),
+    }
 
 
 def test_every_file_under_the_package_is_shipped(arguments):
