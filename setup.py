@@ -50,6 +50,8 @@ EXTRAS = {
         "pytest-xdist>=3.6",
         "ruff>=0.14",
         "mypy>=1.18",
+        "import-linter>=2.5",
+        "setuptools>=77",
         "scikit-learn>=1.5",
         "lm_eval>=0.4.9",
         "tensorboard>=2.19",
@@ -65,7 +67,8 @@ setup(
     license_expression="Apache-2.0",
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["ttoaa", "ttoaa.*"]),
-    package_data={"ttoaa.reporting": ["*.html"]},
+    package_data={"ttoaa": ["py.typed"], "ttoaa.reporting": ["*.html"]},
+    entry_points={"console_scripts": ["ttoaa = ttoaa.__main__:main"]},
     install_requires=CORE,
     extras_require=EXTRAS,
 )
