@@ -1,5 +1,8 @@
 # shellcheck shell=bash
 # Shared by the launchers: finds a Python, makes .venv/, installs ttoaa into it.
+#
+# The versions are those that were tested with the Python found: a file of constraints/.
+# CONSTRAINTS in the environment names another file; CONSTRAINTS=none lets pip choose.
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
 VENV="$ROOT/.venv"
@@ -28,11 +31,13 @@ find_python() {
 
 make_venv() {
   local base
-  if ! fits "$PYTHON"; then
-    [[ ! -x "$PYTHON" ]] || fail "$VENV has a Python that ttoaa does not run on: remove that folder"
-    base="$(find_python)"
-    "$base" -m venv --clear --without-pip "$VENV" || fail "$base could not make $VENV"
-  fi
+  [[ ! -x "$PYTHON" ]] || fail "$VENV has a Python that ttoaa does not run on: remove that folder"
+  base="$(find_python)"
+  "$base" -m venv --clear --without-pip "$VENV" || fail "$base could not make $VENV"
+}
+
+ensure_pip() {
+  local base
   if ! "$PYTHON" -m pip --version >/dev/null 2>&1; then
     base="$("$PYTHON" -c 'import sys; print(sys._base_executable)')"
     # Debian keeps ensurepip in a package of its own; a pip outside can stand in for it.
@@ -43,10 +48,31 @@ make_venv() {
   fi
 }
 
+constraints() { # the file of versions to install; nothing where pip is to choose
+  case "${CONSTRAINTS-default}" in
+    default)
+      if "$PYTHON" -c 'import sys; sys.exit(sys.version_info >= (3, 12))'; then
+        echo "$ROOT/constraints/jax-0.10.txt" # JAX 0.11 dropped Python 3.11
+      else
+        echo "$ROOT/constraints/jax-0.12.txt"
+      fi
+      ;;
+    '' | none) ;;
+    *) realpath -e "$CONSTRAINTS" 2>/dev/null || fail "there is no file CONSTRAINTS=$CONSTRAINTS" ;;
+  esac
+}
+
 accelerator() { # the extra that this machine's accelerator needs; nothing where it has none
-  local metadata=http://metadata.google.internal/computeMetadata/v1/instance/attributes
-  if [[ "$(nvidia-smi -L 2>/dev/null || true)" == *"GPU "* ]]; then
-    echo cuda
+  local metadata=http://metadata.google.internal/computeMetadata/v1/instance/attributes gpus
+  # A line for each GPU, such as "580.65.06, 9.0"; without a GPU a message.
+  gpus="$(nvidia-smi --query-gpu=driver_version,compute_cap --format=csv,noheader 2>/dev/null || true)"
+  if [[ "$gpus" =~ ^([0-9]+)\.[0-9.]*,\ *([0-9]+)\.([0-9]+) ]]; then
+    # JAX's CUDA 13 needs driver 580 and compute capability 7.5.
+    if ((BASH_REMATCH[1] >= 580 && BASH_REMATCH[2] * 10 + BASH_REMATCH[3] >= 75)); then
+      echo cuda13
+    else
+      echo cuda12
+    fi
   elif [[ -n "${TPU_ACCELERATOR_TYPE:-}" || -e /dev/accel0 ]]; then
     echo tpu
   elif compgen -G '/dev/vfio/[0-9]*' >/dev/null &&
@@ -56,18 +82,21 @@ accelerator() { # the extra that this machine's accelerator needs; nothing where
 }
 
 install_ttoaa() { # the core and, if given, the extra $1; nothing to do where that was done before
-  local extra="${1:-}" stamp wanted log="$VENV/install.log" started=$SECONDS
+  local extra="${1:-}" stamp versions wanted log="$VENV/install.log" started=$SECONDS
+  fits "$PYTHON" || make_venv
   stamp="$VENV/installed-${extra:-core}"
-  wanted="$(echo "$ROOT" && cat "$ROOT/setup.py" "$ROOT/pyproject.toml")"
-  if fits "$PYTHON" && [[ -f "$stamp" && "$(cat "$stamp")" == "$wanted" ]]; then
+  versions="$(constraints)"
+  wanted="$(echo "$ROOT" && cat "$ROOT/setup.py" "$ROOT/pyproject.toml" ${versions:+"$versions"})"
+  if [[ -f "$stamp" && "$(cat "$stamp")" == "$wanted" ]]; then
     echo "install: $VENV is complete${extra:+ with [$extra]}"
     return
   fi
-  make_venv
+  ensure_pip
   echo "install: ttoaa${extra:+[$extra]} into $VENV (3 GB, a few minutes; log in install.log)"
   rm -f "$stamp"
   if ! (cd "$ROOT" && "$PYTHON" -m pip --disable-pip-version-check --no-color install \
-    --progress-bar off --editable ".${extra:+[$extra]}" 2>&1) | tee "$log" | show_last "$started"; then
+    --progress-bar off ${versions:+--constraint "$versions"} \
+    --editable ".${extra:+[$extra]}" 2>&1) | tee "$log" | show_last "$started"; then
     tail -n 15 "$log" >&2
     fail "the installation failed, see $log"
   fi

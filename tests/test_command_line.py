@@ -1,33 +1,149 @@
-import pytest
-from absl import flags
+"""What every command shares: `ttoaa NAME`, its help, and errors of one line."""
 
-from ttoaa.command_line import optional, whole_numbers
+import pathlib
+import re
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+import ttoaa
+from ttoaa.__main__ import COMMANDS, overview
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+GREET = '''
+    """Greet somebody.
+
+      ttoaa greet --to=Ada
+    """
+    from absl import flags
+    from ttoaa import command_line
+    import manners
+
+    _TO = flags.DEFINE_string("to", None, "whom to greet", required=True)
+    _TIMES = flags.DEFINE_integer("times", 1, "how often to greet", 1)
+    _TONE = flags.DEFINE_enum("tone", None, ["warm", "cold"], "how it sounds")
+
+
+    def main(argv):
+        if _TO.value == "nobody":
+            raise ValueError("--to=nobody is not a person: name one")
+        print(*["hello", _TO.value] * _TIMES.value, *argv[1:])
+
+
+    if __name__ == "__main__":
+        command_line.run("greet", main, manners, **OPTIONS)
+'''
+MANNERS = '''
+    """Flags that several commands share."""
+    from absl import flags
+
+    POLITE = flags.DEFINE_bool("polite", True, "whether to be polite")
+'''
+
+
+def run(*arguments, cwd=ROOT):
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture
+def greet(tmp_path):
+    """Run the command `greet` with these arguments."""
+
+    def call(*arguments, options="{}"):
+        text = textwrap.dedent(GREET).replace("OPTIONS", options).lstrip()
+        (tmp_path / "greet.py").write_text(text)
+        (tmp_path / "manners.py").write_text(textwrap.dedent(MANNERS))
+        return run("-m", "greet", *arguments, cwd=tmp_path)
+
+    return call
+
+
+def test_a_command_runs(greet):
+    done = greet("--to=Ada", "--times=2")
+    assert (done.returncode, done.stdout) == (0, "hello Ada hello Ada\n"), done.stderr
+
+
+HELP = """\
+usage: ttoaa greet [flags]
+
+Greet somebody.
+
+  ttoaa greet --to=Ada
+
+flags:
+  --to=…
+      whom to greet (required)
+  --times=…
+      how often to greet (a positive integer; default: 1)
+  --tone=warm|cold
+      how it sounds
+
+common flags:
+  --[no]polite
+      whether to be polite (default: true)
+"""
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h", "--helpshort"])
+def test_help_shows_the_flags_of_the_command_first_and_none_of_libraries(greet, flag):
+    done = greet(flag)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{HELP}\n--helpfull also lists the flags of libraries.\n"
+
+
+def test_full_help_shows_those_of_libraries_last(greet):
+    done = greet("--helpfull")
+    assert done.returncode == 0 and done.stdout.startswith(HELP)
+    assert "flags of libraries:\n" in done.stdout and "  --verbosity=…\n" in done.stdout
+    assert done.stdout.count("--to=…") == 1
 
 
 @pytest.mark.parametrize(
-    ("given", "value"),
+    ("arguments", "message"),
     [
-        ([], None),
-        (["--audit"], "10"),
-        (["--audit=3"], "3"),
-        (["--noaudit"], ""),
-        (["--audit="], ""),
+        ([], "--to is required"),
+        (["--to=Ada", "--tims=2"], "Unknown command line flag 'tims'. Did you mean: times ?"),
+        (["--to=Ada", "twice"], "unexpected argument 'twice': write the value of a flag after '='"),
     ],
 )
-def test_a_flag_may_stand_without_a_value(given, value):
-    values = flags.FlagValues()
-    flags.DEFINE_flag(optional("audit", "10", "help"), values, "here")
-    assert values(["command", *given]) == ["command"] and values.audit == value
+def test_a_mistake_in_the_command_line_is_one_line(greet, arguments, message):
+    done = greet(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"greet: {message} (flags: ttoaa greet --help)\n"
 
 
-def test_its_value_needs_the_sign():
-    values = flags.FlagValues()
-    flags.DEFINE_flag(optional("audit", "10", "help"), values, "here")
-    assert values(["command", "--audit", "5"]) == ["command", "5"] and values.audit == "10"
+def test_an_expected_error_is_one_line(greet):
+    done = greet("--to=nobody")
+    assert (done.returncode, done.stderr) == (1, "greet: --to=nobody is not a person: name one\n")
 
 
-def test_whole_numbers_of_a_list():
-    assert whole_numbers("steps", ["1", " 12"]) == [1, 12] and whole_numbers("steps", []) == []
-    for wrong in ("x", "-1", "1.5", ""):
-        with pytest.raises(ValueError, match=f"^--steps takes whole numbers, not '{wrong}'$"):
-            whole_numbers("steps", ["3", wrong])
+def test_a_command_may_take_arguments_and_the_flags_of_others(greet):
+    assert greet("--to=Ada", "twice", options="{'arguments': True}").stdout == "hello Ada twice\n"
+    done = greet("--to=Ada", "--runner=Direct", options="{'unknown_flags': True}")
+    assert done.stdout == "hello Ada --runner=Direct\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_without_a_command_there_is_a_table_of_them(arguments):
+    done = run("-m", "ttoaa", *arguments)
+    assert (done.returncode, done.stdout) == (0, f"{overview()}\n")
+    assert re.findall(r"^  (\S+)  +\S.{20,}[^.]$", done.stdout, re.MULTILINE) == list(COMMANDS)
+
+
+def test_the_table_imports_no_library():
+    code = "import sys; from ttoaa.__main__ import overview; overview(); print(*sys.modules)"
+    assert not {"absl", "jax", "gin", "numpy"} & set(run("-c", code).stdout.split())
+
+
+def test_its_version():
+    assert run("-m", "ttoaa", "--version").stdout == f"ttoaa {ttoaa.__version__}\n"
+
+
+def test_an_unknown_command_is_one_line():
+    done = run("-m", "ttoaa", "nonsense", "--workdir=x")
+    assert (done.returncode, done.stdout) == (2, "")
+    names = ", ".join(COMMANDS)
+    assert done.stderr == f"ttoaa: 'nonsense' is not a command; use one of {names}\n"

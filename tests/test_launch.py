@@ -9,6 +9,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FAKE_PYTHON = """#!/bin/bash
 echo "$@" >> "$(dirname "$0")/calls"
+[[ "$*" != *">= (3, 12)"* ]] || exit "${FAKE_NEW:-1}"
 [[ "$*" != *install* ]] || exit "${FAKE_CODE:-0}"
 """
 
@@ -18,7 +19,8 @@ class Checkout:
 
     def __init__(self, folder):
         self.folder = folder
-        shutil.copytree(ROOT / "launch", folder / "launch")
+        for name in ("launch", "constraints"):
+            shutil.copytree(ROOT / name, folder / name)
         for name in ("setup.py", "pyproject.toml"):
             shutil.copy(ROOT / name, folder)
         self.bin = folder / ".venv" / "bin"
@@ -106,10 +108,45 @@ def test_a_venv_of_another_python_is_not_touched(checkout):
     assert (checkout.bin / "python").exists()
 
 
+@pytest.mark.parametrize(("new", "file"), [("0", "jax-0.10.txt"), ("1", "jax-0.12.txt")])
+def test_the_versions_are_those_tested_with_this_python(checkout, new, file):
+    assert checkout.shell("install_ttoaa", FAKE_NEW=new).returncode == 0
+    calls = (checkout.bin / "calls").read_text()
+    assert f"--constraint {checkout.folder}/constraints/{file} --editable ." in calls
+
+
+def test_other_constraints_or_none(checkout, tmp_path):
+    for value in ("none", ""):
+        assert checkout.shell("install_ttoaa", CONSTRAINTS=value).returncode == 0
+    assert checkout.installs() == ["."]
+    assert "--constraint" not in (checkout.bin / "calls").read_text()
+    (tmp_path / "mine.txt").write_text("jax==0.11.2\n")
+    assert checkout.shell("install_ttoaa", CONSTRAINTS=f"{tmp_path}/mine.txt").returncode == 0
+    assert f"--constraint {tmp_path}/mine.txt" in (checkout.bin / "calls").read_text()
+    wrong = checkout.shell("install_ttoaa", CONSTRAINTS="nothing.txt")
+    assert wrong.returncode == 1
+    assert wrong.stderr == "bash: there is no file CONSTRAINTS=nothing.txt\n"
+
+
+def test_changed_constraints_are_installed_again(checkout):
+    checkout.shell("install_ttoaa")
+    with open(checkout.folder / "constraints/jax-0.12.txt", "a") as file:
+        file.write("# another version\n")
+    checkout.shell("install_ttoaa")
+    assert checkout.installs() == [".", "."]
+
+
 @pytest.mark.parametrize(
-    ("lists", "extra"), [("GPU 0: NVIDIA H100", "cuda"), ("No devices were found", "")]
+    ("lists", "extra"),
+    [
+        ("580.65.06, 9.0", "cuda13"),
+        ("610.12, 12.0\n610.12, 12.0", "cuda13"),
+        ("580.65.06, 7.0", "cuda12"),
+        ("550.54.15, 9.0", "cuda12"),
+        ("No devices were found", ""),
+    ],
 )
-def test_a_gpu_asks_for_its_extra(checkout, lists, extra):
+def test_a_gpu_asks_for_the_cuda_that_its_driver_runs(checkout, lists, extra):
     checkout.script("nvidia-smi", f"#!/bin/bash\necho '{lists}'\n")
     assert checkout.shell("accelerator").stdout.strip() == extra
 

@@ -5,8 +5,10 @@ import pathlib
 import platform
 import re
 import runpy
+import shutil
 import subprocess
 import sys
+import zipfile
 
 import pytest
 import setuptools
@@ -58,7 +60,9 @@ def test_what_is_installed_is_what_setup_asks_for(arguments, core):
 
 
 def test_the_extras_are_those_that_the_readme_and_launchers_name(arguments):
-    assert set(arguments["extras_require"]) == {"tpu", "cuda", "gcs", "hf", "beam", "test"}
+    assert set(arguments["extras_require"]) == {
+        *("tpu", "cuda12", "cuda13", "gcs", "hf", "beam", "test"),
+    }
 
 
 def test_every_file_under_the_package_is_shipped(arguments):
@@ -70,6 +74,22 @@ def test_every_file_under_the_package_is_shipped(arguments):
     files = (path for path in (ROOT / "ttoaa").rglob("*") if path.is_file())
     there = {path for path in files if path.parent.name != "__pycache__"}
     assert there == shipped
+
+
+def test_a_wheel_has_the_types_and_the_command(tmp_path):
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "ttoaa"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    build = "from setuptools import build_meta; build_meta.build_wheel('.')"
+    command = [sys.executable, "-c", build]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        (scripts,) = (name for name in names if name.endswith("entry_points.txt"))
+        assert archive.read(scripts).decode().split("\n")[1] == "ttoaa = ttoaa.__main__:main"
+    assert {"ttoaa/py.typed", "ttoaa/__main__.py", "ttoaa/train.py"} <= names
 
 
 def test_the_quickstart_is_a_study():

@@ -1,44 +1,140 @@
-"""The flags that all commands take, quick to import: what only looks at a study needs no more."""
+"""Run a command: parse its flags, print its help, and turn expected errors into one line."""
 
-import pathlib
-from collections.abc import Sequence
+import functools
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
 
-from absl import flags
+from absl import app, flags
 
-from ttoaa.workdir import Workdir
-
-GIN_FILE = flags.DEFINE_multi_string("gin_file", [], "gin files of the study, later ones win")
-GIN_BINDINGS = flags.DEFINE_multi_string("gin_bindings", [], "single bindings, after the files")
-_WORKDIR = flags.DEFINE_string("workdir", None, "the study's folder", required=True)
-_SEED = flags.DEFINE_integer("seed", 0, "seed of initialisation, order and experiments", 0)
-
-
-def workdir_from_flags() -> Workdir:
-    return Workdir(pathlib.Path(_WORKDIR.value).expanduser().resolve(), _SEED.value)
+_HELP = ("-h", "-help", "--help", "-helpshort", "--helpshort", "-?")
+_HELP_FULL = ("-helpfull", "--helpfull")
 
 
-def optional(name: str, alone: str, help_: str) -> "flags.Flag[str]":
-    """A flag that means `alone` where it stands without a value; a value needs the '='."""
-    serializer = flags.ArgumentSerializer[str]()
-    return flags.Flag(_Optional(alone), serializer, name, None, help_, boolean=True)
+def run(
+    name: str,
+    main: Callable[[Sequence[str]], None],
+    *shared: ModuleType,
+    arguments: bool = False,
+    unknown_flags: bool = False,
+) -> None:
+    """Run `main` as the command `ttoaa NAME` and exit.
+
+    A ValueError or an OSError of `main` becomes one line and exit code 1; a mistake in the command
+    line becomes one line and exit code 2.
+
+    Args:
+        shared: modules whose flags the command takes in addition to its own.
+        arguments: whether `main` takes arguments that are not flags.
+        unknown_flags: whether flags that nobody defined are passed to `main`, too.
+    """
+    parse = functools.partial(_parse, name, main, shared, arguments, unknown_flags)
+    app.run(functools.partial(_call, name, main), flags_parser=parse)
 
 
-class _Optional(flags.ArgumentParser[str]):
-    """What absl gives for a bare flag of two values is 'true'."""
-
-    syntactic_help = "a value behind '=', or none"
-
-    def __init__(self, alone: str) -> None:
-        super().__init__()
-        self._alone = alone
-
-    def parse(self, argument: str) -> str:
-        return {"true": self._alone, "false": ""}.get(argument, argument)
+def _call(name: str, main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
+    try:
+        main(argv)
+    except (ValueError, OSError) as error:
+        sys.exit(f"{name}: {error}")
 
 
-def whole_numbers(flag: str, values: Sequence[str]) -> list[int]:
-    """The numbers of a list flag; ValueError, naming it, for anything else."""
-    wrong = [value for value in values if not value.strip().isdecimal()]
-    if wrong:
-        raise ValueError(f"--{flag} takes whole numbers, not {wrong[0]!r}")
-    return [int(value) for value in values]
+def _parse(
+    name: str,
+    main: Callable[[Sequence[str]], None],
+    shared: Sequence[ModuleType],
+    arguments: bool,
+    unknown_flags: bool,
+    argv: Sequence[str],
+) -> list[str]:
+    given = argv[1 : argv.index("--")] if "--" in argv else argv[1:]
+    full = any(argument in _HELP_FULL for argument in given)
+    if full or any(argument in _HELP for argument in given):
+        print(help_text(name, main, shared, full=full))
+        sys.exit()
+    try:
+        rest = flags.FLAGS(list(argv), known_only=unknown_flags)
+    except flags.Error as error:
+        missing = [flag.name for flag in _ours(main, shared) if _is_required(flag)]
+        problem = f"--{missing[0]} is required" if missing else " ".join(str(error).split())
+        _refuse(name, problem)
+    if rest[1:] and not (arguments or unknown_flags):
+        _refuse(name, f"unexpected argument {rest[1]!r}: write the value of a flag after '='")
+    return rest
+
+
+def _refuse(name: str, problem: str) -> None:
+    print(f"{name}: {problem} (flags: ttoaa {name} --help)", file=sys.stderr)
+    sys.exit(2)
+
+
+def help_text(
+    name: str,
+    main: Callable[[Sequence[str]], None],
+    shared: Sequence[ModuleType],
+    *,
+    full: bool = False,
+) -> str:
+    """Describe the command and its flags, its own first; with `full` also those of libraries."""
+    own, ours = _flags_of(main.__module__), _ours(main, shared)
+    common = [flag for flag in ours if flag not in own]
+    sections = [("flags", own), ("common flags", common)]
+    if full:
+        every = [flags.FLAGS[flag] for flag in sorted(set(flags.FLAGS))]
+        sections += [("flags of libraries", [flag for flag in every if flag not in ours])]
+    lines = [
+        f"usage: ttoaa {name} [flags]",
+        "",
+        (sys.modules[main.__module__].__doc__ or "").strip(),
+    ]
+    for title, found in sections:
+        if found:
+            lines += ["", f"{title}:", *(line for flag in found for line in _describe(flag))]
+    if not full:
+        lines += ["", "--helpfull also lists the flags of libraries."]
+    return "\n".join(lines)
+
+
+def _ours(
+    main: Callable[[Sequence[str]], None], shared: Sequence[ModuleType]
+) -> list["flags.Flag[object]"]:
+    found: list[flags.Flag[object]] = []
+    for module in (main.__module__, *(each.__name__ for each in shared)):
+        found += [flag for flag in _flags_of(module) if flag not in found]
+    return found
+
+
+def _flags_of(module: str) -> list["flags.Flag[object]"]:
+    return flags.FLAGS.get_key_flags_for_module(module)
+
+
+def _describe(flag: "flags.Flag[object]") -> Iterator[str]:
+    shown, text = f"--{flag.name}", flag.help or ""
+    details = [flag.parser.syntactic_help]
+    if isinstance(flag.parser, flags.EnumParser):
+        values = "|".join(flag.parser.enum_values)
+        shown, text = f"{shown}={values}", text.removeprefix(f"<{values}>: ")
+    elif isinstance(flag.parser, flags.BooleanParser):
+        shown = f"--[no]{flag.name}"
+    else:
+        shown += "[=…]" if flag.boolean else "=…"
+    if _is_required(flag):
+        details.append("required")
+    elif flag.default not in (None, [], ""):
+        details.append(f"default: {(flag.default_as_str or '').strip(chr(39))}")
+    noted = "; ".join(filter(None, details))
+    yield f"  {shown}"
+    indent = " " * 6
+    text = f"{text} ({noted})" if noted else text
+    yield from textwrap.wrap(text, 92, initial_indent=indent, subsequent_indent=indent)
+
+
+def _is_required(flag: "flags.Flag[object]") -> bool:
+    """Whether the command line must name the flag: absl has no field for it, only a validator."""
+    try:
+        for validator in flag.validators:
+            validator.verify(flags.FLAGS)
+    except flags.ValidationError:
+        return flag.value is None
+    return False

@@ -15,8 +15,7 @@ import gin
 import jax
 from absl import flags
 
-from ttoaa import command_line
-from ttoaa.command_line import GIN_BINDINGS, GIN_FILE, workdir_from_flags
+from ttoaa import study_flags
 from ttoaa.data.geometry import Geometry
 from ttoaa.data.olmo_corpus import OlmoCorpus
 from ttoaa.data.prepare.pipeline import Prepare, is_begun
@@ -25,6 +24,7 @@ from ttoaa.model.compute_config import Execution
 from ttoaa.model.decoder import DecoderConfig
 from ttoaa.model.sharding import Layout
 from ttoaa.planning.checks.findings import Checks
+from ttoaa.study_flags import GIN_BINDINGS, GIN_FILE, workdir_from_flags
 from ttoaa.training.config import Training
 from ttoaa.training.init_from import InitFrom
 from ttoaa.workdir import Workdir, write_text
@@ -32,7 +32,7 @@ from ttoaa.workdir import Workdir, write_text
 Bindings = dict[tuple[tuple[str, ...], str], str]
 """(scopes, 'Name.parameter' or macro name) to the value as gin writes it."""
 
-flags.adopt_module_key_flags(command_line)
+flags.adopt_module_key_flags(study_flags)
 
 
 @gin.configurable

@@ -13,17 +13,17 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
-from ttoaa import command_line
+from ttoaa import study_flags
 from ttoaa.workdir import Workdir
 
 _SHOW = flags.DEFINE_string("show", None, "print a part of the plan: step=K, row=P or item=ID")
 _CHECK = flags.DEFINE_flag(
-    command_line.optional(
+    study_flags.optional(
         "check", "quick", "look for texts in common; =overlap: with the corpus too"
     )
 )
 _AUDIT = flags.DEFINE_flag(
-    command_line.optional(
+    study_flags.optional(
         "audit", "10", "compare so many random batches with the loader's; 10 if bare"
     )
 )
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
         asked = [name for name, value in ways.items() if value]
         if len(asked) > 1:
             raise ValueError(f"{' and '.join(asked)}: one at a time")
-        workdir = command_line.workdir_from_flags()
+        workdir = study_flags.workdir_from_flags()
         if _SHOW.value:
             from ttoaa.planning.inspect import show
 
@@ -60,9 +60,9 @@ def main(argv: Sequence[str]) -> None:
 def _audit(workdir: Workdir) -> str:
     from ttoaa.planning.audit.compare import audit
 
-    count = command_line.whole_numbers("audit", [_AUDIT.value or "0"])[0]
-    steps = command_line.whole_numbers("audit_steps", _AUDIT_STEPS.value)
-    hosts = command_line.whole_numbers("audit_hosts", _AUDIT_HOSTS.value)
+    count = study_flags.whole_numbers("audit", [_AUDIT.value or "0"])[0]
+    steps = study_flags.whole_numbers("audit_steps", _AUDIT_STEPS.value)
+    hosts = study_flags.whole_numbers("audit_hosts", _AUDIT_HOSTS.value)
     return audit(workdir, count, _AUDIT_SEED.value, steps, hosts)
 
 
@@ -86,5 +86,5 @@ def _make(workdir: Workdir) -> None:
 
 
 if __name__ == "__main__":
-    flags.adopt_module_key_flags(command_line)
+    flags.adopt_module_key_flags(study_flags)
     app.run(main)

@@ -1,0 +1,44 @@
+"""The flags that all commands take, quick to import: what only looks at a study needs no more."""
+
+import pathlib
+from collections.abc import Sequence
+
+from absl import flags
+
+from ttoaa.workdir import Workdir
+
+GIN_FILE = flags.DEFINE_multi_string("gin_file", [], "gin files of the study, later ones win")
+GIN_BINDINGS = flags.DEFINE_multi_string("gin_bindings", [], "single bindings, after the files")
+_WORKDIR = flags.DEFINE_string("workdir", None, "the study's folder", required=True)
+_SEED = flags.DEFINE_integer("seed", 0, "seed of initialisation, order and experiments", 0)
+
+
+def workdir_from_flags() -> Workdir:
+    return Workdir(pathlib.Path(_WORKDIR.value).expanduser().resolve(), _SEED.value)
+
+
+def optional(name: str, alone: str, help_: str) -> "flags.Flag[str]":
+    """A flag that means `alone` where it stands without a value; a value needs the '='."""
+    serializer = flags.ArgumentSerializer[str]()
+    return flags.Flag(_Optional(alone), serializer, name, None, help_, boolean=True)
+
+
+class _Optional(flags.ArgumentParser[str]):
+    """What absl gives for a bare flag of two values is 'true'."""
+
+    syntactic_help = "a value behind '=', or none"
+
+    def __init__(self, alone: str) -> None:
+        super().__init__()
+        self._alone = alone
+
+    def parse(self, argument: str) -> str:
+        return {"true": self._alone, "false": ""}.get(argument, argument)
+
+
+def whole_numbers(flag: str, values: Sequence[str]) -> list[int]:
+    """The numbers of a list flag; ValueError, naming it, for anything else."""
+    wrong = [value for value in values if not value.strip().isdecimal()]
+    if wrong:
+        raise ValueError(f"--{flag} takes whole numbers, not {wrong[0]!r}")
+    return [int(value) for value in values]
