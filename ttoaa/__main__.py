@@ -17,10 +17,10 @@ COMMANDS = {
     "study": "ttoaa.study",
     "compile": "ttoaa.compile",
     "beam": "ttoaa.beam",
-    "harness": "ttoaa.harness",
-    "huggingface": "ttoaa.model.huggingface",
-    "olmo": "ttoaa.model.olmo",
-    "olmo-corpus": "ttoaa.data.olmo",
+    "harness": "ttoaa.interop.lm_eval",
+    "huggingface": "ttoaa.interop.huggingface",
+    "olmo": "ttoaa.interop.olmo",
+    "olmo-corpus": "ttoaa.interop.olmo.corpus",
 }
 """Command to the module that `python -m` runs."""
 
