@@ -18,7 +18,7 @@ from ttoaa.planning.placement import Uniform, Within
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 QUICKSTART = ROOT / "configs/quickstart.gin"
-GUIDE = (ROOT / "docs/experiment.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "docs/extending/experiment.md").read_text(encoding="utf-8")
 MODULE = "ttoaa.experiments.phone_numbers"
 
 

@@ -1,1 +1,1 @@
-"""One file per experiment: data, intervention, outcome, figure."""
+"""The experiments: one file or folder each, and what they have in common."""

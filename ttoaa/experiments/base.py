@@ -1,6 +1,7 @@
-"""What an experiment is: data, an intervention, an outcome, a figure.
+"""The base class of experiments and what its methods receive: `World`, `Scorer`, `Probe`.
 
-An author subclasses `Experiment` in one new file. Nothing here knows the trainer or the mesh.
+An experiment is one subclass of `Experiment` in one file (docs/extending/experiment.md). It knows
+neither the trainer nor the device mesh.
 """
 
 import dataclasses
@@ -22,90 +23,111 @@ from ttoaa.planning.removal import Removal, at_occurrences
 from ttoaa.scoring.requests import Sampling
 from ttoaa.statistics.bootstrap import Estimate, keyed_rng, paired_estimates
 
-if TYPE_CHECKING:  # planning imports this file, and does without JAX
+if TYPE_CHECKING:  # planning imports this file and must not import JAX
     from ttoaa.scoring.likelihood import Moments
 
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """What an experiment may look at when it decides what to do."""
+    """The context of one experiment: everything it may look at before training."""
 
     seed: int
+    """The study's seed (`--seed`)."""
     name: str
+    """The experiment's name."""
     tokenizer: Tokenizer
     geometry: Geometry
+    """Tokens of a row, rows of a batch, steps of training."""
     windows: np.ndarray
-    """int64[n]: the reserve windows that are this experiment's own (see `reserve_windows`)."""
+    """int64[n]: the reserve windows assigned to this experiment (see `reserve_windows`)."""
     reserve: Callable[[], np.ndarray]
-    """Reads the tokens of those windows."""
+    """Reads the tokens of `windows`; use `reserve_NxL`."""
     corpus: Corpus | None = None
 
     @functools.cached_property
     def reserve_NxL(self) -> np.ndarray:
-        """int32[n, L]: the tokens of those windows, read when they are first looked at."""
+        """int32[n, L]: the tokens of `windows`, read at the first access."""
         return self.reserve()
 
     def at(self, sequences: Sequence[np.ndarray], where: str = "after") -> AtOccurrences:
-        """Where one of these int[n] token sequences occurs in the run, as a placement.
+        """Return the placement at all occurrences in the run of these int[n] token sequences.
 
-        `where` is 'after' it, 'over' it or 'row' (see `planning.removal`).
+        `where` is 'after' or 'over' the occurrence, or 'row' (see `planning.removal`).
         """
         assert self.corpus is not None
         order = training_order(self.corpus, self.seed, self.geometry.length)
         return at_occurrences(sequences, self.corpus, order, self.geometry, where)
 
     def rng(self, *salt: object) -> np.random.Generator:
-        """A stream of this experiment's own: adding other experiments does not move it."""
+        """Return the random stream keyed by (seed, name, salt).
+
+        Other experiments do not influence it. Use a separate salt for each thing you draw: then a
+        change to one leaves the others as they are.
+        """
         return keyed_rng("experiment", self.seed, self.name, *salt)
 
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """A cheap measurement inside training: the mean loss of each row, at given steps.
+    """A cheap measurement during training: the mean loss of each row at given steps.
 
-    At step s the model has been updated s times; the batch of step s has not been seen.
+    At step s the model has been updated s times and has not seen the batch of step s.
     """
 
     name: str
+    """Unique in the experiment."""
     tokens_NxL: np.ndarray
+    """int32[N, L]"""
     steps: Sequence[int]
 
 
 class Scorer(Protocol):
-    """One checkpoint of one run, as an outcome sees it."""
+    """One checkpoint of one run, as `Experiment.outcome` receives it.
+
+    A request is (tokens int[n], start) with 1 <= start < n and asks for tokens[start:], each given
+    all tokens before it. The result for a request does not depend on the other requests.
+    """
 
     @property
-    def step(self) -> int: ...
+    def step(self) -> int:
+        """The number of updates of the checkpoint."""
+        ...
 
     @property
     def items(self) -> pd.DataFrame:
-        """The experiment's items: id, condition, repetitions, tokens, window, text, its fields."""
+        """The experiment's items as planned: columns id, condition, repetitions, tokens, window,
+        text, and one column for each of the items' fields."""
         ...
 
     @property
     def probes(self) -> pd.DataFrame:
-        """Its in-training probes up to `step`: columns step, probe, row, loss (nats a token)."""
+        """The experiment's probes up to `step`: columns step, probe, row, loss (nats a token)."""
         ...
 
     @property
     def decisions(self) -> pd.DataFrame:
-        """Of its controllers up to `step`: columns interval, step, slots, chosen (list of int, None
-        in a control run), log_p (list of float, nats), state (dict or None)."""
+        """The decisions of the experiment's controllers up to `step`: columns interval, step, slots,
+        chosen (list of int; None in a control run), log_p (list of float, nats), state (dict; None
+        in a control run)."""
         ...
 
     @property
     def tokenizer(self) -> Tokenizer: ...
 
     def log_likelihood(self, requests: Sequence[tuple[np.ndarray, int]]) -> list[np.ndarray]:
-        """For each (tokens int[n], start >= 1): log p(tokens[i] | tokens[:i]), i = start..n-1."""
+        """Return for each request float32[n - start]: log p(tokens[i] | tokens[:i]) in nats."""
         ...
 
     def vocabulary_moments(self, requests: Sequence[tuple[np.ndarray, int]]) -> "list[Moments]":
-        """These with what the model expects of each: for Min-K%++ (see `scoring.attacks`)."""
+        """Return the log-likelihoods with their mean and standard deviation under the model.
+
+        Min-K%++ needs them (see `scoring.attacks`).
+        """
         ...
 
     def embedding_gradients(self, requests: Sequence[tuple[np.ndarray, int]]) -> list[np.ndarray]:
-        """float32[n, D] for each: of the sum of its log p with respect to the input embeddings."""
+        """Return for each request float32[n, D]: the gradient of its summed log-likelihood with
+        respect to its input embeddings."""
         ...
 
     def generate(
@@ -114,30 +136,51 @@ class Scorer(Protocol):
         sampling: Sampling,
         keys: Sequence[int | str] | None = None,
     ) -> list[np.ndarray]:
-        """The new tokens of each prompt (see `scoring.generation.generate`)."""
+        """Return the new tokens of each prompt (see `scoring.generation.generate`)."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Base of every experiment; subclasses are frozen dataclasses, made by gin."""
+    """Base class of experiments: subclass it as a frozen dataclass with `@gin.configurable`.
+
+    | method | called by | default |
+    |---|---|---|
+    | `reserve_windows`, `removes` | plan, train | none |
+    | `intervene` | plan (evaluate, if the experiment was added after training) | to be written |
+    | `controllers` | plan, train | none |
+    | `probes` | train | none |
+    | `outcome` | evaluate, once for each checkpoint of the run and of the control run | to be written |
+    | `estimates` | report, once for each evaluated step and seed | paired differences |
+    | `figure` | report | to be written |
+
+    Each command is a separate process, and on a pod train is one process per host. A method must
+    therefore be a pure function of the config and its arguments: take all randomness from
+    `World.rng`, keep no state between calls. What `outcome` needs from `intervene` travels in the
+    fields of the items.
+
+    A ValueError from any method ends the command; start its message with the experiment's name and
+    say which field to change.
+    """
 
     name: str
-    """Unique in the study; keys the experiment's random stream."""
+    """Unique in the study: keys the random stream and names the tables."""
     primary: str
-    """The one primary outcome, declared before looking: 'outcome/condition'."""
+    """The primary outcome, declared before looking at results: 'outcome/condition'."""
     expected_sign: int
-    """+1 or -1: the sign of (run - control) that the primary outcome is expected to have."""
+    """+1 or -1: the expected sign of (run - control) of the primary outcome."""
 
     signs: ClassVar[Mapping[str, int]] = {}
-    """The expected sign of run - control for every outcome that `estimates` returns."""
+    """Every outcome that `estimates` returns, with the expected sign of (run - control)."""
     version: ClassVar[int] = 1
-    """Of what `outcome` measures: raised when that changes, old checkpoints are scored anew."""
+    """The version of `outcome`: raise it when the measurement changes, and `evaluate` scores
+    existing checkpoints again."""
     inserts: ClassVar[bool] = True
-    """False where all items are held out (and nothing is probed, and no reserve window is asked
-    for): such an experiment may be added to a study after its runs, which are then only scored."""
+    """False for an experiment whose items are all held out and that has no reserve windows, probes
+    or removals. It may be added to a study after training; only `evaluate` then runs again."""
 
     def __post_init__(self) -> None:
+        """Validate the config. Subclasses extend it: call `super().__post_init__()` first."""
         kind = type(self).__name__
         if not isinstance(self.name, str) or not self.name or not set(self.name) <= _NAME:
             raise ValueError(
@@ -153,52 +196,65 @@ class Experiment:
             raise ValueError(f"{self.name}: expected_sign must be +1 or -1")
 
     def sign(self, outcome: str) -> int:
-        """How differences of `outcome` are oriented, so that what is expected is positive."""
+        """Return the factor that makes the expected difference of `outcome` positive."""
         primary, _, _ = self.primary.partition("/")
         return self.expected_sign if outcome == primary else self.signs[outcome]
 
     def reserve_windows(self, geometry: Geometry) -> int:
-        """How many reserve windows the experiment needs for itself."""
+        """Return how many reserve windows to assign to this experiment.
+
+        Reserve windows are rows of corpus text that no epoch trains on. The planner assigns them
+        before any other method runs; `World.windows` and `World.reserve_NxL` hold them.
+        """
         return 0
 
     def removes(self, world: World) -> Iterable[Removal]:
-        """Texts that must not occur in the run: every row that holds one is replaced.
+        """Return texts that must not occur in the run: every row that holds one is replaced.
 
-        Asked before windows of the reserve are dealt out, so this world has none; and before the
-        control run as well, so that both runs deal out the same.
+        Called before reserve windows are assigned, so `world.windows` is empty here. The control
+        run asks as well: both runs must assign the same windows.
         """
         return ()
 
     def probes(self, world: World) -> Sequence[Probe]:
-        """Measurements inside training, the same in the control run and the experiment run."""
+        """Return the measurements during training, the same for the control run and the run."""
         return ()
 
     def controllers(self, world: World) -> Sequence[Controller]:
-        """Closed loops that decide during the run what fills the experiment's slots (C6).
+        """Return the closed loops that fill this experiment's slots during the run (contract C6).
 
-        The control run measures for them, at the same steps, and decides nothing.
+        The control run measures at the same steps and decides nothing.
         """
         return ()
 
     def intervene(self, world: World) -> Iterator[Item | Items]:
-        """Every item, inserted or held out."""
+        """Yield every item, inserted (repetitions >= 1) or held out (repetitions 0).
+
+        The planner may iterate more than once and holds only a block of items at a time. For
+        millions of items yield `Items`, blocks of columns of about 50,000.
+        """
         raise NotImplementedError
 
     def outcome(self, model: Scorer) -> pd.DataFrame:
-        """Measures one checkpoint: a tidy table with columns item, condition, outcome, value."""
+        """Measure one checkpoint: columns item (str), condition (str), outcome (str), value (float).
+
+        The same code measures the control run and the run. A row is one value of one item; further
+        columns are kept for `estimates`.
+        """
         raise NotImplementedError
 
     def estimates(self, run: pd.DataFrame, control: pd.DataFrame) -> list[Estimate]:
-        """Numbers with intervals from the outcome tables of the run and of its control.
+        """Turn the outcome tables of the run and its control run into numbers with intervals.
 
-        By default the mean of each (outcome, condition), paired by item with the control run.
+        Both tables are of one step and one seed. By default: the mean of each (outcome, condition)
+        and its difference from the control run, paired by item.
         """
         return paired_estimates(run, control, self.sign)
 
     def figure(self, estimates: pd.DataFrame, axes: Any) -> None:
-        """Draws the experiment's figure on matplotlib `axes`.
+        """Draw the experiment's figure on the matplotlib `axes`.
 
-        `estimates` has a row for each estimate of each evaluated step and seed: the columns of
+        `estimates` has one row for each estimate, evaluated step and seed: the columns of
         `Estimate`, and seed and step.
         """
         raise NotImplementedError

@@ -11,7 +11,7 @@ from ttoaa.planning import controller_log
 from ttoaa.workdir import Workdir
 
 EXPERIMENT = """
-import ttoaa.experiments.acquisition.experiment
+import ttoaa.experiments.acquisition
 Geometry.length = 96
 Training.checkpoint_every = 15
 Study.experiments = [@Acquisition()]

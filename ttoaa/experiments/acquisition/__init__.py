@@ -1,1 +1,5 @@
-"""Knowledge to be acquired: facts in many wordings, and the controllers that meter them."""
+"""Knowledge acquisition (paper, E.1): importing this package registers the experiment with gin."""
+
+from ttoaa.experiments.acquisition.experiment import Acquisition
+
+__all__ = ["Acquisition"]

@@ -1,1 +1,5 @@
-"""Generated problems of grade-school arithmetic (iGSM: Ye et al., 2024), and their checking."""
+"""Mathematical reasoning (paper, E.2): importing this package registers the experiment with gin."""
+
+from ttoaa.experiments.reasoning.experiment import Reasoning
+
+__all__ = ["Reasoning"]

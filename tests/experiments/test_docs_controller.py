@@ -1,4 +1,4 @@
-"""The example of docs/controllers.md is a working experiment."""
+"""The example of docs/extending/controller.md is a working experiment."""
 
 import pathlib
 import re
@@ -13,7 +13,7 @@ from ttoaa.planning.compiler import compile_plan
 from ttoaa.planning.injection import SlotOverlay
 from ttoaa.planning.items import Intervention
 
-GUIDE = pathlib.Path(__file__).resolve().parents[2] / "docs/controllers.md"
+GUIDE = pathlib.Path(__file__).resolve().parents[2] / "docs/extending/controller.md"
 
 
 @pytest.fixture(scope="module")
