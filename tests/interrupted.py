@@ -132,10 +132,9 @@ class Study:
         command += [f"--gin_bindings=Layout.{axis} = {size}" for axis, size in layout.items()]
         if processes > 1:
             command += [f"--coordinator=localhost:{free_port()}", f"--num_processes={processes}"]
-        roots = (studies.HERE, studies.HERE.parent)
         common = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join(map(str, roots)),
+            "PYTHONPATH": studies.PYTHONPATH,
             "TTOAA_TEST_SLOW": "0.1" if kill and kill.slow else "0",
             # Compiling is most of the time; less of it is as good for comparing.
             "XLA_FLAGS": "--xla_backend_optimization_level=0 "

@@ -21,6 +21,7 @@ from ttoaa.training.topology import pin_cores
 from ttoaa.workdir import Workdir
 
 HERE = pathlib.Path(__file__).parent
+PYTHONPATH = f"{HERE}{os.pathsep}{HERE.parent}"  # this checkout, whatever is installed
 STEPS, EVERY = 30, 10
 GIN = f"""
 import fakes
@@ -87,7 +88,7 @@ def start(module, workdir, *more, slow=0.0, **options):
     """`python -m ttoaa.<module>`, not waited for; each batch takes `slow` seconds."""
     # One device, as there is in the tests' own process, where some of these commands run too.
     one = {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
-    env = {**one, **os.environ, "PYTHONPATH": str(HERE), "TTOAA_TEST_SLOW": str(slow)}
+    env = {**one, **os.environ, "PYTHONPATH": PYTHONPATH, "TTOAA_TEST_SLOW": str(slow)}
     command = [sys.executable, "-m", f"ttoaa.{module}", f"--workdir={workdir}", *more]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
     return subprocess.Popen(command, env=env, cwd=pathlib.Path(workdir).anchor, **options)

@@ -12,13 +12,13 @@ import time
 import pytest
 
 from ttoaa import locks as module
-from ttoaa.locks import Leases, leases
+from ttoaa.locks import Leases, list_leases
 
 HOLDER = """
 import pathlib, sys, time
 from ttoaa.locks import Leases
 with Leases(pathlib.Path(sys.argv[1]), stale=float(sys.argv[2])) as held:
-    assert held.take("work")
+    assert held.acquire("work")
     print("held", flush=True)
     time.sleep(60)
 """
@@ -55,19 +55,19 @@ def age(path, seconds):
 
 def test_one_at_a_time_and_anew_after_it_was_dropped(tmp_path):
     with Leases(tmp_path) as one, Leases(tmp_path) as other:
-        assert one.take("a") and not other.take("a") and not one.take("a")
-        assert other.take("b") and one.holds("a") and not one.holds("b") and not other.holds("a")
+        assert one.acquire("a") and not other.acquire("a") and not one.acquire("a")
+        assert other.acquire("b") and one.holds("a") and not one.holds("b") and not other.holds("a")
         assert [(x.name, x.owner) for x in one.of_others()] == [("b", other.owner)]
-        one.drop("a")
-        assert not one.holds("a") and other.take("a")
+        one.release("a")
+        assert not one.holds("a") and other.acquire("a")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_names_that_end_or_begin_alike_are_different(tmp_path):
     with Leases(tmp_path) as one:
-        assert all(one.take(name) for name in ("run-1-a", "run-1-a.5", "run-1", "a"))
-        one.drop("run-1-a")
-        assert [x.name for x in leases(tmp_path)] == ["a", "run-1", "run-1-a.5"]
+        assert all(one.acquire(name) for name in ("run-1-a", "run-1-a.5", "run-1", "a"))
+        one.release("run-1-a")
+        assert [x.name for x in list_leases(tmp_path)] == ["a", "run-1", "run-1-a.5"]
 
 
 def test_many_that_ask_at_once_for_what_a_dead_one_left(tmp_path):
@@ -82,13 +82,13 @@ def test_many_that_ask_at_once_for_what_a_dead_one_left(tmp_path):
 
             def ask(job, name=f"work{number}", gate=gate):
                 gate.wait()
-                return job.take(name)
+                return job.acquire(name)
 
             got = list(pool.map(ask, jobs))
             assert got.count(True) == 1
             (winner,) = (job for job, won in zip(jobs, got, strict=True) if won)
             assert winner.holds(f"work{number}")
-            winner.drop(f"work{number}")
+            winner.release(f"work{number}")
             assert not left.exists()
     for job in jobs:
         job.__exit__()
@@ -97,45 +97,45 @@ def test_many_that_ask_at_once_for_what_a_dead_one_left(tmp_path):
 def test_a_killed_owner_on_this_machine_is_known_at_once(tmp_path, holder):
     process = holder(stale=600)
     with Leases(tmp_path) as mine:
-        assert not mine.take("work")
+        assert not mine.acquire("work")
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert not leases(tmp_path)[0].alive
-        assert mine.take("work") and mine.holds("work")
+        assert not list_leases(tmp_path)[0].alive
+        assert mine.acquire("work") and mine.holds("work")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_dead_owner_elsewhere_is_known_by_its_age(tmp_path):
     with Leases(tmp_path, stale=1000) as dead, Leases(tmp_path, stale=0.5) as mine:
-        dead.take("work")
+        dead.acquire("work")
         path = elsewhere(tmp_path)
         age(path, 999 - 60)
-        assert not mine.take("work"), "how old a lease may be is its owner's to say"
+        assert not mine.acquire("work"), "how old a lease may be is its owner's to say"
         age(path, 1001)
-        assert mine.take("work")
+        assert mine.acquire("work")
         assert not dead.holds("work") and mine.holds("work")
-        dead.drop("work")
+        dead.release("work")
         assert mine.holds("work"), "who was thought dead takes nothing away"
 
 
 def test_an_owner_that_lives_renews_its_leases(tmp_path):
     with Leases(tmp_path, stale=0.4) as mine, Leases(tmp_path) as other:
-        mine.take("work")
+        mine.acquire("work")
         path = elsewhere(tmp_path)
         age(path, 100)
         end = time.monotonic() + 10
         while time.time() - path.stat().st_mtime > 10 and time.monotonic() < end:
             time.sleep(0.01)
-        assert not other.take("work")
+        assert not other.acquire("work")
 
 
 def test_a_job_that_stood_still_loses_its_lease_and_knows(tmp_path, holder):
     process = holder(stale=1.0)
     process.send_signal(signal.SIGSTOP)
     with Leases(tmp_path) as mine:
-        assert not mine.take("work")
+        assert not mine.acquire("work")
         end = time.monotonic() + 30
-        while not mine.take("work") and time.monotonic() < end:
+        while not mine.acquire("work") and time.monotonic() < end:
             time.sleep(0.05)
         assert mine.holds("work")
         process.send_signal(signal.SIGCONT)
@@ -147,30 +147,30 @@ def test_what_a_kill_left_empty_counts_as_living_until_it_is_old(tmp_path):
     path = tmp_path / "work.0"
     path.touch()
     with Leases(tmp_path, stale=0.2) as mine:
-        assert not mine.take("work")
+        assert not mine.acquire("work")
         age(path, module.LEASE_STALE + 1)
-        assert mine.take("work")
+        assert mine.acquire("work")
 
 
 def test_an_old_listing_does_not_make_two_owners(tmp_path, monkeypatch):
     """One of number 1 is there, and a job that saw none makes number 0."""
     with Leases(tmp_path) as one, Leases(tmp_path) as late:
         (tmp_path / "work.0").write_text(json.dumps({"owner": "dead", "stale": 0.0}))
-        assert one.take("work")
+        assert one.acquire("work")
         (tmp_path / "work.0").unlink()
-        newest = module._newest
-        monkeypatch.setattr(module, "_newest", lambda folder, name: None)
-        assert not late.take("work")
-        monkeypatch.setattr(module, "_newest", newest)
+        newest = module._newest_file
+        monkeypatch.setattr(module, "_newest_file", lambda folder, name: None)
+        assert not late.acquire("work")
+        monkeypatch.setattr(module, "_newest_file", newest)
         assert one.holds("work") and [p.name for p in tmp_path.iterdir()] == ["work.1"]
 
 
 def test_sweeping_takes_the_dead_alone(tmp_path):
     with Leases(tmp_path) as one, Leases(tmp_path) as other:
-        one.take("living")
+        one.acquire("living")
         (tmp_path / "left.0").write_text(json.dumps({"owner": "dead", "stale": 0.0}))
-        other.sweep()
-        assert [x.name for x in leases(tmp_path)] == ["living"]
+        other.remove_stale()
+        assert [x.name for x in list_leases(tmp_path)] == ["living"]
 
 
 @pytest.mark.parametrize("stale", [0, -1, float("nan")])

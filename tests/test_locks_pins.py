@@ -5,7 +5,7 @@ import time
 import pytest
 
 from ttoaa import locks
-from ttoaa.locks import CheckpointGone, deletion_flag, pin, remove_stale_pins
+from ttoaa.locks import CheckpointGone, deletion_mark, pin, remove_stale_pins
 from ttoaa.training import checkpoints
 
 
@@ -64,7 +64,7 @@ def test_a_reader_waits_for_what_the_trainer_decides(folder, goes):
             told.append("gone")
 
     reader = threading.Thread(target=read)
-    with deletion_flag(folder, 5) as free:
+    with deletion_mark(folder, 5) as free:
         assert free
         reader.start()
         time.sleep(0.1)
@@ -77,19 +77,19 @@ def test_a_reader_waits_for_what_the_trainer_decides(folder, goes):
 
 def test_each_raises_its_flag_before_it_looks(folder, monkeypatch):
     """In the other order each could look, see nothing, and go on."""
-    fresh, seen = locks._fresh, []
+    fresh, seen = locks._exists_fresh, []
 
     def look(where, prefix):
         seen.append(
-            (prefix, sorted(p.name.partition("-")[0] for p in locks._flags(where).iterdir()))
+            (prefix, sorted(p.name.partition("-")[0] for p in locks._pins(where).iterdir()))
         )
         return fresh(where, prefix)
 
-    monkeypatch.setattr(locks, "_fresh", look)
+    monkeypatch.setattr(locks, "_exists_fresh", look)
     monkeypatch.setattr(locks.socket, "gethostname", lambda: "host")
     with pin(folder, 5):
         pass
-    with deletion_flag(folder, 5):
+    with deletion_mark(folder, 5):
         pass
     assert seen == [("5.deleting", ["5@host"]), ("5@", ["5.deleting"])]
 
@@ -97,23 +97,23 @@ def test_each_raises_its_flag_before_it_looks(folder, monkeypatch):
 def test_the_pins_of_the_dead_do_not_count_and_are_swept(folder, monkeypatch):
     with pin(folder, 5):
         (own,) = (folder / "pins").iterdir()
-        long_ago = time.time() - locks.STALE - 1
+        long_ago = time.time() - locks.PIN_STALE - 1
         os.utime(own, (long_ago, long_ago))
-        with deletion_flag(folder, 5) as free:
+        with deletion_mark(folder, 5) as free:
             assert free
         remove_stale_pins(folder)
         assert not own.exists()
 
 
 def test_a_pin_of_the_living_stays_fresh(folder, monkeypatch):
-    monkeypatch.setattr(locks, "_BEAT", 0.01)
+    monkeypatch.setattr(locks, "_HEARTBEATS", 60_000)
     with pin(folder, 5):
         (own,) = (folder / "pins").iterdir()
         os.utime(own, (0, 0))
         end = time.time() + 10
         while own.stat().st_mtime < 1 and time.time() < end:
             time.sleep(0.01)
-        with deletion_flag(folder, 5) as free:
+        with deletion_mark(folder, 5) as free:
             assert not free
         remove_stale_pins(folder)
         assert own.exists()
@@ -164,9 +164,9 @@ def test_readers_that_loop_while_the_trainer_deletes(folder):
     readers = [threading.Thread(target=loop) for _ in range(3)]
     for reader in readers:
         reader.start()
-    end = time.time() + 1.5
-    step = 5
-    while time.time() < end or step < 15:
+    begin, step = time.time(), 5
+    while time.time() < begin + 1.5 or step < 15 or len(set(read)) < 4:
+        assert time.time() < begin + 60
         make(folder, step + 1)
         old = [int(p.name) for p in folder.iterdir() if p.name.isdecimal()]
         checkpoints.delete(folder, [s for s in old if s <= step])

@@ -14,8 +14,8 @@ from ttoaa.locks import exclusive_trainer, running_trainer
 
 TRAINER = """
 import pathlib, sys, time
-from ttoaa.locks import alone
-with alone(pathlib.Path(sys.argv[1]), stale=2.0):
+from ttoaa.locks import exclusive_trainer
+with exclusive_trainer(pathlib.Path(sys.argv[1]), stale=2.0):
     print("trains", flush=True)
     time.sleep(60)
 """

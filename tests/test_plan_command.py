@@ -59,7 +59,11 @@ def files(folder):
 
 
 def run(root, *flags):
-    environment = {**os.environ, "PYTHONPATH": str(TESTS), "JAX_PLATFORMS": "cpu"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS.parent}",
+        "JAX_PLATFORMS": "cpu",
+    }
     arguments = [sys.executable, "-m", "ttoaa.plan", f"--workdir={root}", *flags]
     return subprocess.run(
         arguments, cwd=TESTS.parent, env=environment, capture_output=True, text=True

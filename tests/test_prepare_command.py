@@ -71,7 +71,11 @@ def folder(tmp_path_factory):
 
 
 def run(root, *flags):
-    environment = {**os.environ, "PYTHONPATH": str(TESTS), "JAX_PLATFORMS": "cpu"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS.parent}",
+        "JAX_PLATFORMS": "cpu",
+    }
     command = [sys.executable, "-m", "ttoaa.prepare", f"--workdir={root}", *map(str, flags)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout, done.stderr.splitlines()[-1:]

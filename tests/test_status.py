@@ -45,7 +45,7 @@ def test_of_a_finished_study(workdir):
 def test_it_only_reads_starts_no_device_and_prints_json(workdir):
     before = studies.contents(workdir)
     # A start of JAX's backend would fail here.
-    env = {**os.environ, "JAX_PLATFORMS": "none such", "PYTHONPATH": str(studies.HERE)}
+    env = {**os.environ, "JAX_PLATFORMS": "none such", "PYTHONPATH": studies.PYTHONPATH}
     asked = [sys.executable, "-m", "ttoaa.status", str(workdir), "--json"]
     process = subprocess.run(asked, env=env, capture_output=True, text=True, timeout=120)
     assert process.returncode == 0, process.stderr
@@ -103,8 +103,8 @@ def test_who_is_at_what(workdir):
     (workdir / "tables/run/00000020/late.parquet").unlink()
     folder = workdir / "tables/leases"
     with Leases(folder) as job:
-        job.take(f"job-{job.owner}")
-        job.take("run-00000020-late")
+        job.acquire(f"job-{job.owner}")
+        job.acquire("run-00000020-late")
         (folder / "control-00000010-dead.0").write_text('{"owner": "dead", "stale": 0.0}')
         told = status.read(workdir)
         (seed,) = told["seeds"]

@@ -115,7 +115,7 @@ def test_sigterm_goes_to_the_stage_and_ends_the_study(tmp_path, handles, code):
 
 
 def test_a_stage_that_fails_ends_the_study_with_its_code(finished, tmp_path, capfd, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(studies.HERE))
+    monkeypatch.setenv("PYTHONPATH", studies.PYTHONPATH)
     workdir = studies.copy(finished[0], tmp_path / "work")
     shard = workdir / "corpus/train-00000.bin"
     shard.write_bytes(shard.read_bytes()[:-2])

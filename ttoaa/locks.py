@@ -1,28 +1,15 @@
-"""Signs of life: a file's time is renewed while its owner lives, an old file is of a dead one.
+"""Locks between the processes, on one machine or several, that share a study's folder.
 
-Ages compare this machine's clock with times of files, so clocks of the machines that share a folder
-must agree far better than STALE; nothing else is assumed of them.
+Every lock is a file. Its owner renews the file's modification time, which is the owner's heartbeat;
+a file whose heartbeat is too old is stale, and its owner counts as dead. On this come:
 
-Leases share work between jobs: at most one job of all holds a name (C10).
+- lease: of all jobs that share a folder, at most one holds a name (contract C10).
+- exclusive lock: a lease that a process waits for if its holder may be dead, and is refused
+  otherwise. `prepare` and the trainer of a run each hold one.
+- pin: keeps a checkpoint from deletion while a process reads it (contract C10).
 
-A lease is a file `<name>.<n>` in a folder that all jobs see, made with O_EXCL, so that of two that
-ask at once one gets it. Who takes over from a dead owner makes n + 1, and so can never take away
-what another has just taken over. Owners renew their files' time; one that is `stale` seconds old is
-dead. On the same machine a lock that the kernel drops with its process tells at once. An owner that
-was only asleep must ask `holds` before it commits.
-
-One process at a time does a kind of work in a folder: it holds a lease there.
-
-Without it a command typed twice would have two processes write the same files.
-
-One trainer a run: its lease in the run's folder also tells others that it lives.
-
-Pins keep a checkpoint from deletion while somebody reads it (C10).
-
-Reader and trainer each raise a flag and then look for the other's, so that one of them at least
-sees the other: the trainer then leaves the checkpoint, and the reader waits for what it decides.
-Flags are files in one folder, listed anew after an own write, as network file systems cache
-listings. Every flag's time is renewed while its owner lives; an old one is that of a dead owner.
+Ages compare this machine's clock with modification times, so the clocks of machines that share a
+folder must agree far better than the limits below. Nothing else is assumed of them.
 """
 
 import contextlib
@@ -41,18 +28,22 @@ from typing import Any, NamedTuple
 import tqdm
 
 PIN_STALE = 600.0
-"""Seconds without a sign of life, by default; far more than two clocks may differ by."""
-BEATS = 20
-"""Signs of life in that time."""
+"""Seconds without a heartbeat after which a pin is stale."""
+LEASE_STALE = 300.0
+"""The same for a lease, by default. Shorter, so that a dead job's checkpoint is still pinned when
+another job takes over its work."""
+EXCLUSIVE_STALE = 60.0
+"""The same for an exclusive lock, by default."""
+_HEARTBEATS = 20  # in the time after which a file is stale
 
 
-def new_owner() -> str:
-    """host-process-number: no two owners are ever the same."""
+def _new_owner() -> str:
+    """Return host-pid-random: two owners never have the same name."""
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
-def age(path: pathlib.Path) -> float:
-    """Seconds since the last sign of life; infinite where the file is gone."""
+def _heartbeat_age(path: pathlib.Path) -> float:
+    """Return the seconds since the last heartbeat; infinite for a missing file."""
     try:
         return time.time() - path.stat().st_mtime
     except OSError:
@@ -60,15 +51,12 @@ def age(path: pathlib.Path) -> float:
 
 
 @contextlib.contextmanager
-def renewed_heartbeats(paths: Collection[pathlib.Path], every: float) -> Iterator[None]:
-    """Within, a thread renews all files that are in `paths` at that moment, every so many seconds.
-
-    It has stopped when this is left, so that nothing is renewed that is taken back afterwards.
-    """
+def _heartbeat(paths: Collection[pathlib.Path], stale: float) -> Iterator[None]:
+    """Renew the files that `paths` has at each beat, in a thread that ends with the context."""
     over = threading.Event()
 
     def renew() -> None:
-        while not over.wait(every):
+        while not over.wait(stale / _HEARTBEATS):
             for path in tuple(paths):
                 with contextlib.suppress(OSError):
                     os.utime(path)
@@ -82,148 +70,150 @@ def renewed_heartbeats(paths: Collection[pathlib.Path], every: float) -> Iterato
         thread.join()
 
 
-LEASE_STALE = PIN_STALE / 2
-"""Sooner than pins: who takes over from a dead job still finds its checkpoint."""
-
-
 class Lease(NamedTuple):
-    """A lease as others see it."""
+    """A lease as other processes see it."""
 
     name: str
     owner: str
     since: float
-    """time.time() on its owner's machine when it was taken."""
+    """time.time() on its owner's machine when it was acquired."""
     age: float
-    """Seconds since its owner's last sign of life."""
+    """Seconds since its owner's last heartbeat."""
     alive: bool
 
 
 class Leases:
-    """What one job holds; a context, at whose end all is dropped."""
+    """The leases of one job in a folder; a context manager that releases them at its end.
+
+    A lease is a file `<name>.<generation>`, created with O_EXCL, so of two jobs that ask at once
+    one gets it. A job that takes over from a dead one creates the next generation, and so cannot
+    remove a lease that a third job has just taken over. A dead owner on the same machine is
+    recognised at once, by a lock that the kernel drops with the process; elsewhere, by its
+    heartbeat. A job that was only suspended may have lost its lease: it must ask `holds` before it
+    commits.
+    """
 
     def __init__(self, folder: pathlib.Path, stale: float = LEASE_STALE) -> None:
         if not stale > 0:
             raise ValueError(f"leases go stale after a positive number of seconds, not {stale}")
-        self.folder, self.stale, self.owner = folder, stale, new_owner()
+        self.folder, self.stale, self.owner = folder, stale, _new_owner()
         self._held: dict[str, pathlib.Path] = {}
-        self._locks: dict[str, int] = {}
-        self._renewing: Any = None
+        self._files: dict[str, int] = {}  # open while they are held, for the kernel's lock
+        self._beating = contextlib.ExitStack()
 
     def __enter__(self) -> "Leases":
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._renewing = renewed_heartbeats(self._held.values(), self.stale / BEATS)
-        self._renewing.__enter__()
+        self._beating.enter_context(_heartbeat(self._held.values(), self.stale))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._renewing.__exit__(None, None, None)
+        self._beating.close()  # first, so that no released file is renewed
         for name in list(self._held):
-            self.drop(name)
+            self.release(name)
 
-    def take(self, name: str) -> bool:
-        """Whether the lease is this job's now; nobody waits."""
-        newest = _newest(self.folder, name)
-        if newest and _read(newest).alive:
+    def acquire(self, name: str) -> bool:
+        """Acquire a lease, without waiting; False where another job holds it."""
+        newest = _newest_file(self.folder, name)
+        if newest and _read_lease(newest).alive:
             return False
-        path = self.folder / f"{name}.{1 + _number(newest) if newest else 0}"
+        path = self.folder / f"{name}.{1 + _generation(newest) if newest else 0}"
         try:
             file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         except FileExistsError:
             return False
         try:
             self._sign(file)
-            # Looked at anew: what was listed above may be old, and lead to a number that was free.
-            others = [other for other in _of(self.folder, name) if other != path]
-            lost = any(_read(other).alive for other in others)
+            # List again: a network file system may have cached the listing above, in which case
+            # our generation was free only because a later one exists.
+            others = [other for other in _lease_files(self.folder, name) if other != path]
+            lost = any(_read_lease(other).alive for other in others)
         except OSError as error:
             _withdraw(path, file)
             raise OSError(error.errno, error.strerror, str(path)) from error
         if lost:
             _withdraw(path, file)
             return False
-        self._held[name], self._locks[name] = path, file
+        self._held[name], self._files[name] = path, file
         return True
 
     def _sign(self, file: int) -> None:
-        told = {"owner": self.owner, "since": time.time(), "stale": self.stale}
-        with contextlib.suppress(OSError):  # a file system without locks: signs of life remain
+        content = {"owner": self.owner, "since": time.time(), "stale": self.stale}
+        with contextlib.suppress(OSError):  # without kernel locks the heartbeat has to do
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            told["boot"] = _boot(os.fstat(file))
-        os.write(file, json.dumps(told).encode())  # after the lock, so whoever reads it may test it
+            content["boot"] = _boot(os.fstat(file))
+        os.write(file, json.dumps(content).encode())  # after locking: readers test the lock
 
     def holds(self, name: str) -> bool:
-        """Whether it is still this job's, and no one has thought it dead."""
+        """Return whether this job still has the lease: no other job has taken it over."""
         path = self._held.get(name)
-        return bool(path and _newest(self.folder, name) == path and self._is_own(path))
+        return bool(path and _newest_file(self.folder, name) == path and self._is_own(path))
 
-    def drop(self, name: str) -> None:
-        """Gives up a lease that was taken, and clears away those of the dead before it."""
+    def release(self, name: str) -> None:
+        """Give up a held lease, and remove stale ones of earlier generations."""
         path = self._held.pop(name)
         try:
             if self._is_own(path):
-                for older in sorted(_of(self.folder, name), key=_number):
-                    if _number(older) <= _number(path):
+                for older in sorted(_lease_files(self.folder, name), key=_generation):
+                    if _generation(older) <= _generation(path):
                         older.unlink(missing_ok=True)
         finally:
-            os.close(self._locks.pop(name))
+            os.close(self._files.pop(name))
 
-    def sweep(self) -> None:
-        """Clears away the leases of the dead."""
-        for lease in leases(self.folder):
-            if not lease.alive and self.take(lease.name):
-                self.drop(lease.name)
+    def remove_stale(self) -> None:
+        """Remove the leases of dead jobs."""
+        for lease in list_leases(self.folder):
+            if not lease.alive and self.acquire(lease.name):
+                self.release(lease.name)
 
     def of_others(self) -> list[Lease]:
-        """Those of other jobs that live."""
-        return [x for x in leases(self.folder) if x.alive and x.owner != self.owner]
+        """List the leases that other living jobs hold."""
+        return [x for x in list_leases(self.folder) if x.alive and x.owner != self.owner]
 
     def _is_own(self, path: pathlib.Path) -> bool:
-        return _told(path).get("owner") == self.owner
+        return _read_signature(path).get("owner") == self.owner
 
 
-def leases(folder: pathlib.Path) -> list[Lease]:
-    """The newest of every name, by name."""
-    names = sorted({path.stem for path in _files(folder)})
-    newest = (_newest(folder, name) for name in names)
-    return [_read(path) for path in newest if path]
+def list_leases(folder: pathlib.Path) -> list[Lease]:
+    """List the newest generation of every lease in a folder, by name."""
+    newest = (_newest_file(folder, name) for name in sorted({p.stem for p in _lease_files(folder)}))
+    return [_read_lease(path) for path in newest if path]
 
 
-def _files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+def _lease_files(folder: pathlib.Path, name: str | None = None) -> list[pathlib.Path]:
+    """List the files of all generations, of one lease or of all."""
     names = os.listdir(folder) if folder.is_dir() else []
-    return (folder / name for name in names if re.search(r"\.\d+$", name))
+    paths = (folder / file for file in names if re.search(r"\.\d+$", file))
+    return [path for path in paths if name is None or path.stem == name]
 
 
-def _of(folder: pathlib.Path, name: str) -> list[pathlib.Path]:
-    return [path for path in _files(folder) if path.stem == name]
-
-
-def _number(path: pathlib.Path) -> int:
+def _generation(path: pathlib.Path) -> int:
     return int(path.suffix[1:])
 
 
-def _newest(folder: pathlib.Path, name: str) -> pathlib.Path | None:
-    return max(_of(folder, name), key=_number, default=None)
+def _newest_file(folder: pathlib.Path, name: str) -> pathlib.Path | None:
+    return max(_lease_files(folder, name), key=_generation, default=None)
 
 
-def _read(path: pathlib.Path) -> Lease:
-    told, old = _told(path), age(path)
-    alive = old < told.get("stale", LEASE_STALE) and not _left_by_the_dead(path, told)
-    return Lease(path.stem, told.get("owner", "unknown"), told.get("since", 0.0), old, alive)
+def _read_lease(path: pathlib.Path) -> Lease:
+    signature, age = _read_signature(path), _heartbeat_age(path)
+    alive = age < signature.get("stale", LEASE_STALE) and not _is_unlocked(path, signature)
+    owner, since = signature.get("owner", "unknown"), signature.get("since", 0.0)
+    return Lease(path.stem, owner, since, age, alive)
 
 
-def _told(path: pathlib.Path) -> dict[str, Any]:
-    """What the owner wrote; empty for a moment, or where a kill came between."""
+def _read_signature(path: pathlib.Path) -> dict[str, Any]:
+    """Return what the owner wrote; {} for a file that is new, or was left empty by a kill."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
 
 
-def _left_by_the_dead(path: pathlib.Path, told: dict[str, Any]) -> bool:
-    """Whether the owner ran under this very kernel and its lock is gone."""
+def _is_unlocked(path: pathlib.Path, signature: dict[str, Any]) -> bool:
+    """Return whether the owner ran under this kernel and has died: its kernel lock is gone."""
     try:
         with open(path, "rb") as file:
-            if not told.get("boot") or told["boot"] != _boot(os.fstat(file.fileno())):
+            if not signature.get("boot") or signature["boot"] != _boot(os.fstat(file.fileno())):
                 return False
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return True
@@ -237,9 +227,9 @@ def _withdraw(path: pathlib.Path, file: int) -> None:
 
 
 def _boot(file: os.stat_result) -> str:
-    """Names the running kernel and the file's mount; empty where the kernel has no name.
+    """Identify the running kernel and the file's mount; "" where the kernel has no identity.
 
-    Two mounts of one network folder need not see each other's locks.
+    Two mounts of one network folder need not see each other's kernel locks.
     """
     with contextlib.suppress(OSError):
         boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -247,48 +237,44 @@ def _boot(file: os.stat_result) -> str:
     return ""
 
 
-EXCLUSIVE_STALE = 60.0
-"""Seconds without a sign of life after which a process elsewhere is taken for dead."""
-
-
 @contextlib.contextmanager
 def exclusive(
     folder: pathlib.Path, name: str, done: str, stale: float = EXCLUSIVE_STALE, poll: float = 0.2
 ) -> Iterator[Callable[[], bool]]:
-    """Within, this process alone holds the lease `name`; gives what tells whether it still does.
+    """Hold the exclusive lock `name` of a folder; yields a function that says if it is still held.
 
-    One that died on another machine is waited for until its lease is `stale` seconds old. One that
-    only stood for so long has lost it to whoever came next, and must ask before it commits.
+    A holder that died on another machine is waited for until its heartbeat is stale. A process that
+    was suspended for that long has lost the lock, and must ask before it commits.
 
     Args:
         folder: its leases are in `leases/` within.
-        name: of the lease.
+        name: of the lock.
         done: what is done to the folder, such as "trained", for messages.
-        stale: seconds without a sign of life after which an owner elsewhere is taken for dead.
-        poll: seconds between two looks.
+        stale: seconds without a heartbeat after which a holder elsewhere counts as dead.
+        poll: seconds between two attempts.
 
     Raises:
-        ValueError: another owner lives; it gave a sign of life while it was waited for.
+        ValueError: another process holds the lock, and gave a heartbeat meanwhile.
     """
     with Leases(folder / "leases", stale) as held:
         youngest = float("inf")
-        while not held.take(name):
-            if other := holder(folder, name):
+        while not held.acquire(name):
+            if other := _find_holder(folder, name):
                 if other.age < youngest < float("inf"):
                     raise ValueError(
-                        f"{folder} is being {done} by {other.owner}: stop that process first, or "
-                        "let it end"
+                        f"{folder} is being {done} by {other.owner}: stop that process, or wait "
+                        "until it ends"
                     )
                 if youngest == float("inf"):
-                    tqdm.tqdm.write(f"{folder}: looks whether it is still {done} by {other.owner}")
+                    tqdm.tqdm.write(f"{folder}: checking whether {other.owner} is still alive")
                 youngest = other.age
             time.sleep(poll)
         yield lambda: held.holds(name)
 
 
-def holder(folder: pathlib.Path, name: str) -> Lease | None:
-    """The lease of that name where its owner lives."""
-    return next((x for x in leases(folder / "leases") if x.name == name and x.alive), None)
+def _find_holder(folder: pathlib.Path, name: str) -> Lease | None:
+    """Return the lease of a living holder of that exclusive lock."""
+    return next((x for x in list_leases(folder / "leases") if x.name == name and x.alive), None)
 
 
 _TRAINER = "trainer"
@@ -297,39 +283,42 @@ _TRAINER = "trainer"
 def exclusive_trainer(
     folder: pathlib.Path, stale: float = EXCLUSIVE_STALE, poll: float = 0.2
 ) -> contextlib.AbstractContextManager[Callable[[], bool]]:
-    """Within, this process is the only trainer of that run; see ttoaa/locks.py."""
+    """Hold the lock of a run's trainer, as `exclusive` does."""
     return exclusive(folder, _TRAINER, "trained", stale, poll)
 
 
 def running_trainer(folder: pathlib.Path) -> Lease | None:
-    """The lease of the trainer that has that run in hand; None where none does."""
-    return holder(folder, _TRAINER)
+    """Return the lease of the process that trains this run; None where none does."""
+    return _find_holder(folder, _TRAINER)
 
 
-_PIN_BEAT = PIN_STALE / BEATS
+# A reader creates its pin, and the trainer its deletion mark, before each looks for the other's. So
+# at least one of them sees the other: the trainer then keeps the checkpoint, and the reader waits
+# for the trainer's decision. Both are files in one folder, which is listed anew after each write,
+# because network file systems cache listings.
 
 
 class CheckpointGone(ValueError):
-    """A checkpoint that is not there, perhaps no longer."""
+    """A checkpoint that does not exist, perhaps no longer."""
 
 
 @contextlib.contextmanager
 def pin(folder: pathlib.Path, step: int) -> Iterator[None]:
-    """Within, the checkpoint stays; raises Gone where it is not there.
+    """Keep a checkpoint from deletion; raises CheckpointGone where it does not exist.
 
-    A folder that may not be written to is read without a pin: its trainer's deletions, if it has
-    any, are seen as a checkpoint that cannot be read.
+    In a folder without write permission there is no pin: a deletion by its trainer then appears as
+    a checkpoint that cannot be read.
     """
-    own = _flags(folder) / f"{step}@{new_owner()}"
+    own = _pins(folder) / f"{step}@{_new_owner()}"
     try:
         with contextlib.suppress(OSError):
             own.parent.mkdir(exist_ok=True)
             own.touch()
-        while _fresh(folder, f"{step}.deleting"):
+        while _exists_fresh(folder, f"{step}.deleting"):
             time.sleep(0.01)
         if not (folder / str(step)).is_dir():
             raise CheckpointGone(f"there is no checkpoint {step} in {folder}, or no longer")
-        with renewed_heartbeats([own], _PIN_BEAT):
+        with _heartbeat([own], PIN_STALE):
             yield
     finally:
         with contextlib.suppress(OSError):
@@ -337,37 +326,37 @@ def pin(folder: pathlib.Path, step: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def deletion_flag(folder: pathlib.Path, step: int) -> Iterator[bool]:
-    """The trainer's flag: True where nobody reads the checkpoint, and then nobody begins to."""
-    flag = _flags(folder) / f"{step}.deleting"
-    flag.parent.mkdir(exist_ok=True)
-    flag.touch()
+def deletion_mark(folder: pathlib.Path, step: int) -> Iterator[bool]:
+    """Mark a checkpoint for deletion; yields whether it is unpinned, and then nobody can pin it."""
+    mark = _pins(folder) / f"{step}.deleting"
+    mark.parent.mkdir(exist_ok=True)
+    mark.touch()
     try:
-        yield not _fresh(folder, f"{step}@")
+        yield not _exists_fresh(folder, f"{step}@")
     finally:
-        flag.unlink(missing_ok=True)
+        mark.unlink(missing_ok=True)
 
 
 def remove_stale_pins(folder: pathlib.Path) -> None:
-    """Takes away the flags of the dead: the trainer calls it when it starts, and has none up."""
-    for name in _flag_names(folder):
-        if name.endswith(".deleting") or not _fresh(folder, name):
-            (_flags(folder) / name).unlink(missing_ok=True)
+    """Remove stale pins and all deletion marks; for a trainer that starts, and so has none."""
+    for path in _pin_files(folder):
+        if path.name.endswith(".deleting") or _heartbeat_age(path) >= PIN_STALE:
+            path.unlink(missing_ok=True)
 
 
-def _flags(folder: pathlib.Path) -> pathlib.Path:
+def _pins(folder: pathlib.Path) -> pathlib.Path:
     return folder / "pins"
 
 
-def _flag_names(folder: pathlib.Path) -> list[str]:
+def _pin_files(folder: pathlib.Path) -> list[pathlib.Path]:
     with contextlib.suppress(FileNotFoundError):
-        return os.listdir(_flags(folder))
+        return [_pins(folder) / name for name in os.listdir(_pins(folder))]
     return []
 
 
-def _fresh(folder: pathlib.Path, prefix: str) -> bool:
-    """Whether there is a flag of that beginning whose owner lives."""
+def _exists_fresh(folder: pathlib.Path, prefix: str) -> bool:
+    """Return whether a pin or mark whose name begins so is not stale."""
     return any(
-        name.startswith(prefix) and age(_flags(folder) / name) < PIN_STALE
-        for name in _flag_names(folder)
+        path.name.startswith(prefix) and _heartbeat_age(path) < PIN_STALE
+        for path in _pin_files(folder)
     )

@@ -165,7 +165,7 @@ def test_two_jobs_write_each_table_once(finished, tmp_path, commits, monkeypatch
 def test_it_waits_for_what_another_job_is_at(finished, begun, commits):
     deliver(finished[0], begun, "control", 10)
     with Leases(begun / "tables/leases") as other:
-        assert other.take("control-00000010-late")
+        assert other.acquire("control-00000010-late")
 
         def work():
             while len(tables(begun)) < 2:
@@ -173,7 +173,7 @@ def test_it_waits_for_what_another_job_is_at(finished, begun, commits):
             path = Workdir(begun).table("control", 10, "late")
             time.sleep(0.1)
             shutil.copy(Workdir(finished[0]).table("control", 10, "late"), path)
-            other.drop("control-00000010-late")
+            other.release("control-00000010-late")
 
         with trainer(work):
             assert run(begun) == (2, [])
@@ -192,7 +192,7 @@ def test_a_job_that_was_thought_dead_writes_nothing(finished, begun, commits, mo
             own.write_text(own.read_text().replace('"boot": "', '"boot": "another'))
             os.utime(own, (0, 0))
             with Leases(folder) as other:
-                assert other.take(name)
+                assert other.acquire(name)
                 path = Workdir(begun).table("control", 10, "late")
                 shutil.copy(Workdir(finished[0]).table("control", 10, "late"), path)
                 found = outcome(self, model)
@@ -344,7 +344,7 @@ def test_seconds_that_no_ledger_has_are_told(finished, begun, capsys, monkeypatc
     monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
     deliver(finished[0], begun, "control", 10)
     with Leases(begun / "tables/leases") as other:
-        assert other.take("ledger")
+        assert other.acquire("ledger")
         assert run(begun) == (3, [])
     path = begun / "tables/ledger.json"
     assert not path.exists()

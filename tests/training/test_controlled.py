@@ -70,9 +70,8 @@ def trained(workdir, processes=1, kill="", **layout):
         command += [f"--coordinator=localhost:{free_port()}", f"--num_processes={processes}"]
         numbers = [[f"--process_id={k}"] for k in range(processes)]
     more = {"TTOAA_TEST_KILL": kill} if kill else {}
-    paths = f"{studies.HERE}:{studies.HERE.parent}"
     commands = [[*command, *number] for number in numbers]
-    return together(commands, PYTHONPATH=paths, XLA_FLAGS=QUICK.format(1), **more)
+    return together(commands, PYTHONPATH=studies.PYTHONPATH, XLA_FLAGS=QUICK.format(1), **more)
 
 
 @pytest.fixture(scope="module")

@@ -55,7 +55,7 @@ def run(study):
         options = "--xla_backend_optimization_level=0"
         told = together(
             [[*command, *number] for number in numbers],
-            PYTHONPATH=str(studies.HERE),
+            PYTHONPATH=studies.PYTHONPATH,
             XLA_FLAGS=f"--xla_force_host_platform_device_count={devices} {options}",
         )
         assert [code for code, _, _ in told] == [0] * processes, told
@@ -78,7 +78,7 @@ def test_several_are_refused_together_where_another_trains(study):
     command += [f"--coordinator=localhost:{free_port()}", "--num_processes=2"]
     with trainer_alone(workdir / "control"):
         told = together(
-            [[*command, f"--process_id={k}"] for k in range(2)], PYTHONPATH=str(studies.HERE)
+            [[*command, f"--process_id={k}"] for k in range(2)], PYTHONPATH=studies.PYTHONPATH
         )
     line = f"train: {workdir / 'control'} is being trained by "
     for code, _, err in told:

@@ -46,10 +46,10 @@ def evaluate(
     runs = [(kind, step) for kind in RUNS for step in steps or ()]
     asked = runs if waiting.watch else [where for where in runs if where in there]
     with Leases(workdir.tables / "leases", waiting.patience.stale) as leases:
-        leases.take(f"job-{leases.owner}")  # so that ttoaa.status sees a job that waits
+        leases.acquire(f"job-{leases.owner}")  # so that ttoaa.status sees a job that waits
         job = _Job(worklist, Scores(study, workdir, plan), leases)
         told = job.run(waiting, asked)
-        leases.sweep()
+        leases.remove_stale()
     if waiting.watch and steps is None and not told and (missed := worklist.missed()):
         print(f"evaluate: {missed}")
     return job.written, [*job.failures(), *worklist.unscored(asked), *told]
@@ -114,7 +114,7 @@ class _Job:
         """Adds this job's seconds to the study's; later, where another job does so just now."""
         tries = 100 if last else 1
         path = self.worklist.workdir.tables / "ledger.json"
-        while self.ledger.seconds and not self.leases.take("ledger"):
+        while self.ledger.seconds and not self.leases.acquire("ledger"):
             tries -= 1
             if not tries:
                 if last:
@@ -131,7 +131,7 @@ class _Job:
             write_json(path, {"seconds": total})
             self.ledger.seconds.clear()
         finally:
-            self.leases.drop("ledger")
+            self.leases.release("ledger")
 
     def _without_failed(self, work: Work) -> Work:
         """Nothing is tried twice by one job, unless the checkpoint is another by now."""
@@ -154,10 +154,10 @@ class _Job:
     def _is_ours(self, work: Work, experiment: Experiment) -> bool:
         """Takes the lease of a table that is still to be made."""
         lease = work.lease(experiment)
-        if not self.leases.take(lease):
+        if not self.leases.acquire(lease):
             return False
         if self.worklist.is_made(work, experiment):
-            self.leases.drop(lease)
+            self.leases.release(lease)
             return False
         return True
 
@@ -174,7 +174,7 @@ class _Job:
                 while held:
                     self._commit(work, held, params)
                     following = next((e for e in rest if self._is_ours(work, e)), None)
-                    self.leases.drop(work.lease(held))
+                    self.leases.release(work.lease(held))
                     held = following
         except CheckpointGone:  # the trainer has just deleted it
             pass
@@ -183,7 +183,7 @@ class _Job:
             self.failed[work.kind, work.step, ""] = work, leave_out(error, folder)
         finally:
             if held:
-                self.leases.drop(work.lease(held))
+                self.leases.release(work.lease(held))
 
     def _commit(self, work: Work, experiment: Experiment, params: Any) -> None:
         name = experiment.name

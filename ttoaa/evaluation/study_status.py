@@ -10,7 +10,7 @@ from ttoaa.data.corpus import MANIFEST
 from ttoaa.evaluation.watch import Progress, progress
 from ttoaa.evaluation.work_list import WorkList
 from ttoaa.experiments.context import added_later, check_planned
-from ttoaa.locks import Lease, leases
+from ttoaa.locks import Lease, list_leases
 from ttoaa.planning.plan import Plan
 from ttoaa.training.checkpoint_io import committed_steps
 from ttoaa.workdir import Workdir
@@ -37,7 +37,7 @@ def study_status(study: Study, root: pathlib.Path) -> dict[str, Any]:
 def _seed(study: Study, workdir: Workdir) -> dict[str, Any]:
     runs = {kind: _run(workdir, p) for kind, p in progress(workdir).items()}
     plan = Plan(workdir.plan) if (workdir.plan / "plan.json").exists() else None
-    held = [lease for lease in leases(workdir.tables / "leases") if lease.alive]
+    held = [lease for lease in list_leases(workdir.tables / "leases") if lease.alive]
     tables: dict[str, Any] = {"made": 0, "asked": 0, "missing": [], "damaged": [], "later": []}
     if plan:
         try:

@@ -154,7 +154,7 @@ def new_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
     folder, leases = unfinished / "whole", Leases(unfinished / "leases")
     try:
         with leases:
-            if not leases.take("writer"):
+            if not leases.acquire("writer"):
                 owner = ", ".join(lease.owner for lease in leases.of_others())
                 raise ValueError(f"{target} is being written by {owner}: wait for it")
             if target.exists():

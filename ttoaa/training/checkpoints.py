@@ -87,7 +87,7 @@ def delete(folder: pathlib.Path, steps: Sequence[int]) -> None:
     """
     try:
         for step in steps:
-            with locks.deletion_flag(folder, step) as free:
+            with locks.deletion_mark(folder, step) as free:
                 if free:
                     (folder / str(step)).rename(folder / f"deleting-{step}")
         for path in folder.glob("deleting-*"):
