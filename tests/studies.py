@@ -13,7 +13,7 @@ import numpy as np
 from absl import flags
 from absl.testing import flagsaver
 
-from ttoaa import config
+from ttoaa import command_line, config
 from ttoaa.model.decoder import abstract_params
 from ttoaa.training.checkpoint_io import read
 from ttoaa.training.metrics_log import FILES
@@ -107,7 +107,7 @@ def main(module, workdir, *more):
     with flagsaver.flagsaver():
         flags.FLAGS([module.__name__, f"--workdir={workdir}", *more])
         try:
-            module.main([])
+            command_line.call(module.__name__.removeprefix("ttoaa."), module.main, [])
         except SystemExit as left:
             return left.code
         finally:

@@ -147,3 +147,10 @@ def test_an_unknown_command_is_one_line():
     assert (done.returncode, done.stdout) == (2, "")
     names = ", ".join(COMMANDS)
     assert done.stderr == f"ttoaa: 'nonsense' is not a command; use one of {names}\n"
+
+
+def test_every_module_that_runs_is_a_command():
+    guard = 'if __name__ == "__main__":'
+    files = [path for path in (ROOT / "ttoaa").rglob("*.py") if f"\n{guard}" in path.read_text()]
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files}
+    assert {name.removesuffix(".__main__") for name in modules} == {"ttoaa", *COMMANDS.values()}

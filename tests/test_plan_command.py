@@ -161,8 +161,9 @@ def test_the_audit_takes_steps_and_hosts_or_nothing(planned):
     done = run(workdir.root, "--audit", "--show=step=1")
     assert (done.returncode, done.stderr) == (1, "plan: --show and --audit: one at a time\n")
     done = run(workdir.root, "--audit", "5")
-    said = "plan: what is '5'? A flag takes its value behind '='\n"
-    assert (done.returncode, done.stderr, done.stdout) == (1, said, "")
+    said = "plan: unexpected argument '5': write the value of a flag after '='"
+    said += " (flags: ttoaa plan --help)\n"
+    assert (done.returncode, done.stderr, done.stdout) == (2, said, "")
 
 
 def test_batches_and_hosts_that_there_are_not_are_one_line(made):

@@ -1,22 +1,21 @@
-"""Prepares or scans a corpus with Apache Beam; flags that are not listed here go to Beam.
+"""Prepare or search a corpus with Apache Beam, on one machine or a cluster.
 
-python -m ttoaa.beam prepare --workdir=… --gin_file=… --runner=DirectRunner
-python -m ttoaa.beam scan --workdir=… --patterns=FILE --split=train
+  ttoaa beam prepare --workdir=runs/mine --gin_file=my.gin --runner=DirectRunner
+  ttoaa beam scan --workdir=runs/mine --patterns=patterns.jsonl --split=train
 
-The folder of the study must be on a file system that all workers see under the same path.
+Flags that are not listed here go to Beam. All workers must see the study's folder at the same path.
 """
 
 import difflib
 import json
 import pathlib
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
-from ttoaa import config
+from ttoaa import command_line, config
 from ttoaa.data.corpus import MANIFEST, SPLITS, Corpus
 from ttoaa.data.ngram_search import Patterns, scan_path
 from ttoaa.data.tokenizer import Tokenizer
@@ -25,23 +24,28 @@ if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
 _PATTERNS = flags.DEFINE_string(
-    "patterns", None, "scan: JSON lines with a text or tokens each, or what Patterns.save wrote"
+    "patterns",
+    None,
+    "scan: what to search for: JSON lines with a text or tokens each, or a file of Patterns.save",
 )
-_SPLIT = flags.DEFINE_enum("split", SPLITS[0], SPLITS, "scan: where to look")
+_SPLIT = flags.DEFINE_enum("split", SPLITS[0], SPLITS, "scan: the part of the corpus to search")
 _WINDOW = flags.DEFINE_integer(
-    "window", None, "scan: tokens of a window that must hold a pattern whole; none: the stream", 1
+    "window",
+    None,
+    "scan: find only patterns that lie within one window of this many tokens; by default anywhere",
+    1,
 )
 
 
 def main(argv: Sequence[str]) -> None:
     """`argv` is what absl knows nothing of: the command's name, what to do, Beam's options."""
     commands = {"prepare": _prepare, "scan": _scan}
+    if len(argv) < 2 or argv[1] not in commands:
+        raise ValueError(f"name the task: ttoaa beam {' or '.join(commands)}")
     try:
-        if len(argv) < 2 or argv[1] not in commands:
-            raise ValueError(f"say what to do: python -m ttoaa.beam {' or '.join(commands)} …")
         commands[argv[1]](_options(argv[2:]))
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"beam: {error}")
+    except ImportError as error:  # Beam is an extra
+        raise ValueError(str(error)) from error
 
 
 def _options(rest: Sequence[str]) -> "PipelineOptions":
@@ -98,5 +102,4 @@ def _read(path: pathlib.Path, tokenizer: Tokenizer) -> Patterns:
 
 
 if __name__ == "__main__":
-    flags.adopt_module_key_flags(config)
-    app.run(main, flags_parser=lambda argv: flags.FLAGS(argv, known_only=True))
+    command_line.run("beam", main, config, unknown_flags=True)

@@ -30,10 +30,11 @@ def run(
         unknown_flags: whether flags that nobody defined are passed to `main`, too.
     """
     parse = functools.partial(_parse, name, main, shared, arguments, unknown_flags)
-    app.run(functools.partial(_call, name, main), flags_parser=parse)
+    app.run(functools.partial(call, name, main), flags_parser=parse)
 
 
-def _call(name: str, main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
+def call(name: str, main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
+    """Call `main`; exit with one line where it raises a ValueError or an OSError."""
     try:
         main(argv)
     except (ValueError, OSError) as error:
@@ -110,15 +111,18 @@ def _flags_of(module: str) -> list["flags.Flag[object]"]:
 
 
 def _describe(flag: "flags.Flag[object]") -> Iterator[str]:
-    shown, text = f"--{flag.name}", flag.help or ""
-    details = [flag.parser.syntactic_help]
+    shown, text = f"--{flag.name}", " ".join((flag.help or "").split())
+    details = []
     if isinstance(flag.parser, flags.EnumParser):
         values = "|".join(flag.parser.enum_values)
         shown, text = f"{shown}={values}", text.removeprefix(f"<{values}>: ")
     elif isinstance(flag.parser, flags.BooleanParser):
         shown = f"--[no]{flag.name}"
+    elif flag.boolean:  # its value may be left out
+        shown += "[=…]"
     else:
-        shown += "[=…]" if flag.boolean else "=…"
+        shown += "=…"
+        details.append(flag.parser.syntactic_help)
     if _is_required(flag):
         details.append("required")
     elif flag.default not in (None, [], ""):
@@ -127,7 +131,9 @@ def _describe(flag: "flags.Flag[object]") -> Iterator[str]:
     yield f"  {shown}"
     indent = " " * 6
     text = f"{text} ({noted})" if noted else text
-    yield from textwrap.wrap(text, 92, initial_indent=indent, subsequent_indent=indent)
+    yield from textwrap.wrap(
+        text, 92, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+    )
 
 
 def _is_required(flag: "flags.Flag[object]") -> bool:

@@ -1,21 +1,22 @@
-"""What a step would cost on a pod: python -m ttoaa.compile --topology=v5p:4x4x4 --gin_file=…
+"""Estimate what a training step or an evaluation pass costs on a TPU pod, without the pod.
 
-Compiles the very step that the trainer would run there, or the pass that evaluation would, without
-the hardware (libtpu does it), and prints one JSON line: memory, seconds, implied MFU, collectives,
-and what bounds the time.
+  ttoaa compile --topology=v5p:4x4x4 --gin_file=configs/paper.gin
+  ttoaa compile --topology=v5p:4x4x4 --workdir=runs/mine --evaluation
+
+The command compiles the program with libtpu and prints one JSON line: memory, seconds, implied MFU,
+collectives, and what bounds the time.
 """
 
 import dataclasses
 import json
 import pathlib
-import sys
 from collections.abc import Sequence
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 from jax.sharding import Mesh
 
-from ttoaa import config
+from ttoaa import command_line, config
 from ttoaa.compilation import pods
 from ttoaa.compilation.estimate import Measures, compile_cached, extrapolate, measure, report
 from ttoaa.evaluation.checkpoint_outcomes import abstract_on, layout_for, within
@@ -23,12 +24,19 @@ from ttoaa.model.sharding import make_mesh
 from ttoaa.scoring.likelihood import Lowered, lowered
 from ttoaa.training.step import CompiledStep
 
-_TOPOLOGY = flags.DEFINE_string("topology", None, "a pod by libtpu's name, such as v5p:4x4x4")
-_EVALUATION = flags.DEFINE_bool("evaluation", False, "a pass of ttoaa.evaluate instead of a step")
-_LAYERS = flags.DEFINE_integer(
-    "layers", None, "compile so many layers and twice as many, and extrapolate: to rank settings", 1
+_TOPOLOGY = flags.DEFINE_string(
+    "topology", None, "pod to compile for, by the name that libtpu uses, such as v5p:4x4x4"
 )
-_CACHE = flags.DEFINE_string("cache", None, "folder of what was compiled before")
+_EVALUATION = flags.DEFINE_bool(
+    "evaluation", False, "compile an evaluation pass instead of a training step"
+)
+_LAYERS = flags.DEFINE_integer(
+    "layers",
+    None,
+    "compile this many layers and twice as many, and extrapolate: a fast way to rank settings",
+    1,
+)
+_CACHE = flags.DEFINE_string("cache", None, "folder that caches compiled programs")
 
 COMPILED = (
     "the program itself by XLA for this topology: hbm_gib, collective_gib, operations, cycles"
@@ -122,24 +130,20 @@ def _study() -> config.Study:
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    try:
-        if not _TOPOLOGY.value:
-            raise ValueError("name the pod by --topology, such as --topology=v5p:4x4x4")
-        study = _study()
-        cache = pathlib.Path(_CACHE.value).expanduser() if _CACHE.value else None
-        found = estimate(
-            study,
-            _TOPOLOGY.value,
-            evaluation=_EVALUATION.value,
-            layers=_LAYERS.value,
-            cache=cache,
-        )
-        print(json.dumps(found))
-    except (ValueError, OSError) as error:
-        sys.exit(f"compile: {error}")
+    if not _TOPOLOGY.value:
+        raise ValueError("name the pod by --topology, such as --topology=v5p:4x4x4")
+    study = _study()
+    cache = pathlib.Path(_CACHE.value).expanduser() if _CACHE.value else None
+    found = estimate(
+        study,
+        _TOPOLOGY.value,
+        evaluation=_EVALUATION.value,
+        layers=_LAYERS.value,
+        cache=cache,
+    )
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":
-    flags.adopt_module_key_flags(config)
     flags.FLAGS.set_default("workdir", "")  # other commands cannot do without
-    app.run(main)
+    command_line.run("compile", main, config)

@@ -1,33 +1,40 @@
-"""Scores the checkpoints of a study: python -m ttoaa.evaluate --workdir=… [--watch]
+"""Score the checkpoints of a study, one table for each (checkpoint, experiment).
 
-A job of its own that needs only the study's folder. Each (checkpoint, experiment) gives one table,
-committed whole; what is there is not done again. Any number of jobs may run at once, on any
-devices: they share the work, and one that dies costs its open table at most.
+  ttoaa evaluate --workdir=runs/mine
+  ttoaa evaluate --workdir=runs/mine --watch    score checkpoints while training writes them
+
+Evaluation needs only the study's folder, and skips tables that exist. Several jobs can run at once,
+on any devices, and share the work; a job that dies loses at most the table that it was making.
 """
 
 import signal
 import sys
 from collections.abc import Sequence
 
-from absl import app, flags
+from absl import flags
 
-from ttoaa import config
+from ttoaa import command_line, config
 from ttoaa.evaluation.job import evaluate
 from ttoaa.evaluation.watch import Patience
 from ttoaa.evaluation.work_list import known_steps
 from ttoaa.locks import LEASE_STALE
 from ttoaa.training.topology import pin_cores
 
-_EXPERIMENTS = flags.DEFINE_list("experiments", None, "only these experiments, by name")
-_STEPS = flags.DEFINE_list("steps", None, "only checkpoints of these steps")
-_WATCH = flags.DEFINE_bool("watch", False, "wait for more checkpoints until both runs are over")
+_EXPERIMENTS = flags.DEFINE_list(
+    "experiments", None, "names of the experiments to score; by default all"
+)
+_STEPS = flags.DEFINE_list("steps", None, "steps of the checkpoints to score; by default all")
+_WATCH = flags.DEFINE_bool("watch", False, "wait for new checkpoints until both runs have ended")
 _GIVE_UP_AFTER = flags.DEFINE_float(
-    "give_up_after", None, "seconds without any news after which the wait ends, by default never", 0
+    "give_up_after",
+    None,
+    "seconds without a new checkpoint or table after which --watch ends; by default never",
+    0,
 )
 _STALE = flags.DEFINE_float(
     "stale",
     LEASE_STALE,
-    "seconds without a sign of life after which others take this job for dead",
+    "seconds without a heartbeat after which other jobs consider this one dead",
     0.1,
 )
 
@@ -50,8 +57,6 @@ def main(argv: Sequence[str]) -> None:
         steps = known_steps(workdir, _STEPS.value, _WATCH.value) if _STEPS.value else None
         patience = Patience(_WATCH.value, _GIVE_UP_AFTER.value, _STALE.value)
         written, failures = evaluate(study, workdir, steps, patience)
-    except (ValueError, OSError) as error:
-        sys.exit(f"evaluate: {error}")
     except KeyboardInterrupt:
         print("evaluate: stopped; run it again to go on", file=sys.stderr)
         sys.exit(128 + asked)
@@ -62,5 +67,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.adopt_module_key_flags(config)
-    app.run(main)
+    command_line.run("evaluate", main, config)

@@ -1,60 +1,72 @@
-"""Makes, checks, shows and audits the plan of a run: python -m ttoaa.plan --workdir=… [--show=…]
+"""Plan what each experiment puts into training, check the plan, and show or audit it.
 
---show=step=K prints what a batch holds, --show=row=P what the row at place P of training is, and
---show=item=ID (or item=EXPERIMENT/ID) where every copy of an item went. --check looks for texts
-that experiments share, --check=overlap also for those that the corpus has. --audit re-derives
-batches by plain code and compares them with the loader's.
+  ttoaa plan --workdir=runs/mine                          make the plan
+  ttoaa plan --workdir=runs/mine --check=overlap          also search the corpus for the items
+  ttoaa plan --workdir=runs/mine --show=step=100          print what batch 100 holds
+  ttoaa plan --workdir=runs/mine --show=item=canaries/7   print where each copy of an item is
+  ttoaa plan --workdir=runs/mine --audit=20               re-derive 20 random batches independently
+
+A plan is made once; to change it, move it away and plan again.
 """
 
 import signal
-import sys
 import time
 from collections.abc import Sequence
 
-from absl import app, flags
+from absl import flags
 
-from ttoaa import study_flags
+from ttoaa import command_line, study_flags
 from ttoaa.workdir import Workdir
 
-_SHOW = flags.DEFINE_string("show", None, "print a part of the plan: step=K, row=P or item=ID")
+_SHOW = flags.DEFINE_string(
+    "show",
+    None,
+    "print a batch (step=K), a row of training (row=P), or an item (item=ID or item=EXPERIMENT/ID)",
+)
 _CHECK = flags.DEFINE_flag(
     study_flags.optional(
-        "check", "quick", "look for texts in common; =overlap: with the corpus too"
+        "check",
+        "quick",
+        "report texts that experiments share; --check=overlap also searches the corpus for them",
     )
 )
 _AUDIT = flags.DEFINE_flag(
     study_flags.optional(
-        "audit", "10", "compare so many random batches with the loader's; 10 if bare"
+        "audit",
+        "10",
+        "compare this many random batches of the loader with independent code; 10 without a value",
     )
 )
-_AUDIT_STEPS = flags.DEFINE_list("audit_steps", [], "compare the batches of these steps: 1,5,9")
-_AUDIT_HOSTS = flags.DEFINE_list("audit_hosts", ["1"], "load them as each of so many hosts: 1,2,8")
-_AUDIT_SEED = flags.DEFINE_integer("audit_seed", 0, "which random batches --audit takes")
+_AUDIT_STEPS = flags.DEFINE_list(
+    "audit_steps", [], "compare the batches of these steps, such as 1,5,9"
+)
+_AUDIT_HOSTS = flags.DEFINE_list(
+    "audit_hosts", ["1"], "load audited batches as each of these numbers of hosts, such as 1,2,8"
+)
+_AUDIT_SEED = flags.DEFINE_integer(
+    "audit_seed", 0, "seed that selects the random batches of --audit"
+)
 
 
 def main(argv: Sequence[str]) -> None:
-    try:
-        if argv[1:]:
-            raise ValueError(f"what is {argv[1]!r}? A flag takes its value behind '='")
-        if _CHECK.value not in (None, "", "quick", "overlap"):
-            raise ValueError(f"--check is quick or overlap, not {_CHECK.value!r}")
-        audits = _AUDIT.value or _AUDIT_STEPS.value
-        ways = {"--show": _SHOW.value, "--check": _CHECK.value, "--audit": audits}
-        asked = [name for name, value in ways.items() if value]
-        if len(asked) > 1:
-            raise ValueError(f"{' and '.join(asked)}: one at a time")
-        workdir = study_flags.workdir_from_flags()
-        if _SHOW.value:
-            from ttoaa.planning.inspect import show
+    del argv
+    if _CHECK.value not in (None, "", "quick", "overlap"):
+        raise ValueError(f"--check is quick or overlap, not {_CHECK.value!r}")
+    audits = _AUDIT.value or _AUDIT_STEPS.value
+    ways = {"--show": _SHOW.value, "--check": _CHECK.value, "--audit": audits}
+    asked = [name for name, value in ways.items() if value]
+    if len(asked) > 1:
+        raise ValueError(f"{' and '.join(asked)}: one at a time")
+    workdir = study_flags.workdir_from_flags()
+    if _SHOW.value:
+        from ttoaa.planning.inspect import show
 
-            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a pager that is left early ends it
-            print(show(workdir, _SHOW.value))
-        elif audits:
-            print(f"plan: {_audit(workdir)}")
-        else:
-            _make(workdir)
-    except (ValueError, OSError) as error:
-        sys.exit(f"plan: {error}")
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a pager that is left early ends it
+        print(show(workdir, _SHOW.value))
+    elif audits:
+        print(f"plan: {_audit(workdir)}")
+    else:
+        _make(workdir)
 
 
 def _audit(workdir: Workdir) -> str:
@@ -86,5 +98,4 @@ def _make(workdir: Workdir) -> None:
 
 
 if __name__ == "__main__":
-    flags.adopt_module_key_flags(study_flags)
-    app.run(main)
+    command_line.run("plan", main, study_flags)

@@ -1,17 +1,20 @@
-"""Makes the corpus of a study: python -m ttoaa.prepare --workdir=… --gin_file=…
+"""Prepare the corpus of a study: tokenize its text, or fetch a finished corpus.
 
-With --from it is fetched, finished, from a URL; with --to it is published there.
+  ttoaa prepare --workdir=runs/mine --gin_file=configs/quickstart.gin
+  ttoaa prepare --workdir=runs/mine --gin_file=my.gin --input=texts/,more.jsonl
+  ttoaa prepare --workdir=runs/mine --gin_file=my.gin --from=gs://bucket/corpus
+
+The corpus has training windows and a reserve, which no run trains on.
 """
 
 import functools
 import pathlib
-import sys
 from collections.abc import Sequence
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
-from ttoaa import config
+from ttoaa import command_line, config
 from ttoaa.data import storage
 from ttoaa.data.corpus import MANIFEST, Manifest
 from ttoaa.data.prepare.pipeline import prepare
@@ -23,37 +26,37 @@ from ttoaa.data.sources.tfds_dataset import INFO
 _INPUT = flags.DEFINE_list(
     "input",
     None,
-    "in place of the study's source: files of text, JSON lines (.gz, .zst), Parquet, ArrayRecord, "
-    "folders of them, or one folder of a TFDS dataset; paths or URLs",
+    "text that replaces the study's source: paths or URLs of text, JSON lines (.gz, .zst), "
+    "Parquet, or ArrayRecord files, of folders of them, or of one TFDS dataset folder",
 )
-_FIELD = flags.DEFINE_string("field", None, "the field of --input that is the text (text)")
-_RECORDS = flags.DEFINE_enum("records", None, RECORDS, "what ArrayRecord files of --input hold")
+_FIELD = flags.DEFINE_string("field", None, "field of --input that holds the text; by default text")
+_RECORDS = flags.DEFINE_enum(
+    "records", None, RECORDS, "what a record of the ArrayRecord files in --input is"
+)
 _UNDECODABLE = flags.DEFINE_enum(
-    "undecodable", None, ["error", "replace"], "bytes of --input that are not UTF-8 (error)"
+    "undecodable",
+    None,
+    ["error", "replace"],
+    "what to do with bytes of --input that are not UTF-8; by default error",
 )
 _TOKENIZER = flags.DEFINE_string(
     "tokenizer",
     None,
-    "a `tokenizers` JSON file or a SentencePiece model, in place of the study's tokenizer",
+    "tokenizer that replaces the study's: a `tokenizers` JSON file or a SentencePiece model",
 )
 _EOS = flags.DEFINE_string(
     "eos",
     "<|endoftext|>",
-    "the token of --tokenizer that ends a document; by default a SentencePiece model's own",
+    "token of --tokenizer that ends a document; a SentencePiece model has its own default",
 )
-_FROM = flags.DEFINE_string("from", None, "a URL of the finished corpus: fetched, not made")
-_TO = flags.DEFINE_string("to", None, "a URL to publish the finished corpus at")
+_FROM = flags.DEFINE_string(
+    "from", None, "URL of a finished corpus to fetch instead of preparing one"
+)
+_TO = flags.DEFINE_string("to", None, "URL to publish the finished corpus at")
 
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    try:
-        _main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"prepare: {error}")
-
-
-def _main() -> None:
     chosen = config.load_from_flags(_bindings()).prepare
     folder = config.workdir_from_flags().corpus
     existed = (folder / MANIFEST).exists()
@@ -124,5 +127,4 @@ def _absolute(path: str) -> str:
 
 
 if __name__ == "__main__":
-    flags.adopt_module_key_flags(config)
-    app.run(main)
+    command_line.run("prepare", main, config)

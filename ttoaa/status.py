@@ -1,6 +1,8 @@
-"""Says what of a study is done, running, missing and damaged: python -m ttoaa.status WORKDIR
+"""Say what of a study is done, running, missing, or damaged, and what to run next.
 
-It only reads, starts no device, and says what to type next.
+  ttoaa status runs/mine
+
+The command only reads, and uses no accelerator.
 """
 
 import argparse
@@ -18,10 +20,16 @@ _MOST = 12
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m ttoaa.status", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="ttoaa status",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("workdir", type=pathlib.Path, nargs="?", help="the study's folder")
-    parser.add_argument("--workdir", type=pathlib.Path, dest="named", help="the same")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    parser.add_argument(
+        "--workdir", type=pathlib.Path, dest="named", help="another way to name the folder"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     asked = parser.parse_args(argv)
     folder = asked.workdir or asked.named
     if folder is None:

@@ -1,7 +1,8 @@
-"""Runs a whole study, every stage of every seed: python -m ttoaa.study --workdir=… --seeds=0,1,2
+"""Run all stages of a study, for one seed or several.
 
-Each stage is a process of its own and finds out itself what is already done, so this command can be
-stopped and run again at any time.
+  ttoaa study --workdir=runs/quickstart --gin_file=configs/quickstart.gin --seeds=0,1,2
+
+The command can be stopped and repeated at any time: each stage continues where it was.
 """
 
 import os
@@ -11,25 +12,24 @@ import sys
 import time
 from collections.abc import Sequence
 
-from absl import app, flags
+from absl import flags
 
-from ttoaa import config
+from ttoaa import command_line, config
 
 # glibc reads it when a process starts; steps on CPU touch much memory, and gain a tenth or more.
 _HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
-_SEEDS = flags.DEFINE_list("seeds", ["0"], "seeds of the study, each with runs of its own")
+_SEEDS = flags.DEFINE_list(
+    "seeds", ["0"], "seeds of the study, such as 0,1,2; each has its own plan and runs"
+)
 
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    try:
-        if flags.FLAGS["seed"].present:
-            raise ValueError("a study takes --seeds=0,1,2, not --seed")
-        config.load_from_flags()  # a bad config ends here, before anything starts
-        seeds = _seeds(_SEEDS.value)
-    except (ValueError, OSError) as error:
-        sys.exit(f"study: {error}")
+    if flags.FLAGS["seed"].present:
+        raise ValueError("a study takes --seeds=0,1,2, not --seed")
+    config.load_from_flags()  # a bad config ends here, before anything starts
+    seeds = _seeds(_SEEDS.value)
     root = config.workdir_from_flags().root
     # All plans first: what does not fit in one of them ends a study before any run.
     plans = [["plan", f"--seed={seed}"] for seed in seeds]
@@ -76,5 +76,4 @@ class _Runner:
 
 
 if __name__ == "__main__":
-    flags.adopt_module_key_flags(config)
-    app.run(main)
+    command_line.run("study", main, config)

@@ -7,10 +7,16 @@ from absl import flags
 
 from ttoaa.workdir import Workdir
 
-GIN_FILE = flags.DEFINE_multi_string("gin_file", [], "gin files of the study, later ones win")
-GIN_BINDINGS = flags.DEFINE_multi_string("gin_bindings", [], "single bindings, after the files")
-_WORKDIR = flags.DEFINE_string("workdir", None, "the study's folder", required=True)
-_SEED = flags.DEFINE_integer("seed", 0, "seed of initialisation, order and experiments", 0)
+GIN_FILE = flags.DEFINE_multi_string(
+    "gin_file", [], "config files of the study; later files override earlier ones"
+)
+GIN_BINDINGS = flags.DEFINE_multi_string(
+    "gin_bindings", [], "single gin bindings, which override the files"
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the study", required=True)
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "seed of initialisation, training order, and experiments", 0
+)
 
 
 def workdir_from_flags() -> Workdir:
@@ -25,8 +31,6 @@ def optional(name: str, alone: str, help_: str) -> "flags.Flag[str]":
 
 class _Optional(flags.ArgumentParser[str]):
     """What absl gives for a bare flag of two values is 'true'."""
-
-    syntactic_help = "a value behind '=', or none"
 
     def __init__(self, alone: str) -> None:
         super().__init__()

@@ -1,4 +1,10 @@
-"""Trains the control or the experiment run: python -m ttoaa.train --workdir=… --run=control"""
+"""Train the control run, or the run with the experiments.
+
+  ttoaa train --workdir=runs/mine --run=control
+  ttoaa train --workdir=runs/mine
+
+Training continues from the newest checkpoint; a finished run is left as it is.
+"""
 
 import contextlib
 import dataclasses
@@ -8,9 +14,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
-from ttoaa import config
+from ttoaa import command_line, config
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.loader import Transform, batches
 from ttoaa.data.order import Order, training_order
@@ -40,7 +46,9 @@ from ttoaa.training.step import CompiledStep
 from ttoaa.training.topology import pin_cores, split_cpu
 from ttoaa.workdir import RUNS, Workdir, read_json
 
-_RUN = flags.DEFINE_enum("run", "run", RUNS, "the control run, or the one with the experiments")
+_RUN = flags.DEFINE_enum(
+    "run", "run", RUNS, "which run to train: the control run, or the run with the experiments"
+)
 
 
 _BEGAN = time.time()
@@ -179,8 +187,6 @@ def main(argv: Sequence[str]) -> None:
             told = run(study, workdir, _RUN.value, throughput.STEPS.value)
     except Stopped as stopped:
         told, code = str(stopped), 143
-    except (ValueError, OSError) as error:
-        sys.exit(f"train: {error}")
     else:
         code = 0
     if multihost.primary():
@@ -213,7 +219,4 @@ def run(study: config.Study, workdir: Workdir, kind: str, profile_steps: str | N
 
 
 if __name__ == "__main__":
-    flags.adopt_module_key_flags(config)
-    flags.adopt_module_key_flags(multihost)
-    flags.adopt_module_key_flags(throughput)
-    app.run(main)
+    command_line.run("train", main, config, multihost, throughput)

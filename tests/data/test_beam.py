@@ -13,6 +13,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from ttoaa import beam as beam_command
+from ttoaa import command_line
 from ttoaa.data import beam, ngram_search
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.ngram_search import Patterns
@@ -156,7 +157,7 @@ def command(*arguments):
     with flagsaver.flagsaver():
         rest = flags.FLAGS(["beam", *map(str, arguments)], known_only=True)
         try:
-            beam_command.main(rest)
+            command_line.call("beam", beam_command.main, rest)
         except SystemExit as left:
             return left.code
 
@@ -192,7 +193,7 @@ def test_the_command_prepares_and_scans(tmp_path, capsys):
     wrong = command(*asked, f"--patterns={tmp_path / 'p.jsonl'}")
     assert wrong.endswith("p.jsonl:2 has no token: take that line out")
     assert command(*asked, "--splt=reserve") == "beam: there is no --splt: do you mean --split?"
-    assert command("plan", workdir).startswith("beam: say what to do: ")
+    assert command("plan", workdir).startswith("beam: name the task: ")
 
 
 def test_without_beam_it_says_what_to_install(tmp_path):

@@ -72,13 +72,17 @@ def first_line(error: BaseException) -> str:
 _PATIENCE_MS = 15 * 60 * 1000
 
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "host:port of process 0, where the cluster is none that JAX knows"
+    "coordinator", None, "host:port of process 0; not needed on clusters that JAX detects"
 )
-_PROCESSES = flags.DEFINE_integer("num_processes", None, "processes that train one model", 1)
-_PROCESS = flags.DEFINE_integer("process_id", None, "which of them this one is, from 0", 0)
-_JOIN = flags.DEFINE_integer("join_timeout", 300, "seconds to wait for the others at the start", 1)
+_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "number of processes that train together", 1
+)
+_PROCESS = flags.DEFINE_integer("process_id", None, "index of this process, from 0", 0)
+_JOIN = flags.DEFINE_integer(
+    "join_timeout", 300, "seconds to wait for the other processes at the start", 1
+)
 _HEARTBEAT = flags.DEFINE_integer(
-    "heartbeat_timeout", 60, "seconds of silence after which a process is taken for dead", 10
+    "heartbeat_timeout", 60, "seconds without a heartbeat after which a process counts as dead", 10
 )
 
 

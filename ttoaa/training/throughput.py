@@ -169,7 +169,9 @@ class Ledger:
 
 
 STEPS = flags.DEFINE_string(
-    "profile_steps", None, "first:stop, such as 10:13: trace steps 10, 11 and 12 into <run>/profile"
+    "profile_steps",
+    None,
+    "steps to trace into <run>/profile, as first:stop; 10:13 traces steps 10, 11 and 12",
 )
 
 

@@ -1,11 +1,10 @@
-"""Any task of lm-evaluation-harness on a checkpoint, without torch or an export.
+"""Run tasks of lm-evaluation-harness on a checkpoint, without torch or an export.
 
-  python -m ttoaa.interop.lm_eval --workdir=runs/mine --tasks=arc_easy,piqa \
-      [--run=control] [--step=90]
-  python -m ttoaa.interop.lm_eval --folder=OLMo-2-0425-1B --tasks=hellaswag --output_path=results
+  ttoaa harness --workdir=runs/mine --tasks=arc_easy,piqa [--run=control] [--step=90]
+  ttoaa harness --folder=OLMo-2-0425-1B --tasks=hellaswag --output_path=results
 
---folder is a run's, an import's, or that of a Hugging Face Olmo2ForCausalLM. Whatever else is given
-goes to the harness's own command (lm-eval --help): --num_fewshot, --limit, --log_samples, …
+--folder is the folder of a run, of an import, or of a Hugging Face Olmo2ForCausalLM. All other
+flags go to the harness (see lm-eval --help): --num_fewshot, --limit, --log_samples, …
 """
 
 import argparse
@@ -15,13 +14,13 @@ from collections.abc import Sequence
 from ttoaa.training.topology import pin_cores
 
 _OURS = {
-    "workdir": "the study's folder",
-    "run": "its run: run by default, control, run-s1, …",
-    "folder": "instead of a workdir: of a run, an import or an Olmo2ForCausalLM",
-    "step": "by default the newest checkpoint",
-    "max_length": "tokens that the model reads at most; by default its training rows'",
-    "fsdp": "parts that the parameters are cut into",
-    "tensor": "parts that heads, hidden units and the vocabulary are cut into",
+    "workdir": "folder of the study",
+    "run": "run of the study: control, run-s1, …; by default run",
+    "folder": "folder of a model, instead of --workdir",
+    "step": "step of the checkpoint; by default the newest",
+    "max_length": "longest input in tokens; by default the length of training sequences",
+    "fsdp": "number of devices to shard parameters over",
+    "tensor": "number of devices to shard heads, hidden units, and the vocabulary over",
 }
 
 
@@ -31,7 +30,7 @@ def command(arguments: Sequence[str]) -> list[str]:
     Raises ValueError for a name with a comma, at which the harness would cut it.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m ttoaa.interop.lm_eval",
+        prog="ttoaa harness",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -1,53 +1,62 @@
-"""A study on OLMo's own token files, in their order, from any step of that run.
+"""Use OLMo's token files, in their training order, as the corpus of a study.
 
-python -m ttoaa.interop.olmo.corpus --workdir=… --gin_file=… --files=a.npy,b.npy \
-    --order=global_indices.npy
-    --tokenizer=tokenizer.json --eos_id=100257 --dtype=uint32 --length=4096
+  ttoaa olmo-corpus --workdir=runs/mine --gin_file=my.gin --files=a.npy,b.npy
+      --order=global_indices.npy --tokenizer=tokenizer.json --eos_id=100257 --dtype=uint32
+      --length=4096
 
-Does what `python -m ttoaa.prepare` does where the config says `Study.prepare = @OlmoCorpus()`, and
-takes the fields of OlmoCorpus as flags; the study's config.gin remembers them. Copies nothing but
-the tokenizer: the files must stay where they are.
+The command takes the fields of OlmoCorpus as flags, and the study's config.gin remembers them. With
+a config that says `Study.prepare = @OlmoCorpus()`, `ttoaa prepare` does the same. Only the
+tokenizer is copied: the token files must stay where they are.
 """
 
 import pathlib
-import sys
 from collections.abc import Sequence
 
-from absl import app, flags
+from absl import flags
 
-from ttoaa import config
+from ttoaa import command_line, config
 from ttoaa.data.corpus import HASH_KINDS
 from ttoaa.data.olmo_corpus import OlmoCorpus
 
 _FILES = flags.DEFINE_list(
-    "files", None, "token files in the order of OLMo's config, or a .txt with a path on each line"
+    "files", None, "token files in the order of OLMo's config, or a .txt file with one path a line"
 )
-_ORDER = flags.DEFINE_string("order", None, "the epoch's global_indices.npy")
-_TOKENIZER = flags.DEFINE_string("tokenizer", None, "the `tokenizers` JSON of these files")
-_EOS = flags.DEFINE_string("eos", "<|endoftext|>", "the token of --tokenizer that ends a document")
-_EOS_ID = flags.DEFINE_integer("eos_id", None, "its id in the files", lower_bound=0)
-_DTYPE = flags.DEFINE_enum("dtype", None, ["uint16", "uint32"], "of the token files")
-_LENGTH = flags.DEFINE_integer("length", None, "tokens of an instance, and of a row", 2)
+_ORDER = flags.DEFINE_string("order", None, "global_indices.npy of the epoch")
+_TOKENIZER = flags.DEFINE_string(
+    "tokenizer", None, "`tokenizers` JSON file that the token files were made with"
+)
+_EOS = flags.DEFINE_string("eos", "<|endoftext|>", "token of --tokenizer that ends a document")
+_EOS_ID = flags.DEFINE_integer(
+    "eos_id", None, "id of the token that ends a document, in the files", lower_bound=0
+)
+_DTYPE = flags.DEFINE_enum("dtype", None, ["uint16", "uint32"], "data type of the token files")
+_LENGTH = flags.DEFINE_integer("length", None, "tokens of a training sequence", 2)
 _FIRST = flags.DEFINE_integer(
-    "first", None, "where in the order the study begins: OLMo's step times its batch", 0
+    "first",
+    None,
+    "position in the order where the study begins: OLMo's step times its batch size",
+    0,
 )
 _TRAIN = flags.DEFINE_integer(
-    "train_windows", None, "windows to train on; what comes after them is the reserve", 1
+    "train_windows",
+    None,
+    "number of windows to train on; the windows after them are the reserve",
+    1,
 )
 _DIGEST = flags.DEFINE_enum(
-    "digest", None, HASH_KINDS, "how files are recognised: by all bytes, or by samples of terabytes"
+    "digest",
+    None,
+    HASH_KINDS,
+    "how files are fingerprinted: all bytes, or samples where files hold terabytes",
 )
 
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    try:
-        chosen = config.load_from_flags(_bindings()).prepare
-        if not isinstance(chosen, OlmoCorpus):
-            raise ValueError("the study's corpus is no OlmoCorpus: give --files and --order")
-        corpus = chosen.make(config.workdir_from_flags().corpus)
-    except (ValueError, OSError) as error:
-        sys.exit(f"olmo: {error}")
+    chosen = config.load_from_flags(_bindings()).prepare
+    if not isinstance(chosen, OlmoCorpus):
+        raise ValueError("the study's corpus is no OlmoCorpus: give --files and --order")
+    corpus = chosen.make(config.workdir_from_flags().corpus)
     print(f"olmo: {corpus.folder}: {corpus.describe()}; {corpus.manifest.source}")
 
 
@@ -75,5 +84,4 @@ def _absolute(path: str) -> str:
 
 
 if __name__ == "__main__":
-    flags.adopt_module_key_flags(config)
-    app.run(main)
+    command_line.run("olmo-corpus", main, config)
