@@ -91,7 +91,7 @@ def test_the_first_eos_gives_way_where_a_row_has_no_room(make_world, tokenizer):
         lengths[row] = [(len(i.tokens), int(i.tokens[0] == tokenizer.eos_id)) for i in items]
         assert all(i.tokens[-1] == tokenizer.eos_id for i in items)
     assert lengths == {n + 2: [(n + 2, 1)] * 2, n + 1: [(n + 1, 0)] * 2}
-    with pytest.raises(ValueError, match=f"bc: question q. has a choice of {n} tokens"):
+    with pytest.raises(ValueError, match=f"bc: question q.: a choice has {n} tokens"):
         list(experiment.intervene(make_world(experiment, length=n)))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from absl import app, flags
 
 from ttoaa.experiments.reasoning.dataset import draw_problems
-from ttoaa.experiments.reasoning.problem import Arithmetic, light
+from ttoaa.experiments.reasoning.problem import Arithmetic, draw_operations
 from ttoaa.experiments.reasoning.structure import Draws
 
 _PROBLEMS = flags.DEFINE_integer("problems", 1500, "problems to draw", 1)
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
     for problem in problems:
         by_operations[problem.operations].append(problem)
     sizes = Draws("timed")
-    asked = [light(sizes, most) for _ in range(_TIMED.value)]
+    asked = [draw_operations(sizes, most) for _ in range(_TIMED.value)]
     result = {
         "problems": len(problems),
         "percent_by_operations": {
@@ -62,7 +62,7 @@ def _redrawn(arithmetic: Arithmetic, key: str, operations: int) -> None:
     """Draws sizes anew, of up to the most operations, until the problem has those asked."""
     draws = Draws(key)
     while True:
-        size = light(draws, _MOST.value)
+        size = draw_operations(draws, _MOST.value)
         if arithmetic.draw(f"{key}/{draws.uniform()}", size).operations == operations:
             return
 

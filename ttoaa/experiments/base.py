@@ -66,6 +66,19 @@ class World:
         """
         return keyed_rng("experiment", self.seed, self.name, *salt)
 
+    def document(self, tokens: np.ndarray, what: str, advice: str = "shorten it") -> np.ndarray:
+        """Return `tokens` between two EOS, int32[n + 2]; without the first if a row has no room.
+
+        Raises ValueError, with `what` and `advice`, if the text and one EOS do not fit a row.
+        """
+        eos, row = np.array([self.tokenizer.eos_id], np.int32), self.geometry.length
+        if len(tokens) + 1 > row:
+            raise ValueError(
+                f"{what} has {len(tokens)} tokens, which with an EOS does not fit a row of {row}: "
+                f"{advice}, or raise Geometry.length"
+            )
+        return np.concatenate([eos, tokens, eos] if len(tokens) + 2 <= row else [tokens, eos])
+
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
@@ -106,9 +119,11 @@ class Scorer(Protocol):
 
     @property
     def decisions(self) -> pd.DataFrame:
-        """The decisions of the experiment's controllers up to `step`: columns interval, step, slots,
-        chosen (list of int; None in a control run), log_p (list of float, nats), state (dict; None
-        in a control run)."""
+        """The decisions of the experiment's controllers up to `step`.
+
+        Columns: interval, step, slots, log_p (list of float, nats), and chosen (list of int) and
+        state (dict), which are None in a control run.
+        """
         ...
 
     @property
@@ -150,7 +165,7 @@ class Experiment:
     | `intervene` | plan (evaluate, if the experiment was added after training) | to be written |
     | `controllers` | plan, train | none |
     | `probes` | train | none |
-    | `outcome` | evaluate, once for each checkpoint of the run and of the control run | to be written |
+    | `outcome` | evaluate, once for each checkpoint of each run | to be written |
     | `estimates` | report, once for each evaluated step and seed | paired differences |
     | `figure` | report | to be written |
 
@@ -195,6 +210,15 @@ class Experiment:
         if self.expected_sign not in (-1, 1):
             raise ValueError(f"{self.name}: expected_sign must be +1 or -1")
 
+    def check_integers(self, **least: int) -> None:
+        """Raise ValueError unless each field is an integer of at least its `least`."""
+        for field, low in least.items():
+            value = getattr(self, field)
+            if not isinstance(value, int) or value < low:
+                raise ValueError(
+                    f"{self.name}: {field} must be an integer of at least {low}, not {value!r}"
+                )
+
     def sign(self, outcome: str) -> int:
         """Return the factor that makes the expected difference of `outcome` positive."""
         primary, _, _ = self.primary.partition("/")
@@ -236,7 +260,7 @@ class Experiment:
         raise NotImplementedError
 
     def outcome(self, model: Scorer) -> pd.DataFrame:
-        """Measure one checkpoint: columns item (str), condition (str), outcome (str), value (float).
+        """Measure one checkpoint: a table with the columns item, condition, outcome, value (float).
 
         The same code measures the control run and the run. A row is one value of one item; further
         columns are kept for `estimates`.

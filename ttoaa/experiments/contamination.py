@@ -1,4 +1,4 @@
-"""Benchmark contamination: questions with their answers in the training data (paper, E.3)."""
+"""Benchmark contamination: test questions with their answers in the training data (paper, E.3)."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,19 +35,18 @@ NORMALISATIONS = {
     "pmi": PMI,
     "olmes": None,
 }
-"""How the likeliest choice is found, and the outcome of `scoring.multiple_choice` that
-is; None: the one
-that OLMES reports for the question's benchmark."""
+"""normalisation -> outcome of `scoring.multiple_choice`; None: the one that OLMES reports for the
+question's benchmark."""
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Contamination(Experiment):
-    """How much a model gains on questions by having seen them r times, gold option included.
+    """Accuracy gain on questions that occur r times in training, with their gold option.
 
-    Questions are randomised to groups of equal benchmark mix. The gain of a group is its mean
-    above the holdout's, less the same in the control run: that takes out how hard the groups
-    happen to be.
+    Questions are randomised to groups with the same mix of benchmarks. The gain of a group is a
+    difference in differences: (group - holdout) in the run less the same in the control run, which
+    removes chance differences in difficulty between the groups.
     """
 
     questions: Source = dataclasses.field(default_factory=GeneratedQuestions)
@@ -55,13 +54,13 @@ class Contamination(Experiment):
     """(repetitions, number of questions); the group of 0 repetitions is the holdout."""
     placement: Placement = dataclasses.field(default_factory=Uniform)
     normalisation: str = "character"
-    """What a choice's log-likelihood is divided by to choose: 'none', 'character' or 'token'. With
-    'pmi' that without the question is subtracted; 'olmes' is what OLMES does for each benchmark."""
+    """What divides the log-likelihood of a choice: 'none', 'character' or 'token'. 'pmi' subtracts
+    the log-likelihood without the question; 'olmes' does what OLMES does for each benchmark."""
     by_benchmark: bool = False
-    """Gains of each benchmark's own questions too, as conditions '<r>x/<benchmark>'."""
+    """Also report gains by benchmark, as conditions '<r>x/<benchmark>'."""
     curve: bool = False
-    """Draw how the gold option's likelihood gains and is forgotten over training (figure 12), in
-    place of the accuracy at its end (figure 3a)."""
+    """Draw the gain in the gold option's log-likelihood over training (figure 12) instead of the
+    final accuracy (figure 3a)."""
 
     signs: ClassVar[Mapping[str, int]] = {
         outcome + suffix: 1 for outcome in (ACCURACY, LIKELIHOOD) for suffix in ("", ABOVE)
@@ -95,7 +94,7 @@ class Contamination(Experiment):
         try:
             questions = self.questions.questions(sum(sizes), world.rng("questions"))
             check_distinct(questions)
-            self._check_chooses(questions)
+            self._check_unconditional(questions)
             groups = randomise(questions, sizes, world.rng("groups"))
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from error
@@ -105,48 +104,42 @@ class Contamination(Experiment):
                     id=question.id,
                     condition=f"{repetitions}x",
                     repetitions=repetitions,
-                    tokens=self._tokens(question, world),
+                    tokens=self._document(question, world),
                     placement=self.placement,
                     text=question.texts[question.label],
                     fields=item_fields(question),
                 )
 
-    def _chooses_by(self, benchmark: str) -> str:
+    def _outcome_name(self, benchmark: str) -> str:
         return NORMALISATIONS[self.normalisation] or formats.outcome(benchmark)
 
-    def _check_chooses(self, questions: Sequence[Question]) -> None:
+    def _check_unconditional(self, questions: Sequence[Question]) -> None:
         for question in questions:
-            if self._chooses_by(question.benchmark) == PMI and question.unconditional is None:
+            if self._outcome_name(question.benchmark) == PMI and question.unconditional is None:
                 raise ValueError(
                     f"question {question.id} has no unconditional context, which normalisation "
                     f"{self.normalisation!r} needs: take another, or a source that gives it"
                 )
 
-    def _tokens(self, question: Question, world: World) -> np.ndarray:
-        """int32[n]: the gold choice between two EOS; the first only where a row has room."""
+    def _document(self, question: Question, world: World) -> np.ndarray:
+        """Return int32[n]: the gold choice between two EOS. Every choice must fit a row."""
+        what = f"{self.name}: question {question.id}: a choice"
         encoded = world.tokenizer.encode_batch(question.texts)
-        longest, row = max(map(len, encoded)), world.geometry.length
-        if longest + 1 > row:
-            raise ValueError(
-                f"{self.name}: question {question.id} has a choice of {longest} tokens, which "
-                f"with an EOS does not fit a row of {row}: take shorter questions or longer rows"
-            )
-        eos = np.array([world.tokenizer.eos_id], np.int32)
-        gold = encoded[question.label]
-        return np.concatenate([eos, gold, eos] if len(gold) + 2 <= row else [gold, eos])
+        documents = [world.document(t, what, "take shorter questions") for t in encoded]
+        return documents[question.label]
 
     def outcome(self, model: Scorer) -> pd.DataFrame:
-        """Per question: is the gold choice the likeliest (ties shared), and its log-likelihood."""
+        """Per question: accuracy (ties shared) and the log-likelihood of the gold choice (nats)."""
         questions = [
-            item_question(item, self._chooses_by(item.benchmark) == PMI)
+            item_question(item, self._outcome_name(item.benchmark) == PMI)
             for item in model.items.itertuples()
         ]
         scored = score_questions(model.log_likelihood, model.tokenizer, questions, document=True)
         options = [text for question in questions for text in question.continuations]
-        # White space around an answer is none of its characters.
+        # White space around an answer does not count as characters.
         scored["characters"] = [max(1, len(text.strip())) for text in options]
         chosen = accuracies(scored, ties="shared")
-        chosen = chosen[chosen["outcome"] == chosen["benchmark"].map(self._chooses_by)]
+        chosen = chosen[chosen["outcome"] == chosen["benchmark"].map(self._outcome_name)]
         parts = {
             ACCURACY: chosen.set_index("item")["value"],
             LIKELIHOOD: scored[scored["gold"]].set_index("item")["log_likelihood"],
@@ -165,7 +158,10 @@ class Contamination(Experiment):
         return found
 
     def _above(self, both: pd.DataFrame, suffix: str) -> Iterator[Estimate]:
-        """Gains above the holdout, less those in the control run; not of groups that are empty."""
+        """Yield the gain of every group over the holdout, less that in the control run.
+
+        A benchmark that is missing from a group or from the holdout is skipped.
+        """
         pairs = {
             key: (rows["value"].to_numpy(float), rows["value_control"].to_numpy(float))
             for key, rows in both.groupby(["outcome", "condition"])
@@ -179,7 +175,7 @@ class Contamination(Experiment):
                 yield difference_in_differences(outcome + ABOVE, condition + suffix, *groups, sign)
 
     def figure(self, estimates: pd.DataFrame, axes: Any) -> None:
-        """The paper's figure 3a, or 12: see `curve`."""
+        """Draw the paper's figure 3a, or figure 12 with `curve`."""
         conditions = [f"{r}x" for r, _ in sorted(self.groups) if r]
         if self.curve:
             self._curve(estimates, conditions, axes)
@@ -188,7 +184,7 @@ class Contamination(Experiment):
         axes.legend()
 
     def _final(self, estimates: pd.DataFrame, conditions: Sequence[str], axes: Any) -> None:
-        """Accuracy above the holdout against repetitions."""
+        """Draw accuracy above the holdout against repetitions."""
         final = estimates[estimates["step"] == estimates["step"].max()]
         seeds = list(final["seed"].unique())
         for number, seed in enumerate(seeds):
@@ -204,7 +200,7 @@ class Contamination(Experiment):
         axes.set_ylabel("accuracy above holdout,\nless the control's (points)")
 
     def _curve(self, estimates: pd.DataFrame, conditions: Sequence[str], axes: Any) -> None:
-        """Nats of the gold option above the holdout's, less the control's, against steps."""
+        """Draw the gain in the gold option's log-likelihood against steps."""
         gains = estimates[estimates["outcome"] == LIKELIHOOD + ABOVE]
         for number, condition in enumerate(conditions):
             for seed, rows in gains[gains["condition"] == condition].groupby("seed"):
@@ -215,7 +211,9 @@ class Contamination(Experiment):
                 axes.fill_between(rows["step"], low, high, color=f"C{number}", alpha=0.15)
         axes.axhline(0, color="gray", linestyle="--", label="holdout")
         axes.set_xlabel("step")
-        axes.set_ylabel("likelihood of the gold option\nabove holdout, less the control's (nats)")
+        axes.set_ylabel(
+            "log-likelihood of the gold option\nabove holdout, less the control's (nats)"
+        )
 
 
 def _is_group(group: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Forgetting curves: how long a batch is remembered that was trained on once (paper, E.8)."""
+"""Forgetting curves: the loss on a batch after training on it once (paper, E.8)."""
 
 import dataclasses
 import math
@@ -19,21 +19,21 @@ CROSS_ENTROPY = "cross_entropy"
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Forgetting(Experiment):
-    """Whole batches replaced by unseen text, and their loss before, right after and ever later.
+    """Replace whole batches with unseen text and measure their loss before and after the update.
 
-    The batch of step s is update number s + 1, so a probe at step s + k has lag k: lag 0 is just
-    before, lag 1 right after. The gain is the control run's loss on the same row less the run's.
-    Its interval is over rows: it does not hold the noise by which two runs drift apart, which the
-    gain at lag 0 and the spread over seeds show.
+    A probe at step s + k has lag k to the batch of step s: lag 0 is just before the update, lag 1
+    right after it. The gain is the control run's loss on the same row less the run's. Its interval
+    is over rows and does not include the noise by which two runs drift apart; the gain at lag 0 and
+    the spread over seeds show that noise.
     """
 
     at: Sequence[float] = (0.3, 0.5, 0.7)
     """Fractions of training at which a batch is replaced."""
     dense_lags: Sequence[int] = (0, 1, 2, 4, 8, 16, 24, 32)
     sparse_ratio: float = 1.5
-    """After the dense lags each is this times the one before, up to the end of training."""
+    """Ratio of consecutive lags after the dense ones, up to the end of training."""
     probe_rows: int | None = None
-    """How many rows of each batch are probed; None takes all."""
+    """Probed rows of each batch; None: all."""
 
     signs: ClassVar[Mapping[str, int]] = {CROSS_ENTROPY: -1}
 
@@ -56,11 +56,11 @@ class Forgetting(Experiment):
             raise ValueError(f"{self.name}: the primary's condition must be among {known}")
 
     def _steps(self, geometry: Geometry) -> dict[str, int]:
-        """The step whose batch is replaced, by probe name."""
+        """Return the step of each replaced batch by probe name, validated."""
         steps = {f"at-{fraction:g}": round(fraction * geometry.steps) for fraction in self.at}
         if len(set(steps.values())) < len(self.at) or max(steps.values()) >= geometry.steps:
             raise ValueError(
-                f"{self.name}: at {list(self.at)} of {geometry.steps} steps are the steps "
+                f"{self.name}: at={list(self.at)} of {geometry.steps} steps gives the steps "
                 f"{list(steps.values())}: they must be different and before the end"
             )
         common = geometry.steps - max(steps.values())
@@ -76,7 +76,7 @@ class Forgetting(Experiment):
         return min(self.probe_rows or geometry.batch, geometry.batch)
 
     def _lags(self, until: int, common: int) -> list[int]:
-        """The lags that a batch is probed at; `common` is the last that all batches reach."""
+        """Return the lags at which to probe a batch; `common` is the largest that all reach."""
         lags = list(self.dense_lags)
         while lags[-1] < until:
             lags.append(math.ceil(lags[-1] * self.sparse_ratio))
@@ -114,9 +114,9 @@ class Forgetting(Experiment):
                 )
 
     def outcome(self, model: Scorer) -> pd.DataFrame:
-        """The loss of every probed row at every lag so far, as conditions 'lag-<k>'.
+        """Per row: its loss (nats a token) at every lag so far, as conditions 'lag-<k>'.
 
-        'end' is the largest lag that all batches reach, once they have reached it.
+        The condition 'end' repeats the largest lag that all batches reach.
         """
         items = model.items.rename(columns={"id": "item", "step": "replaced"})
         items = items[["item", "condition", "replaced", "row", "end"]]
@@ -131,7 +131,7 @@ class Forgetting(Experiment):
         return table[["item", "condition", "outcome", "value"]]
 
     def figure(self, estimates: pd.DataFrame, axes: Any) -> None:
-        """The gain against the lag, with its interval, a line for each seed."""
+        """Draw the gain with its interval against the lag, one line for each seed."""
         final = estimates[estimates["step"] == estimates["step"].max()]
         final = final[final["condition"].str.startswith("lag-")]
         final = final.assign(lag=final["condition"].str.removeprefix("lag-").astype(int))
@@ -144,6 +144,6 @@ class Forgetting(Experiment):
         axes.axhline(0, color="gray", linestyle="--", label="control run")
         axes.set_xscale("symlog", linthresh=1)
         axes.set_xlim(left=-0.1)
-        axes.set_xlabel("steps since just before the batch")
+        axes.set_xlabel("lag (steps since just before the update)")
         axes.set_ylabel("gain in cross-entropy (nats a token)")
         axes.legend()

@@ -1,4 +1,4 @@
-"""An experiment that has only the shape of one: tries a plan before the real items exist."""
+"""Placeholder experiments: test whether a plan fits before the real items exist."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -20,27 +20,26 @@ _BLOCK = 50_000
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Rehearsal(Experiment):
-    """Items of given lengths and repetitions, of random tokens, with no outcome.
+    """Items of random tokens with given lengths and repetitions, and no outcome.
 
-    It shows whether experiments of such shapes fit into one run, and how long their planning takes.
+    The plan shows whether experiments of this size fit into one run, and how long planning takes.
     """
 
     primary: str = "none/none"
     expected_sign: int = 1
     groups: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
-    """(items, repetitions of each) of every condition; 0 repetitions for a holdout."""
+    """condition -> (number of items, repetitions of each); 0 repetitions: a holdout."""
     kind: str = "tokens"
-    """'tokens', 'window' (rows of the reserve), 'slot' (of a controller) or 'mark'."""
+    """'tokens', 'window' (reserve rows), 'slot' (of a controller) or 'mark'."""
     lengths: tuple[int, int] = (64, 128)
-    """The fewest and the most tokens of an item: uniform. A window has a row's."""
+    """(fewest, most) tokens of an item, drawn uniformly; a window always fills its row."""
     placement: Placement = dataclasses.field(default_factory=Uniform)
     placements: Mapping[str, Placement] = dataclasses.field(default_factory=dict)
-    """Of the conditions that have another one."""
+    """Overrides `placement` by condition."""
     batches: tuple[int, int] | None = None
-    """(first, every): items fill whole batches, that of step `first` and of each `every` steps
-    after it."""
+    """(first, every): items fill whole batches, at step `first` and every `every` steps after."""
     occurrences: int = 0
-    """If not 0: items go to rows among so many random ones, as if something occurred there."""
+    """If not 0: place items on this many random rows, as if a text occurred there."""
 
     signs: ClassVar[Mapping[str, int]] = {"none": 1}
 
@@ -54,7 +53,7 @@ class Rehearsal(Experiment):
                     f"{self.name}: group {name!r} must be (items, repetitions), not {group!r}"
                 )
         if unknown := sorted(self.placements.keys() - self.groups.keys()):
-            raise ValueError(f"{self.name}: placements has {unknown[0]!r}, which is no group")
+            raise ValueError(f"{self.name}: placements has {unknown[0]!r}, which is not a group")
         if len(self.lengths) != 2 or not 0 < self.lengths[0] <= self.lengths[1]:
             raise ValueError(f"{self.name}: lengths must be (fewest, most), not {self.lengths!r}")
 

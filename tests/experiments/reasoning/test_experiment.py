@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from ttoaa.experiments.reasoning.dataset import Seen, draw_problems, draw_shots, draw_test
-from ttoaa.experiments.reasoning.experiment import Reasoning, results
+from ttoaa.experiments.reasoning.dataset import SeenProblems, draw_problems, draw_shots, draw_test
+from ttoaa.experiments.reasoning.experiment import Reasoning, result_spans
 from ttoaa.experiments.reasoning.names import Names
 from ttoaa.experiments.reasoning.problem import Arithmetic
-from ttoaa.experiments.reasoning.solution_checker import check
+from ttoaa.experiments.reasoning.solution_checker import check_solution
 from ttoaa.planning.items import Item, Items
 from ttoaa.statistics.bootstrap import paired_estimates
 
@@ -58,7 +58,7 @@ def test_training_texts_are_right_and_each_stands_once(blocks_and_tests, make_wo
     assert len(block.tokens) == starts[-1]
     for i, text in enumerate(block.texts):
         question, solution, _ = split(text)
-        assert check(question, solution, 7).right
+        assert check_solution(question, solution, 7).right
         tokens = block.tokens[starts[i] : starts[i + 1]]
         assert tokens[0] == tokens[-1] == tokenizer.eos_id
         assert tokenizer.decode(tokens[1:-1]) == text
@@ -97,31 +97,31 @@ def test_what_is_seen_is_a_template_or_a_text():
     """Many operations: the form of the solution; few: the very words."""
     arithmetic = Arithmetic()
     trained = [arithmetic.draw(f"a{i}", 4) for i in range(400)]
-    seen = Seen(trained)
-    assert len(seen.templates) < 400 and all(map(seen.holds, trained))
-    assert not seen.holds(arithmetic.draw("z", 4))
+    seen = SeenProblems(trained)
+    assert len(seen.templates) < 400 and all(map(seen.has_question, trained))
+    assert not seen.has_question(arithmetic.draw("z", 4))
     tests = draw_test(arithmetic, "b", 4, 46, seen)
     assert not {t.template for t in tests} & {t.template for t in trained}
-    easy = Seen([arithmetic.draw("c", 1)])
+    easy = SeenProblems([arithmetic.draw("c", 1)])
     assert not easy.templates
     assert easy.gives_away(arithmetic.draw("c", 1)) and not easy.gives_away(arithmetic.draw("d", 1))
-    every_answer_but_the_last = Seen()
+    every_answer_but_the_last = SeenProblems()
     every_answer_but_the_last.gives_away = lambda problem: problem.answer == 6
-    with pytest.raises(ValueError, match=r"only 12 of 14 test problems of 4 operations were found"):
+    with pytest.raises(ValueError, match=r"found only 12 of 14 test problems of 4 operations"):
         draw_test(SMALL, "e", 4, 14, every_answer_but_the_last)
 
 
 def test_shots_are_neither_seen_nor_twice_nor_what_is_asked():
     test = SMALL.draw("t", 5)
     most = list(draw_problems(SMALL, "k", 5, 5))
-    assert draw_shots(SMALL, "k", 3, 5, test, Seen()) == most[:3]
-    seen = Seen([most[0], most[2]])
+    assert draw_shots(SMALL, "k", 3, 5, test, SeenProblems()) == most[:3]
+    seen = SeenProblems([most[0], most[2]])
     assert draw_shots(SMALL, "k", 2, 5, test, seen) == [most[1], most[3]]
     # The test is of the form of most[k]: that one would give its solution away.
     alike = next(p for p in draw_problems(SMALL, "k", 200, 5) if p.operations > 3)
-    assert alike not in draw_shots(SMALL, "k", 30, 5, alike, Seen())
-    with pytest.raises(ValueError, match="only 0 of 1 shots were found that are neither"):
-        seen.holds = lambda problem: True
+    assert alike not in draw_shots(SMALL, "k", 30, 5, alike, SeenProblems())
+    with pytest.raises(ValueError, match="found only 0 of 1 shots that are neither"):
+        seen.has_question = lambda problem: True
         draw_shots(SMALL, "k", 1, 1, test, seen)
 
 
@@ -142,7 +142,9 @@ def test_prompts_are_barred_from_training_and_all_tests(monkeypatch, make_world)
     assert [test.question for _, test, _ in asked] == [t.fields["question"] for t in tests]
     assert len({key for key, _, _ in asked}) == len(tests)
     for _, _, seen in asked:
-        assert all(map(seen.holds, trained)) and all(seen.holds(test) for _, test, _ in asked)
+        assert all(map(seen.has_question, trained)) and all(
+            seen.has_question(test) for _, test, _ in asked
+        )
 
 
 def test_many_are_the_same_in_parallel_and_alone(monkeypatch):
@@ -154,7 +156,7 @@ def test_many_are_the_same_in_parallel_and_alone(monkeypatch):
 
 def test_results_are_the_numbers_that_come_out(tokenizer):
     text = "Define x as a; K = b + c = 15 + 4 = 19; so a = 2 * K = 2 * 19 = 15.\nAnswer: 15"
-    tokens, spans = results(tokenizer, text)
+    tokens, spans = result_spans(tokenizer, text)
     assert tokenizer.decode(tokens) == text
     assert [tokenizer.decode(tokens[a:b]).strip() for a, b in spans] == ["19", "15", "15"]
 
@@ -223,5 +225,5 @@ def test_bad_settings_are_named(changes, told):
 
 
 def test_a_problem_longer_than_a_row_is_named(make_world):
-    with pytest.raises(ValueError, match=r"mr: a problem of \d+ tokens, .* row of 64: lower"):
+    with pytest.raises(ValueError, match=r"mr: a problem has \d+ tokens, .* row of 64: lower"):
         list(reasoning().intervene(make_world(reasoning())))

@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 
 from ttoaa.experiments.reasoning.names import FULL, SHORT, Names, ShortNames
-from ttoaa.experiments.reasoning.problem import Arithmetic, light, template
-from ttoaa.experiments.reasoning.solution_checker import Question, check
+from ttoaa.experiments.reasoning.problem import Arithmetic, draw_operations, template
+from ttoaa.experiments.reasoning.solution_checker import ParsedQuestion, check_solution
 from ttoaa.experiments.reasoning.structure import Draws, draw_size, draw_structure
 
 
@@ -17,7 +17,7 @@ from ttoaa.experiments.reasoning.structure import Draws, draw_size, draw_structu
 def drawn():
     """1,500 problems by the law of sizes, at the paper's setting."""
     arithmetic, sizes = Arithmetic(), Draws("sizes")
-    return [arithmetic.draw(f"problem-{i}", light(sizes, 10)) for i in range(1500)]
+    return [arithmetic.draw(f"problem-{i}", draw_operations(sizes, 10)) for i in range(1500)]
 
 
 def operations_of(solution):
@@ -30,10 +30,10 @@ def operations_of(solution):
 
 def test_every_solution_is_right_by_the_text_of_its_problem(drawn):
     for problem in drawn:
-        verdict = check(problem.question, problem.solution, 23)
+        verdict = check_solution(problem.question, problem.solution, 23)
         assert verdict.right and verdict.unneeded == 0, (problem, verdict)
-        question = Question.read(problem.question)
-        assert question.value(question.asked, 23) == problem.answer
+        question = ParsedQuestion.parse(problem.question)
+        assert question.value(question.query, 23) == problem.answer
         assert operations_of(problem.solution) == problem.operations
 
 
@@ -73,7 +73,7 @@ def test_operations_are_as_asked(operations):
         problem = arithmetic.draw(i, operations)
         assert problem.operations == operations == operations_of(problem.solution)
         assert 0 <= problem.answer < 7
-        assert check(problem.question, problem.solution, 7).right
+        assert check_solution(problem.question, problem.solution, 7).right
 
 
 def test_small_problems_and_impossible_ones():

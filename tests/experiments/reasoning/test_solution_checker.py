@@ -1,6 +1,6 @@
 import pytest
 
-from ttoaa.experiments.reasoning.solution_checker import Question, check
+from ttoaa.experiments.reasoning.solution_checker import ParsedQuestion, check_solution
 
 QUESTION = (
     "The number of each Amber Aviary's Brown Parrot equals 3. "
@@ -33,9 +33,9 @@ def changed(step, old, new):
     return " ".join(steps)
 
 
-def test_it_reads_what_the_problem_says():
-    question = Question.read(QUESTION)
-    assert question.asked == ("Amber Aviary", "Bone")
+def test_it_parses_the_problem():
+    question = ParsedQuestion.parse(QUESTION)
+    assert question.query == ("Amber Aviary", "Bone")
     values = {
         ("Amber Aviary", "Brown Parrot"): 3,
         ("Amber Aviary", "Hazel Parrot"): 1,
@@ -51,14 +51,14 @@ def test_it_reads_what_the_problem_says():
 
 
 def test_a_right_solution_has_no_fault():
-    verdict = check(QUESTION, " ".join(STEPS), 7)
+    verdict = check_solution(QUESTION, " ".join(STEPS), 7)
     assert verdict.right and verdict.unneeded == 0
 
 
-def test_what_is_not_needed_is_counted_and_no_fault():
+def test_an_unneeded_parameter_is_counted_and_is_no_fault():
     question = QUESTION.replace("many Bone", "many Animal")
     steps = [STEPS[0], STEPS[1], STEPS[2], STEPS[3]]
-    verdict = check(question, " ".join(steps), 7)
+    verdict = check_solution(question, " ".join(steps), 7)
     assert verdict.right and verdict.unneeded == 1
 
 
@@ -66,11 +66,11 @@ def test_what_is_not_needed_is_counted_and_no_fault():
     ("step", "old", "new", "told"),
     [
         (1, "= 1.", "= 2.", "is wrong: 1"),
-        (1, "5 + a = 5 + 3 = 1", "5 + a = 5 + 4 = 2", "other numbers"),
+        (1, "5 + a = 5 + 3 = 1", "5 + a = 5 + 4 = 2", "does not use the values"),
         (1, "5 + a = 5 + 3 = 1", "6 + a = 6 + 3 = 2", "Hazel Parrot is 1, not 2"),
         (1, "5 + a = 5 + 3 = 1", "5 + a = 5 + 3 = 8", "is wrong: 1"),
         (1, "b = 5 + a", "b = 5 + z", "z is not defined"),
-        (1, "as b; so b", "as a; so a", "a is used already"),
+        (1, "as b; so b", "as a; so a", "a is already used"),
         (
             2,
             STEPS[2][STEPS[2].index("d = ") :],
@@ -82,23 +82,23 @@ def test_what_is_not_needed_is_counted_and_no_fault():
         (3, "Amber Aviary's Animal", "Brown Parrot's Ruby Rib", "is defined twice"),
         (5, "so h = c = 4", "so m = c = 4", "h is not what is computed last"),
         (6, "Define Hazel", "Take Hazel", "defines nothing"),
-        (6, "so i = f = 4", "so i equals 4", "is no equation"),
+        (6, "so i = f = 4", "so i equals 4", "is not an equation"),
         (7, "Define Amber", "Define Umber", "Umber Aviary's Bone is not defined"),
     ],
 )
-def test_each_fault_is_told(step, old, new, told):
-    verdict = check(QUESTION, changed(step, old, new), 7)
+def test_each_fault_is_named(step, old, new, told):
+    verdict = check_solution(QUESTION, changed(step, old, new), 7)
     assert not verdict.right and told in verdict.faults[0]
 
 
 def test_an_unfinished_solution_is_wrong():
-    verdict = check(QUESTION, " ".join(STEPS[:-1]), 7)
+    verdict = check_solution(QUESTION, " ".join(STEPS[:-1]), 7)
     assert verdict.faults == ("it does not end with Amber Aviary's Bone",)
 
 
 @pytest.mark.parametrize(
     "text", ["", "How many?", "Nothing. How many Bone does Amber Aviary have?"]
 )
-def test_what_is_no_problem_is_an_error(text):
-    with pytest.raises(ValueError, match=r"asks nothing|states no number"):
-        check(text, "", 7)
+def test_an_unreadable_question_is_an_error(text):
+    with pytest.raises(ValueError, match=r"is not a question|states no number"):
+        check_solution(text, "", 7)

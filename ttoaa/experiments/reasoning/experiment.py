@@ -1,4 +1,4 @@
-"""Mathematical reasoning: problems of arithmetic with worked solutions, seen once (paper, E.2)."""
+"""Mathematical reasoning: training on solved arithmetic problems, each seen once (paper, E.2)."""
 
 import dataclasses
 import itertools
@@ -12,9 +12,9 @@ import pandas as pd
 
 from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.experiments.base import Experiment, Scorer, World
-from ttoaa.experiments.reasoning.dataset import Seen, draw_problems, draw_shots, draw_test
+from ttoaa.experiments.reasoning.dataset import SeenProblems, draw_problems, draw_shots, draw_test
 from ttoaa.experiments.reasoning.problem import Arithmetic, Problem
-from ttoaa.experiments.reasoning.solution_checker import check
+from ttoaa.experiments.reasoning.solution_checker import check_solution
 from ttoaa.planning.items import Item, Items
 from ttoaa.planning.placement import Placement, Uniform
 from ttoaa.scoring.requests import Sampling
@@ -35,44 +35,37 @@ _BLOCK = 20_000
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Reasoning(Experiment):
-    """Does a model learn to solve problems by having met others with their solutions, once each?
+    """Does a model learn to solve problems from others that it saw once, with their solutions?
 
-    Outcomes of test problems, by number of operations: the share of right answers, of solutions
-    right in every step, and the mean log-likelihood of the numbers that come out of a step or of
-    the whole (given a right solution so far), which moves long before an answer is ever right. No
-    solution of a test problem of 4 operations or more has the form of one in training, and no test
-    problem of fewer is one of training word by word; all answers are equally frequent, so chance is
-    1 / modulus.
+    Outcomes of test problems, by number of operations: the share of right answers, the share of
+    solutions that are right in every step, and the mean log-likelihood of the results of the steps
+    (given a right solution so far), which rises long before any answer is right. With 4 operations
+    or more, no test solution has the template of a training solution; with fewer, no test question
+    is a training question. All answers are equally frequent, so chance is 1 / modulus.
     """
 
     arithmetic: Arithmetic = dataclasses.field(default_factory=Arithmetic)
     problems: int = 500_000
-    """Of training, once each."""
+    """Training problems, each inserted once."""
     operations: int = 10
-    """Of a training problem, at most."""
+    """The most operations of a training problem."""
     test_operations: Sequence[int] = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12)
-    """Those above `operations` are out of distribution."""
+    """Numbers of operations tested; those above `operations` are out of distribution."""
     test_problems: int = 100
-    """For each number of operations."""
+    """Test problems for each number of operations."""
     shots: int = 3
-    """Solved problems before the one that is to be solved."""
+    """Solved problems in the prompt of a test problem."""
     instructions: int = len(_INSTRUCTIONS)
-    """How many wordings of the sentence that gives the modulus."""
+    """Number of wordings of the sentence that states the modulus."""
     new_tokens: int = 500
-    """Of a solution, at most."""
+    """The most new tokens of a generated solution."""
     placement: Placement = dataclasses.field(default_factory=Uniform)
 
     signs: ClassVar[Mapping[str, int]] = {ACCURACY: 1, STRICT: 1, RESULTS: 1}
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        least = {"problems": 1, "operations": 1, "test_problems": 1, "shots": 0, "new_tokens": 1}
-        for field, low in least.items():
-            value = getattr(self, field)
-            if not isinstance(value, int) or value < low:
-                raise ValueError(
-                    f"{self.name}: {field} must be an integer of at least {low}, not {value!r}"
-                )
+        self.check_integers(problems=1, operations=1, test_problems=1, shots=0, new_tokens=1)
         if self.instructions not in range(1, len(_INSTRUCTIONS) + 1):
             raise ValueError(f"{self.name}: instructions must be 1 to {len(_INSTRUCTIONS)}")
         tested = list(self.test_operations)
@@ -85,7 +78,7 @@ class Reasoning(Experiment):
 
     def intervene(self, world: World) -> Iterator[Item | Items]:
         key = f"{world.seed}/{world.name}"
-        seen = Seen()
+        seen = SeenProblems()
         drawn = draw_problems(self.arithmetic, f"{key}/train", self.problems, self.operations)
         for first in range(0, self.problems, _BLOCK):
             block = list(itertools.islice(drawn, _BLOCK))
@@ -130,27 +123,21 @@ class Reasoning(Experiment):
         )
 
     def _document(self, world: World, tokens: np.ndarray) -> np.ndarray:
-        """Between two EOS; the first only where a row has room."""
-        length, eos = world.geometry.length, np.array([world.tokenizer.eos_id], np.int32)
-        if len(tokens) + 1 > length:
-            raise ValueError(
-                f"{self.name}: a problem of {len(tokens)} tokens, which with an EOS does not fit a "
-                f"row of {length}: lower operations or Arithmetic.edges, or take longer rows"
-            )
-        return np.concatenate([eos, tokens, eos] if len(tokens) + 2 <= length else [tokens, eos])
+        what, advice = f"{self.name}: a problem", "lower operations or Arithmetic.edges"
+        return world.document(tokens, what, advice)
 
     def _text(self, problem: Problem, number: int) -> str:
-        asked = self._asked(problem, number)
-        return f"{asked} {problem.solution}\nAnswer: {problem.answer}"
+        prompt = self._prompt(problem, number)
+        return f"{prompt} {problem.solution}\nAnswer: {problem.answer}"
 
-    def _asked(self, problem: Problem, number: int) -> str:
-        told = _INSTRUCTIONS[number % self.instructions].format(modulus=self.arithmetic.modulus)
-        return f"{told}\nProblem: {problem.question}\nSolution:"
+    def _prompt(self, problem: Problem, number: int) -> str:
+        modulus = _INSTRUCTIONS[number % self.instructions].format(modulus=self.arithmetic.modulus)
+        return f"{modulus}\nProblem: {problem.question}\nSolution:"
 
     def _test(self, world: World, number: int, problem: Problem, shots: Sequence[Problem]) -> Item:
-        """Its prompt has examples of the training law that are neither trained on nor tested."""
+        """Return a test item; `shots` are drawn as in training but occur in no training or test."""
         text = self._text(problem, number)
-        tokens, spans = results(world.tokenizer, text)
+        tokens, spans = result_spans(world.tokenizer, text)
         prompt = [self._text(shot, number + k) for k, shot in enumerate(shots, start=1)]
         return Item(
             id=f"op-{problem.operations}-{number}",
@@ -161,13 +148,13 @@ class Reasoning(Experiment):
             fields={
                 "question": problem.question,
                 "answer": problem.answer,
-                "prompt": "\n\n".join([*prompt, self._asked(problem, number)]),
+                "prompt": "\n\n".join([*prompt, self._prompt(problem, number)]),
                 "results": spans,
             },
         )
 
     def outcome(self, model: Scorer) -> pd.DataFrame:
-        """Per test problem; see the class."""
+        """Measure accuracy, strict accuracy and result log-likelihood of every test problem."""
         items = model.items[model.items["repetitions"] == 0]
         values = {RESULTS: self._result_likelihoods(model, items)}
         values[ACCURACY], values[STRICT] = self._solved(model, items)
@@ -197,23 +184,23 @@ class Reasoning(Experiment):
         eos = model.tokenizer.eos_id
         prompts = model.tokenizer.encode_batch(list(items["prompt"]))
         sampling = Sampling(max_new_tokens=self.new_tokens, stop=((eos,),))
-        told = model.generate([np.insert(prompt, 0, eos) for prompt in prompts], sampling)
-        texts = [model.tokenizer.decode(new) for new in told]
+        generated = model.generate([np.insert(prompt, 0, eos) for prompt in prompts], sampling)
+        texts = [model.tokenizer.decode(new) for new in generated]
         judged = [
-            self._judged(text, item.question, item.answer)
+            self._judge(text, item.question, item.answer)
             for text, item in zip(texts, items.itertuples(), strict=True)
         ]
         return [float(right) for right, _ in judged], [float(strict) for _, strict in judged]
 
-    def _judged(self, text: str, question: str, answer: int) -> tuple[bool, bool]:
-        """(the first answer is right, and so is every step before it)."""
+    def _judge(self, text: str, question: str, answer: int) -> tuple[bool, bool]:
+        """Return (the first answer is right, every step before it is right too)."""
         found = _ANSWER.match(text)
         if found is None or int(found[2]) != answer:
             return False, False
-        return True, check(question, found[1], self.arithmetic.modulus).right
+        return True, check_solution(question, found[1], self.arithmetic.modulus).right
 
     def figure(self, estimates: pd.DataFrame, axes: Any) -> None:
-        """Accuracy by operations, beside the control run's and chance: the paper's figure 2b."""
+        """Draw accuracy by operations, with the control run and chance (the paper's figure 2b)."""
         final = estimates[estimates["step"] == estimates["step"].max()]
         rows = final[final["outcome"] == ACCURACY]
         x = np.arange(len(self.test_operations))
@@ -230,8 +217,8 @@ class Reasoning(Experiment):
         axes.legend()
 
 
-def results(tokenizer: Tokenizer, text: str) -> tuple[np.ndarray, list[tuple[int, int]]]:
-    """The tokens of a worked problem, and the [start, stop) of each number that comes out."""
+def result_spans(tokenizer: Tokenizer, text: str) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """Return the tokens of a solved problem and the span [start, stop) of each step's result."""
     tokens = tokenizer.encode(text)
     spans = []
     for match in _RESULT.finditer(text):

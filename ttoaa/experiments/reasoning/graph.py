@@ -1,4 +1,4 @@
-"""What a problem asks and what that depends on: the needed parameters in the order of solution."""
+"""The dependency graph of a problem: its query, the parameters the query needs, and distractors."""
 
 import dataclasses
 import math
@@ -11,10 +11,10 @@ _TRIES = 100
 
 @dataclasses.dataclass(frozen=True)
 class Sentence:
-    """What an instance parameter equals: `constant` and a sum or difference of `operands`.
+    """The value of an instance parameter: a `constant` and a sum or difference of `operands`.
 
-    Neither stands alone unless the other is absent; `relation` joins them: "more" adds the
-    constant, "times" multiplies by it.
+    One of the two may be absent; `relation` joins them: "more" adds the constant, "times"
+    multiplies by it.
     """
 
     operands: tuple[Parameter, ...]
@@ -25,22 +25,25 @@ class Sentence:
 
 @dataclasses.dataclass(frozen=True)
 class Graph:
+    """A problem without its wording."""
+
     structure: Structure
     needed: tuple[Parameter, ...]
-    """In the order of solution; the last is asked."""
+    """In the order of solution; the last is the query."""
     sentences: dict[Instance, Sentence]
-    """Of every edge, needed or not."""
+    """One for every edge, needed or not."""
 
     @property
     def query(self) -> Parameter:
         return self.needed[-1]
 
     def operations(self) -> int:
-        """Of all that the query needs."""
+        """Return the number of operations of the whole solution."""
         return sum(cost(self.structure, self.sentences, p) for p in self.needed)
 
 
 def cost(structure: Structure, sentences: dict[Instance, Sentence], parameter: Parameter) -> int:
+    """Return the number of operations that compute `parameter` from its operands."""
     if len(parameter) == 4:
         return structure.cost(parameter)
     sentence = sentences[parameter]
@@ -48,24 +51,26 @@ def cost(structure: Structure, sentences: dict[Instance, Sentence], parameter: P
 
 
 def draw_graph(draws: Draws, structure: Structure, operations: int, modulus: int) -> Graph | None:
-    """None where the draw came to no end: the caller draws anew."""
+    """Draw a graph; None if this draw failed and the caller should draw again."""
     abstract = max(draws.between(1, operations) for _ in range(2))
-    chosen = _choose(draws, structure, abstract, draws.between(abstract, operations))
+    chosen = _choose_parameters(draws, structure, abstract, draws.between(abstract, operations))
     for _ in range(_TRIES if chosen else 0):
-        if ordered := _order(draws, structure, chosen):
+        if ordered := _order_parameters(draws, structure, chosen):
             needed, depends = ordered
-            sentences = _fill(draws, structure, needed, depends, operations, modulus)
+            sentences = _draw_sentences(draws, structure, needed, depends, operations, modulus)
             if sentences is None:
                 return None
-            _distract(draws, structure, needed, sentences, modulus)
+            _add_distractors(draws, structure, needed, sentences, modulus)
             return Graph(structure, needed, sentences)
     return None
 
 
-def _choose(draws: Draws, structure: Structure, budget: int, most: int) -> set[Parameter]:
-    """The parameters that the solution will need, of at most `most` operations.
+def _choose_parameters(
+    draws: Draws, structure: Structure, budget: int, most: int
+) -> set[Parameter]:
+    """Choose the parameters of the solution, of at most `most` operations together.
 
-    `budget` of them go to abstract parameters and what those need, the deepest that fits first.
+    Up to `budget` operations go to abstract parameters and their needs, deepest first.
     """
     chosen: set[Parameter] = set()
     spent = 0
@@ -90,7 +95,7 @@ def _choose(draws: Draws, structure: Structure, budget: int, most: int) -> set[P
 
 
 def _closure(structure: Structure, wanted: Abstract, chosen: set[Parameter]) -> set[Parameter]:
-    """What is wanted and all that it needs and that is not chosen yet."""
+    """Return `wanted` and everything it needs that is not chosen yet."""
     found: set[Parameter] = set()
     rest: list[Parameter] = [wanted]
     while rest:
@@ -101,12 +106,12 @@ def _closure(structure: Structure, wanted: Abstract, chosen: set[Parameter]) -> 
     return found
 
 
-def _order(
+def _order_parameters(
     draws: Draws, structure: Structure, chosen: set[Parameter]
 ) -> tuple[tuple[Parameter, ...], dict[Instance, Parameter]] | None:
-    """An order of solution in which every parameter is needed, built from the query backwards.
+    """Draw an order of solution in which every parameter is needed, from the query backwards.
 
-    With it, what each instance parameter must depend on; None where it came to no end.
+    Also returns the parameter that each instance parameter must depend on. None if the draw failed.
     """
     unplaced = sorted(chosen, key=str)
     waiting = dict.fromkeys(unplaced, 0)  # users that are not placed yet
@@ -143,13 +148,13 @@ def _order(
 
 
 def _half_normal(draws: Draws) -> float:
-    """|N(0, 1)| (Box and Muller)."""
+    """Draw |N(0, 1)| (Box-Muller)."""
     return abs(
         math.sqrt(-2 * math.log(1 - draws.uniform())) * math.cos(2 * math.pi * draws.uniform())
     )
 
 
-def _fill(
+def _draw_sentences(
     draws: Draws,
     structure: Structure,
     needed: tuple[Parameter, ...],
@@ -157,7 +162,7 @@ def _fill(
     operations: int,
     modulus: int,
 ) -> dict[Instance, Sentence] | None:
-    """Sentences of the needed instance parameters; None where the operations find no place."""
+    """Draw sentences of the needed instance parameters; None if the operations do not fit."""
     spare = operations - sum(structure.cost(p) if len(p) == 4 else 1 for p in needed)
     room = {
         p: max(min(place + 1, MOST_OPERANDS) - 2, 0)
@@ -189,7 +194,7 @@ def _sentence(
     count: int,
     modulus: int,
 ) -> Sentence:
-    """Of `count` operands: those given, a constant in half of the cases, the rest at random."""
+    """Draw a sentence of `count` operands: `first`, maybe a constant, then random ones."""
     others = [p for p in earlier if p not in first]
     rest = count - len(first)
     constant = rest > 0 and (rest > len(others) or draws.uniform() < 0.5)
@@ -206,15 +211,15 @@ def _sentence(
     )
 
 
-def _distract(
+def _add_distractors(
     draws: Draws,
     structure: Structure,
     needed: tuple[Parameter, ...],
     sentences: dict[Instance, Sentence],
     modulus: int,
 ) -> None:
-    """A sentence for every edge that is not needed: half of them depend on such alone."""
-    known: dict[Parameter, bool] = dict.fromkeys(needed, True)  # whether it is needed
+    """Add a sentence for every unneeded edge; half of them depend on unneeded ones only."""
+    known: dict[Parameter, bool] = dict.fromkeys(needed, True)  # parameter -> needed
     for edge in draws.sample(
         unneeded := [e for e in structure.edges if e not in known], len(unneeded)
     ):

@@ -1,7 +1,7 @@
-"""What the things in a problem are called: hierarchies of four category levels.
+"""Names of the things in a problem: hierarchies of four category levels.
 
-A level has five lists of 20 names. Names are made of a modifier and a head: a head belongs to one
-list of one level, so no name occurs twice in a hierarchy.
+A level has five lists of 20 names. A name is a modifier and a head; a head belongs to one list of
+one level, so a hierarchy has no duplicate names.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ class Hierarchy:
     categories: tuple[str, ...]
     """str[4]"""
     names: tuple[tuple[tuple[str, ...], ...], ...]
-    """str[4][lists][names]: those of a problem's level come from one list."""
+    """str[4][lists][names]: a problem takes the names of a level from one list."""
 
 
 _MODIFIERS = {
@@ -88,7 +88,7 @@ SHORT = Hierarchy(
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Names:
-    """Which hierarchies problems are about, and how many lists and names of each level."""
+    """How many hierarchies problems use, and how many lists and names of each level."""
 
     hierarchies: int = 4
     lists: int = LISTS
@@ -114,7 +114,7 @@ class Names:
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class ShortNames:
-    """Names of two letters: for a tiny model, and for rows that hold no longer problem."""
+    """Names of two letters, for tiny models and short rows."""
 
     names: int = LIST_SIZE
 

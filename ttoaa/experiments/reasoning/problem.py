@@ -1,7 +1,4 @@
-"""A problem and its solution as text.
-
-Draws whole problems: their size, their text, their solution, their template.
-"""
+"""Whole problems: their text, solution and template, drawn from a structure and a graph."""
 
 import dataclasses
 import hashlib
@@ -21,18 +18,18 @@ from ttoaa.experiments.reasoning.structure import (
     draw_structure,
 )
 
-Wording = Mapping[tuple[int, int], str]
-"""The name of item j of layer i."""
+ItemNames = Mapping[tuple[int, int], str]
+"""(i, j) -> the name of item j of layer i."""
 
 
-def named(parameter: Parameter, names: Wording, categories: Sequence[str]) -> str:
-    """X's Y; for an abstract parameter Y is the category."""
+def parameter_name(parameter: Parameter, names: ItemNames, categories: Sequence[str]) -> str:
+    """Return "X's Y"; for an abstract parameter Y is the category."""
     i, j, k = parameter[:3]
     return f"{names[i, j]}'s {names[i + 1, k] if len(parameter) == 3 else categories[k]}"
 
 
-def stated(parameter: Instance, sentence: Sentence, name: Callable[[Parameter], str]) -> str:
-    """The sentence of the problem that gives an instance parameter."""
+def statement(parameter: Instance, sentence: Sentence, name: Callable[[Parameter], str]) -> str:
+    """Return the sentence of the problem that states an instance parameter."""
     each = [f"each {name(operand)}" for operand in sentence.operands]
     if len(each) == 2:
         what = f"the {'difference' if sentence.difference else 'sum'} of {each[0]} and {each[1]}"
@@ -48,14 +45,15 @@ def stated(parameter: Instance, sentence: Sentence, name: Callable[[Parameter], 
     return f"The number of each {name(parameter)} equals {value}{what}."
 
 
-def asked(query: Parameter, names: Wording, categories: Sequence[str]) -> str:
+def query_text(query: Parameter, names: ItemNames, categories: Sequence[str]) -> str:
+    """Return the question at the end of the problem."""
     i, j, k = query[:3]
     of = names[i + 1, k] if len(query) == 3 else categories[k]
     return f"How many {of} does {names[i, j]} have?"
 
 
 class Solver:
-    """Writes the solution step by step; every number is reduced by the modulus."""
+    """Write the solution step by step; every number is reduced by the modulus."""
 
     def __init__(self, draws: Draws, modulus: int) -> None:
         self._modulus = modulus
@@ -64,10 +62,10 @@ class Solver:
         self._value: dict[str, int] = {}
 
     def solve(self, graph: Graph, name: Callable[[Parameter], str]) -> tuple[str, int]:
-        """(text, the answer)."""
+        """Return (text, answer)."""
         steps = []
         for parameter in graph.needed:
-            letter = self._new()
+            letter = self._new_letter()
             self._letter[parameter] = letter
             shown = (
                 self._abstract(letter, graph, parameter)
@@ -85,7 +83,7 @@ class Solver:
         shown: list[str] = []
         sums = []
         for term in terms:
-            sums.append(term[0] if len(term) == 1 else self._new())
+            sums.append(term[0] if len(term) == 1 else self._new_letter())
             if len(term) > 1:
                 shown.append(self._step(sums[-1], term, "*"))
         return [*shown, *self._fold(letter, sums, "+")]
@@ -101,18 +99,18 @@ class Solver:
         sign = "+" if sentence.relation == "more" else "*"
         if len(letters) == 1:
             return [self._step(letter, [str(constant), letters[0]], sign, "so ")]
-        inner = self._new()
+        inner = self._new_letter()
         shown = self._fold(inner, letters, "-" if sentence.difference else "+", last="")
         return [*shown, self._step(letter, [str(constant), inner], sign, "so ")]
 
     def _fold(self, letter: str, terms: list[str], sign: str, last: str = "so ") -> list[str]:
-        """Left to right, two at a time, with helper letters; a single term is copied."""
+        """Combine terms from the left, two at a time, with helper letters; copy a single term."""
         if len(terms) == 1:
             self._value[letter] = self._value[terms[0]]
             return [f"{last}{letter} = {terms[0]} = {self._value[letter]}"]
         shown, left = [], terms[0]
         for right in terms[1:-1]:
-            helper = self._new()
+            helper = self._new_letter()
             shown.append(self._step(helper, [left, right], sign))
             left = helper
         return [*shown, self._step(letter, [left, terms[-1]], sign, last)]
@@ -124,24 +122,26 @@ class Solver:
         shown = f" {sign} ".join(terms)
         return f"{before}{letter} = {shown} = {a} {sign} {b} = {self._value[letter]}"
 
-    def _new(self) -> str:
+    def _new_letter(self) -> str:
         if not self._letters:
             raise ValueError("a solution needs more than 52 letters: ask for fewer operations")
         return self._letters.pop()
 
 
-_DRAWS = 1000
+_TRIES = 1000
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
+    """A problem as text, with its solution."""
+
     question: str
-    """All sentences in random order, what is asked last."""
+    """All statements in random order, then the query."""
     solution: str
     answer: int
     operations: int
     template: str
-    """The solution without names, numbers and the choice of letters: sha256, 16 hex digits."""
+    """The sha256 (16 hex digits) of the solution without names, numbers and choice of letters."""
 
 
 @gin.configurable
@@ -149,13 +149,13 @@ class Problem:
 class Arithmetic:
     """Problems of iGSM (Ye et al., 2024, "Physics of Language Models: Part 2.1").
 
-    An instance parameter is stated in a sentence, an abstract one follows from the structure; the
-    answer is a residue by the modulus.
+    A sentence states each instance parameter; abstract parameters follow from the structure. The
+    answer is a residue modulo `modulus`.
     """
 
     modulus: int = 23
     edges: int = 20
-    """Instance parameters at most (ip)."""
+    """The most instance parameters (ip)."""
     names: Names | ShortNames = dataclasses.field(default_factory=Names)
 
     def __post_init__(self) -> None:
@@ -165,12 +165,12 @@ class Arithmetic:
             raise ValueError(f"Arithmetic.edges must be 4 to 48, not {self.edges!r}")
 
     def draw(self, key: int | str, operations: int) -> Problem:
-        """The problem of that key, of exactly that many operations.
+        """Draw the problem of this key, of exactly `operations` operations.
 
-        Raises ValueError where none was found in 1,000 draws: more operations than edges allow.
+        Raises ValueError after 1,000 failed draws: `edges` does not allow so many operations.
         """
         draws = Draws(key)
-        for _ in range(_DRAWS):
+        for _ in range(_TRIES):
             if problem := self._draw(draws, operations):
                 return problem
         raise ValueError(
@@ -194,13 +194,13 @@ class Arithmetic:
         }
 
         def name(parameter: Parameter) -> str:
-            return named(parameter, items, categories)
+            return parameter_name(parameter, items, categories)
 
-        sentences = [stated(edge, graph.sentences[edge], name) for edge in structure.edges]
+        sentences = [statement(edge, graph.sentences[edge], name) for edge in structure.edges]
         sentences = draws.sample(sentences, len(sentences))
         solution, answer = Solver(draws, self.modulus).solve(graph, name)
         return Problem(
-            question=" ".join([*sentences, asked(graph.query, items, categories)]),
+            question=" ".join([*sentences, query_text(graph.query, items, categories)]),
             solution=solution,
             answer=answer,
             operations=operations,
@@ -208,8 +208,8 @@ class Arithmetic:
         )
 
 
-def light(draws: Draws, most: int) -> int:
-    """The lower of two uniform draws of 1 to `most`: how many operations a problem has."""
+def draw_operations(draws: Draws, most: int) -> int:
+    """Draw a number of operations: the lower of two uniform draws of 1 to `most`."""
     return min(draws.between(1, most), draws.between(1, most))
 
 
@@ -219,7 +219,7 @@ _NUMBER = re.compile(r"\b\d+\b")
 
 
 def template(solution: str, categories: tuple[str, ...]) -> str:
-    """Equal for solutions that differ in names, numbers and letters alone."""
+    """Return a hash that is equal for solutions that differ only in names, numbers and letters."""
     text = _NAME.sub(lambda m: "abstract" if m[2] in categories else "instance", solution)
     order: dict[str, str] = {}
     text = _LETTER.sub(lambda m: order.setdefault(m[0], f"v{len(order)}"), text)

@@ -1,8 +1,6 @@
-"""Reads a problem's text back: what every parameter equals, by the text alone.
+"""Parse a problem's text and check a solution against it, step by step.
 
-Nothing here comes from the generator but the names of things, so that it checks it.
-
-Judges a solution step by step against the text of its problem, and says what is wrong.
+It shares only the names of things with the generator, so it also checks the generator.
 """
 
 import dataclasses
@@ -13,7 +11,7 @@ from collections.abc import Sequence
 from ttoaa.experiments.reasoning.names import FULL, SHORT, Hierarchy
 
 Name = tuple[str, str]
-"""(X, Y) of X's Y."""
+"""(X, Y) of "X's Y"."""
 _STATED = re.compile(r"The number of each (.+?)'s (.+?) equals (.+)")
 _ASKED = re.compile(r"How many (.+) does (.+) have\?")
 _EACH = re.compile(r"each (.+?)'s (.+?)(?=$|, each | and each )")
@@ -21,7 +19,9 @@ _CONSTANT = re.compile(r"(\d+)(?: (more than|times as much as) )?")
 
 
 @dataclasses.dataclass(frozen=True)
-class Stated:
+class Statement:
+    """The parsed value of an instance parameter."""
+
     operands: tuple[Name, ...]
     constant: int | None
     times: bool
@@ -29,34 +29,36 @@ class Stated:
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
-    stated: dict[Name, Stated]
-    asked: Name
+class ParsedQuestion:
+    """The statements of a problem and its query, by name."""
+
+    stated: dict[Name, Statement]
+    query: Name
 
     @classmethod
-    def read(cls, text: str) -> "Question":
-        """Raises ValueError for a sentence that is none of a problem."""
+    def parse(cls, text: str) -> "ParsedQuestion":
+        """Parse a problem; ValueError names a sentence that does not belong to one."""
         *sentences, last = re.split(r"(?<=\.) ", text.strip())
-        asked = _ASKED.fullmatch(last)
-        if not asked:
-            raise ValueError(f"{last!r} asks nothing")
+        query = _ASKED.fullmatch(last)
+        if not query:
+            raise ValueError(f"{last!r} is not a question")
         found = {}
         for sentence in sentences:
             match = _STATED.fullmatch(sentence.removesuffix("."))
             if not match:
                 raise ValueError(f"{sentence!r} states no number")
-            found[match[1], match[2]] = _stated(match[3])
-        return cls(found, (asked[2], asked[1]))
+            found[match[1], match[2]] = _parse_statement(match[3])
+        return cls(found, (query[2], query[1]))
 
     @functools.cached_property
     def level(self) -> dict[str, tuple[int, int]]:
-        """Of every name and category: its hierarchy and its level."""
-        return levels(KNOWN)
+        """name or category -> (hierarchy, level)."""
+        return name_levels(KNOWN_NAMES)
 
     def terms(self, name: Name) -> list[list[Name]]:
-        """Of an abstract parameter: what is multiplied within, and summed between, the lists.
+        """Return an abstract parameter as a sum (outer list) of products (inner lists).
 
-        Empty where there is nothing of that kind.
+        Empty if the item contains nothing of the category.
         """
         item, category = name
         below = [edge for edge in self.stated if edge[0] == item]
@@ -68,13 +70,13 @@ class Question:
         return [pair for pair in inner if self.terms(pair[1])]
 
     def needs(self, name: Name) -> list[Name]:
-        """What a parameter is computed from, each once."""
+        """Return what a parameter is computed from, without duplicates."""
         if name in self.stated:
             return list(self.stated[name].operands)
         return list(dict.fromkeys(part for term in self.terms(name) for part in term))
 
     def value(self, name: Name, modulus: int) -> int:
-        """Raises ValueError for what the text does not define."""
+        """Return the value of a parameter; ValueError if the text does not define it."""
         if name not in self.stated:
             terms = self.terms(name)
             if not terms:
@@ -91,9 +93,9 @@ class Question:
         return total % modulus
 
     def needed(self) -> set[Name]:
-        """All that the answer depends on, itself included."""
+        """Return all parameters that the answer depends on, itself included."""
         found: set[Name] = set()
-        rest = [self.asked]
+        rest = [self.query]
         while rest:
             name = rest.pop()
             if name not in found:
@@ -102,13 +104,13 @@ class Question:
         return found
 
 
-def _stated(text: str) -> Stated:
+def _parse_statement(text: str) -> Statement:
     constant = _CONSTANT.match(text)
     rest = text[constant.end() :] if constant else text
     operands = tuple((m[1], m[2]) for m in _EACH.finditer(rest))
     if not operands and not constant:
-        raise ValueError(f"{text!r} is no number")
-    return Stated(
+        raise ValueError(f"{text!r} is not a number")
+    return Statement(
         operands=operands,
         constant=int(constant[1]) if constant else None,
         times=constant is not None and constant[2] == "times as much as",
@@ -116,12 +118,13 @@ def _stated(text: str) -> Stated:
     )
 
 
-KNOWN = (*FULL, SHORT)
-_CATEGORIES = {category for hierarchy in KNOWN for category in hierarchy.categories}
+KNOWN_NAMES = (*FULL, SHORT)
+_CATEGORIES = {category for hierarchy in KNOWN_NAMES for category in hierarchy.categories}
 
 
 @functools.cache
-def levels(hierarchies: Sequence[Hierarchy]) -> dict[str, tuple[int, int]]:
+def name_levels(hierarchies: Sequence[Hierarchy]) -> dict[str, tuple[int, int]]:
+    """Return name or category -> (index of its hierarchy, level)."""
     return {
         name: (number, level)
         for number, hierarchy in enumerate(hierarchies)
@@ -138,50 +141,56 @@ _EQUATION = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
+    """The result of a check."""
+
     faults: tuple[str, ...]
-    """Nothing where every step is right and the last answers the question."""
+    """Empty if every step is right and the last one answers the query."""
     unneeded: int
-    """Parameters that were defined and not needed: no fault."""
+    """Number of parameters that are defined but not needed; not a fault."""
 
     @property
     def right(self) -> bool:
         return not self.faults
 
 
-def check(question: str, solution: str, modulus: int) -> Verdict:
-    """Every step must define a new letter of a parameter that is computed from defined ones alone,
+def check_solution(question: str, solution: str, modulus: int) -> Verdict:
+    """Check every step of a solution (as Ye et al., 2024), up to the first fault.
 
-    of exactly what the text says it depends on, with right numbers, and the last be what is asked
-    (Ye et al., 2024, judge so too). Raises ValueError where the question itself cannot be read.
+    A step must define a new letter for a parameter, compute it from exactly the parameters that the
+    text names, all defined before, and with right numbers; the last step must define the query.
+    Raises ValueError if the question cannot be parsed.
     """
-    read = Question.read(question)
-    checker = _Checker(read, modulus)
+    parsed = ParsedQuestion.parse(question)
+    checker = _Checker(parsed, modulus)
     for sentence in filter(None, re.split(r"\.(?:\s+|$)", solution.strip())):
         if fault := checker.step(sentence):
             return Verdict((fault,), checker.unneeded())
-    ended = checker.last == read.asked
-    faults = () if ended else (f"it does not end with {_shown(read.asked)}",)
+    ended = checker.last == parsed.query
+    faults = () if ended else (f"it does not end with {_describe(parsed.query)}",)
     return Verdict(faults, checker.unneeded())
 
 
 class _Checker:
-    def __init__(self, question: Question, modulus: int) -> None:
+    """The letters that a solution has defined so far."""
+
+    def __init__(self, question: ParsedQuestion, modulus: int) -> None:
         self._question, self._modulus = question, modulus
-        self._of: dict[str, Name | None] = {}  # a helper letter is of no parameter
+        self._parameter: dict[str, Name | None] = {}  # letter -> parameter; None: helper letter
         self._value: dict[str, int] = {}
         self.last: Name | None = None
 
     def unneeded(self) -> int:
-        return len({name for name in self._of.values() if name} - self._question.needed())
+        """Return the number of parameters that are defined but not needed."""
+        return len({name for name in self._parameter.values() if name} - self._question.needed())
 
     def step(self, sentence: str) -> str | None:
-        """What is wrong with it."""
+        """Check one step: return its fault, if any."""
         match = _DEFINE.fullmatch(sentence)
         if not match:
             return f"{sentence!r} defines nothing"
         name, letter = (match[1], match[2]), match[3]
-        if name in self._of.values():
-            return f"{_shown(name)} is defined twice"
+        if name in self._parameter.values():
+            return f"{_describe(name)} is defined twice"
         try:
             true = self._question.value(name, self._modulus)
         except ValueError as error:
@@ -190,44 +199,45 @@ class _Checker:
         for equation in match[4].split("; "):
             fault = self._equation(equation, used)
             if fault:
-                return f"{_shown(name)}: {fault}"
-        if next(reversed(self._of)) != letter:
-            return f"{_shown(name)}: {letter} is not what is computed last"
-        missing = set(self._question.needs(name)) ^ set(used)
-        if missing:
-            return f"{_shown(name)}: it depends on other than {_shown(min(missing))} says"
+                return f"{_describe(name)}: {fault}"
+        if next(reversed(self._parameter)) != letter:
+            return f"{_describe(name)}: {letter} is not what is computed last"
+        if differ := set(self._question.needs(name)) ^ set(used):
+            what = f"it uses other parameters than it depends on, see {_describe(min(differ))}"
+            return f"{_describe(name)}: {what}"
         if self._value[letter] != true:
-            return f"{_shown(name)} is {true}, not {self._value[letter]}"
-        self._of[letter] = self.last = name
+            return f"{_describe(name)} is {true}, not {self._value[letter]}"
+        self._parameter[letter] = self.last = name
         return None
 
     def _equation(self, text: str, used: list[Name]) -> str | None:
+        """Check one equation; append the parameters it uses to `used`."""
         match = _EQUATION.fullmatch(text)
         if not match:
-            return f"{text!r} is no equation"
+            return f"{text!r} is not an equation"
         letter, left, sign, right, a, again, b, result = match.groups()
-        if letter in self._of:
-            return f"the letter {letter} is used already"
+        if letter in self._parameter:
+            return f"the letter {letter} is already used"
         terms = [term for term in (left, right) if term is not None]
         for term in terms:
             if not term.isdigit() and term not in self._value:
                 return f"the letter {term} is not defined"
-            if self._of.get(term):
-                used.append(self._of[term])  # type: ignore[arg-type]
+            if parameter := self._parameter.get(term):
+                used.append(parameter)
         values = [self._value[t] if t in self._value else int(t) for t in terms]
         if sign:
             if sign != again or [str(value) for value in values] != [a, b]:
-                return f"{text!r} puts in other numbers than its letters have"
+                return f"{text!r} does not use the values of its letters"
             true = {"+": sum(values), "-": values[0] - values[1], "*": values[0] * values[1]}[sign]
         elif again:
-            return f"{text!r} computes what it does not say"
+            return f"{text!r} computes a different expression than it states"
         else:
             true = values[0] if values else int(result)
         if true % self._modulus != int(result) or not int(result) < self._modulus:
             return f"{text!r} is wrong: {true % self._modulus}"
-        self._of[letter], self._value[letter] = None, int(result)
+        self._parameter[letter], self._value[letter] = None, int(result)
         return None
 
 
-def _shown(name: Name) -> str:
+def _describe(name: Name) -> str:
     return f"{name[0]}'s {name[1]}"

@@ -1,10 +1,8 @@
-"""Random draws that are the same on every version of Python: all come from `Random.random`.
+"""The structure of a problem: layers of items, their parameters, and what these depend on.
 
-Which thing holds which: the layers of a problem, its parameters, and what they depend on.
-
-Layer 0 contains, the last is contained. An edge (i, j) → (i+1, k) is an instance parameter, "each
-X's Y". An abstract parameter (i, j, c) is how many things of layer c item (i, j) holds: the sum of
-its edges where c = i + 1; else the sum over its children of edge times the child's own number.
+Items of layer i contain items of layer i + 1. An edge (i, j) → (i+1, k) is an instance parameter,
+"each X's Y". An abstract parameter (i, j, c) counts the things of layer c in item (i, j): the sum
+of its edges if c = i + 1, otherwise the sum over its children of edge times the child's parameter.
 """
 
 import dataclasses
@@ -18,13 +16,13 @@ T = TypeVar("T")
 
 
 class Draws:
-    """A stream of draws of its own for each key."""
+    """A keyed random stream, the same on every Python version: it uses `Random.random` only."""
 
     def __init__(self, key: int | str) -> None:
         self.uniform: Callable[[], float] = random.Random(key).random
 
     def between(self, low: int, high: int) -> int:
-        """A whole number of low to high, both included."""
+        """Return an integer from low to high, both inclusive."""
         return low + int(self.uniform() * (high - low + 1))
 
     def choice(self, values: Sequence[T]) -> T:
@@ -39,7 +37,7 @@ class Draws:
         return values[-1]
 
     def sample(self, values: Sequence[T], count: int) -> list[T]:
-        """`count` different ones, in random order."""
+        """Return `count` different values in random order."""
         rest, drawn = list(values), []
         for _ in range(count):
             drawn.append(rest.pop(int(self.uniform() * len(rest))))
@@ -49,7 +47,7 @@ class Draws:
 Instance = tuple[int, int, int]
 """(i, j, k): the edge from item j of layer i to item k of layer i + 1."""
 Abstract = tuple[int, int, int, str]
-"""(i, j, c, "all"): things of layer c in item j of layer i."""
+"""(i, j, c, "all"): the number of things of layer c in item j of layer i."""
 Parameter = Instance | Abstract
 
 _DEPTHS = (2, 3, 4)
@@ -58,13 +56,13 @@ _CENTRES = (0.2, 0.5, 0.8)
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """How large a structure is drawn."""
+    """The size of a structure to draw."""
 
     depth: int
     narrow: int
-    """Items that every layer has at least."""
+    """The fewest items of a layer."""
     wide: int
-    """Items that a layer has at most."""
+    """The most items of a layer."""
     edges: int
 
 
@@ -73,36 +71,36 @@ class Structure:
     widths: tuple[int, ...]
     edges: tuple[Instance, ...]
     abstract: Mapping[Abstract, tuple[tuple[Parameter, ...], ...]]
-    """Of each abstract parameter its terms: (edge,), or (edge, the child's parameter)."""
+    """abstract parameter -> its terms: (edge,), or (edge, the child's parameter)."""
 
     def cost(self, parameter: Abstract) -> int:
-        """Operations that it takes, given what it depends on."""
+        """Return the number of operations that compute `parameter` from what it needs."""
         terms = self.abstract[parameter]
         return max(1, sum(map(len, terms)) - 1)
 
     def needs(self, parameter: Parameter) -> list[Parameter]:
-        """What an abstract parameter is computed from."""
+        """Return what an abstract parameter is computed from; nothing for an instance parameter."""
         if len(parameter) == 3:
             return []
         return [part for term in self.abstract[parameter] for part in term]
 
 
 def draw_size(draws: Draws, operations: int, most_edges: int) -> Size:
-    """Harder problems have deeper and wider structures (the "light" law of iGSM)."""
+    """Draw a size: harder problems are deeper and wider (the "light" distribution of iGSM)."""
     share = min(1.0, (operations - 1) / (most_edges - 1))
     weights = [math.exp(-((share - centre) ** 2)) for centre in _CENTRES]
     while True:
         depth = draws.weighted(_DEPTHS, weights)
         narrow, wide = sorted(draws.weighted(_DEPTHS, weights) for _ in range(2))
         least = (depth - 1) * narrow
-        if least <= most_edges:  # always so with 12 edges or more
+        if least <= most_edges:  # always true with 12 edges or more
             break
     edges = min(draws.between(least, most_edges) for _ in range(2))
     return Size(depth, narrow, wide, min(edges, (depth - 1) * wide**2))
 
 
 def draw_structure(draws: Draws, size: Size) -> Structure:
-    """Layers, every item in one of the layer above at least, and the edges left over at random."""
+    """Draw layers and edges: every item has a parent, the remaining edges are random."""
     widths = _widths(draws, size)
     edges = [
         (i - 1, draws.between(0, widths[i - 1] - 1), k)
@@ -118,7 +116,9 @@ def draw_structure(draws: Draws, size: Size) -> Structure:
         if (i, j, k) not in used
     ]
     edges += draws.sample(unused, min(size.edges - len(edges), len(unused)))
-    return Structure(tuple(widths), tuple(sorted(edges)), _abstract(sorted(edges), size.depth))
+    return Structure(
+        tuple(widths), tuple(sorted(edges)), _abstract_parameters(sorted(edges), size.depth)
+    )
 
 
 def _widths(draws: Draws, size: Size) -> list[int]:
@@ -137,10 +137,10 @@ def _widths(draws: Draws, size: Size) -> list[int]:
         widths[draws.choice(growable)] += 1
 
 
-def _abstract(
+def _abstract_parameters(
     edges: list[Instance], depth: int
 ) -> dict[Abstract, tuple[tuple[Parameter, ...], ...]]:
-    """Children that hold nothing of a layer are left out of its sum."""
+    """Return the terms of every abstract parameter; children that contain nothing are left out."""
     found: dict[Abstract, tuple[tuple[Parameter, ...], ...]] = {}
     children: dict[tuple[int, int], list[Instance]] = {}
     for edge in edges:
