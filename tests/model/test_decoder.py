@@ -134,7 +134,7 @@ def test_bfloat16_runs_near_float32_and_gives_float32():
         ({"heads": 32}, "heads times an even head width"),
         ({"kv_heads": 3}, "heads must be a multiple of kv_heads"),
         ({"kv_heads": 0}, "num_kv_heads must be a positive integer"),
-        ({"dtype": "float16"}, "dtype is float32 or bfloat16, not 'float16'"),
+        ({"dtype": "float16"}, "dtype must be float32 or bfloat16, not 'float16'"),
     ],
 )
 def test_impossible_sizes_are_named(change, message):
@@ -142,13 +142,13 @@ def test_impossible_sizes_are_named(change, message):
         dataclasses.replace(SMALL, **change)
 
 
-def test_heads_are_cut_and_joined_alike_in_the_form_for_a_tpu():
+def test_heads_are_split_and_merged_alike_in_the_form_for_a_tpu():
     config, _ = SHAPES[1]
     attention = decoder.Attention(config, nnx.Rngs(0))
     x = np.random.default_rng(5).standard_normal((2, 7, config.width)).astype(np.float32)
     for name in ("query", "key", "value"):
-        plain, on_tpu = (attention._heads(x, name, which) for which in (False, True))
+        plain, on_tpu = (attention._project_heads(x, name, which) for which in (False, True))
         np.testing.assert_allclose(on_tpu, plain, atol=1e-6)
-    heads = attention._heads(x, "query", False).swapaxes(1, 2)
-    plain, on_tpu = (attention.join(heads, which) for which in (False, True))
+    heads = attention._project_heads(x, "query", False).swapaxes(1, 2)
+    plain, on_tpu = (attention.project_out(heads, which) for which in (False, True))
     np.testing.assert_allclose(on_tpu, plain, atol=1e-6)

@@ -9,7 +9,7 @@ from model import reference
 from model.test_decoder import loud_params
 
 from ttoaa.model.decoder import DecoderConfig
-from ttoaa.model.kv_cache import extend, grow, prefill
+from ttoaa.model.kv_cache import add_slots, decode_token, prefill
 
 P, M = 8, 20
 PLAIN = DecoderConfig(vocab_size=37, layers=2, width=24, heads=6, hidden=20)
@@ -29,7 +29,7 @@ def prompted(config, params, tokens_BxL, lengths_B):
     """([B, P, D], a cache of M slots), the prompts cut to their lengths."""
     prompts = jnp.where(jnp.arange(P) < lengths_B[:, None], tokens_BxL[:, :P], 0)
     x_BxPxD, cache = prefill(config, params, prompts)
-    return x_BxPxD, grow(cache, M)
+    return x_BxPxD, add_slots(cache, M)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -41,7 +41,7 @@ def continued(config, params, tokens_BxL, lengths_B, cache):
         position_B = lengths_B + place
         tokens_B = jnp.take_along_axis(tokens_BxL, position_B[:, None], axis=1)[:, 0]
         visible = (slot_M < lengths_B[:, None]) | ((slot_M >= P) & (slot_M <= P + place))
-        x, cache = extend(config, params, tokens_B, position_B, P + place, visible, cache)
+        x, cache = decode_token(config, params, tokens_B, position_B, P + place, visible, cache)
         return cache, x
 
     return jax.lax.scan(one, cache, jnp.arange(M - P))[1].swapaxes(0, 1)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ttoaa.model.mixed_precision import product
+from ttoaa.model.mixed_precision import mixed_einsum
 
 CASES = {
     "bli,io->blo": ((2, 5, 3), (3, 4)),
@@ -24,7 +24,7 @@ def test_product_and_gradients_are_those_of_einsum_in_float64(spec):
     dy = np.random.default_rng(5).standard_normal(y.shape)
     inputs, out = spec.split("->")
     of_a, of_b = inputs.split(",")
-    found, pull = jax.vjp(lambda a, b: product(spec, a, b), *operands(spec))
+    found, pull = jax.vjp(lambda a, b: mixed_einsum(spec, a, b), *operands(spec))
     da, db = pull(dy.astype(np.float32))
     np.testing.assert_allclose(found, y, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(da, np.einsum(f"{out},{of_b}->{of_a}", dy, b), rtol=1e-5, atol=1e-6)
@@ -35,7 +35,7 @@ def test_a_weights_gradient_is_summed_in_float32():
     """4,096 tokens of 1 and then one of 2**-7: in bfloat16 the small one would be lost."""
     x = jnp.ones((1, 4097, 1), jnp.bfloat16).at[0, -1].set(2.0**-7)
     weight = jnp.ones((1, 1), jnp.float32)
-    y, pull = jax.vjp(lambda x, weight: product("bli,io->blo", x, weight), x, weight)
+    y, pull = jax.vjp(lambda x, weight: mixed_einsum("bli,io->blo", x, weight), x, weight)
     dx, dweight = pull(jnp.ones_like(y))
     assert (y.dtype, dx.dtype, dweight.dtype) == (jnp.bfloat16, jnp.bfloat16, jnp.float32)
     assert float(dweight[0, 0]) == 4096 + 2.0**-7

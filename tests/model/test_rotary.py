@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ttoaa.model.rotary import rotate, rotate_by_product
+from ttoaa.model.rotary import rotate, rotate_by_matmul
 
 
 def test_positions_count_only_by_their_distance():
@@ -23,7 +23,7 @@ def test_rotation_by_a_product_is_the_rotation_forward_and_backward(dtype):
     rng = np.random.default_rng(4)
     x, dy = (jnp.asarray(rng.standard_normal((2, 3, 40, 16)), dtype) for _ in range(2))
     (plain, plain_back), (product, product_back) = (
-        jax.vjp(lambda x, turn=turn: turn(x, 100.0), x) for turn in (rotate, rotate_by_product)
+        jax.vjp(lambda x, turn=turn: turn(x, 100.0), x) for turn in (rotate, rotate_by_matmul)
     )
     for ours, theirs in ((product, plain), (product_back(dy)[0], plain_back(dy)[0])):
         assert ours.dtype == theirs.dtype

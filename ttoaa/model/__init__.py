@@ -1,1 +1,1 @@
-"""The decoder, and nothing that knows about experiments."""
+"""The decoder and how it is computed and sharded; knows nothing of training or experiments."""

@@ -1,4 +1,4 @@
-"""How a decoder is computed, not what: settings that change the last bits at most."""
+"""How the decoder is computed: kernels, rematerialisation, micro-batches; not what it computes."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,19 +7,19 @@ from typing import Any
 import gin
 import jax
 
-from ttoaa.model.attention import BLOCKS, KERNELS, RESIDUAL, Blocks
+from ttoaa.model.attention import ATTENTION_OUTPUT, BLOCKS, KERNELS, Blocks
 
 _KEEP = jax.checkpoint_policies.save_only_these_names
-_PRODUCTS = ("query", "key", "value", "out", "gate", "up", "down")
+_MATMULS = ("query", "key", "value", "out", "gate", "up", "down")
 
-POLICIES: dict[str, Callable[..., Any] | None] = {
+REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
     # Keep every activation of a block for the backward pass.
     "none": None,
-    # Keep what matrices and attention gave; norms, rotations and the gate are computed again.
-    "products": _KEEP(*_PRODUCTS, RESIDUAL),
-    # Keep the results of attention alone.
-    "attention": _KEEP(RESIDUAL),
-    # Keep a block's input alone.
+    # Keep the outputs of matrix products and attention; recompute norms, rotations and the gate.
+    "products": _KEEP(*_MATMULS, ATTENTION_OUTPUT),
+    # Keep the outputs of attention only.
+    "attention": _KEEP(ATTENTION_OUTPUT),
+    # Keep the input of each block only.
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
@@ -27,30 +27,35 @@ POLICIES: dict[str, Callable[..., Any] | None] = {
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """A checkpoint made under one can be continued under another, to float tolerance."""
+    """How the training step is computed.
+
+    A run can be resumed under another Execution; results then agree to float tolerance.
+    """
 
     attention: str = "auto"
-    """Kernel: xla, splash (TPU), cudnn (GPU), or auto, which picks by platform."""
+    """Kernel: xla, splash (TPU), cudnn (GPU), or auto, which chooses by platform."""
     blocks: Blocks = BLOCKS
-    """Tile sizes of splash."""
+    """Tile sizes of the splash kernel."""
     scan_layers: bool = False
-    """One compiled block for all layers: compiles faster, runs slower on TPU."""
+    """Compile one block for all layers: compiles faster, runs slower on TPU."""
     remat: str = "none"
-    """What is computed again in the backward pass: a name in POLICIES."""
+    """What the backward pass recomputes: a name in REMAT_POLICIES."""
     loss_chunks: int = 1
-    """Pieces of a row's positions for head and cross-entropy; with 1 the logits are kept."""
+    """Chunks of a row in which head and cross-entropy are computed; with 1 the logits are kept."""
     microbatch: int | None = None
-    """Rows of one pass in a step; by default 2 a device on CPU (its caches), else the batch."""
+    """Rows of a micro-batch; by default 2 per device on CPU (to fit its caches), else all rows."""
     compiler_options: tuple[tuple[str, str], ...] = ()
     """XLA options of the training step: (name, value) pairs."""
 
     def __post_init__(self) -> None:
         if self.attention not in ("auto", *KERNELS):
             raise ValueError(
-                f"Execution.attention is auto, {', '.join(KERNELS)}, not {self.attention!r}"
+                f"Execution.attention must be auto, {', '.join(KERNELS)}, not {self.attention!r}"
             )
-        if self.remat not in POLICIES:
-            raise ValueError(f"Execution.remat is {', '.join(POLICIES)}, not {self.remat!r}")
+        if self.remat not in REMAT_POLICIES:
+            raise ValueError(
+                f"Execution.remat must be {', '.join(REMAT_POLICIES)}, not {self.remat!r}"
+            )
         if not isinstance(self.loss_chunks, int) or self.loss_chunks < 1:
             raise ValueError("Execution.loss_chunks must be a positive integer")
         if self.microbatch is not None and self.microbatch < 1:
@@ -58,9 +63,9 @@ class Execution:
 
 
 PLAIN = Execution(attention="xla")
-"""What works everywhere, for any length."""
+"""Works on every platform and for every length."""
 
 
-def rematerialised(block: Callable[..., Any], policy: str) -> Callable[..., Any]:
-    """The same function; its backward pass computes again what the policy does not keep."""
-    return block if policy == "none" else jax.checkpoint(block, policy=POLICIES[policy])
+def apply_remat(block: Callable[..., Any], policy: str) -> Callable[..., Any]:
+    """Wrap a function so that its backward pass recomputes what the policy does not keep."""
+    return block if policy == "none" else jax.checkpoint(block, policy=REMAT_POLICIES[policy])

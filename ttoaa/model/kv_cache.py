@@ -1,10 +1,8 @@
-"""The decoder a token at a time, with the keys and values of all that stands before kept.
+"""Decode one token at a time with cached keys and values.
 
-A cache has M slots a row. A prompt fills the first of them, each row as many as it has tokens; the
-tokens after it stand from slot P on, where P is the longest prompt that fits: then one write serves
-all rows. The slots between are never read.
-
-Shapes as in `decoder`; M slots, of which P for the prompt.
+A row of the cache has M slots. Its prompt fills the first ones, and generated tokens follow from
+slot P on, where P is the longest prompt that fits: so one write serves all rows. The unused slots
+before P are never read. Other shapes are those of `decoder`.
 """
 
 import jax
@@ -16,9 +14,9 @@ from ttoaa.model.decoder import Attention, DecoderConfig, Params, bind
 from ttoaa.model.sharding import constrain
 
 Cache = list[tuple[jax.Array, jax.Array]]
-"""For each layer keys and values [B, K, M, C]."""
+"""Keys and values [B, K, M, C] of each layer."""
 
-_SLOTS = ("batch", "heads", None, None)
+_SLOT_AXES = ("batch", "heads", None, None)
 
 
 def prefill(
@@ -27,7 +25,7 @@ def prefill(
     tokens_BxP: jax.Array,
     execution: Execution = PLAIN,
 ) -> tuple[jax.Array, Cache]:
-    """[B, P, D] as `features` gives it, and the P filled slots of every layer."""
+    """Run the prompts: return features [B, P, D] and the P filled slots of every layer."""
     model = bind(config, params)
     separator, documents = config.document_separator, None
     if separator is not None:
@@ -35,22 +33,22 @@ def prefill(
     x_BxPxD, cache = model.embed(tokens_BxP), []
     for block in model.blocks():
         attended, k, v = block.attention.attend(x_BxPxD, documents, execution)
-        x_BxPxD = block.add(x_BxPxD, attended)
+        x_BxPxD = block.add_residuals(x_BxPxD, attended)
         cache.append((k, v))
     return model.norm(x_BxPxD), cache
 
 
-def grow(cache: Cache, slots: int) -> Cache:
-    """The same cache with empty slots up to so many."""
+def add_slots(cache: Cache, slots: int) -> Cache:
+    """Add empty slots, up to `slots` in all."""
 
-    def one(x_BxKxPxC: jax.Array) -> jax.Array:
+    def pad(x_BxKxPxC: jax.Array) -> jax.Array:
         more = slots - x_BxKxPxC.shape[2]
-        return constrain(jnp.pad(x_BxKxPxC, ((0, 0), (0, 0), (0, more), (0, 0))), *_SLOTS)
+        return constrain(jnp.pad(x_BxKxPxC, ((0, 0), (0, 0), (0, more), (0, 0))), *_SLOT_AXES)
 
-    return [(one(k), one(v)) for k, v in cache]
+    return [(pad(k), pad(v)) for k, v in cache]
 
 
-def extend(
+def decode_token(
     config: DecoderConfig,
     params: Params,
     tokens_B: jax.Array,
@@ -59,19 +57,19 @@ def extend(
     visible_BxM: jax.Array,
     cache: Cache,
 ) -> tuple[jax.Array, Cache]:
-    """[B, D] of one more token a row, and the cache with it in `slot`.
+    """Run one more token per row: return features [B, D] and the cache with the token in `slot`.
 
     Args:
-        position_B: int32, how many tokens of the row stand before it.
-        visible_BxM: the slots that its attention reads, `slot` among them.
+        position_B: int32, the token's position in its row.
+        visible_BxM: bool, the slots that its attention reads, `slot` included.
     """
-    model, grown = bind(config, params), []
+    model, new_cache = bind(config, params), []
     x_Bx1xD = model.embed(tokens_B[:, None])
-    for block, kept in zip(model.blocks(), cache, strict=True):
-        attended, kept = _attend(block.attention, x_Bx1xD, position_B, slot, visible_BxM, kept)
-        x_Bx1xD = block.add(x_Bx1xD, attended)
-        grown.append(kept)
-    return model.norm(x_Bx1xD)[:, 0], grown
+    for block, slots in zip(model.blocks(), cache, strict=True):
+        attended, slots = _attend(block.attention, x_Bx1xD, position_B, slot, visible_BxM, slots)
+        x_Bx1xD = block.add_residuals(x_Bx1xD, attended)
+        new_cache.append(slots)
+    return model.norm(x_Bx1xD)[:, 0], new_cache
 
 
 def _attend(
@@ -80,12 +78,13 @@ def _attend(
     position_B: jax.Array,
     slot: jax.Array,
     visible_BxM: jax.Array,
-    kept: tuple[jax.Array, jax.Array],
+    slots: tuple[jax.Array, jax.Array],
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """Write a token's key and value into `slot`, then attend to the visible slots."""
     q_BxHx1xC, *new = attention.project(x_Bx1xD, first_B=position_B)
     k, v = (
-        constrain(jax.lax.dynamic_update_slice_in_dim(old, x, slot, axis=2), *_SLOTS)
-        for old, x in zip(kept, new, strict=True)
+        constrain(jax.lax.dynamic_update_slice_in_dim(old, x, slot, axis=2), *_SLOT_AXES)
+        for old, x in zip(slots, new, strict=True)
     )
     B, H, _, C = q_BxHx1xC.shape
     q_BxKxGxC = q_BxHx1xC.reshape(B, k.shape[1], -1, C) * C**-0.5
@@ -94,4 +93,4 @@ def _attend(
     weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
     summed = jnp.einsum("bkgm,bkmc->bkgc", weights.astype(v.dtype), v)
     attended = summed / weights.sum(axis=-1, keepdims=True).astype(summed.dtype)
-    return attention.join(attended.reshape(B, 1, H, C), heads_first=False), (k, v)
+    return attention.project_out(attended.reshape(B, 1, H, C), heads_first=False), (k, v)

@@ -1,6 +1,6 @@
-"""Cross-entropy of the next token, without float32 logits of the whole batch.
+"""Next-token cross-entropy that never holds float32 logits of a whole batch.
 
-Shapes: B rows, L positions, D width, V vocabulary; N of the L positions are in a chunk.
+Shapes: B rows, L positions, D width, V vocabulary, N positions of a chunk.
 """
 
 import functools
@@ -18,13 +18,13 @@ Pair = tuple[jax.Array, jax.Array]
 def token_losses(
     x_BxLxD: jax.Array, head_DxV: jax.Array, targets_BxL: jax.Array, chunks: int = 1
 ) -> Pair:
-    """float32[B, L] cross-entropies in nats, and float32[B, L] log partition functions.
+    """Return cross-entropies in nats and log-partition functions, both float32[B, L].
 
-    The logits are x @ head in x's type; a partition function is summed in float32, and so is
-    head's gradient.
-    With one chunk the logits are kept for the backward pass. With more, L is cut (not B, so that
-    each device works on its own rows of every chunk), one chunk at a time has logits, and the
-    backward pass makes them again. A position without a target takes any id and weight 0.
+    The logits are x @ head in x's type. The partition function and head's gradient are summed in
+    float32. With one chunk the logits are kept for the backward pass. With several, L is cut into
+    chunks, only one chunk has logits at a time, and the backward pass recomputes them. (B is not
+    cut, so that each device works on its own rows of every chunk.) For a position without a target
+    pass any id, and give its loss the weight 0.
 
     Raises:
         ValueError: L is not a multiple of chunks.
@@ -40,41 +40,41 @@ def _forward(
         raise ValueError(f"loss_chunks must divide the {L} positions of a row, not be {chunks}")
     head = constrain(head_DxV.astype(x_BxLxD.dtype), None, "vocab")
     if chunks == 1:
-        kept = x_BxLxD @ head
-        losses = _losses(kept, targets_BxL)
-        return losses, (x_BxLxD, head_DxV, targets_BxL, losses[1], kept)
+        logits = x_BxLxD @ head
+        losses = _losses_from_logits(logits, targets_BxL)
+        return losses, (x_BxLxD, head_DxV, targets_BxL, losses[1], logits)
     losses = jax.lax.map(
-        lambda piece: _losses(piece[0] @ head, piece[1]),
-        (_cut(x_BxLxD, chunks), _cut(targets_BxL, chunks)),
+        lambda chunk: _losses_from_logits(chunk[0] @ head, chunk[1]),
+        (_split(x_BxLxD, chunks), _split(targets_BxL, chunks)),
     )
-    losses = _join(losses[0]), _join(losses[1])
+    losses = _merge(losses[0]), _merge(losses[1])
     return losses, (x_BxLxD, head_DxV, targets_BxL, losses[1], None)
 
 
 def _backward(chunks: int, residuals: Any, cotangents: Pair) -> tuple[jax.Array, jax.Array, None]:
-    x_BxLxD, head_DxV, targets_BxL, log_partition_BxL, kept = residuals
+    x_BxLxD, head_DxV, targets_BxL, log_partition_BxL, logits = residuals
     head = constrain(head_DxV.astype(x_BxLxD.dtype), None, "vocab")
     rows = (x_BxLxD, targets_BxL, log_partition_BxL, *cotangents)
     if chunks == 1:
-        dx, dhead = _gradients(head, kept, *rows)
+        dx, dhead = _gradients(head, logits, *rows)
         return dx, dhead.astype(head_DxV.dtype), None
 
-    def add(dhead: jax.Array, piece: Any) -> Pair:
-        dx, more = _gradients(head, piece[0] @ head, *piece)
+    def add_chunk(dhead: jax.Array, chunk: Any) -> Pair:
+        dx, more = _gradients(head, chunk[0] @ head, *chunk)
         return dhead + more, dx
 
     zero = jnp.zeros(head.shape, jnp.float32)
-    dhead, dx = jax.lax.scan(add, zero, tuple(_cut(one, chunks) for one in rows))
-    return _join(dx), dhead.astype(head_DxV.dtype), None
+    dhead, dx = jax.lax.scan(add_chunk, zero, tuple(_split(array, chunks) for array in rows))
+    return _merge(dx), dhead.astype(head_DxV.dtype), None
 
 
 token_losses.defvjp(_forward, _backward)
 
 
-def _losses(logits_BxNxV: jax.Array, targets_BxN: jax.Array) -> Pair:
+def _losses_from_logits(logits_BxNxV: jax.Array, targets_BxN: jax.Array) -> Pair:
     logits = logits_BxNxV.astype(jnp.float32)
     log_partition = jax.nn.logsumexp(logits, axis=-1)
-    # A sum and not a look-up: a vocabulary sharded over devices would be gathered for that.
+    # A sum instead of a look-up, which would gather a vocabulary that is sharded over devices.
     target = jnp.where(_is_target(logits, targets_BxN), logits, 0).sum(axis=-1)
     return log_partition - target, log_partition
 
@@ -102,12 +102,13 @@ def _is_target(logits_BxNxV: jax.Array, targets_BxN: jax.Array) -> jax.Array:
     return ids == targets_BxN[..., None]
 
 
-def _cut(array_BxL: jax.Array, chunks: int) -> jax.Array:
-    """[chunks, B, L / chunks, ...] of [B, L, ...]."""
+def _split(array_BxL: jax.Array, chunks: int) -> jax.Array:
+    """[B, L, ...] → [chunks, B, L / chunks, ...]."""
     B, L, *rest = array_BxL.shape
     return jnp.moveaxis(array_BxL.reshape(B, chunks, L // chunks, *rest), 1, 0)
 
 
-def _join(pieces: jax.Array) -> jax.Array:
-    chunks, B, N, *rest = pieces.shape
-    return jnp.moveaxis(pieces, 0, 1).reshape(B, chunks * N, *rest)
+def _merge(array: jax.Array) -> jax.Array:
+    """[chunks, B, N, ...] → [B, chunks * N, ...]."""
+    chunks, B, N, *rest = array.shape
+    return jnp.moveaxis(array, 0, 1).reshape(B, chunks * N, *rest)

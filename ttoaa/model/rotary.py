@@ -1,4 +1,4 @@
-"""Rotary position embedding (Su et al., 2021), in float32, in the form that suits the machine."""
+"""Rotary position embedding (Su et al., 2021) in float32, in one form for CPU and one for TPU."""
 
 import functools
 
@@ -7,12 +7,12 @@ import jax.numpy as jnp
 
 
 def rotate(x_BxHxLxC: jax.Array, theta: float, first_B: jax.Array | None = None) -> jax.Array:
-    """[B, H, L, C]: each pair of channels c, c + C/2 turned by an angle that grows with l.
+    """Rotate each pair of channels (c, c + C / 2) by an angle that grows with the position l.
 
-    A row's tokens stand at the positions from first_B on, by default from 0. The halves change
-    places before they are multiplied: a CPU joins results of sums half as fast.
+    The tokens of a row have the positions from first_B on, by default from 0. The halves are
+    swapped before they are multiplied: a CPU concatenates sums half as fast.
     """
-    cos, sin = _waves(x_BxHxLxC, theta, first_B)
+    cos, sin = _cos_sin(x_BxHxLxC, theta, first_B)
     a, b = jnp.split(x_BxHxLxC.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([b, a], -1) * jnp.concatenate([-sin, sin], -1)
     kept = jnp.concatenate([a, b], -1) * jnp.concatenate([cos, cos], -1)
@@ -20,32 +20,32 @@ def rotate(x_BxHxLxC: jax.Array, theta: float, first_B: jax.Array | None = None)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def rotate_by_product(x_BxHxLxC: jax.Array, theta: float) -> jax.Array:
-    """The same for a TPU, which multiplies by a permutation faster than it moves half a tile."""
-    return _rotate_by_product(x_BxHxLxC, theta, 1)
+def rotate_by_matmul(x_BxHxLxC: jax.Array, theta: float) -> jax.Array:
+    """Rotate as `rotate` does, by a permutation matrix: a TPU moves half a tile more slowly."""
+    return _rotate_by_matmul(x_BxHxLxC, theta, 1)
 
 
-def _rotate_by_product(x_BxHxLxC: jax.Array, theta: float, direction: int) -> jax.Array:
+def _rotate_by_matmul(x_BxHxLxC: jax.Array, theta: float, direction: int) -> jax.Array:
     dtype, half = x_BxHxLxC.dtype, x_BxHxLxC.shape[-1] // 2
-    cos, sin = (jnp.tile(wave, 2) for wave in _waves(x_BxHxLxC, theta))
-    turned_CxC = jnp.eye(2 * half, k=half, dtype=dtype) - jnp.eye(2 * half, k=-half, dtype=dtype)
-    # One term a sum: exact, in float32 with all of its bits.
+    cos, sin = (jnp.tile(wave, 2) for wave in _cos_sin(x_BxHxLxC, theta))
+    swap_CxC = jnp.eye(2 * half, k=half, dtype=dtype) - jnp.eye(2 * half, k=-half, dtype=dtype)
+    # Each sum has one term, so the product is exact; float32 needs the highest precision for that.
     exact = jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None
-    turned = jnp.matmul(x_BxHxLxC, turned_CxC, precision=exact).astype(jnp.float32)
-    return (x_BxHxLxC.astype(jnp.float32) * cos + direction * sin * turned).astype(dtype)
+    swapped = jnp.matmul(x_BxHxLxC, swap_CxC, precision=exact).astype(jnp.float32)
+    return (x_BxHxLxC.astype(jnp.float32) * cos + direction * sin * swapped).astype(dtype)
 
 
-# The gradient is turned back, in its own type as without this rule.
-rotate_by_product.defvjp(
-    lambda x, theta: (rotate_by_product(x, theta), None),
-    lambda theta, _, dy: (_rotate_by_product(dy, theta, -1),),
+# The gradient is rotated back, in its own type.
+rotate_by_matmul.defvjp(
+    lambda x, theta: (rotate_by_matmul(x, theta), None),
+    lambda theta, _, dy: (_rotate_by_matmul(dy, theta, -1),),
 )
 
 
-def _waves(
+def _cos_sin(
     x_BxHxLxC: jax.Array, theta: float, first_B: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """float32[L, C / 2] cosines and sines, or [B, 1, L, C / 2] where rows start apart."""
+    """Return float32 cosines and sines [L, C / 2], or [B, 1, L, C / 2] with first positions."""
     L, C = x_BxHxLxC.shape[2:]
     frequency = theta ** -(jnp.arange(0, C, 2, dtype=jnp.float32) / C)
     position = jnp.arange(L, dtype=jnp.float32)

@@ -1,7 +1,7 @@
-"""Which part of what lies on which device: a mesh, and one table from logical to mesh axes.
+"""The device mesh, and one table from logical array axes to mesh axes.
 
-Pure data parallelism, fully sharded data parallelism (FSDP) and tensor parallelism are sizes of the
-three mesh axes, and nothing else in the code knows them.
+Data parallelism, fully sharded data parallelism (FSDP) and tensor parallelism are the sizes of the
+three mesh axes. No other module names these axes.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ LOGICAL: dict[str | None, str | tuple[str, ...] | None] = {
     None: None,
 }
 
-# By a parameter's own name, so that Adam's moments, which bear it too, lie where it lies.
+# Keyed by the last part of a parameter's path, which Adam's moments share: they are sharded alike.
 PARAMETERS: dict[str, tuple[str | None, ...]] = {
     "embedding": ("vocab", "embed"),
     "query": ("embed", "heads"),
@@ -44,16 +44,16 @@ PARAMETERS: dict[str, tuple[str | None, ...]] = {
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How many devices each mesh axis has; the product must be the number of devices."""
+    """Sizes of the mesh axes; their product must be the number of devices."""
 
     data: int | None = None
-    """Replicas of the parameters; by default what the other axes leave."""
+    """Replicas of the parameters; by default all devices that the other axes leave."""
     fsdp: int = 1
-    """Parts that parameters, moments and gradients are cut into along the width."""
+    """Shards of parameters, moments and gradients along the width."""
     tensor: int = 1
-    """Parts that heads, hidden units and the vocabulary are cut into."""
+    """Shards of heads, hidden units and vocabulary."""
     slices: int = 1
-    """TPU slices joined by the data-centre network; the data axis runs across them."""
+    """TPU slices joined by the data-centre network; the data axis spans them."""
 
     def __post_init__(self) -> None:
         for name in ("fsdp", "tensor", "slices"):
@@ -63,7 +63,11 @@ class Layout:
             raise ValueError("Layout.data must be a positive multiple of Layout.slices, or None")
 
     def shape(self, devices: int) -> tuple[int, int, int]:
-        """(data, fsdp, tensor) of a mesh of so many devices; ValueError where it does not fit."""
+        """Return (data, fsdp, tensor) for this number of devices.
+
+        Raises:
+            ValueError: the sizes do not multiply to it.
+        """
         data = self.data or devices // (self.fsdp * self.tensor)
         if data * self.fsdp * self.tensor != devices or data % self.slices:
             raise ValueError(
@@ -75,12 +79,12 @@ class Layout:
 
 
 def make_mesh(layout: Layout, devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh with the axes data, fsdp and tensor, laid along the network between the devices."""
+    """Make a mesh with the axes data, fsdp and tensor that follows the devices' network."""
     devices = jax.devices() if devices is None else devices
     data, fsdp, tensor = layout.shape(len(devices))
     if layout.slices > 1:
         inner, outer = (data // layout.slices, fsdp, tensor), (layout.slices, 1, 1)
-        # Devices without a slice of their own (CPU, GPU) are split by process.
+        # Devices that belong to no slice (CPU, GPU) are grouped by process.
         by_process = getattr(devices[0], "slice_index", None) is None
         try:
             grid = mesh_utils.create_hybrid_device_mesh(
@@ -98,46 +102,50 @@ def make_mesh(layout: Layout, devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def spec(*logical: str | None) -> P:
+    """Return the PartitionSpec of an array with these logical axes."""
     return P(*(LOGICAL[axis] for axis in logical))
 
 
 def shardings(mesh: Mesh, tree: Any) -> Any:
-    """A NamedSharding for each leaf of a tree of (or over) parameters; unknown ones replicated."""
+    """Return a NamedSharding per leaf of a tree of parameters or of their moments.
 
-    def one(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+    Leaves whose name is not in PARAMETERS are replicated.
+    """
+
+    def leaf_sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         axes = PARAMETERS.get(getattr(path[-1], "key", ""), ()) if path else ()
         return NamedSharding(mesh, spec(*axes))
 
-    return jax.tree_util.tree_map_with_path(one, tree)
+    return jax.tree_util.tree_map_with_path(leaf_sharding, tree)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Of [B, …]: rows over data and fsdp."""
+    """Return the sharding of a batch [B, ...]: its rows over data and fsdp."""
     return NamedSharding(mesh, spec("batch"))
 
 
 def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
-    """Lays an intermediate result out over the mesh in context; nothing where there is none."""
+    """Shard an intermediate array over the mesh in context, if there is one."""
     if shared_mesh() is None:
         return x
     return jax.lax.with_sharding_constraint(x, spec(*logical))
 
 
 def shared_mesh() -> AbstractMesh | None:
-    """The mesh in context; None where there is none, or a device works for itself (shard_map)."""
+    """Return the mesh in context; None without one and inside shard_map."""
     mesh = jax.sharding.get_abstract_mesh()
     return None if mesh.empty or mesh.manual_axes else mesh
 
 
 def row_parts(mesh: Mesh | AbstractMesh) -> int:
-    """Into how many parts the rows of a batch are cut."""
+    """Return the number of shards of a batch's rows."""
     return math.prod(mesh.shape[axis] for axis in LOGICAL["batch"] or ())
 
 
-def with_shardings(tree: Any, placed: Any) -> Any:
-    """The abstract tree, each leaf with its sharding."""
+def with_shardings(tree: Any, leaf_shardings: Any) -> Any:
+    """Return the abstract tree with a sharding for each leaf."""
     return jax.tree.map(
-        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         tree,
-        placed,
+        leaf_shardings,
     )

@@ -19,7 +19,7 @@ import numpy as np
 
 from ttoaa.model.compute_config import PLAIN, Execution
 from ttoaa.model.decoder import DecoderConfig, Params
-from ttoaa.model.kv_cache import Cache, extend, grow, prefill
+from ttoaa.model.kv_cache import Cache, add_slots, decode_token, prefill
 from ttoaa.model.sharding import constrain, row_parts
 from ttoaa.scoring.requests import Sampling, item_key
 
@@ -204,7 +204,7 @@ def _one_pass(
         position_R = lengths_R + place
         slots = state.cache[0][0].shape[2]
         visible_RxM = _visible(lengths_R, P, slots, place, state.document_R)
-        x_RxD, cache = extend(
+        x_RxD, cache = decode_token(
             config, params, token_R, position_R, P + place, visible_RxM, state.cache
         )
         document_R = state.document_R
@@ -228,7 +228,7 @@ def _one_pass(
         state = jax.lax.while_loop(
             lambda state, last=last: (state.count < last) & state.going_R.any(),
             step,
-            state._replace(cache=grow(state.cache, P + more)),
+            state._replace(cache=add_slots(state.cache, P + more)),
         )
     return constrain(state.written_RxN[:, T:], None, None), constrain(state.ends_R, None)
 
