@@ -105,7 +105,8 @@ def test_full_help_shows_those_of_libraries_last(greet):
     ("arguments", "message"),
     [
         ([], "--to is required"),
-        (["--to=Ada", "--tims=2"], "Unknown command line flag 'tims'. Did you mean: times ?"),
+        (["--times=0", "--to=Ada"], "flag --times=0: 0 is not a positive integer"),
+        (["--tims=2"], "Unknown command line flag 'tims'. Did you mean: times ?"),
         (["--to=Ada", "twice"], "unexpected argument 'twice': write the value of a flag after '='"),
     ],
 )
@@ -124,6 +125,18 @@ def test_a_command_may_take_arguments_and_the_flags_of_others(greet):
     assert greet("--to=Ada", "twice", options="{'arguments': True}").stdout == "hello Ada twice\n"
     done = greet("--to=Ada", "--runner=Direct", options="{'unknown_flags': True}")
     assert done.stdout == "hello Ada --runner=Direct\n"
+
+
+def test_the_console_script_runs_what_python_m_runs(greet, tmp_path):
+    script = tmp_path / "bin" / "ttoaa"
+    script.parent.mkdir()
+    lines = "from ttoaa import __main__\n__main__.COMMANDS['greet'] = 'greet'\n__main__.main()\n"
+    script.write_text(lines)
+    for arguments in (["--to=Ada"], ["--help"], ["--to=nobody"]):
+        one, other = greet(*arguments), run(script, "greet", *arguments, cwd=tmp_path)
+        assert (one.returncode, one.stdout, one.stderr) == (
+            *(other.returncode, other.stdout, other.stderr),
+        )
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])

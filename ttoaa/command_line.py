@@ -57,8 +57,10 @@ def _parse(
     try:
         rest = flags.FLAGS(list(argv), known_only=unknown_flags)
     except flags.Error as error:
-        missing = [flag.name for flag in _ours(main, shared) if _is_required(flag)]
-        problem = f"--{missing[0]} is required" if missing else " ".join(str(error).split())
+        problem = " ".join(str(error).split())
+        for flag in _ours(main, shared):
+            if problem.startswith(f"flag --{flag.name}=None: "):
+                problem = f"--{flag.name} is required"
         _refuse(name, problem)
     if rest[1:] and not (arguments or unknown_flags):
         _refuse(name, f"unexpected argument {rest[1]!r}: write the value of a flag after '='")
