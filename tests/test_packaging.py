@@ -12,6 +12,7 @@ import zipfile
 
 import pytest
 import setuptools
+import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
@@ -90,6 +91,14 @@ def test_a_wheel_has_the_types_and_the_command(tmp_path):
         (scripts,) = (name for name in names if name.endswith("entry_points.txt"))
         assert archive.read(scripts).decode().split("\n")[1] == "ttoaa = ttoaa.__main__:main"
     assert {"ttoaa/py.typed", "ttoaa/__main__.py", "ttoaa/train.py"} <= names
+
+
+def test_the_citation_is_of_this_version_and_names_the_paper(arguments):
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == arguments["version"]
+    (paper,) = citation["references"]
+    assert paper["url"].endswith("2509.23383")
+    assert [author["family-names"] for author in paper["authors"]] == ["Bordt", "Pawelczyk"]
 
 
 def test_the_quickstart_is_a_study():
