@@ -21,15 +21,15 @@ def make(lengths, positions=1000, fixed=None, low=0, high=None, seed=0):
         low=np.full(n, low, np.int64),
         high=np.full(n, positions if high is None else high, np.int64),
         fixed=np.full(n, -1, np.int64) if fixed is None else np.asarray(fixed, np.int64),
-        at=np.zeros(n, bool),
+        restricted=np.zeros(n, bool),
     )
 
 
 def place(requests, length, at_once=1 << 20):
     """int64[n]: the address of each request, from what a sweep of the whole run gives in order."""
     n = len(requests.key)
-    rows = np.concatenate([[1], requests.high[~requests.at], requests.fixed // length + 1])
-    made = allocator.Sweep(n, requests.take, length, rows.max(), at_once=at_once)
+    rows = np.concatenate([[1], requests.high[~requests.restricted], requests.fixed // length + 1])
+    made = allocator.Allocator(n, requests.take, length, rows.max(), at_once=at_once)
     address, before = np.full(n, -1), -1
     for part, edits in made():
         assert len(part) == len(edits) and (np.diff(part) > 0).all()

@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from ttoaa.planning.column_files import Scratch, mapped, writable
+from ttoaa.planning.column_files import Scratch, create_npy, map_npy
 
 
 def test_scratch_on_disk_keeps_what_is_written_and_leaves_no_file(tmp_path):
@@ -17,16 +17,16 @@ def test_scratch_on_disk_keeps_what_is_written_and_leaves_no_file(tmp_path):
 
 @pytest.mark.parametrize("count", [0, 1000])
 def test_what_was_written_anywhere_is_a_plain_array_file(tmp_path, count):
-    array = writable(tmp_path / "rows.npy", count, np.int64)
+    array = create_npy(tmp_path / "rows.npy", count, np.int64)
     array[::-1] = np.arange(count)
     del array
-    assert mapped(tmp_path / "rows.npy").tolist() == list(range(count - 1, -1, -1))
+    assert map_npy(tmp_path / "rows.npy").tolist() == list(range(count - 1, -1, -1))
     np.testing.assert_array_equal(np.load(tmp_path / "rows.npy"), np.arange(count)[::-1])
 
 
 MAKERS = (
     lambda at: Scratch(at, spill=8)(100, np.int64),
-    lambda at: writable(at / "rows.npy", 100, np.int64),
+    lambda at: create_npy(at / "rows.npy", 100, np.int64),
 )
 
 

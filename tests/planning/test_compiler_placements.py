@@ -99,7 +99,7 @@ def test_copies_go_where_something_occurs(places):
     assert len(found) == 40 and found < as_addresses(places)
     every = addresses(compiled(a=[Item("i", "c", 50, ONES[:8], placement=places)]))
     assert set(every.values()) == as_addresses(places)
-    with pytest.raises(ValueError, match=r"a: item 'i': 51 copies .* occurs 50 times"):
+    with pytest.raises(ValueError, match=r"a: item 'i': 51 copies .* offers 50 places"):
         compiled(a=[Item("i", "c", 51, ONES[:8], placement=places)])
 
 
@@ -114,7 +114,7 @@ def test_places_where_it_would_leave_its_row_or_that_are_covered_are_not_chosen(
     placed = addresses(compiled(a=[item], b=[wall]))
     found = {a for (name, _, _), a in placed.items() if name == "a"}
     assert len(found) == 20 and found < fits - set(covered)
-    with pytest.raises(ValueError, match=r"all places .* are taken for a \(item 'i'\)"):
+    with pytest.raises(ValueError, match=r"all its candidate places are taken for a \(item 'i'\)"):
         compiled(a=[Item("i", "c", 50, ONES[:16], placement=places)])
 
 
@@ -191,15 +191,15 @@ BAD = {
     },
     "item 'j' has token ids outside": {"tokens": np.array([3, 320]), "lengths": [1, 1]},
     "item 'j' has repetitions -1": {"slots": 4, "repetitions": [1, -1]},
-    "item 'j' takes the reserve's window 6": {"windows": [5, 6]},
-    "codes must be places in its 1 conditions": {"marks": 1, "codes": [0, 1]},
+    "item 'j' uses reserve window 6": {"windows": [5, 6]},
+    "codes must be indices of its 1 conditions": {"marks": 1, "codes": [0, 1]},
     "2 ids, but 1 texts": {"marks": 1, "texts": ["x"]},
     "rows 0 to 7, each full": {"marks": 32, "placement": WholeBatch([1], 7)},
     "an item's id must be text": {"marks": 1, "ids": [1, 2]},
     "item 'i' occurs twice": {"marks": 1, "ids": ["i", "i"]},
     "2 repetitions but 3 places": {"marks": 1, "placement": Explicit([1, 2, 3])},
     "whole numbers as positions": {"marks": 1, "placement": AtOccurrences([0.5], [1])},
-    "holds no sequence": {"marks": 1, "placement": Stratified(321)},
+    "holds no row of 320": {"marks": 1, "placement": Stratified(321)},
 }  # fmt: skip
 
 
@@ -234,7 +234,7 @@ def many():
 @pytest.mark.parametrize("at_once", [1, 40, 300])
 def test_memory_does_not_change_the_plan(many, monkeypatch, at_once):
     """Blocks of 24 rows (which make the plan another one), settled some at a time."""
-    monkeypatch.setattr(allocator, "_BLOCK", 24)
+    monkeypatch.setattr(allocator, "_BLOCK_ROWS", 24)
     whole = compiled(**many)
     addresses(whole)
     monkeypatch.setattr(allocator, "_CHUNK", 17)
@@ -246,7 +246,7 @@ def test_memory_does_not_change_the_plan(many, monkeypatch, at_once):
 @pytest.mark.parametrize("block", [24, 1 << 16])
 def test_a_newcomer_moves_others_only_by_collision(many, monkeypatch, block):
     """Contract C3 over all placements, with blocks of rows that fill up and with one alone."""
-    monkeypatch.setattr(allocator, "_BLOCK", block)
+    monkeypatch.setattr(allocator, "_BLOCK_ROWS", block)
     newcomer = many.pop("texts")
     before, after = compiled(**many), compiled(**many, texts=newcomer)
     old, new = addresses(before), addresses(after)
@@ -271,7 +271,7 @@ def test_long_ones_find_room_beside_many_short_ones():
 
 def test_full_blocks_give_to_others(monkeypatch):
     """Every row is filled, so that what the draws of blocks leave over must go where room is."""
-    monkeypatch.setattr(allocator, "_BLOCK", 20)
+    monkeypatch.setattr(allocator, "_BLOCK_ROWS", 20)
     rows = Items([f"{k}" for k in range(320)], "c", 1, marks=32)
     placed = addresses(compiled(a=[rows], at_once=50))
     assert sorted(map(row, placed.values())) == list(range(320))
@@ -300,7 +300,7 @@ def test_edits_are_drawn_again():
         (("a", "i", 2), r"a: item 'i' has no copy 2"),
         (("a", "k", 0), r"a: item 'k' has no copy 0"),
         (("b", "i", 0), r"b: item 'i' has no copy 0"),
-        (("a", "told", 0), r"a: item 'told' must move, and its placement says where it is"),
+        (("a", "told", 0), r"a: item 'told' must move, but its placement is fixed"),
     ],
 )
 def test_who_cannot_be_drawn_again(who, message):

@@ -1,16 +1,16 @@
-"""Puts edits where nothing else is, without anyone's order in a list mattering (contract C3).
+"""Place edits at free addresses, independent of the order of experiments (contract C3).
 
-The stream is a line of tokens: address = position * L + offset. Every edit draws addresses from a
-random stream of its own; where two edits collide, a keyed hash says who moves. So adding an
-experiment moves an edit of another one only if the two would overlap. Dictated places come first,
-then whoever may only go where something occurs, then the longer before the shorter and the more
-confined before the free: else short ones, strewn everywhere, would leave long ones no room.
+The stream is a line of tokens: address = position * L + offset. Each edit draws addresses from its
+own random stream; where two edits collide, a keyed hash decides which one moves. Adding an
+experiment therefore moves an edit of another one only if the two would overlap.
 
-Places any number of edits with those of a few blocks of rows in memory at a time.
+Order of placement: fixed addresses; edits with candidate addresses; then long before short and
+narrow ranges before wide ones, since short edits spread over all rows would leave no room for long
+ones.
 
-Rows do not touch one another. So each edit first draws a block of rows, then addresses within it:
-blocks are settled one after the other, however many at once, with the same result. Who finds its
-block full draws another.
+`Allocator` places any number of edits in bounded memory. An edit never crosses a row, so each edit
+first draws a block of rows and then addresses within it, and blocks are placed some at a time with
+the same result. An edit whose block is full draws another block.
 """
 
 import dataclasses
@@ -22,13 +22,13 @@ import numpy as np
 from ttoaa.data.order import mix64
 from ttoaa.planning.column_files import Scratch
 
-_ROUNDS = 256
+_ROUNDS = 256  # draws of an edit before a search of all free addresses
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _NONE = np.empty(0, np.int64)
 
 
 class PlacementError(ValueError):
-    """An edit that cannot be placed; `edits` are the indices of those in question."""
+    """An edit cannot be placed; `edits` are the indices of the edits concerned."""
 
     def __init__(self, message: str, edits: list[int]) -> None:
         super().__init__(message)
@@ -37,20 +37,20 @@ class PlacementError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Requests:
-    """One row for each edit; all arrays have the same length n."""
+    """The requests of n edits, as columns of length n."""
 
     key: np.ndarray
-    """uint64[n]: who the edit is; its draws and its rank in a collision follow from it."""
+    """uint64[n]: identifies the edit; its draws and its rank in a collision follow from it."""
     length: np.ndarray
     """int64[n]: tokens, at most L."""
     low: np.ndarray
-    """int64[n]: the first position that it may go to."""
+    """int64[n]: the first position allowed."""
     high: np.ndarray
-    """int64[n]: the first position that it may no longer go to."""
+    """int64[n]: the position after the last one allowed."""
     fixed: np.ndarray
-    """int64[n]: the address that it must have, or -1."""
-    at: np.ndarray
-    """bool[n]: low and high count candidate addresses, not positions."""
+    """int64[n]: the address dictated, or -1."""
+    restricted: np.ndarray
+    """bool[n]: low and high are indices of candidate addresses, not positions."""
 
     def __len__(self) -> int:
         return len(self.key)
@@ -59,29 +59,29 @@ class Requests:
         fields = (field.name for field in dataclasses.fields(self))
         return Requests(**{name: getattr(self, name)[chosen] for name in fields})
 
-    def turn(self, row: int) -> np.ndarray:
-        """int16[n]: who is placed before whom, lower first, in rows of `row` tokens."""
+    def priority(self, row: int) -> np.ndarray:
+        """Return the order of placement, int16[n], lowest first, for rows of `row` tokens."""
         size = np.where(self.length == row, 63, np.frexp(self.length)[1])
         width = np.frexp(self.high - self.low)[1]
-        turn = 2 + (63 - size) * 64 + width
-        return np.where(self.fixed >= 0, 0, np.where(self.at, 1, turn)).astype(np.int16)
+        free = 2 + (63 - size) * 64 + width
+        return np.where(self.fixed >= 0, 0, np.where(self.restricted, 1, free)).astype(np.int16)
 
 
-class Taken:
-    """The occupied intervals [start, end), disjoint; sorted levels, so that adding is cheap."""
+class Occupancy:
+    """The occupied intervals [start, end), disjoint; in sorted levels, so that adding is cheap."""
 
     def __init__(self) -> None:
         self._levels: list[tuple[np.ndarray, np.ndarray]] = []
 
     def add(self, start: np.ndarray, end: np.ndarray) -> None:
-        """Sorted ones."""
+        """Add sorted intervals, int64[n] each."""
         if len(start):
             self._levels.append((start, end))
         while len(self._levels) > 1 and len(self._levels[-2][0]) < 2 * len(self._levels[-1][0]):
             self._merge()
 
     def all(self) -> tuple[np.ndarray, np.ndarray]:
-        """(start, end), sorted."""
+        """Return all intervals (start, end), sorted."""
         while len(self._levels) > 1:
             self._merge()
         return self._levels[0] if self._levels else (_NONE, _NONE)
@@ -89,11 +89,11 @@ class Taken:
     def _merge(self) -> None:
         pairs = zip(self._levels.pop(), self._levels.pop(), strict=True)
         start, end = (np.concatenate(pair) for pair in pairs)
-        order = np.argsort(start, kind="stable")  # a mere merge: both are sorted
+        order = np.argsort(start, kind="stable")  # both are sorted: this merges
         self._levels.append((start[order], end[order]))
 
     def free(self, start: np.ndarray, end: np.ndarray) -> np.ndarray:
-        """bool[n]: the interval overlaps nothing that is taken."""
+        """Return bool[n]: whether each interval overlaps no occupied one."""
         out = np.ones(len(start), bool)
         for starts, ends in self._levels:
             before = np.searchsorted(starts, end, "left") - 1
@@ -101,75 +101,76 @@ class Taken:
         return out
 
 
-def settle(
+def place_edits(
     requests: Requests,
-    turn: np.ndarray,
+    priority: np.ndarray,
     length: int,
-    taken: Taken,
+    taken: Occupancy,
     candidates: np.ndarray = _NONE,
 ) -> np.ndarray:
-    """int64[n] addresses: disjoint, inside one row of `length` tokens each, uniform where free.
+    """Return int64[n] disjoint addresses, uniform over what is free, each within one row.
 
-    -1 where no room is left. `candidates` are int64[c] addresses, and what is placed joins `taken`.
-    Cost is linear in edits but for sorting. Raises PlacementError where dictated places clash.
+    -1 where no room is left. `length` is that of a row in tokens, `candidates` are int64[c]
+    addresses; placed edits are added to `taken`. Cost is linear in edits, except for sorting.
+    Raises PlacementError where two fixed addresses overlap.
     """
     address = requests.fixed.copy()
     rank = mix64(requests.key ^ np.uint64(0xD1B54A32D192ED03))
-    order = np.argsort(turn, kind="stable")
-    borders = np.flatnonzero(np.diff(turn[order], prepend=-1, append=np.iinfo(np.int16).max))
+    order = np.argsort(priority, kind="stable")
+    borders = np.flatnonzero(np.diff(priority[order], prepend=-1, append=np.iinfo(np.int16).max))
     for first, last in itertools.pairwise(borders):
         pending = order[first:last]
-        if turn[pending[0]] == 0:
+        if priority[pending[0]] == 0:
             _add_fixed(pending, requests, taken)
             continue
         for attempt in range(_ROUNDS):
-            start = draw(requests, pending, attempt, length, candidates)
+            start = draw_addresses(requests, pending, attempt, length, candidates)
             sort = np.argsort(start)
             pending, start = pending[sort], start[sort]
             end = start + requests.length[pending]
             wins = taken.free(start, end) & (start % length + requests.length[pending] <= length)
-            wins[wins] = _best(start[wins], end[wins], rank[pending[wins]])
+            wins[wins] = _outranks(start[wins], end[wins], rank[pending[wins]])
             address[pending[wins]] = start[wins]
             taken.add(start[wins], end[wins])
             pending = pending[~wins]
             if not len(pending):
                 break
         for edit in pending[np.argsort(rank[pending])]:
-            _, found = search(requests, int(edit), taken, length, candidates)
+            _, found = search_free(requests, int(edit), taken, length, candidates)
             address[edit] = found
             if found >= 0:
                 taken.add(np.array([found]), np.array([found + requests.length[edit]]))
     return address
 
 
-def _add_fixed(edits: np.ndarray, requests: Requests, taken: Taken) -> None:
+def _add_fixed(edits: np.ndarray, requests: Requests, taken: Occupancy) -> None:
     edits = edits[np.argsort(requests.fixed[edits], kind="stable")]
     start = requests.fixed[edits]
     end = start + requests.length[edits]
     clash = np.flatnonzero(end[:-1] > start[1:])
     if len(clash):
         pair = [int(edits[clash[0]]), int(edits[clash[0] + 1])]
-        raise PlacementError("two edits are asked to cover the same tokens", pair)
+        raise PlacementError("two fixed placements cover the same tokens", pair)
     taken.add(start, end)
 
 
-def draw(
+def draw_addresses(
     requests: Requests, edits: np.ndarray, attempt: int, length: int, candidates: np.ndarray
 ) -> np.ndarray:
-    """int64[k] addresses, inside the row but where a candidate is not."""
+    """Return int64[k] addresses: within a row, except for candidates, which may leave it."""
     keys, low = requests.key[edits], requests.low[edits]
     with np.errstate(over="ignore"):
         row_bits = mix64(keys + _STEP * np.uint64(2 * attempt + 1))
         offset_bits = mix64(keys + _STEP * np.uint64(2 * attempt + 2))
-    place = low + below(row_bits, requests.high[edits] - low)
-    out = place * length + below(offset_bits, length - requests.length[edits] + 1)
-    at = np.flatnonzero(requests.at[edits])
-    out[at] = candidates[place[at]]
+    place = low + uniform_below(row_bits, requests.high[edits] - low)
+    out = place * length + uniform_below(offset_bits, length - requests.length[edits] + 1)
+    restricted = np.flatnonzero(requests.restricted[edits])
+    out[restricted] = candidates[place[restricted]]
     return out
 
 
-def below(bits: np.ndarray, bound: np.ndarray) -> np.ndarray:
-    """int64[n] uniform in [0, bound) from uint64 bits; the bias is below bound / 2**53."""
+def uniform_below(bits: np.ndarray, bound: np.ndarray) -> np.ndarray:
+    """Return int64[n] uniform in [0, bound) from uint64 bits; the bias is below bound / 2**53."""
     return np.minimum((_unit(bits) * bound).astype(np.int64), bound - 1)
 
 
@@ -177,8 +178,8 @@ def _unit(bits: np.ndarray) -> np.ndarray:
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def _best(start: np.ndarray, end: np.ndarray, rank: np.ndarray) -> np.ndarray:
-    """bool[n]: the interval outranks every other proposed one that it overlaps; sorted by start."""
+def _outranks(start: np.ndarray, end: np.ndarray, rank: np.ndarray) -> np.ndarray:
+    """Return bool[n]: whether each interval, sorted by start, outranks all that it overlaps."""
     loses = np.zeros(len(start), bool)
     for distance in range(1, len(start)):
         overlap = np.flatnonzero(start[distance:] < end[:-distance])
@@ -191,39 +192,40 @@ def _best(start: np.ndarray, end: np.ndarray, rank: np.ndarray) -> np.ndarray:
     return ~loses
 
 
-def search(
-    requests: Requests, edit: int, taken: Taken, length: int, candidates: np.ndarray = _NONE
+def search_free(
+    requests: Requests, edit: int, taken: Occupancy, length: int, candidates: np.ndarray = _NONE
 ) -> tuple[float, int]:
-    """(time, address) of a uniform choice among all addresses left, for one that kept colliding.
+    """Choose uniformly among all free addresses, for an edit whose draws kept colliding.
 
-    Each free address rings once, after an exponential time of its own for this edit; the first to
-    ring is taken, so the choice changes only with what is free at that place. (inf, -1): none is.
+    Each free address gets an exponential time from a hash of address and edit, and the earliest
+    wins: so the choice changes only if that address is no longer free. Returns (time, address), or
+    (inf, -1) if no address is free.
     """
     low, high, size = int(requests.low[edit]), int(requests.high[edit]), int(requests.length[edit])
     key = requests.key[edit] ^ _STEP
-    if requests.at[edit]:
+    if requests.restricted[edit]:
         found = candidates[low:high]
         found = found[(found % length + size <= length) & taken.free(found, found + size)]
-        return _first_to_ring(key, found, np.ones(len(found)))
+        return _earliest(key, found, np.ones(len(found)))
     start, end = taken.all()
     first, last = np.searchsorted(start, [low * length, high * length])
     rows = np.arange(low, high) * length
-    # Nothing straddles rows, so sorted beginnings and endings of free stretches pair up.
+    # No edit crosses a row, so the sorted starts and ends of free stretches pair up.
     begin = np.sort(np.concatenate([rows, end[first:last]]))
     finish = np.sort(np.concatenate([rows + length, start[first:last]]))
     choices = np.maximum(finish - begin - size + 1, 0)
     room = np.bincount(begin // length - low, choices, high - low)[: high - low]
-    time, row = _first_to_ring(key, rows[room > 0], room[room > 0])
+    time, row = _earliest(key, rows[room > 0], room[room > 0])
     if row < 0:
         return time, row
     inside = np.flatnonzero((choices > 0) & (begin // length == row // length))
     free = [np.arange(begin[k], begin[k] + choices[k]) for k in inside]
     places = np.concatenate(free)
-    return time, _first_to_ring(mix64(np.array([key]))[0], places, np.ones(len(places)))[1]
+    return time, _earliest(mix64(np.array([key]))[0], places, np.ones(len(places)))[1]
 
 
-def _first_to_ring(key: np.uint64, places: np.ndarray, rates: np.ndarray) -> tuple[float, int]:
-    """(time, place) of the first of those that ring at these rates; (inf, -1) if there are none."""
+def _earliest(key: np.uint64, places: np.ndarray, rates: np.ndarray) -> tuple[float, int]:
+    """Return (time, place) of the smallest exponential time at these rates; (inf, -1) of none."""
     if not len(places):
         return np.inf, -1
     units = _unit(mix64(mix64(places.astype(np.uint64)) ^ key))
@@ -232,14 +234,14 @@ def _first_to_ring(key: np.uint64, places: np.ndarray, rates: np.ndarray) -> tup
     return float(times[first]), int(places[first])
 
 
-_SWEEP_BLOCK = 1 << 16  # rows; part of what a seed means
+_BLOCK_ROWS = 1 << 16  # changing it changes every plan of a seed
 _CHUNK = 1 << 20  # edits that draw their blocks at a time
 _BLOCKS_TRIED = 8
-_SWEEP_STEP = np.uint64(0xA24BAED4963EE407)
+_BLOCK_STEP = np.uint64(0xA24BAED4963EE407)
 
 
-class Sweep:
-    """The placing of edits 0 … n - 1, of which `requests` gives those of int64[k] numbers."""
+class Allocator:
+    """Places edits 0 … n - 1; `requests` returns the requests of int64[k] edits."""
 
     def __init__(
         self,
@@ -250,23 +252,23 @@ class Sweep:
         scratch: Scratch | None = None,
         at_once: int = 1 << 20,
     ) -> None:
-        """`at_once` edits are settled at a time (or a block's, if more): a matter of memory."""
+        """`at_once` edits are placed at a time (or one block, if larger): it bounds memory."""
         self._count, self._requests, self._length = count, requests, length
         self._at_once = at_once
-        self._num_blocks = -(-sequences // _SWEEP_BLOCK)
+        self._num_blocks = -(-sequences // _BLOCK_ROWS)
         scratch = scratch or Scratch()
         self._edit, self._address = scratch(count, np.int64), scratch(count, np.int64)
         self._late: dict[int, list[tuple[int, int]]] = {}
 
     def __call__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(addresses, edits), both int64 and by ascending address, a part of training at a time.
+        """Yield (addresses, edits), int64[k] each, by ascending address, part by part of training.
 
-        Raises PlacementError, never drops an edit.
+        Raises PlacementError; never drops an edit.
         """
-        first = self._deal()
+        first = self._sort_by_block()
         groups = list(self._groups(first))
-        stuck = [self._settle(first, *group) for group in groups]
-        self._settle_late(np.concatenate([np.empty(0, np.int64), *stuck]), first)
+        stuck = [self._place_group(first, *group) for group in groups]
+        self._place_late(np.concatenate([np.empty(0, np.int64), *stuck]), first)
         for low, high in groups:
             part = slice(first[low], first[high])
             edit, address = self._edit[part], self._address[part]
@@ -279,13 +281,13 @@ class Sweep:
                 address, edit = address[order], edit[order]
             yield address, edit
 
-    def _deal(self) -> np.ndarray:
-        """int64[blocks + 1]: sorts edits by block into `_edit`; where each block's begin."""
+    def _sort_by_block(self) -> np.ndarray:
+        """Sort the edits by block into `_edit`; return each block's first index, [blocks + 1]."""
         scratch = self._address  # not needed yet
         sizes = np.zeros(self._num_blocks, np.int64)
         for low in range(0, self._count, _CHUNK):
             edits = np.arange(low, min(low + _CHUNK, self._count))
-            block = self._block(self._requests(edits), 0)
+            block = self._draw_blocks(self._requests(edits), 0)
             scratch[low : low + len(edits)] = block
             sizes += np.bincount(block, minlength=self._num_blocks)
         first = np.concatenate([[0], np.cumsum(sizes)])
@@ -300,7 +302,7 @@ class Sweep:
         return first
 
     def _groups(self, first: np.ndarray) -> Iterator[tuple[int, int]]:
-        """Neighbouring blocks that are settled together."""
+        """Yield (low, high) of consecutive blocks that are placed together."""
         low = 0
         while low < self._num_blocks:
             high = int(np.searchsorted(first, first[low] + self._at_once, "right")) - 1
@@ -308,59 +310,58 @@ class Sweep:
             yield low, high
             low = high
 
-    def _settle(self, first: np.ndarray, low: int, high: int) -> np.ndarray:
-        """Settles a group; those that found no room, and have -1 in `_edit`."""
+    def _place_group(self, first: np.ndarray, low: int, high: int) -> np.ndarray:
+        """Place the edits of blocks; return those without room, which have -1 in `_edit`."""
         part = slice(first[low], first[high])
-        edits = np.sort(self._edit[part])  # by number: the items' columns are read in order
+        edits = np.sort(self._edit[part])  # by number, so that the items' columns are read in order
         requests = self._requests(edits)
-        block = self._block(requests, 0)
-        address = self._place(edits, requests, block, Taken())
+        block = self._draw_blocks(requests, 0)
+        address = self._place(edits, requests, block, Occupancy())
         stuck = address < 0
-        address[stuck] = (
-            block[stuck] + 1
-        ) * _SWEEP_BLOCK * self._length - 1  # still among its block's
+        # The last address of its block, so that sorting keeps it there.
+        address[stuck] = (block[stuck] + 1) * _BLOCK_ROWS * self._length - 1
         order = np.argsort(address)
         self._address[part] = address[order]
         self._edit[part] = np.where(stuck, -1, edits)[order]
         return edits[stuck]
 
     def _place(
-        self, edits: np.ndarray, requests: Requests, block: np.ndarray, taken: Taken
+        self, edits: np.ndarray, requests: Requests, block: np.ndarray, taken: Occupancy
     ) -> np.ndarray:
-        turn = requests.turn(self._length)
-        inside = self._clipped(requests, block)
+        priority = requests.priority(self._length)
+        inside = self._clip(requests, block)
         try:
-            return settle(inside, turn, self._length, taken)
+            return place_edits(inside, priority, self._length, taken)
         except PlacementError as error:
             raise PlacementError(str(error), [int(edits[each]) for each in error.edits]) from None
 
-    def _block(self, requests: Requests, attempt: int) -> np.ndarray:
-        """int64[k]: the block that each draws."""
+    def _draw_blocks(self, requests: Requests, attempt: int) -> np.ndarray:
+        """Return the block that each edit draws, int64[k]."""
         with np.errstate(over="ignore"):
-            bits = mix64(requests.key ^ (_SWEEP_STEP * np.uint64(attempt + 1)))
-        row = requests.low + below(bits, requests.high - requests.low)
+            bits = mix64(requests.key ^ (_BLOCK_STEP * np.uint64(attempt + 1)))
+        row = requests.low + uniform_below(bits, requests.high - requests.low)
         fixed = requests.fixed >= 0
         row[fixed] = requests.fixed[fixed] // self._length
-        return row // _SWEEP_BLOCK
+        return row // _BLOCK_ROWS
 
-    def _clipped(self, requests: Requests, block: np.ndarray) -> Requests:
-        """With what of each range is in the block."""
-        low = np.maximum(requests.low, block * _SWEEP_BLOCK)
-        high = np.minimum(requests.high, (block + 1) * _SWEEP_BLOCK)
+    def _clip(self, requests: Requests, block: np.ndarray) -> Requests:
+        """Restrict each edit's range to its block."""
+        low = np.maximum(requests.low, block * _BLOCK_ROWS)
+        high = np.minimum(requests.high, (block + 1) * _BLOCK_ROWS)
         return dataclasses.replace(requests, low=low, high=high)
 
-    def _settle_late(self, stuck: np.ndarray, first: np.ndarray) -> None:
-        """Gives other blocks to those whose block was full: rare, so block by block."""
+    def _place_late(self, stuck: np.ndarray, first: np.ndarray) -> None:
+        """Place edits whose block was full in other blocks; rare, so block by block."""
         for attempt in range(1, _BLOCKS_TRIED):
             if not len(stuck):
                 return
             stuck = np.sort(stuck)
             requests = self._requests(stuck)
-            drawn, left = self._block(requests, attempt), []
+            drawn, left = self._draw_blocks(requests, attempt), []
             for block in np.unique(drawn).tolist():
                 mine = np.flatnonzero(drawn == block)
                 inside, edits = requests.take(mine), stuck[mine]
-                taken = self._taken(block, first)
+                taken = self._occupancy(block, first)
                 address = self._place(edits, inside, drawn[mine], taken)
                 for edit, found in zip(edits.tolist(), address.tolist(), strict=True):
                     if found >= 0:
@@ -371,7 +372,7 @@ class Sweep:
         for edit in stuck[np.argsort(mix64(self._requests(stuck).key))].tolist():
             self._search_everywhere(edit, first)
 
-    def _taken(self, block: int, first: np.ndarray) -> Taken:
+    def _occupancy(self, block: int, first: np.ndarray) -> Occupancy:
         part = slice(first[block], first[block + 1])
         address, edit = self._address[part], self._edit[part]
         late = np.array(self._late.get(block, []), np.int64).reshape(-1, 2)
@@ -381,7 +382,7 @@ class Sweep:
         start = address[by_number]
         end = start + self._requests(edit[by_number]).length
         order = np.argsort(start)
-        taken = Taken()
+        taken = Occupancy()
         taken.add(start[order], end[order])
         return taken
 
@@ -389,9 +390,9 @@ class Sweep:
         request = self._requests(np.array([edit]))
         best: tuple[float, int, int] = (np.inf, -1, -1)
         for block in range(self._num_blocks):
-            inside = self._clipped(request, np.array([block]))
+            inside = self._clip(request, np.array([block]))
             if inside.low[0] < inside.high[0]:
-                found = search(inside, 0, self._taken(block, first), self._length)
+                found = search_free(inside, 0, self._occupancy(block, first), self._length)
                 best = min(best, (*found, block))
         _, address, block = best
         if address < 0:

@@ -1,4 +1,4 @@
-"""Turns interventions into a plan: items into edits, edits into addresses and columns (C3, C4)."""
+"""Compile a plan: items become edits, edits get addresses, columns go to disk (C3, C4)."""
 
 import dataclasses
 import pathlib
@@ -10,29 +10,29 @@ import numpy as np
 
 from ttoaa.data.geometry import Geometry
 from ttoaa.data.order import mix64
-from ttoaa.planning.allocator import PlacementError, Requests, Sweep, Taken, settle
-from ttoaa.planning.column_files import Growing, Scratch, Tables, writable
-from ttoaa.planning.item_tables import Catalogue, Cataloguer
+from ttoaa.planning.allocator import Allocator, Occupancy, PlacementError, Requests, place_edits
+from ttoaa.planning.column_files import NpyWriter, Scratch, TableWriter, create_npy
+from ttoaa.planning.item_tables import ItemTableWriter, PlannedItems
 from ttoaa.planning.items import Intervention
-from ttoaa.planning.plan import COLUMNS, Edits, Names, content_hash
+from ttoaa.planning.plan import COLUMNS, Edits, ItemNames, content_hash
 
-Again = Mapping[tuple[str, str, int], int]
-"""(experiment, item's id, repetition) to how many times its place is drawn anew."""
+Redraws = Mapping[tuple[str, str, int], int]
+"""How many times each (experiment, item id, repetition) is placed again."""
 
 
 @dataclasses.dataclass(frozen=True)
 class CompiledPlan(Edits):
-    """A plan of which `store` makes a finished one: its folder lacks what only people read."""
+    """A plan before `store` adds provenance, summary and plan.json, and gives it its name."""
 
-    told: dict[str, Any]
+    described: dict[str, Any]
     """Its `contents`."""
     digests: dict[str, str]
     """sha256 of every column and of `tokens`."""
-    _kept: Any = dataclasses.field(default=None, repr=False, compare=False)
+    _temporary: Any = dataclasses.field(default=None, repr=False, compare=False)
 
     @property
     def contents(self) -> dict[str, Any]:
-        return self.told
+        return self.described
 
     @property
     def hash(self) -> str:
@@ -44,29 +44,31 @@ def compile_plan(
     geometry: Geometry,
     vocab_size: int,
     identity: Mapping[str, Any],
-    again: Again | None = None,
+    redraws: Redraws | None = None,
     folder: pathlib.Path | None = None,
     at_once: int = 1 << 20,
 ) -> CompiledPlan:
-    """Places every edit of every experiment (by name).
+    """Place every edit of every experiment, given by name.
 
-    `identity` (seed, fingerprints of corpus, vocabulary and order) becomes part of the hash. What
-    is made goes into `folder`, which is empty (see `store.unfinished`), or into one that lives as
-    long as the result. `at_once` edits are in memory at a time: it does not change the result.
-    Raises ValueError, naming the experiment, for whatever does not fit; drops nothing.
+    `identity` (seed, fingerprints of corpus, vocabulary and order) becomes part of the hash. Files
+    go into `folder`, which is empty (see `store.unfinished`), or into a temporary folder that lives
+    as long as the result. `at_once` edits are in memory at a time; it does not change the result.
+    Raises ValueError, naming the experiment, if an edit does not fit; drops none.
     """
-    kept = None
+    temporary = None
     if folder is None:
-        kept = tempfile.TemporaryDirectory(prefix="ttoaa-plan-")
-        folder = pathlib.Path(kept.name)
+        temporary = tempfile.TemporaryDirectory(prefix="ttoaa-plan-")
+        folder = pathlib.Path(temporary.name)
     seed = int(identity["seed"])
-    with Tables() as tables:
-        cataloguer = Cataloguer(folder, geometry, vocab_size, seed, tables)
+    with TableWriter() as tables:
+        writer = ItemTableWriter(folder, geometry, vocab_size, seed, tables)
         for name in sorted(interventions):
-            cataloguer.add(name, interventions[name])
-    items = cataloguer.close()
-    names = Names(folder, seed, items.counts)
-    digests = _place(_Requests(items, names, again or {}), names, geometry, folder, at_once)
+            writer.add(name, interventions[name])
+    items = writer.close()
+    names = ItemNames(folder, seed, items.counts)
+    digests = _write_columns(
+        _EditRequests(items, names, redraws or {}), names, geometry, folder, at_once
+    )
     for path in (folder / "scratch").iterdir():
         path.unlink()
     (folder / "scratch").rmdir()
@@ -77,57 +79,55 @@ def compile_plan(
         "items": list(items.counts.values()),
         "arms": items.arms,
     }
-    return CompiledPlan(folder, contents, {**digests, "tokens": items.tokens}, kept)
+    return CompiledPlan(folder, contents, {**digests, "tokens": items.tokens}, temporary)
 
 
-class _Requests:
-    """What edits ask for, by their numbers: item by item, copy by copy."""
+class _EditRequests:
+    """The requests of edits by number; edits are numbered item by item, copy by copy."""
 
-    def __init__(self, items: Catalogue, names: Names, again: Again) -> None:
+    def __init__(self, items: PlannedItems, names: ItemNames, redraws: Redraws) -> None:
         self.items = items
         self.count = int(items.first[-1])
         self._repetitions = np.diff(items.first)
-        redrawn = sorted((self._edit(names, *who), times) for who, times in again.items())
+        redrawn = sorted((self._number(names, *edit), times) for edit, times in redraws.items())
         self._redrawn = np.array(redrawn, np.int64).reshape(-1, 2)
-        self._found = (np.empty(0, np.int64), np.empty(0, np.int64))
+        self._chosen = (np.empty(0, np.int64), np.empty(0, np.int64))
 
-    def _edit(self, names: Names, experiment: str, name: str, repetition: int) -> int:
+    def _number(self, names: ItemNames, experiment: str, name: str, repetition: int) -> int:
         found = names.items(name, experiment) if experiment in self.items.counts else []
         if not found or not 0 <= repetition < self._repetitions[found[0]]:
-            raise ValueError(f"{experiment}: item {name!r} has no copy {repetition} to draw anew")
-        if self.items.columns["spread"][found[0]] < 0:
-            raise ValueError(
-                f"{experiment}: item {name!r} must move, and its placement says where it is"
-            )
+            raise ValueError(f"{experiment}: item {name!r} has no copy {repetition} to place again")
+        if self.items.columns["region"][found[0]] < 0:
+            raise ValueError(f"{experiment}: item {name!r} must move, but its placement is fixed")
         return int(self.items.first[found[0]]) + repetition
 
-    def choose_occurrences(self, length: int) -> None:
-        """Settles who may only go where something occurs: from then on their places are fixed."""
-        items, spread = self.items, self.items.columns["spread"]
-        at = np.isin(spread, np.flatnonzero(items.spreads.at))
-        if not at.any():
+    def choose_candidates(self, length: int) -> None:
+        """Choose the addresses of edits that have candidates: from then on they are fixed."""
+        items, region = self.items, self.items.columns["region"]
+        restricted = np.isin(region, np.flatnonzero(items.regions.is_candidates))
+        if not restricted.any():
             return
-        chosen = np.flatnonzero(at | (spread < 0))
+        chosen = np.flatnonzero(restricted | (region < 0))
         counts = self._repetitions[chosen]
         edits = np.repeat(items.first[chosen] - (np.cumsum(counts) - counts), counts)
         edits += np.arange(len(edits))
         requests = self(edits)
-        turn = requests.turn(length)
+        priority = requests.priority(length)
         try:
-            address = settle(requests, turn, length, Taken(), items.spreads.candidates)
+            address = place_edits(requests, priority, length, Occupancy(), items.regions.candidates)
         except PlacementError as error:
             raise PlacementError(str(error), edits[error.edits].tolist()) from None
         lost = np.flatnonzero(address < 0)
         if len(lost):
-            raise PlacementError("all places where it may be are taken", edits[lost[:1]].tolist())
-        self._found = (edits, address)
+            raise PlacementError("all its candidate places are taken", edits[lost[:1]].tolist())
+        self._chosen = (edits, address)
 
     def owner(self, edits: np.ndarray) -> np.ndarray:
-        """int64[k]: the items of ascending edits."""
+        """Return the items of ascending edits, int64[k]."""
         return np.searchsorted(self.items.first, edits, "right") - 1
 
     def __call__(self, edits: np.ndarray) -> Requests:
-        """Of ascending int64[k] edits."""
+        """Return the requests of ascending edits, int64[k]."""
         columns, owner = self.items.columns, self.owner(edits)
         repetition = edits - self.items.first[owner]
         with np.errstate(over="ignore"):
@@ -139,31 +139,37 @@ class _Requests:
         here = place < len(edits)
         here[here] = edits[place[here]] == wanted[here]
         key[place[here]] ^= mix64(times[here].astype(np.uint64))
-        spread, fixed = columns["spread"][owner], np.full(len(edits), -1)
+        region, fixed = columns["region"][owner], np.full(len(edits), -1)
         low, high = np.zeros(len(edits), np.int64), np.ones(len(edits), np.int64)
-        at = np.zeros(len(edits), bool)
-        free = np.flatnonzero(spread >= 0)
-        low[free], high[free], at[free] = self.items.spreads.of(
-            spread[free], repetition[free], self._repetitions[owner[free]]
+        restricted = np.zeros(len(edits), bool)
+        random = np.flatnonzero(region >= 0)
+        low[random], high[random], restricted[random] = self.items.regions.bounds(
+            region[random], repetition[random], self._repetitions[owner[random]]
         )
-        told = np.flatnonzero(spread < 0)
-        fixed[told] = self.items.fixed[columns["place"][owner[told]] + repetition[told]]
-        found, address = self._found
-        if len(found) and at.any():
-            fixed[at] = address[np.searchsorted(found, edits[at])]
-            at[:] = False
+        dictated = np.flatnonzero(region < 0)
+        fixed[dictated] = self.items.fixed[columns["place"][owner[dictated]] + repetition[dictated]]
+        chosen, address = self._chosen
+        if len(chosen) and restricted.any():
+            fixed[restricted] = address[np.searchsorted(chosen, edits[restricted])]
+            restricted[:] = False
         length = columns["length"][owner].astype(np.int64)
-        return Requests(key=key, length=length, low=low, high=high, fixed=fixed, at=at)
+        return Requests(
+            key=key, length=length, low=low, high=high, fixed=fixed, restricted=restricted
+        )
 
 
-def _place(
-    requests: _Requests, names: Names, geometry: Geometry, folder: pathlib.Path, at_once: int
+def _write_columns(
+    requests: _EditRequests,
+    names: ItemNames,
+    geometry: Geometry,
+    folder: pathlib.Path,
+    at_once: int,
 ) -> dict[str, str]:
-    """Writes columns/ and index/rows.npy; the sha256 of each column."""
+    """Place all edits, write columns/ and index/rows.npy, return the sha256 of each column."""
     (folder / "columns").mkdir()
-    written = {n: Growing(folder / "columns" / f"{n}.npy", t) for n, t in COLUMNS.items()}
+    written = {n: NpyWriter(folder / "columns" / f"{n}.npy", t) for n, t in COLUMNS.items()}
     count, items = requests.count, requests.items
-    sweep = Sweep(
+    allocator = Allocator(
         count,
         requests,
         geometry.length,
@@ -171,11 +177,11 @@ def _place(
         Scratch(folder / "scratch"),
         at_once,
     )
-    rows = writable(folder / "index" / "rows.npy", count, np.int64)
+    rows = create_npy(folder / "index" / "rows.npy", count, np.int64)
     done = 0
     try:
-        requests.choose_occurrences(geometry.length)
-        for address, edit in sweep():
+        requests.choose_candidates(geometry.length)
+        for address, edit in allocator():
             order = np.argsort(edit)
             item = np.empty_like(edit)
             item[order] = requests.owner(edit[order])

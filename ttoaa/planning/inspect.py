@@ -14,7 +14,7 @@ from ttoaa.data.corpus import Corpus
 from ttoaa.planning.audit.reference_reader import PlainReader
 from ttoaa.planning.controller_log import SLOT_TEXTS_FOLDER
 from ttoaa.planning.items import MARK, RESERVE, SLOT
-from ttoaa.planning.plan import Names, Plan
+from ttoaa.planning.plan import ItemNames, Plan
 from ttoaa.workdir import Workdir
 
 _COLOURS = (32, 33, 34, 35, 36, 31, 92, 93, 94, 95, 96, 91)
@@ -86,7 +86,7 @@ class Shown:
     def item(self, name: str) -> str:
         """Where every copy of the items of this name went, the first few with their text."""
         counts = zip(self._plan.contents["experiments"], self._plan.contents["items"], strict=True)
-        names = Names(self._plan.folder, self._plan.contents["seed"], dict(counts))
+        names = ItemNames(self._plan.folder, self._plan.contents["seed"], dict(counts))
         found = names.items(name)
         experiment, slash, rest = name.partition("/")
         if not found and slash and experiment in self._colour:

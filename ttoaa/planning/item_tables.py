@@ -1,7 +1,8 @@
-"""All items of a plan as they come: their tables and tokens go to disk, what placing needs stays.
+"""Write the items of a plan to disk and index them for the planner.
 
-Written into the plan's folder: items/<experiment>.parquet, tokens.npy and index/ (see names.py).
-Nothing here is held in memory as a whole, but a few bytes for each item in mapped files.
+Goes into the plan's folder: items/<experiment>.parquet, tokens.npy and index/ (see `plan.py`). What
+placing needs, a few bytes for each item, is in memory-mapped files: memory does not grow with the
+number of items.
 """
 
 import dataclasses
@@ -13,9 +14,14 @@ import numpy as np
 import pyarrow as pa
 
 from ttoaa.data.geometry import Geometry
-from ttoaa.planning.column_files import Growing, Tables, split_text
+from ttoaa.planning.column_files import NpyWriter, TableWriter, split_text
 from ttoaa.planning.items import RESERVE, TOKENS, Block, Intervention, blocks
-from ttoaa.planning.placement import SpreadArrays, Spreads, fixed_addresses
+from ttoaa.planning.placement import (
+    RandomPlacement,
+    RegionArrays,
+    RegionTable,
+    fixed_addresses,
+)
 from ttoaa.planning.plan import item_keys, write_sorted_keys
 
 _SCHEMA = pa.schema(
@@ -35,31 +41,31 @@ _COLUMNS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "source": (np.int64, ()),
     "kind": (np.uint8, ()),
     "arm": (np.uint16, ()),
-    "spread": (np.int32, ()),  # its number, or -1
-    "place": (np.int64, ()),  # of its first copy in `fixed`, if its places are dictated
+    "region": (np.int32, ()),  # number of its placement's regions, -1 for a fixed placement
+    "place": (np.int64, ()),  # index of its first copy in `fixed`, -1 for a random placement
 }
 
 
 @dataclasses.dataclass(frozen=True)
-class Catalogue:
-    """n items in the order of the plan, all arrays mapped from disk."""
+class PlannedItems:
+    """The n items of a plan in its order, all arrays mapped from disk."""
 
     columns: dict[str, np.ndarray]
-    """Those of `_COLUMNS`, [n, …]."""
+    """The columns of `_COLUMNS`, [n, …]."""
     first: np.ndarray
-    """int64[n + 1]: the number of each item's first edit; the last is how many edits there are."""
+    """int64[n + 1]: the number of each item's first edit, then the number of all edits."""
     fixed: np.ndarray
-    """int64[f]: dictated addresses."""
-    spreads: SpreadArrays
+    """int64[f]: the addresses that fixed placements dictate."""
+    regions: RegionArrays
     counts: dict[str, int]
-    """Items of each experiment."""
+    """The number of items of each experiment."""
     arms: list[dict[str, Any]]
     tokens: str
-    """The sha256 of all tokens."""
+    """sha256 of all tokens."""
 
 
-class Cataloguer:
-    """Takes one experiment after the other, in the order of their names."""
+class ItemTableWriter:
+    """Writes the items of one experiment after the other, in the order of their names."""
 
     def __init__(
         self,
@@ -67,27 +73,27 @@ class Cataloguer:
         geometry: Geometry,
         vocab: int,
         seed: int,
-        tables: Tables,
+        tables: TableWriter,
     ) -> None:
         self._folder, self._geometry, self._vocab, self._seed = folder, geometry, vocab, seed
         self._tables = tables
         for name in ("items", "index", "scratch"):
             (folder / name).mkdir()
         scratch = folder / "scratch"
-        self._columns = {n: Growing(scratch / f"{n}.npy", *t) for n, t in _COLUMNS.items()}
-        self._fixed = Growing(scratch / "fixed.npy", np.int64)
-        self._first = Growing(folder / "index" / "first.npy", np.int64)
-        self._ids = Growing(folder / "index" / "ids.npy", np.uint8)
-        self._id_starts = Growing(folder / "index" / "id_starts.npy", np.int64)
-        self._sha256 = Growing(folder / "index" / "sha256.npy", np.uint8, (32,))
-        self._tokens = Growing(folder / "tokens.npy", np.int32)
-        self._spreads = Spreads(geometry)
+        self._columns = {n: NpyWriter(scratch / f"{n}.npy", *t) for n, t in _COLUMNS.items()}
+        self._fixed = NpyWriter(scratch / "fixed.npy", np.int64)
+        self._first = NpyWriter(folder / "index" / "first.npy", np.int64)
+        self._ids = NpyWriter(folder / "index" / "ids.npy", np.uint8)
+        self._id_starts = NpyWriter(folder / "index" / "id_starts.npy", np.int64)
+        self._sha256 = NpyWriter(folder / "index" / "sha256.npy", np.uint8, (32,))
+        self._tokens = NpyWriter(folder / "tokens.npy", np.int32)
+        self._regions = RegionTable(geometry)
         self._arms: dict[tuple[str, str], dict[str, Any]] = {}
         self._counts: dict[str, int] = {}
         self._edits = 0
 
     def add(self, name: str, intervention: Intervention) -> None:
-        """Reads all items of experiment `name`; ValueError for what cannot be trained on."""
+        """Write all items of an experiment; raises ValueError for one that cannot be trained on."""
         before = self._first.count
         own = np.unique(np.asarray(intervention.windows, np.int64))
         path = self._folder / "items" / f"{name}.parquet"
@@ -95,7 +101,7 @@ class Cataloguer:
         with self._tables.writer(path, _SCHEMA, ["condition", "fields"]) as write:
             for block in given:
                 self._add_block(name, block, own)
-                write(_rows(block))
+                write(_table_rows(block))
         self._counts[name] = self._first.count - before
 
     def _add_block(self, name: str, block: Block, own: np.ndarray) -> None:
@@ -103,11 +109,11 @@ class Cataloguer:
         if foreign.any():
             item = int(np.flatnonzero(foreign)[0])
             raise ValueError(
-                f"{name}: item {block.ids[item].as_py()!r} takes the reserve's window "
-                f"{block.window[item]}, which is not its own: ask for enough in reserve_windows "
-                "and take them from world.windows"
+                f"{name}: item {block.ids[item].as_py()!r} uses reserve window "
+                f"{block.window[item]}, which is not assigned to {name}: request enough in "
+                "reserve_windows and take them from world.windows"
             )
-        spread, place = self._places(name, block)
+        region, place = self._place(name, block)
         ours = block.kind == TOKENS
         lengths = np.where(ours, block.length, 0)
         source = np.where(ours, self._tokens.count + np.cumsum(lengths) - lengths, block.window)
@@ -118,55 +124,58 @@ class Cataloguer:
             "source": source,
             "kind": block.kind,
             "arm": self._arm_ids(name, block),
-            "spread": spread,
+            "region": region,
             "place": place,
         }
         for column, values in columns.items():
             self._columns[column].append(values)
         self._tokens.append(block.tokens)
-        self._sha256.append(_sha256(block.tokens, lengths))
+        self._sha256.append(_hash_texts(block.tokens, lengths))
         edits = self._edits + np.cumsum(block.repetitions)
         self._first.append(edits - block.repetitions)
         self._edits = int(edits[-1]) if len(edits) else self._edits
         self._id_starts.append(self._ids.count + np.cumsum(sizes) - sizes)
         self._ids.append(ids)
 
-    def _places(self, name: str, block: Block) -> tuple[np.ndarray, np.ndarray]:
-        spread, place = np.full(len(block), -1, np.int32), np.full(len(block), -1)
+    def _place(self, name: str, block: Block) -> tuple[np.ndarray, np.ndarray]:
+        """Return the columns `region` and `place` of a block, [n] each."""
+        region, place = np.full(len(block), -1, np.int32), np.full(len(block), -1)
         for first, last, placement in block.runs:
             where = f"{name}: item {block.ids[first].as_py()!r}"
             run = slice(first, last)
             repetitions, lengths = block.repetitions[run], block.length[run]
-            fixed = fixed_addresses(where, placement, repetitions, lengths, self._geometry)
-            if fixed is None:
-                spread[run] = self._spreads.number(where, placement, repetitions)
+            if isinstance(placement, RandomPlacement):
+                region[run] = self._regions.number(where, placement, repetitions)
             else:
+                fixed = fixed_addresses(where, placement, repetitions, lengths, self._geometry)
                 place[run] = self._fixed.count + np.cumsum(repetitions) - repetitions
                 self._fixed.append(fixed)
-        return spread, place
+        return region, place
 
     def _arm_ids(self, name: str, block: Block) -> np.ndarray:
-        """uint16[n]; a condition that is only held out has no arm, and 0."""
+        """Return uint16[n] arm ids; a condition without inserted items has no arm, and id 0."""
         edits = np.bincount(block.code, block.repetitions, len(block.conditions))
         sizes = block.repetitions * block.length
         tokens = np.bincount(block.code, sizes, len(block.conditions))
         numbers = np.zeros(len(block.conditions), np.uint16)
         trained = block.code[block.repetitions > 0]
-        distinct, at = np.unique(trained, return_index=True)
-        for code in distinct[np.argsort(at)]:  # by appearance
+        distinct, first = np.unique(trained, return_index=True)
+        for code in distinct[np.argsort(first)]:  # in order of appearance
             condition = block.conditions[code]
             new = {"id": len(self._arms) + 1, "name": f"{name}/{condition}", "experiment": name}
             new |= {"condition": condition, "edits": 0, "tokens": 0}
             arm = self._arms.setdefault((name, condition), new)
             if arm["id"] >= np.iinfo(np.uint16).max:
-                raise ValueError(f"a run holds at most 65,534 arms, {name} needs one more")
+                raise ValueError(
+                    f"{name} needs an arm beyond the 65,534 of a run: use fewer conditions"
+                )
             arm["edits"] += int(edits[code])
             arm["tokens"] += int(tokens[code])
             numbers[code] = arm["id"]
         return numbers[block.code]
 
-    def close(self) -> Catalogue:
-        """Raises ValueError for ids that occur twice, and where all edits are more than the run."""
+    def close(self) -> PlannedItems:
+        """Raise ValueError for duplicate ids, and for edits that exceed the tokens of the run."""
         self._check_capacity()
         self._first.append(np.array([self._edits]))
         self._id_starts.append(np.array([self._ids.count]))
@@ -174,12 +183,12 @@ class Cataloguer:
         index = (self._first, self._ids, self._id_starts, self._sha256)
         for array in (self._fixed, *index, *self._columns.values()):
             array.close()
-        write_sorted_keys(self._folder, self._columns["key"].reopened(), self._counts)
-        return Catalogue(
-            columns={name: column.reopened() for name, column in self._columns.items()},
-            first=self._first.reopened(),
-            fixed=self._fixed.reopened(),
-            spreads=self._spreads.arrays(),
+        write_sorted_keys(self._folder, self._columns["key"].mapped(), self._counts)
+        return PlannedItems(
+            columns={name: column.mapped() for name, column in self._columns.items()},
+            first=self._first.mapped(),
+            fixed=self._fixed.mapped(),
+            regions=self._regions.arrays(),
             counts=self._counts,
             arms=list(self._arms.values()),
             tokens=tokens,
@@ -193,13 +202,13 @@ class Cataloguer:
             most = max(wanted, key=lambda name: wanted[name])
             raise ValueError(
                 f"the plan does not fit: {sum(wanted.values()):,} tokens of edits in a run of "
-                f"{self._geometry.tokens:,}; {most} alone asks for {wanted[most]:,}: lower its "
+                f"{self._geometry.tokens:,}, {wanted[most]:,} of them by {most}: lower its "
                 "repetitions or raise Geometry.steps"
             )
 
 
-def _rows(block: Block) -> pa.Table:
-    """A block as its item table has it."""
+def _table_rows(block: Block) -> pa.Table:
+    """Return a block as rows of its item table."""
     ours = block.kind == TOKENS
     ends = np.concatenate([[0], np.cumsum(np.where(ours, block.length, 0))])
     tokens = pa.ListArray.from_arrays(
@@ -218,8 +227,8 @@ def _rows(block: Block) -> pa.Table:
     return pa.table(columns, _SCHEMA)
 
 
-def _sha256(tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """uint8[n, 32]; of an item without tokens that of nothing."""
+def _hash_texts(tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return the sha256 of each item's tokens, uint8[n, 32]; without tokens that of no bytes."""
     if not len(tokens):
         return np.tile(np.frombuffer(hashlib.sha256().digest(), np.uint8), (len(lengths), 1))
     raw, ends = tokens.data.cast("B"), (4 * np.cumsum(lengths)).tolist()

@@ -1,6 +1,7 @@
-"""The item: the unit of randomisation and of statistics, and how often it enters training.
+"""Items: the unit of randomisation and of statistics, and how often each enters training.
 
-The items of an experiment as checked columns, however they were given.
+An experiment yields `Item` (one) or `Items` (many, as columns); `blocks` turns both into validated
+columns for the planner.
 """
 
 import dataclasses
@@ -11,83 +12,85 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ttoaa.planning.placement import Explicit, Placement, Uniform, WholeBatch, whole_numbers
+from ttoaa.planning.placement import FixedPlacement, Placement, Uniform, whole_numbers
 
 TOKENS, RESERVE, SLOT, MARK = range(4)
-"""What an edit is, as the plan's column `kind` has it."""
+"""The kinds of edit, as numbered in the plan's column `kind`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """Exactly one of `tokens`, `window`, `slot` and `mark` is given. Zero repetitions: a holdout or
-    a matched non-member.
+    """One item. Give exactly one of `tokens`, `window`, `slot` and `mark`.
+
+    An item with 0 repetitions is a holdout or a matched non-member: scored, but never inserted.
     """
 
     id: str
     condition: str
     repetitions: int
     tokens: np.ndarray | None = None
-    """int[n]: written over the stream."""
+    """int[n] token ids that overwrite the corpus."""
     window: int | None = None
-    """A reserve window: it takes a whole row."""
+    """A reserve window that replaces a whole row."""
     slot: int | None = None
-    """A length in tokens that is kept free for what a controller decides during the run."""
+    """A length in tokens to reserve for text that a controller chooses during the run."""
     mark: int | None = None
-    """A length in tokens that stay as they are, but are occupied and carry the arm's id."""
+    """A length in tokens that keep the corpus text, but are occupied and carry the arm's id."""
     placement: Placement = dataclasses.field(default_factory=Uniform)
     text: str = ""
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """What evaluation needs of it beside its tokens: values that JSON or NumPy can hold."""
+    """Further values that evaluation needs, of types that JSON or NumPy can hold."""
 
     def kind(self) -> int:
-        """How its edits' column `kind` reads; raises ValueError unless one of the four is given."""
+        """Return the kind of its edits; raises ValueError unless one of the four is given."""
         return _one_kind((self.tokens, self.window, self.slot, self.mark))
 
     def fields_json(self) -> str:
-        """Raises TypeError or ValueError for what JSON cannot hold."""
-        return json.dumps(dict(self.fields), default=_plain)
+        """Encode `fields`; raises TypeError or ValueError for values that JSON cannot hold."""
+        return json.dumps(dict(self.fields), default=_to_json)
 
 
 @dataclasses.dataclass(frozen=True)
 class Items:
-    """n items of one kind and one placement as columns, for experiments of very many.
+    """n items of one kind and one placement as columns, for experiments with very many items.
 
-    Exactly one of `tokens`, `windows`, `slots` and `marks` is given. The places of an `Explicit`
-    are those of all copies of the first item, then of the second, and so on; item i of a
-    `WholeBatch` fills row `row + i`. Memory is that of a block: yield some 50,000 items at a time.
+    Give exactly one of `tokens`, `windows`, `slots` and `marks`. The positions of an `Explicit` are
+    those of all copies of the first item, then of the second, and so on; item i of a `WholeBatch`
+    fills row `row + i`. The planner holds one block in memory: yield about 50,000 items at a time.
     """
 
     ids: Sequence[str]
     condition: str | Sequence[str]
-    """Of all items, or the names that `codes` counts."""
+    """One condition for all items, or the list of names that `codes` indexes."""
     repetitions: int | np.ndarray
-    """Of each item, or int[n]."""
+    """One number for all items, or int[n]."""
     codes: np.ndarray | None = None
-    """int[n]: each item's place in `condition`."""
+    """int[n]: each item's index in `condition`."""
     tokens: np.ndarray | None = None
-    """int[total]: the tokens of all items, one after the other."""
+    """int[total]: the token ids of all items, concatenated."""
     lengths: np.ndarray | None = None
-    """int[n]: how many tokens each has."""
+    """int[n]: the number of tokens of each item."""
     windows: np.ndarray | None = None
     """int[n]"""
     slots: int | np.ndarray | None = None
-    """The length of each, or int[n]."""
+    """One length in tokens for all items, or int[n]."""
     marks: int | np.ndarray | None = None
+    """As `slots`."""
     placement: Placement = dataclasses.field(default_factory=Uniform)
     texts: Sequence[str] | None = None
     fields: Mapping[str, Sequence[Any]] | None = None
     """Columns of n values each."""
 
     def kind(self) -> int:
-        """As that of an Item."""
+        """As `Item.kind`."""
         return _one_kind((self.tokens, self.windows, self.slots, self.marks))
 
     def fields_json(self) -> list[str]:
-        """Of each item, or none if it has no fields; raises as an Item does."""
+        """Encode the fields of each item as JSON; an empty list if there are no fields."""
         if not self.fields:
             return []
         rows = zip(*self.fields.values(), strict=True)
-        return [json.dumps(dict(zip(self.fields, r, strict=True)), default=_plain) for r in rows]
+        return [json.dumps(dict(zip(self.fields, r, strict=True)), default=_to_json) for r in rows]
 
 
 def _one_kind(given: Sequence[Any]) -> int:
@@ -97,7 +100,7 @@ def _one_kind(given: Sequence[Any]) -> int:
     return kinds[0]
 
 
-def _plain(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     raise TypeError(f"JSON cannot hold {value!r}")
@@ -105,39 +108,39 @@ def _plain(value: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Intervention:
-    """All that one experiment does to a run."""
+    """The edits of one experiment."""
 
     items: Iterable[Item | Items]
-    """Read once, in order; an iterator of a million items is never held as a whole."""
+    """Read once, in order, a block at a time."""
     windows: np.ndarray
-    """int64[n]: the reserve windows that are its own to use."""
+    """int64[n]: the reserve windows assigned to this experiment."""
 
 
-_WAITING = 4096  # single items that are made a block
+_BLOCK_ITEMS = 4096  # single items that form a block
 
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """n items of one experiment."""
+    """n items of one experiment as columns."""
 
     ids: pa.Array
     """string[n]"""
     conditions: Sequence[str]
     """Distinct names."""
     code: np.ndarray
-    """int64[n]: which of `conditions`."""
+    """int64[n]: index in `conditions`."""
     repetitions: np.ndarray
     """int64[n]"""
     kind: np.ndarray
     """uint8[n]"""
     length: np.ndarray
-    """int64[n]: tokens of an edit."""
+    """int64[n]: tokens of each edit."""
     window: np.ndarray
-    """int64[n], or -1."""
+    """int64[n] reserve windows, -1 for other kinds."""
     tokens: np.ndarray
-    """int32[total]: of the items of kind TOKENS, one after the other."""
+    """int32[total]: the token ids of the items of kind TOKENS, concatenated."""
     runs: Sequence[tuple[int, int, Placement]]
-    """(first, last, placement) of neighbours that share it."""
+    """(first, last, placement) of each run of consecutive items that share a placement."""
     texts: pa.Array
     """string[n]"""
     fields: pa.Array
@@ -148,28 +151,29 @@ class Block:
 
 
 def blocks(name: str, items: Iterable[Item | Items], row: int, vocab: int) -> Iterator[Block]:
-    """The items of experiment `name` in order, for rows of `row` tokens of `vocab` kinds.
+    """Yield the items of experiment `name` in order, validated.
 
-    Raises ValueError, in one line that names the item, for what cannot be trained on.
+    `row` is the length of a row in tokens, `vocab` the size of the vocabulary. Raises ValueError,
+    naming experiment and item, for an item that cannot be trained on.
     """
     waiting: list[Item] = []
     for each in items:
         if not isinstance(each, Items):
             waiting.append(each)
-        if waiting and (isinstance(each, Items) or len(waiting) == _WAITING):
-            yield _checked(name, _of_items(name, waiting, row), row, vocab)
+        if waiting and (isinstance(each, Items) or len(waiting) == _BLOCK_ITEMS):
+            yield _validate(name, _block_of_items(name, waiting, row), row, vocab)
             waiting = []
         if isinstance(each, Items):
-            yield _checked(name, _of_columns(name, each, row), row, vocab)
+            yield _validate(name, _block_of_columns(name, each, row), row, vocab)
     if waiting:
-        yield _checked(name, _of_items(name, waiting, row), row, vocab)
+        yield _validate(name, _block_of_items(name, waiting, row), row, vocab)
 
 
 def _where(name: str, item: Any) -> str:
     return f"{name}: item {item!r}"
 
 
-def _of_items(name: str, items: Sequence[Item], row: int) -> Block:
+def _block_of_items(name: str, items: Sequence[Item], row: int) -> Block:
     kinds, windows, lengths, fields, texts = [], [], [], [], []
     for item in items:
         where = _where(name, item.id)
@@ -177,9 +181,11 @@ def _of_items(name: str, items: Sequence[Item], row: int) -> Block:
             kind = item.kind()
             fields.append(item.fields_json())
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{where} {_about(error)}") from error
+            raise ValueError(f"{where} {_describe(error)}") from error
         if not isinstance(item.repetitions, int | np.integer):
-            raise ValueError(f"{where} has repetitions {item.repetitions!r}: a whole number >= 0")
+            raise ValueError(
+                f"{where} has repetitions {item.repetitions!r}: use a whole number >= 0"
+            )
         if item.tokens is not None:
             texts.append(whole_numbers(where, "tokens", item.tokens))
         given = (item.window, item.slot, item.mark)
@@ -191,7 +197,7 @@ def _of_items(name: str, items: Sequence[Item], row: int) -> Block:
     conditions = {item.condition: None for item in items}
     codes = {condition: code for code, condition in enumerate(conditions)}
     return Block(
-        ids=_text(name, "id", [item.id for item in items]),
+        ids=_text_array(name, "id", [item.id for item in items]),
         conditions=list(conditions),
         code=np.array([codes[item.condition] for item in items], np.int64),
         repetitions=np.array([item.repetitions for item in items], np.int64),
@@ -199,13 +205,13 @@ def _of_items(name: str, items: Sequence[Item], row: int) -> Block:
         length=np.array(lengths, np.int64),
         window=np.array(windows, np.int64),
         tokens=np.concatenate([np.empty(0, np.int64), *texts]),
-        runs=list(_runs([item.placement for item in items])),
-        texts=_text(name, "text", [item.text for item in items]),
+        runs=list(_placement_runs([item.placement for item in items])),
+        texts=_text_array(name, "text", [item.text for item in items]),
         fields=pa.array(fields, pa.string()),
     )
 
 
-def _text(name: str, what: str, values: Sequence[str]) -> pa.Array:
+def _text_array(name: str, what: str, values: Sequence[str]) -> pa.Array:
     """string[n]"""
     try:
         array = pa.array(values, pa.string())
@@ -216,32 +222,32 @@ def _text(name: str, what: str, values: Sequence[str]) -> pa.Array:
     return array
 
 
-def _about(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     text = str(error)
     return text if text.startswith("needs ") else f"has fields that cannot be stored: {text}"
 
 
-def _runs(placements: Sequence[Placement]) -> Iterator[tuple[int, int, Placement]]:
+def _placement_runs(placements: Sequence[Placement]) -> Iterator[tuple[int, int, Placement]]:
     first = 0
     for place in range(1, len(placements) + 1):
-        if place == len(placements) or not _same(placements[first], placements[place]):
+        if place == len(placements) or not _shared(placements[first], placements[place]):
             yield first, place, placements[first]
             first = place
 
 
-def _same(one: Placement, other: Placement) -> bool:
-    """Whether both leave the same choice; dictated places each item has to itself."""
-    return not isinstance(one, Explicit | WholeBatch) and one == other
+def _shared(one: Placement, other: Placement) -> bool:
+    """Return whether two items share a placement; each fixed placement is for one item alone."""
+    return not isinstance(one, FixedPlacement) and (one is other or one == other)
 
 
-def _of_columns(name: str, items: Items, row: int) -> Block:
+def _block_of_columns(name: str, items: Items, row: int) -> Block:
     n = len(items.ids)
     where = f"{name}: the block of {n} items" + (f" from {items.ids[0]!r} on" if n else "")
     try:
         kind = items.kind()
         fields = items.fields_json()
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{where} {_about(error)}") from error
+        raise ValueError(f"{where} {_describe(error)}") from error
 
     def column(what: str, value: Any) -> np.ndarray:
         """int64[n]"""
@@ -257,7 +263,7 @@ def _of_columns(name: str, items: Items, row: int) -> Block:
         lengths = column("lengths", items.lengths)
         tokens = np.asarray(items.tokens)
         if tokens.ndim != 1 or tokens.dtype.kind not in "iu" or len(tokens) != lengths.sum():
-            raise ValueError(f"{where}: tokens must be {lengths.sum()} whole numbers, joined")
+            raise ValueError(f"{where}: tokens must be {lengths.sum()} whole numbers, concatenated")
     elif kind == RESERVE:
         windows, lengths = column("windows", items.windows), np.full(n, row)
     else:
@@ -265,12 +271,12 @@ def _of_columns(name: str, items: Items, row: int) -> Block:
     conditions = [items.condition] if isinstance(items.condition, str) else list(items.condition)
     codes = column("codes", 0 if items.codes is None else items.codes)
     if np.any((codes < 0) | (codes >= len(conditions))):
-        raise ValueError(f"{where}: codes must be places in its {len(conditions)} conditions")
+        raise ValueError(f"{where}: codes must be indices of its {len(conditions)} conditions")
     for what, given in (("texts", items.texts), ("fields", fields)):
         if given and len(given) != n:
             raise ValueError(f"{where}: {n} ids, but {len(given)} {what}")
     return Block(
-        ids=_text(name, "id", items.ids),
+        ids=_text_array(name, "id", items.ids),
         conditions=conditions,
         code=codes,
         repetitions=column("repetitions", items.repetitions),
@@ -279,24 +285,26 @@ def _of_columns(name: str, items: Items, row: int) -> Block:
         window=windows,
         tokens=tokens,
         runs=[(0, n, items.placement)] if n else [],
-        texts=pa.repeat("", n) if items.texts is None else _text(name, "text", items.texts),
+        texts=pa.repeat("", n) if items.texts is None else _text_array(name, "text", items.texts),
         fields=pa.array(fields, pa.string()) if items.fields else pa.repeat("{}", n),
     )
 
 
-def _checked(name: str, block: Block, row: int, vocab: int) -> Block:
-    """With tokens as int32."""
+def _validate(name: str, block: Block, row: int, vocab: int) -> Block:
+    """Return the block with tokens as int32; raises ValueError for an item that does not fit."""
 
-    def first(bad: np.ndarray) -> tuple[str, int]:
+    def first_bad(bad: np.ndarray) -> tuple[str, int]:
         item = int(np.flatnonzero(bad)[0])
         return _where(name, block.ids[item].as_py()), item
 
     if (bad := block.repetitions < 0).any():
-        where, item = first(bad)
-        raise ValueError(f"{where} has repetitions {block.repetitions[item]}: a whole number >= 0")
+        where, item = first_bad(bad)
+        raise ValueError(
+            f"{where} has repetitions {block.repetitions[item]}: use a whole number >= 0"
+        )
     if (bad := (block.length < 1) | (block.length > row)).any():
-        where, item = first(bad)
-        what = ("has {} tokens", "", "keeps a slot of {}", "marks {}")[block.kind[item]]
+        where, item = first_bad(bad)
+        what = ("has {} tokens", "", "has a slot of {}", "has a mark of {}")[block.kind[item]]
         raise ValueError(
             f"{where} {what.format(block.length[item])}, a row holds 1 to {row}: "
             "shorten it or raise Geometry.length"

@@ -1,11 +1,11 @@
-"""Where the copies of an item may go: plain values that the planner turns into addresses.
+"""Placements: where the copies of an item go in training.
 
-Placements as numbers: the parts of training that an item's copies may go to, or its addresses.
-
-A spread is a placement that leaves a choice. Its copies are dealt to parts, and each is placed
-anywhere in its own part: rows `edges[i]` to `edges[i + 1]`, or those entries of `candidates`.
+A placement is a small class that an experiment takes as a field and a config binds. Subclass
+`RandomPlacement` where the planner draws the address of each copy, or `FixedPlacement` where the
+placement dictates it (docs/extending/placement.md).
 """
 
+import abc
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -16,18 +16,78 @@ import numpy as np
 from ttoaa.data.geometry import Geometry
 
 
-@gin.configurable
+class Placement:
+    """Base of `RandomPlacement` and `FixedPlacement`: subclass one of those."""
+
+
 @dataclasses.dataclass(frozen=True)
-class Uniform:
-    """Anywhere in training: uniform over sequences, and over offsets at which the item fits."""
+class Parts:
+    """Consecutive parts of training; a copy is uniform over the rows and offsets of its part.
+
+    Copy r of an item goes to part r mod the number of parts. With `in_blocks`, an item has a
+    multiple of that many copies, n for each part, and copy r goes to part r // n.
+    """
+
+    edges: np.ndarray
+    """int64[parts + 1] ascending: part i is the rows edges[i] to edges[i + 1] - 1."""
+    in_blocks: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidates:
+    """Addresses of which each copy gets another one, by a keyed random choice.
+
+    Addresses that another edit covers, or at which the item would leave its row, are not chosen.
+    """
+
+    positions: np.ndarray
+    """int64[n] rows of the training order."""
+    offsets: np.ndarray
+    """int64[n] tokens of the row."""
+
+
+class RandomPlacement(Placement, abc.ABC):
+    """A placement that leaves a choice, which the planner draws from the item's random stream.
+
+    Subclasses must be hashable, since equal placements share their regions: make them frozen
+    dataclasses, with `eq=False` if they hold arrays.
+    """
+
+    @abc.abstractmethod
+    def regions(self, geometry: Geometry) -> Parts | Candidates:
+        """Return the regions of a run of this geometry, the same at every call.
+
+        May raise ValueError; the planner adds the names of experiment and item.
+        """
+
+
+class FixedPlacement(Placement, abc.ABC):
+    """A placement that dictates the address of every copy: nothing is drawn or moved."""
+
+    @abc.abstractmethod
+    def addresses(self, geometry: Geometry, repetitions: np.ndarray, lengths: np.ndarray) -> Any:
+        """Return (positions, offsets) of all copies of n items: those of the first item, and so on.
+
+        `repetitions` and `lengths` (tokens) are int64[n], of one `Item` or of a block of `Items`.
+        `offsets` may be a single number. May raise ValueError; the planner adds the names.
+        """
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class Within:
+class Uniform(RandomPlacement):
+    """Anywhere in training: uniform over rows, and over offsets at which the item fits."""
+
+    def regions(self, geometry: Geometry) -> Parts:
+        return Parts(np.array([0, geometry.sequences]))
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Within(RandomPlacement):
     """Uniform in the part of training from fraction `start` up to (not including) `stop`.
 
-    The bounds are rounded to whole sequences.
+    The bounds are rounded to whole rows.
     """
 
     start: float
@@ -43,33 +103,15 @@ class Within:
                 f"not start={self.start}, stop={self.stop}"
             )
 
-
-@gin.configurable
-@dataclasses.dataclass(frozen=True)
-class Explicit:
-    """Copy r of the item goes to sequence `positions[r]` at token `offsets[r]`."""
-
-    positions: Sequence[int]
-    offsets: Sequence[int] | int = 0
+    def regions(self, geometry: Geometry) -> Parts:
+        total = geometry.sequences
+        return Parts(np.array([round(self.start * total), round(self.stop * total)]))
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class WholeBatch:
-    """The item fills one row of the batch of step `steps[r]`: row number `row`.
-
-    A whole batch is as many items as it has rows, one for each row: or a block of `Items`, whose
-    item i fills row `row + i`.
-    """
-
-    steps: Sequence[int]
-    row: int
-
-
-@gin.configurable
-@dataclasses.dataclass(frozen=True)
-class Stratified:
-    """Copy r is uniform in part r mod `parts` of training: with ten parts, one a decile."""
+class Stratified(RandomPlacement):
+    """Copy r is uniform in part r mod `parts` of training: ten parts are deciles."""
 
     parts: int = 10
 
@@ -77,13 +119,16 @@ class Stratified:
         if not isinstance(self.parts, int) or self.parts < 1:
             raise ValueError(f"Stratified.parts must be a positive integer, not {self.parts!r}")
 
+    def regions(self, geometry: Geometry) -> Parts:
+        return Parts(np.arange(self.parts + 1) * geometry.sequences // self.parts)
+
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class PerInterval:
-    """Training is cut into intervals of `steps` steps; each gets as many copies, uniform in it.
+class PerInterval(RandomPlacement):
+    """The same number of copies, uniform, in every interval of `steps` steps.
 
-    Of n copies an interval, copy r is the (r mod n)-th of interval r // n: the slots that a
+    Of n copies an interval, copy r is number r mod n of interval r // n: the slots that a
     controller may fill.
     """
 
@@ -93,116 +138,160 @@ class PerInterval:
         if not isinstance(self.steps, int) or self.steps < 1:
             raise ValueError(f"PerInterval.steps must be a positive integer, not {self.steps!r}")
 
+    def regions(self, geometry: Geometry) -> Parts:
+        first_rows = np.arange(0, geometry.steps, self.steps) * geometry.batch
+        return Parts(np.append(first_rows, geometry.sequences), in_blocks=True)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class AtOccurrences:
-    """Each copy at another of these places, such as where an n-gram occurs: a keyed random choice.
-
-    Places that something else covers, or at which the item would leave its row, are not chosen.
-    """
+class AtOccurrences(RandomPlacement):
+    """Each copy at another of these places, such as where an n-gram occurs: see `Candidates`."""
 
     positions: np.ndarray
-    """int64[n] sequences."""
+    """int64[n] rows of the training order."""
     offsets: np.ndarray
-    """int64[n]: the token of the sequence."""
+    """int64[n] tokens of the row."""
+
+    def regions(self, geometry: Geometry) -> Candidates:
+        return Candidates(self.positions, self.offsets)
 
 
-Placement = Uniform | Within | Stratified | PerInterval | AtOccurrences | Explicit | WholeBatch
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Explicit(FixedPlacement):
+    """Copy r of the item goes to row `positions[r]` of training, at token `offsets[r]`."""
+
+    positions: Sequence[int]
+    offsets: Sequence[int] | int = 0
+
+    def addresses(self, geometry: Geometry, repetitions: np.ndarray, lengths: np.ndarray) -> Any:
+        return self.positions, self.offsets
 
 
-class Spreads:
-    """The spreads of a plan, numbered as they come."""
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class WholeBatch(FixedPlacement):
+    """The item fills one row of the batch of step `steps[r]`: row number `row`.
+
+    To fill a whole batch, use one item for each row, or a block of `Items`, whose item i fills row
+    `row + i`.
+    """
+
+    steps: Sequence[int]
+    row: int
+
+    def addresses(self, geometry: Geometry, repetitions: np.ndarray, lengths: np.ndarray) -> Any:
+        steps = whole_numbers("WholeBatch", "steps", self.steps)
+        rows = whole_numbers("WholeBatch", "row", [self.row]) + np.arange(len(lengths))
+        if rows[0] < 0 or rows[-1] >= geometry.batch or np.any(lengths != geometry.length):
+            raise ValueError(
+                f"a whole batch has rows 0 to {geometry.batch - 1}, each full: use items of "
+                f"{geometry.length} tokens"
+            )
+        if np.any(repetitions != len(steps)):
+            found = int(repetitions[repetitions != len(steps)][0])
+            raise ValueError(f"{found} repetitions but {len(steps)} places")
+        return (rows[:, None] + steps * geometry.batch).ravel(), 0
+
+
+class RegionTable:
+    """The distinct regions of a plan's random placements, numbered in order of appearance."""
 
     def __init__(self, geometry: Geometry) -> None:
         self._geometry = geometry
-        self._numbers: dict[Placement, int] = {}
+        self._numbers: dict[RandomPlacement, int] = {}
         self._edges: list[np.ndarray] = []
         self._candidates: list[np.ndarray] = []
-        self._at: list[bool] = []
-        self._blocked: list[bool] = []
-        self.asked: list[int] = []
-        """Copies that each spread places."""
+        self._is_candidates: list[bool] = []
+        self._in_blocks: list[bool] = []
+        self._copies: list[int] = []
 
-    def number(self, where: str, placement: Placement, repetitions: np.ndarray) -> int:
-        """The spread of items with these repetitions, int64[n]; a bad one is a ValueError."""
-        if placement not in self._numbers:
-            edges = self._edges_of(where, placement)
-            self._numbers[placement] = len(self._edges)
-            self._edges.append(edges)
-            self._at.append(isinstance(placement, AtOccurrences))
-            self._blocked.append(isinstance(placement, PerInterval))
-            self.asked.append(0)
-        number = self._numbers[placement]
-        intervals = len(self._edges[number]) - 1
-        if self._blocked[number] and np.any(repetitions % intervals):
+    def number(self, where: str, placement: RandomPlacement, repetitions: np.ndarray) -> int:
+        """Return the number of the regions of items with these repetitions, int64[n].
+
+        Raises ValueError, beginning with `where`, for regions that cannot take them.
+        """
+        try:
+            number = self._numbers.setdefault(placement, len(self._edges))
+        except TypeError as error:
             raise ValueError(
-                f"{where}: {placement} makes {intervals} intervals of this run, its repetitions "
+                f"{where}: {type(placement).__name__} cannot be hashed ({error}): make it a frozen "
+                "dataclass, with eq=False if it holds arrays"
+            ) from error
+        if number == len(self._edges):
+            self._add(where, placement)
+        parts = len(self._edges[number]) - 1
+        if self._in_blocks[number] and np.any(repetitions % parts):
+            raise ValueError(
+                f"{where}: {placement} makes {parts} intervals of this run, its repetitions "
                 "must be a multiple of that"
             )
-        self.asked[number] += int(repetitions.sum())
+        self._copies[number] += int(repetitions.sum())
         found = self._edges[number][-1] - self._edges[number][0]
-        if self._at[number] and self.asked[number] > found:
+        if self._is_candidates[number] and self._copies[number] > found:
             raise ValueError(
-                f"{where}: {self.asked[number]:,} copies are to go where something occurs, and it "
-                f"occurs {found:,} times: lower the repetitions"
+                f"{where}: {self._copies[number]:,} copies need a place each, and the placement "
+                f"offers {found:,} places: lower the repetitions"
             )
         return number
 
-    def _edges_of(self, where: str, placement: Placement) -> np.ndarray:
-        total = self._geometry.sequences
-        if isinstance(placement, Uniform):
-            edges = np.array([0, total])
-        elif isinstance(placement, Within):
-            edges = np.array([round(placement.start * total), round(placement.stop * total)])
-        elif isinstance(placement, Stratified):
-            edges = np.arange(placement.parts + 1) * total // placement.parts
-        elif isinstance(placement, PerInterval):
-            steps = np.arange(0, self._geometry.steps, placement.steps)
-            edges = np.append(steps * self._geometry.batch, total)
-        elif isinstance(placement, AtOccurrences):
-            places = addresses(where, placement.positions, placement.offsets, 1, self._geometry)
+    def _add(self, where: str, placement: RandomPlacement) -> None:
+        try:
+            regions = placement.regions(self._geometry)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        if isinstance(regions, Candidates):
+            places = _validate_addresses(
+                where, regions.positions, regions.offsets, 1, self._geometry
+            )
             before = sum(map(len, self._candidates))
             self._candidates.append(np.unique(places))
-            return before + np.array([0, len(self._candidates[-1])])
+            edges = before + np.array([0, len(self._candidates[-1])])
         else:
-            raise ValueError(f"{where}: unknown placement {placement!r}")
-        if np.any(np.diff(edges) < 1):
-            raise ValueError(f"{where}: {placement} holds no sequence of {total}")
-        return edges
+            edges, total = whole_numbers(where, "edges", regions.edges), self._geometry.sequences
+            if len(edges) < 2 or np.any(np.diff(edges) < 1):
+                raise ValueError(f"{where}: a part of {placement} holds no row of {total}")
+            if edges[0] < 0 or edges[-1] > total:
+                raise ValueError(f"{where}: {placement} leaves the run of {total} rows")
+        self._edges.append(edges)
+        self._is_candidates.append(isinstance(regions, Candidates))
+        self._in_blocks.append(isinstance(regions, Parts) and regions.in_blocks)
+        self._copies.append(0)
 
-    def arrays(self) -> "SpreadArrays":
-        return SpreadArrays(self._edges, self._candidates, self._at, self._blocked)
+    def arrays(self) -> "RegionArrays":
+        return RegionArrays(self._edges, self._candidates, self._is_candidates, self._in_blocks)
 
 
-class SpreadArrays:
-    """The spreads of a plan, to be looked up by the million."""
+class RegionArrays:
+    """The regions of a plan as arrays, for look-ups by the million."""
 
     def __init__(
         self,
         edges: Sequence[np.ndarray],
         candidates: Sequence[np.ndarray],
-        at: Sequence[bool],
-        blocked: Sequence[bool],
+        is_candidates: Sequence[bool],
+        in_blocks: Sequence[bool],
     ) -> None:
         none = [np.empty(0, np.int64)]
         parts = np.array([len(each) - 1 for each in edges], np.int64)
         self._first, self._parts = np.cumsum(parts + 1) - parts - 1, parts
         self._edges = np.concatenate([*none, *edges])
-        self.at, self._blocked = np.array(at, bool), np.array(blocked, bool)
+        self.is_candidates = np.array(is_candidates, bool)
+        self._in_blocks = np.array(in_blocks, bool)
         self.candidates = np.concatenate([*none, *candidates])
-        """int64[c] addresses, ascending within a spread."""
+        """int64[c] addresses, ascending within the candidates of a placement."""
 
-    def of(
-        self, spread: np.ndarray, repetition: np.ndarray, repetitions: np.ndarray
+    def bounds(
+        self, region: np.ndarray, repetition: np.ndarray, repetitions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(low, high, whether they count candidates, not rows) for each copy; all int64[n]."""
-        parts = self._parts[spread]
+        """Return (low, high, whether they count candidates instead of rows) of each copy, [n]."""
+        parts = self._parts[region]
         part = repetition % parts
-        blocked = np.flatnonzero(self._blocked[spread])
-        each = repetitions[blocked] // parts[blocked]
-        part[blocked] = repetition[blocked] // each
-        edge = self._first[spread] + part
-        return self._edges[edge], self._edges[edge + 1], self.at[spread]
+        blocks = np.flatnonzero(self._in_blocks[region])
+        per_part = repetitions[blocks] // parts[blocks]
+        part[blocks] = repetition[blocks] // per_part
+        edge = self._first[region] + part
+        return self._edges[edge], self._edges[edge + 1], self.is_candidates[region]
 
 
 def fixed_addresses(
@@ -212,34 +301,29 @@ def fixed_addresses(
     lengths: np.ndarray,
     geometry: Geometry,
 ) -> np.ndarray | None:
-    """int64[sum of repetitions]: addresses that the placement dictates; None where it does not.
+    """Return the addresses that a placement dictates, int64[sum of repetitions], or None.
 
-    `repetitions` and `lengths` are int64[n], of the items that share it.
+    `repetitions` and `lengths` are int64[n], of the items that share it. Raises ValueError,
+    beginning with `where`, for addresses outside the run or its rows, and for what is no placement.
     """
-    positions: Any
-    offsets: Any = 0
-    if isinstance(placement, WholeBatch):
-        steps = whole_numbers(where, "steps", placement.steps)
-        rows = whole_numbers(where, "row", [placement.row]) + np.arange(len(lengths))
-        if rows[0] < 0 or rows[-1] >= geometry.batch or np.any(lengths != geometry.length):
-            raise ValueError(
-                f"{where}: a whole batch has rows 0 to {geometry.batch - 1}, each full"
-            )
-        positions = (rows[:, None] + steps * geometry.batch).ravel()
-        if np.any(repetitions != len(steps)):
-            found = int(repetitions[repetitions != len(steps)][0])
-            raise ValueError(f"{where} has {found} repetitions but {len(steps)} places")
-    elif isinstance(placement, Explicit):
-        positions, offsets = placement.positions, placement.offsets
-    else:
+    if isinstance(placement, RandomPlacement):
         return None
-    return addresses(where, positions, offsets, np.repeat(lengths, repetitions), geometry)
+    if not isinstance(placement, FixedPlacement):
+        raise ValueError(
+            f"{where}: {placement!r} is not a placement: subclass RandomPlacement or FixedPlacement"
+        )
+    try:
+        positions, offsets = placement.addresses(geometry, repetitions, lengths)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    copies = np.repeat(lengths, repetitions)
+    return _validate_addresses(where, positions, offsets, copies, geometry)
 
 
-def addresses(
+def _validate_addresses(
     where: str, positions: Any, offsets: Any, lengths: np.ndarray | int, geometry: Geometry
 ) -> np.ndarray:
-    """int64[n] of these positions and offsets, checked to be inside the run and its rows."""
+    """Return int64[n] addresses, or raise ValueError where one is outside the run or its row."""
     positions = whole_numbers(where, "positions", positions)
     offsets = offsets if np.iterable(offsets) else [offsets] * len(positions)
     offsets = whole_numbers(where, "offsets", offsets)
@@ -255,7 +339,7 @@ def addresses(
 
 
 def whole_numbers(where: str, name: str, values: Any) -> np.ndarray:
-    """int64[n]; NumPy would cut fractions off without a word."""
+    """Convert a list to int64[n]; raises ValueError for fractions, which NumPy would truncate."""
     try:
         array = np.asarray(values)
     except ValueError:  # ragged

@@ -1,12 +1,10 @@
-"""Which item an edit is of, and which edits an item has, without reading the item tables.
+"""The plan: all edits of a run as memory-mapped columns, content-hashed and immutable (C4).
 
-In the plan's folder: index/ids.npy (UTF-8, joined) with id_starts.npy, first.npy (each item's first
-edit, were edits counted item by item), rows.npy (the row of each such edit in the columns), and
-keys.npy (hashes of all names, ascending) with ranked.npy (whose they are).
-
-The edits of a run as memory-mapped columns, and how they are looked up (C4).
-
-A plan in a study's folder: immutable, content-hashed, checked when it is opened (C4).
+The plan's folder holds columns/<name>.npy (one row for each edit, see `COLUMNS`), tokens.npy,
+items/<experiment>.parquet, plan.json, and index/, which maps items to edits and back without
+reading the item tables: ids.npy (UTF-8, concatenated) with id_starts.npy; first.npy, the number
+of each item's first edit, where edits are numbered item by item; rows.npy, the row of each such
+edit in the columns; and keys.npy, the sorted hashes of all names, with ranked.npy, their items.
 """
 
 import bisect
@@ -25,14 +23,14 @@ import pandas as pd
 from ttoaa import parquet_io
 from ttoaa.data.corpus import file_sha256
 from ttoaa.data.geometry import Geometry
-from ttoaa.planning.column_files import mapped
+from ttoaa.planning.column_files import map_npy
 from ttoaa.workdir import read_json
 
 
 def item_keys(seed: int, experiment: str, ids: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """uint64[n], of each item: its random stream, and where it is looked up.
+    """Return the key of each item, uint64[n]: it seeds the item's random stream and is its hash.
 
-    `ids` is uint8[total] of UTF-8, one after the other, `sizes` int64[n] bytes of each.
+    `ids` is uint8[total] of UTF-8, concatenated, `sizes` int64[n] bytes of each.
     """
     before, text = f"place\x1f{seed}\x1f{experiment}\x1f".encode(), ids.tobytes()
     ends, blake2b = np.cumsum(sizes).tolist(), hashlib.blake2b
@@ -42,13 +40,13 @@ def item_keys(seed: int, experiment: str, ids: np.ndarray, sizes: np.ndarray) ->
 
 
 def write_sorted_keys(folder: pathlib.Path, keys: np.ndarray, counts: Mapping[str, int]) -> None:
-    """Raises ValueError for an id that an experiment (of so many items) has twice."""
+    """Write the index of item keys; raises ValueError for an id that an experiment has twice."""
     ranked = np.argsort(keys, kind="stable")
     ordered = keys[ranked]
     np.save(folder / "index" / "keys.npy", ordered)
     np.save(folder / "index" / "ranked.npy", ranked)
     for place in np.flatnonzero(ordered[1:] == ordered[:-1]):
-        pair = Names(folder, 0, counts)(ranked[place : place + 2])
+        pair = ItemNames(folder, 0, counts)(ranked[place : place + 2])
         if pair[0] == pair[1]:
             raise ValueError(
                 f"{pair[0][0]}: item {pair[0][1]!r} occurs twice: ids must be unique in an "
@@ -56,8 +54,8 @@ def write_sorted_keys(folder: pathlib.Path, keys: np.ndarray, counts: Mapping[st
             )
 
 
-class Names:
-    """Maps the index of a plan's folder; `counts` are the items of each experiment, in order."""
+class ItemNames:
+    """Looks up items by name and names by item; `counts` are the items of each experiment."""
 
     def __init__(self, folder: pathlib.Path, seed: int, counts: Mapping[str, int]) -> None:
         self._folder, self._seed = folder / "index", seed
@@ -66,7 +64,7 @@ class Names:
         self._last = np.cumsum(list(counts.values()), dtype=np.int64)
 
     def __call__(self, items: np.ndarray) -> list[tuple[str, str]]:
-        """(experiment, id) of int64[n] items."""
+        """Return (experiment, id) of int64[n] items."""
         items, ids, starts = np.asarray(items), self._map("ids"), self._map("id_starts")
         own = np.searchsorted(self._last, items, "right").tolist()
         begins, ends = starts[items].tolist(), starts[items + 1].tolist()
@@ -76,7 +74,7 @@ class Names:
         ]
 
     def items(self, name: str, experiment: str | None = None) -> list[int]:
-        """The items of that id, in that experiment or in any."""
+        """Return the items of this id, in one experiment or in all."""
         keys, ranked = self._map("keys"), self._map("ranked")
         text, found = np.frombuffer(name.encode(), np.uint8), []
         for each in self._experiments if experiment is None else [experiment]:
@@ -87,13 +85,13 @@ class Names:
         return found
 
     def edits(self, item: int) -> np.ndarray:
-        """int64[repetitions]: the rows of an item's edits in the columns, copy after copy."""
+        """Return the rows of an item's edits in the columns, int64[repetitions], copy by copy."""
         first = self._map("first")
         return self._map("rows")[first[item] : first[item + 1]]
 
     def _map(self, name: str) -> np.ndarray:
         if name not in self._maps:
-            self._maps[name] = mapped(self._folder / f"{name}.npy")
+            self._maps[name] = map_npy(self._folder / f"{name}.npy")
         return self._maps[name]
 
 
@@ -107,18 +105,21 @@ COLUMNS = {
     "item": np.int64,  # row in the concatenated item tables, experiments in the plan's order
     "repetition": np.int32,
 }
-_ROWS = 64  # of the coarse index: an entry, and then a search among some few edits
+_ROWS = 64  # positions between entries of the coarse index; a search among few edits follows
 
 
 @dataclasses.dataclass(frozen=True)
 class Edits:
-    """Sorted by (position, offset). Pickles by path, so that data workers map it anew."""
+    """The edits of a run, sorted by (position, offset).
+
+    Pickling stores the path, so that data workers map the files themselves.
+    """
 
     folder: pathlib.Path
 
     @property
     def contents(self) -> dict[str, Any]:
-        """What the hash covers beside columns and tokens."""
+        """What the hash covers in addition to columns and tokens: seed, geometry, arms, …"""
         raise NotImplementedError
 
     @property
@@ -127,62 +128,63 @@ class Edits:
 
     @property
     def arms(self) -> list[dict[str, Any]]:
-        """id (from 1; 0 is the corpus), name, experiment, condition, edits, tokens."""
+        """Per arm: id (from 1; 0 is the corpus), name, experiment, condition, edits, tokens."""
         return self.contents["arms"]
 
     @functools.cached_property
     def columns(self) -> dict[str, np.ndarray]:
-        """The columns of `COLUMNS`, a row for each edit, memory-mapped."""
-        return {name: mapped(self.folder / "columns" / f"{name}.npy") for name in COLUMNS}
+        """The columns of `COLUMNS`, one row for each edit, memory-mapped."""
+        return {name: map_npy(self.folder / "columns" / f"{name}.npy") for name in COLUMNS}
 
     @functools.cached_property
     def tokens(self) -> np.ndarray:
-        """int32[total]: the tokens of every item once, however often it is repeated; mapped."""
-        return mapped(self.folder / "tokens.npy")
+        """int32[total]: the tokens of every item once, whatever its repetitions; memory-mapped."""
+        return map_npy(self.folder / "tokens.npy")
 
     @functools.cached_property
     def _index(self) -> tuple[int, memoryview, memoryview]:
         """(sequences, the first edit at or after every `_ROWS`-th position, all positions).
 
-        Views, since Python reads a number of one three times faster than of an array.
+        Memory views, from which Python reads a number three times faster than from an array.
         """
         sequences, position = self.geometry.sequences, self.columns["position"]
         coarse = np.searchsorted(position, np.arange(0, sequences + 2 * _ROWS, _ROWS))
         return sequences, coarse.data, position.data
 
     def _first(self, position: int) -> int:
-        """The first edit at or after a position."""
+        """Return the first edit at or after a position."""
         sequences, coarse, positions = self._index
         block = min(max(position, 0), sequences) // _ROWS
         return bisect.bisect_left(positions, position, coarse[block], coarse[block + 1])
 
     def between(self, first: int, last: int) -> slice:
-        """The edits of positions first <= p < last."""
+        """Return the edits of positions first <= p < last."""
         return slice(self._first(first), self._first(last))
 
     def of_row(self, position: int) -> slice:
-        """The edits of one row."""
+        """Return the edits of one row."""
         return self.between(position, position + 1)
 
     @functools.cached_property
-    def _names(self) -> Names:
+    def _names(self) -> ItemNames:
         counts = zip(self.contents["experiments"], self.contents["items"], strict=True)
-        return Names(self.folder, self.contents["seed"], dict(counts))
+        return ItemNames(self.folder, self.contents["seed"], dict(counts))
 
     def names(self, items: np.ndarray) -> list[tuple[str, str]]:
-        """(experiment, id) of int64[n] items, as the column `item` counts them."""
+        """Return (experiment, id) of int64[n] items, numbered as in the column `item`."""
         return self._names(items)
 
     def find(self, item: str, experiment: str | None = None) -> np.ndarray:
-        """int64[n]: the edits of the items of this id, of one experiment or of all."""
+        """Return the edits of the items of this id, int64[n], in one experiment or in all."""
         found = [self._names.edits(i) for i in self._names.items(item, experiment)]
         return np.sort(np.concatenate([np.empty(0, np.int64), *found]))
 
     def items(self, experiment: str) -> pd.DataFrame:
-        """The item table of one experiment, its `fields` expanded to columns."""
-        return _expanded(
-            parquet_io.read_parquet(self.folder / "items" / f"{experiment}.parquet").to_pandas()
-        )
+        """Read the item table of one experiment, with its `fields` expanded to columns."""
+        path = self.folder / "items" / f"{experiment}.parquet"
+        items = parquet_io.read_parquet(path).to_pandas()
+        fields = pd.DataFrame.from_records([json.loads(text) for text in items["fields"]])
+        return pd.concat([items.drop(columns="fields"), fields], axis=1)
 
     def __getstate__(self) -> dict[str, Any]:
         fields = (field.name for field in dataclasses.fields(self))
@@ -192,46 +194,37 @@ class Edits:
         self.__dict__.update(state)
 
 
-def _expanded(items: pd.DataFrame) -> pd.DataFrame:
-    """A stored item table with its `fields` as columns."""
-    fields = pd.DataFrame.from_records([json.loads(text) for text in items["fields"]])
-    return pd.concat([items.drop(columns="fields"), fields], axis=1)
-
-
 def content_hash(contents: Mapping[str, Any], digests: Mapping[str, str]) -> str:
-    """The plan's hash: of what is said of it, and the sha256 of each column and of the tokens."""
+    """Hash a plan: its contents, and the sha256 of each column and of the tokens."""
     digest = hashlib.sha256(json.dumps(contents, sort_keys=True).encode())
     for name in (*COLUMNS, "tokens"):
         digest.update(f"{name}:{digests[name]}\n".encode())
     return digest.hexdigest()
 
 
-__all__ = ["COLUMNS", "Plan"]
-
-
 @dataclasses.dataclass(frozen=True)
 class Plan(Edits):
-    """The edits of a run as a folder holds them."""
+    """A finished plan in a study's folder."""
 
     @classmethod
     def open(cls, folder: pathlib.Path) -> "Plan":
-        """Opens and checks a plan; a missing or damaged one is a one-line error."""
+        """Open a plan and verify its hashes; raises ValueError if it is missing or damaged."""
         plan = cls(pathlib.Path(folder))
         if not (plan.folder / "plan.json").exists():
             raise ValueError(f"{folder} holds no plan: run python -m ttoaa.plan first")
         try:
-            whole = plan._is_whole()
+            intact = plan._is_intact()
         except (OSError, EOFError, KeyError, TypeError, ValueError):
-            whole = False  # a file is missing, cut short or no longer what it was
-        if not whole:
+            intact = False  # a file is missing, truncated or changed
+        if not intact:
             raise ValueError(f"the plan in {folder} is damaged: move it away and plan again")
         return plan
 
-    def _is_whole(self) -> bool:
+    def _is_intact(self) -> bool:
         arrays = {**self.columns, "tokens": self.tokens}
         tables = self.meta["tables"]
-        with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing lets go of the lock
-            digests = pool.map(_sha256, arrays.values())
+        with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing releases the lock
+            digests = pool.map(_hash_array, arrays.values())
             found = pool.map(file_sha256, [self.folder / name for name in tables])
             named = dict(zip(arrays, digests, strict=True))
             same = all(a == b for a, b in zip(found, tables.values(), strict=True))
@@ -251,5 +244,5 @@ class Plan(Edits):
         return self.meta["contents"]
 
 
-def _sha256(array: np.ndarray) -> str:
+def _hash_array(array: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()

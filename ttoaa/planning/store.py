@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from ttoaa.data.corpus import file_sha256
-from ttoaa.planning.column_files import Tables, hexadecimal, joined_text, mapped
+from ttoaa.planning.column_files import TableWriter, hexadecimal, join_text, map_npy
 from ttoaa.planning.compiler import CompiledPlan
 from ttoaa.planning.items import RESERVE, TOKENS
 from ttoaa.workdir import write_json, write_text
@@ -158,12 +158,12 @@ def _to_disk(path: pathlib.Path) -> None:
 def _write_provenance(plan: CompiledPlan, path: pathlib.Path) -> None:
     """A row for each edit, in order of training: who, what, where, and a hash of the tokens."""
     index = plan.folder / "index"
-    ids = joined_text(mapped(index / "ids.npy"), mapped(index / "id_starts.npy"))
-    sha256 = mapped(index / "sha256.npy")
+    ids = join_text(map_npy(index / "ids.npy"), map_npy(index / "id_starts.npy"))
+    sha256 = map_npy(index / "sha256.npy")
     experiments = pa.array(plan.contents["experiments"], pa.string())
     last = np.cumsum(plan.contents["items"], dtype=np.int64)
     arms = pa.array(["corpus", *(arm["name"] for arm in plan.arms)], pa.string())
-    with Tables() as tables, tables.writer(path, _PROVENANCE, ["experiment", "arm"]) as write:
+    with TableWriter() as tables, tables.writer(path, _PROVENANCE, ["experiment", "arm"]) as write:
         for first in range(0, len(plan.columns["item"]), _ROW_GROUP):
             group = slice(first, first + _ROW_GROUP)
             edits = {name: column[group] for name, column in plan.columns.items()}

@@ -185,7 +185,7 @@ def test_it_shares_no_code_with_loader_and_planner():
     assert done.stdout.split() == [
         "ttoaa",
         "ttoaa.planning",
-        "ttoaa.planning.audit.reference_reader",
+        "ttoaa.planning.audit",
         "ttoaa.planning.audit.reference_reader",
     ]
 
@@ -293,11 +293,11 @@ def test_a_wrong_decision_or_text_is_found(controlled, monkeypatch, what):
     right = controller_log.load_slot_texts(folder / controller_log.SLOT_TEXTS_FOLDER)
     if what == "token":
         right[1].texts[0][2] += 1
-        monkeypatch.setattr(controller_log, "load", lambda folder: right)
+        monkeypatch.setattr(controller_log, "load_slot_texts", lambda folder: right)
     else:
         lines = controller_log.read_log(folder / controller_log.LOG_NAME)
         lines[-1]["chosen"] = [(text + 1) % 5 for text in lines[-1]["chosen"]]
-        monkeypatch.setattr(controller_log, "read", lambda path: lines)
+        monkeypatch.setattr(controller_log, "read_log", lambda path: lines)
     with pytest.raises(ValueError, match=r"the audit found \d+ differences; first: step \d+ row"):
         compare.audit(workdir, 40, 0)
 
