@@ -43,9 +43,9 @@ COMPILED = (
 )
 MODELLED = (
     "seconds: each operation by its FLOPs or bytes (0.84 of peak, 0.85 of bandwidth); attention by "
-    "its FLOPs at 0.5 of peak; collectives that the step waits for, at full link speed, no latency"
-    "; pessimistic: XLA's own cycle estimates, attention at 0.4. Not seen: host input, stalls, "
-    "traffic between slices, throttling"
+    "its FLOPs at 0.5 of peak; collectives that the step waits for, at full link speed without "
+    "latency; pessimistic: XLA's cycle estimates, attention at 0.4. Not modelled: host input, "
+    "stalls, traffic between slices, throttling"
 )
 
 
@@ -57,47 +57,53 @@ def estimate(
     layers: int | None = None,
     cache: pathlib.Path | None = None,
 ) -> dict[str, Any]:
-    """The JSON object of the command.
+    """Compile a study's step for a topology and return the JSON object that the command prints.
 
-    With `layers`, programs of so many layers and of twice as many stand for the whole.
+    Args:
+        evaluation: compile a scoring pass instead of the training step.
+        layers: compile models with this many layers and with twice as many, and extrapolate.
+        cache: folder of compiled programs.
 
     Raises:
-        ValueError: libtpu is missing, the topology unknown, or the study does not fit its devices.
+        ValueError: libtpu is missing, the topology is unknown, or the study does not fit it.
     """
     devices = pods.devices(topology, 1 if evaluation else study.layout.slices)
     layout = layout_for(study.layout, len(devices)) if evaluation else study.layout
     mesh, model = make_mesh(layout, devices), study.model
-    lower = _pass if evaluation else _step
+    lower = _lower_scoring_pass if evaluation else _lower_step
 
-    def measured(count: int) -> tuple[Measures, str, Lowered]:
-        one = lower(
-            dataclasses.replace(study, model=dataclasses.replace(model, layers=count)), mesh
-        )
-        made = compile_cached(one.program, dict(one.execution.compiler_options), cache)
-        return measure(made, mesh), made.refused, one
+    def compile_layers(count: int) -> tuple[Measures, str, Lowered]:
+        resized = dataclasses.replace(model, layers=count)
+        lowered = lower(dataclasses.replace(study, model=resized), mesh)
+        options = dict(lowered.execution.compiler_options)
+        program = compile_cached(lowered.program, options, cache)
+        return measure(program, mesh), program.refused, lowered
 
     if layers is None:
-        counts, (measures, refused, one) = [model.layers], measured(model.layers)
+        counts, (measures, refused, lowered) = [model.layers], compile_layers(model.layers)
     else:
         counts = [layers, 2 * layers]
-        (few, first, one), (more, second, _) = measured(layers), measured(2 * layers)
+        few, few_refused, lowered = compile_layers(layers)
+        more, more_refused, _ = compile_layers(2 * layers)
         measures, refused = extrapolate(few, more, (layers, 2 * layers, model.layers)), ""
-        if first or second:
-            raise ValueError(f"{counts} layers do not fit {topology}: {first or second}")
+        if few_refused or more_refused:
+            raise ValueError(
+                f"{counts} layers do not fit {topology}: {few_refused or more_refused}"
+            )
     length = study.geometry.length
-    flops = model.flops_per_token(length) * one.rows * length / (3 if evaluation else 1)
+    flops = model.flops_per_token(length) * lowered.rows * length / (3 if evaluation else 1)
     return {
         "topology": topology,
-        "chips": pods.chips(devices),
+        "chips": pods.count_chips(devices),
         "devices": len(devices),
         **report(measures, mesh, flops),
         "program": "evaluation" if evaluation else "training",
         "parameters": model.num_params(),
         "layers": model.layers,
-        "batch": one.rows,
+        "batch": lowered.rows,
         "length": length,
         "layout": dict(mesh.shape),
-        "execution": dataclasses.asdict(one.execution),
+        "execution": dataclasses.asdict(lowered.execution),
         "layers_compiled": counts,
         **({"refused": refused} if refused else {}),
         "compile_seconds": round(measures["compile_seconds"], 1),
@@ -106,21 +112,20 @@ def estimate(
     }
 
 
-def _step(study: config.Study, mesh: Mesh) -> Lowered:
-    """The trainer's."""
+def _lower_step(study: config.Study, mesh: Mesh) -> Lowered:
     program = CompiledStep(study.model, study.training, study.geometry, study.execution, mesh)
     return Lowered(program.lower(), study.geometry.batch, program.resolved)
 
 
-def _pass(study: config.Study, mesh: Mesh) -> Lowered:
-    """Of an evaluation that scores rows as long as those of training."""
+def _lower_scoring_pass(study: config.Study, mesh: Mesh) -> Lowered:
+    """Lower a pass that scores rows as long as those of training."""
     platform = mesh.devices.flat[0].platform
     with within(mesh):
         return lowered(study.model, abstract_on(study, mesh), study.geometry.length, platform)
 
 
-def _study() -> config.Study:
-    """Of the gin files, or what a workdir remembers; nothing is written there."""
+def _load_study() -> config.Study:
+    """Load the study from the gin files or from the workdir's config; write nothing."""
     files = [pathlib.Path(name) for name in flags.FLAGS.gin_file]
     if not files and not flags.FLAGS.workdir:
         raise ValueError("name the study's config by --gin_file")
@@ -132,18 +137,16 @@ def main(argv: Sequence[str]) -> None:
     del argv
     if not _TOPOLOGY.value:
         raise ValueError("name the pod by --topology, such as --topology=v5p:4x4x4")
-    study = _study()
-    cache = pathlib.Path(_CACHE.value).expanduser() if _CACHE.value else None
-    found = estimate(
-        study,
+    result = estimate(
+        _load_study(),
         _TOPOLOGY.value,
         evaluation=_EVALUATION.value,
         layers=_LAYERS.value,
-        cache=cache,
+        cache=pathlib.Path(_CACHE.value).expanduser() if _CACHE.value else None,
     )
-    print(json.dumps(found))
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":
-    flags.FLAGS.set_default("workdir", "")  # other commands cannot do without
+    flags.FLAGS.set_default("workdir", "")  # optional here only
     command_line.run("compile", main, config)

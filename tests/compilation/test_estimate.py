@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from compilation import snippets
 
-from ttoaa.compilation import pods
-from ttoaa.compilation.estimate import Compiled, _needed_gib, extrapolate, measure, report
+from ttoaa import accelerators
+from ttoaa.compilation.estimate import CompiledProgram, _needed_gib, extrapolate, measure, report
 
-CHIP = pods.Chip(peak_flops=1e12, hbm_gib=16.0, hbm_bandwidth=1e12, link=1e9, clock=1e6, ring=4)
+CHIP = accelerators.Chip(
+    peak_flops=1e12, hbm_gib=16.0, hbm_bandwidth=1e12, link=1e9, clock=1e6, ring=4
+)
 MEASURES = {
     "hbm_gib": 12.5,
     "compile_seconds": 1.0,
@@ -41,7 +43,7 @@ class Mesh:
 
 @pytest.fixture(autouse=True)
 def known_chip(monkeypatch):
-    monkeypatch.setitem(pods.CHIPS, "TPU test", CHIP)
+    monkeypatch.setitem(accelerators.CHIPS, "TPU test", CHIP)
 
 
 def test_the_report_adds_up_by_hand():
@@ -79,14 +81,14 @@ def test_no_time_is_given_for_what_nobody_can_know(monkeypatch):
         assert found["estimated_seconds"] is found["implied_mfu"] is found["limits"] is None
         assert found["unknown"][what] == 1
     assert "unknown" not in report(MEASURES, Mesh(), 2e12)
-    monkeypatch.delitem(pods.CHIPS, "TPU test")
+    monkeypatch.delitem(accelerators.CHIPS, "TPU test")
     unknown = report(MEASURES, Mesh(), 2e12)
     assert unknown["hbm_gib"] == 12.5
     assert unknown["fits"] is unknown["capacity_gib"] is unknown["implied_mfu"] is None
 
 
 def test_too_large_a_program_does_not_fit_and_has_no_time():
-    refused = Compiled("", 104.0, 0.0, 1.0, "RESOURCE_EXHAUSTED: …")
+    refused = CompiledProgram("", 104.0, 0.0, 1.0, "RESOURCE_EXHAUSTED: …")
     found = report(measure(refused, Mesh()), Mesh(), 2e12)
     assert (found["fits"], found["hbm_gib"], found["estimated_seconds"]) == (False, 104.0, None)
 
@@ -105,12 +107,12 @@ def test_what_a_refused_program_would_have_needed_is_read_from_the_refusal(messa
 
 
 def test_a_module_is_measured_by_all_that_is_known_of_it():
-    found = measure(Compiled(snippets.STEP, 3.0, 0.7, 60.0), Mesh())
+    found = measure(CompiledProgram(snippets.STEP, 3.0, 0.7, 60.0), Mesh())
     assert found["optimal"] == 0.7
     assert found["cycles"] == pytest.approx(3400 / 1e6)
     assert found["waited"] == pytest.approx((2 * 512 * 1024 + 3) / 1e9)
     assert found["unknown_kernels"] == 0  # its custom call is none of Pallas
-    assert measure(Compiled(snippets.LOOPS, 3.0, 0.7, 60.0), Mesh())["unknown_loops"] == 1
+    assert measure(CompiledProgram(snippets.LOOPS, 3.0, 0.7, 60.0), Mesh())["unknown_loops"] == 1
 
 
 def test_layers_are_added_along_a_line():

@@ -16,7 +16,7 @@ def test_a_program_leaves_its_text_and_its_memory(lowered):
     made = compile_cached(lowered, {}, None)
     assert "dot" in made.text or "custom-call" in made.text
     assert made.gib * 2**30 >= 2 * 4 * 64 * 64  # argument and result
-    assert hlo.parse(made.text).runs
+    assert hlo.parse(made.text).launches
     assert made.refused == ""
 
 

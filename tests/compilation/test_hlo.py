@@ -18,10 +18,10 @@ def test_operations_have_their_shapes_memory_and_operands():
     assert entry["result"].root
 
 
-def test_a_fusion_is_one_run_and_its_parts_are_inside():
+def test_a_fusion_is_one_launch_and_its_parts_are_inside():
     module = hlo.parse(snippets.STEP)
-    assert [run.operation.opcode for run in module.runs].count("fusion") == 3
-    assert all(run.operation.opcode != "convolution" for run in module.runs)
+    assert [launch.operation.opcode for launch in module.launches].count("fusion") == 3
+    assert all(launch.operation.opcode != "convolution" for launch in module.launches)
     cut = module.computations[module.entry]["cut"]
     assert "all-reduce" in [part.opcode for part, _ in module.inside(cut)]
 
@@ -29,7 +29,7 @@ def test_a_fusion_is_one_run_and_its_parts_are_inside():
 def test_bodies_of_loops_run_as_often_as_the_condition_says():
     module = hlo.parse(snippets.LOOPS)
     assert module.loops == {"known": 12, "unknown": None}
-    products = [run.times for run in module.runs if run.operation.opcode == "dot"]
+    products = [launch.times for launch in module.launches if launch.operation.opcode == "dot"]
     assert products == [12, 1]
 
 
@@ -45,7 +45,7 @@ def test_a_noted_trip_count_is_believed():
 )
 def test_bytes_by_type(text, size):
     module = hlo.parse(f"ENTRY %main () -> {text} {{\n  ROOT %x = {text} iota(), a=1\n}}\n")
-    assert module.runs[0].operation.arrays[0].bytes == size
+    assert module.launches[0].operation.arrays[0].bytes == size
 
 
 def test_text_without_a_module_is_refused():

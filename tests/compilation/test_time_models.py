@@ -1,9 +1,9 @@
 import pytest
 from compilation import snippets
 
+from ttoaa.accelerators import Chip
 from ttoaa.compilation import hlo
-from ttoaa.compilation.pods import Chip
-from ttoaa.compilation.time_models import clocks
+from ttoaa.compilation.time_models import estimate_times
 
 PRODUCT = 2 * 8 * 256 * 512 * 1024
 A, Y, W = 2 * 8 * 256 * 512, 2 * 8 * 256 * 1024, 2 * 512 * 1024  # bytes
@@ -14,25 +14,25 @@ def chip(flops, bandwidth):
 
 
 def test_flops_of_products_counted_by_hand():
-    assert clocks(hlo.parse(snippets.STEP), chip(1, 1)).flops == 2 * PRODUCT
-    assert clocks(hlo.parse(snippets.LOOPS), chip(1, 1)).flops == 13 * 2 * 128**3
+    assert estimate_times(hlo.parse(snippets.STEP), chip(1, 1)).flops == 2 * PRODUCT
+    assert estimate_times(hlo.parse(snippets.LOOPS), chip(1, 1)).flops == 13 * 2 * 128**3
 
 
 def test_roofline_takes_the_longer_of_arithmetic_and_memory():
-    slow_memory = clocks(hlo.parse(snippets.STEP), chip(1e30, 1e6))
+    slow_memory = estimate_times(hlo.parse(snippets.STEP), chip(1e30, 1e6))
     # product: a, w, y; negation: y alone, as its result stays near; gradient: a and dw.
     assert slow_memory.roofline == pytest.approx((A + W + Y + Y + A + W) / 1e6)
     assert slow_memory.products == 0
-    slow_units = clocks(hlo.parse(snippets.STEP), chip(1e6, 1e6))
+    slow_units = estimate_times(hlo.parse(snippets.STEP), chip(1e6, 1e6))
     assert slow_units.roofline == pytest.approx(2 * PRODUCT / 1e6 + Y / 1e6)
     assert slow_units.products == pytest.approx(2 * PRODUCT / 1e6)
 
 
 def test_cycles_are_the_compilers_and_mixed_caps_what_is_no_product():
-    counted = clocks(hlo.parse(snippets.STEP), chip(1e6, Y / 0.0001))
+    counted = estimate_times(hlo.parse(snippets.STEP), chip(1e6, Y / 0.0001))
     assert counted.cycles == pytest.approx((1000 + 900 + 1500) / 1e6)
     assert counted.mixed == pytest.approx((1000 + 1500) / 1e6 + 0.0001)
-    assert clocks(hlo.parse(snippets.LOOPS), chip(1, 1)).cycles == pytest.approx(130 / 1e6)
+    assert estimate_times(hlo.parse(snippets.LOOPS), chip(1, 1)).cycles == pytest.approx(130 / 1e6)
 
 
 @pytest.mark.parametrize(
@@ -59,4 +59,4 @@ def test_convolutions_meet_neither_padding_nor_gaps(shapes, window):
   ROOT %y = {result} convolution(%a, %k), window={window}
 }}
 """
-    assert clocks(hlo.parse(text), chip(1, 1)).flops == 2 * 64 * 32 * 16 * 8
+    assert estimate_times(hlo.parse(text), chip(1, 1)).flops == 2 * 64 * 32 * 16 * 8

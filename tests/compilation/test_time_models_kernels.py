@@ -1,7 +1,7 @@
 import pytest
 
 from ttoaa.compilation import hlo
-from ttoaa.compilation.time_models import kernels
+from ttoaa.compilation.time_models import kernel_flops
 
 ROWS = "bf16[8,16,4096,128]{3,2,1,0}"
 PRODUCT = 8 * 16 * 4096 * 4096 * 128  # half of a square, two FLOPs a multiply-add
@@ -31,11 +31,11 @@ def module(*names):
     ],
 )
 def test_products_of_the_kernels_that_are_there(names, products):
-    found = kernels(module(*names))
+    found = kernel_flops(module(*names))
     assert found.flops == products * PRODUCT
     assert found.unknown == ()
 
 
 def test_other_kernels_are_named():
-    found = kernels(module("splash_mha_fwd.1", "my_kernel.3"))
+    found = kernel_flops(module("splash_mha_fwd.1", "my_kernel.3"))
     assert (found.flops, found.unknown) == (2 * PRODUCT, ("my_kernel.3",))

@@ -1,8 +1,9 @@
 import jax
 import pytest
 
+from ttoaa.accelerators import PEAK_FLOPS
 from ttoaa.training import throughput
-from ttoaa.training.throughput import PEAK_FLOPS, Speedometer, mfu, peak_flops
+from ttoaa.training.throughput import Speedometer, mfu, peak_flops
 
 
 @pytest.fixture

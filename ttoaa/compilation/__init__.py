@@ -1,1 +1,1 @@
-"""What a step would cost on hardware that is not there, read from its compiled HLO."""
+"""Memory and time of a step on hardware that is not at hand, from its compiled HLO."""

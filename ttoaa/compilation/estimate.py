@@ -1,7 +1,4 @@
-"""Compiles once: text, memory and cost analysis of a lowered program, kept in a folder.
-
-From compiled programs to what a step would cost: memory, seconds, and what bounds them.
-"""
+"""Compile a program, with a cache, and estimate its memory and time on one device of a mesh."""
 
 import dataclasses
 import gzip
@@ -19,73 +16,79 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ttoaa.compilation import collectives, hlo
-from ttoaa.compilation.pods import CHIPS, Chip
-from ttoaa.compilation.time_models import clocks, kernels
+from ttoaa.accelerators import CHIPS, Chip
+from ttoaa.compilation import hlo
+from ttoaa.compilation.collectives import collective_seconds, find_collectives, gib_by_kind
+from ttoaa.compilation.time_models import estimate_times, kernel_flops
 from ttoaa.workdir import write_bytes
 
 
 @dataclasses.dataclass(frozen=True)
-class Compiled:
-    """What is left of a compiled program when its devices are not there."""
+class CompiledProgram:
+    """The compiler's output for devices that are not at hand."""
 
     text: str
-    """HLO; empty where the program did not fit."""
+    """HLO; empty if the program does not fit into memory."""
     gib: float
-    """Arguments, results and temporaries of one device, the larger of any moment."""
+    """Peak memory of one device: arguments, results, temporaries and code."""
     optimal_seconds: float
-    """XLA's own estimate; 0 where it gives none."""
+    """XLA's own time estimate; 0 if it gives none."""
     seconds: float
-    """Taken by the compiler."""
+    """Compile time."""
     refused: str = ""
-    """Its words where the program needs more memory than there is."""
+    """XLA's message if the program does not fit into memory."""
 
 
 def compile_cached(
     lowered: jax.stages.Lowered, options: Mapping[str, str], cache: pathlib.Path | None
-) -> Compiled:
-    """The same program under the same options and versions is compiled once, given a folder."""
+) -> CompiledProgram:
+    """Compile a program, or read it from the cache folder.
+
+    The cache key covers the program, the XLA options and the versions of jaxlib and libtpu.
+
+    Raises:
+        ValueError: XLA refuses the program for a reason other than memory.
+    """
     versions = [importlib.metadata.version(name) for name in ("jaxlib", *_libtpu())]
     text = lowered.as_text()
     key = hashlib.sha256(json.dumps([text, sorted(options.items()), versions]).encode())
     path = cache and cache / f"{key.hexdigest()[:32]}.json.gz"
     if path and path.exists():
-        return Compiled(**json.loads(gzip.decompress(path.read_bytes())))
-    made = _compile(lowered, options)
+        return CompiledProgram(**json.loads(gzip.decompress(path.read_bytes())))
+    program = _compile(lowered, options)
     if path:
-        write_bytes(path, gzip.compress(json.dumps(dataclasses.asdict(made)).encode()))
-    return made
+        write_bytes(path, gzip.compress(json.dumps(dataclasses.asdict(program)).encode()))
+    return program
 
 
 def _libtpu() -> list[str]:
     return ["libtpu"] if importlib.util.find_spec("libtpu") else []
 
 
-def _compile(lowered: jax.stages.Lowered, options: Mapping[str, str]) -> Compiled:
+def _compile(lowered: jax.stages.Lowered, options: Mapping[str, str]) -> CompiledProgram:
     started = time.perf_counter()
     try:
         program = lowered.compile(compiler_options=dict(options) or None)
     except jax.errors.JaxRuntimeError as error:
-        needed = _needed_gib(str(error))
+        needed, line = _needed_gib(str(error)), str(error).splitlines()[0]
         if needed is None:
-            raise ValueError(f"XLA refuses: {str(error).splitlines()[0]}") from error
-        took = time.perf_counter() - started
-        return Compiled("", needed, 0.0, took, str(error).splitlines()[0])
+            raise ValueError(f"XLA refuses: {line}") from error
+        return CompiledProgram("", needed, 0.0, time.perf_counter() - started, line)
     memory: Any = program.memory_analysis()
-    held = memory.argument_size_in_bytes + memory.output_size_in_bytes
-    held += memory.temp_size_in_bytes - memory.alias_size_in_bytes
-    held += memory.generated_code_size_in_bytes
+    size = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    size += memory.temp_size_in_bytes - memory.alias_size_in_bytes
+    size += memory.generated_code_size_in_bytes
     costs = program.cost_analysis() or {}
-    return Compiled(
+    return CompiledProgram(
         program.as_text() or "",
-        held / 2**30,
+        size / 2**30,
         float(costs.get("optimal_seconds", 0.0)),
         time.perf_counter() - started,
     )
 
 
 def _needed_gib(message: str) -> float | None:
-    """XLA:TPU says `Used 104.03G of 95.74G hbm` or `… HLO temporaries (800.00G) exceeds …`."""
+    """Parse `Used 104.03G of 95.74G hbm` or `… HLO temporaries (800.00G) exceeds …` of XLA:TPU."""
     if "RESOURCE_EXHAUSTED" not in message:
         return None
     found = re.search(r"(?:Used |\()([\d.]+)([KMGT])", message)
@@ -93,25 +96,25 @@ def _needed_gib(message: str) -> float | None:
     return float(found.group(1)) * units[found.group(2)] if found else None
 
 
-ATTENTION = (0.4, 0.5, 0.6)
-"""Shares of the peak that attention is taken to reach; the middle one is the estimate."""
+ATTENTION_SHARES = (0.4, 0.5, 0.6)
+"""Assumed shares of the peak that attention reaches; the middle one gives the estimate."""
 
 Measures = dict[str, float]
-"""Of one program on one device, each linear in the number of layers."""
+"""Seconds, bytes and FLOPs of one program on one device; each is linear in the layers."""
 
 
-def measure(program: Compiled, mesh: Mesh) -> Measures:
-    """Seconds, bytes and FLOPs of one device; memory alone for a chip that is not in the table."""
-    chip = CHIPS.get(mesh.devices.flat[0].device_kind)
+def measure(program: CompiledProgram, mesh: Mesh) -> Measures:
+    """Measure a program on one device; without time for a chip that is not in CHIPS."""
+    chip = _chip_of(mesh)
     measures = {"hbm_gib": program.gib, "compile_seconds": program.seconds}
     if not program.text:
         return measures
     module = hlo.parse(program.text)
     unknown = [name for name, times in module.loops.items() if times is None]
-    found = collectives.collectives(module, mesh.size)
-    for kind, gib in collectives.gib_by_kind(found).items():
+    found = find_collectives(module, mesh.size)
+    for kind, gib in gib_by_kind(found).items():
         measures[f"gib/{kind}"] = gib
-    attention = kernels(module)
+    attention = kernel_flops(module)
     measures |= {
         "attention_flops": attention.flops,
         "loops": float(len(module.loops)),
@@ -120,13 +123,14 @@ def measure(program: Compiled, mesh: Mesh) -> Measures:
     }
     if chip is None:
         return measures
-    counted = clocks(module, chip)
-    waited, hidden = collectives.seconds(found, _coordinates(mesh), chip)
+    times = estimate_times(module, chip)
+    coordinates = np.array([device.coords for device in mesh.devices.flat])
+    waited, hidden = collective_seconds(found, coordinates, chip)
     return measures | {
-        "roofline": counted.roofline,
-        "cycles": counted.cycles,
-        "mixed": counted.mixed,
-        "products": counted.products,
+        "roofline": times.roofline,
+        "cycles": times.cycles,
+        "mixed": times.mixed,
+        "products": times.products,
         "optimal": program.optimal_seconds,
         "waited": waited,
         "hidden": hidden,
@@ -134,21 +138,25 @@ def measure(program: Compiled, mesh: Mesh) -> Measures:
 
 
 def extrapolate(few: Measures, more: Measures, layers: tuple[int, int, int]) -> Measures:
-    """From two numbers of layers to a third, along a line."""
+    """Extrapolate linearly from layers[0] and layers[1] layers to layers[2]."""
     share = (layers[2] - layers[0]) / (layers[1] - layers[0])
     return {name: few[name] + share * (more.get(name, 0.0) - few[name]) for name in few}
 
 
-def _coordinates(mesh: Mesh) -> np.ndarray:
-    return np.array([device.coords for device in mesh.devices.flat])
+def _chip_of(mesh: Mesh) -> Chip | None:
+    return CHIPS.get(mesh.devices.flat[0].device_kind)
 
 
 def report(measures: Mapping[str, float], mesh: Mesh, model_flops: float) -> dict[str, Any]:
-    """What the command prints of one program.
+    """Return the memory and time part of the command's JSON.
 
-    Seconds are None where the chip is not known, or something in the program is not.
+    Times are None for an unknown chip, and for a program with a kernel or a trip count that is
+    unknown.
+
+    Args:
+        model_flops: of one step on all devices.
     """
-    chip = CHIPS.get(mesh.devices.flat[0].device_kind)
+    chip = _chip_of(mesh)
     gib = measures["hbm_gib"]
     result: dict[str, Any] = {
         "hbm_gib": float(f"{gib:.4g}"),
@@ -165,44 +173,48 @@ def report(measures: Mapping[str, float], mesh: Mesh, model_flops: float) -> dic
         "limits": None,
     }
     unknown = {what: measures.get(f"unknown_{what}", 0.0) for what in ("loops", "kernels")}
-    if any(unknown.values()):  # how often a loop runs, what a kernel does
+    if any(unknown.values()):
         result["unknown"] = unknown
     elif chip and "roofline" in measures:
-        result |= _times(measures, mesh.size, chip, model_flops)
+        result |= _report_times(measures, mesh.size, chip, model_flops)
     return result
 
 
-def _times(measures: Mapping[str, float], devices: int, chip: Chip, model: float) -> dict[str, Any]:
-    ideal = model / (devices * chip.peak_flops)
+def _report_times(
+    measures: Mapping[str, float], devices: int, chip: Chip, model_flops: float
+) -> dict[str, Any]:
+    ideal = model_flops / (devices * chip.peak_flops)
 
-    def over(clock: str, efficiency: float) -> dict[str, float]:
-        attention = measures["attention_flops"] / (efficiency * chip.peak_flops)
-        seconds = measures[clock] + attention + measures["waited"]
+    def attention_seconds(share: float) -> float:
+        return measures["attention_flops"] / (share * chip.peak_flops)
+
+    def step(time_model: str, share: float) -> dict[str, float]:
+        seconds = measures[time_model] + attention_seconds(share) + measures["waited"]
         return {"seconds": round(seconds, 4), "mfu": round(ideal / seconds, 4)}
 
-    def table(clock: str) -> dict[str, dict[str, float]]:
-        return {str(efficiency): over(clock, efficiency) for efficiency in ATTENTION}
+    def by_share(time_model: str) -> dict[str, dict[str, float]]:
+        return {str(share): step(time_model, share) for share in ATTENTION_SHARES}
 
-    estimate = over("roofline", ATTENTION[1])
+    estimate = step("roofline", ATTENTION_SHARES[1])
     products = measures["products"]
     limits = {
         "matrix_products": products,
         "memory": measures["roofline"] - products,
-        "attention": measures["attention_flops"] / (ATTENTION[1] * chip.peak_flops),
+        "attention": attention_seconds(ATTENTION_SHARES[1]),
         "collectives": measures["waited"],
     }
     return {
         "estimated_seconds": estimate["seconds"],
         "implied_mfu": estimate["mfu"],
         "limits": {"ideal": round(ideal, 4)} | {k: round(v, 4) for k, v in limits.items()},
-        "by_attention_efficiency": table("roofline"),
-        "pessimistic": over("cycles", ATTENTION[0]) | {"by_attention_efficiency": table("cycles")},
+        "by_attention_efficiency": by_share("roofline"),
+        "pessimistic": step("cycles", ATTENTION_SHARES[0])
+        | {"by_attention_efficiency": by_share("cycles")},
         "clocks": {
             "roofline": round(measures["roofline"], 4),
             "cycles": round(measures["cycles"], 4),
             "mixed": round(measures["mixed"], 4),
-            # Of use only where it is positive, and no loop is in the program.
-            "xla_optimal": round(measures["optimal"], 4) if _sane(measures) else None,
+            "xla_optimal": round(measures["optimal"], 4) if _is_plausible(measures) else None,
         },
         "collective_seconds": {
             "waited": round(measures["waited"], 4),
@@ -211,5 +223,6 @@ def _times(measures: Mapping[str, float], devices: int, chip: Chip, model: float
     }
 
 
-def _sane(measures: Mapping[str, float]) -> bool:
+def _is_plausible(measures: Mapping[str, float]) -> bool:
+    """XLA's estimate is negative for some chips, and counts the body of a loop once."""
     return measures["optimal"] > 0.5 * measures["roofline"] and not measures["loops"]

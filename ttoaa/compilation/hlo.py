@@ -1,4 +1,4 @@
-"""Reads the text of a compiled XLA module: operations, their shapes, and how often each runs."""
+"""Parse the text of a compiled XLA module: operations, their shapes, and how often each runs."""
 
 import dataclasses
 import functools
@@ -14,12 +14,12 @@ _BITS = re.compile(r"[a-z]+(\d+)")
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """One array; a tuple is several of them."""
+    """One array operand or result; a tuple is several of them."""
 
     dtype: str
     dims: tuple[int, ...]
     layout: str
-    """As XLA prints it: S(n) names a memory other than HBM."""
+    """As XLA prints it; S(n) marks a memory other than HBM."""
 
     @property
     def elements(self) -> int:
@@ -37,21 +37,27 @@ class Array:
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
+    """One line of a computation."""
+
     name: str
     opcode: str
     arrays: tuple[Array, ...]
-    """What it gives, tuples flattened."""
+    """Its results, tuples flattened."""
     operands: tuple[str, ...]
     attributes: str
     root: bool
 
     @property
     def literal(self) -> str:
-        """The number of a parameter, the value of a constant."""
+        """Return the number of a parameter or the value of a constant."""
         return self.attributes.partition(")")[0]
 
+    @property
+    def is_matmul(self) -> bool:
+        return self.opcode in ("convolution", "dot")
+
     def called(self, attribute: str) -> str | None:
-        """The computation that an attribute such as calls, body or condition names."""
+        """Return the computation named by an attribute such as calls, body or condition."""
         found = re.search(rf"\b{attribute}=%?([\w.\-]+)", self.attributes)
         return found and found.group(1)
 
@@ -61,58 +67,60 @@ Computation = Mapping[str, Operation]
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-    """An operation that the device starts by itself, not as a part of a fusion."""
+class Launch:
+    """An operation that the device launches by itself, not as part of a fusion."""
 
     operation: Operation
     within: Computation
     times: int
-    """How often: more than once inside loops."""
+    """How often it is launched in one call of the module: more than once inside loops."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Module:
+    """A parsed module: its computations by name."""
+
     computations: Mapping[str, Computation]
     entry: str
 
     @functools.cached_property
-    def runs(self) -> list[Run]:
-        """All that is started in one call of the module."""
-        return list(self._runs(self.entry, 1))
+    def launches(self) -> list[Launch]:
+        """All operations that one call of the module launches."""
+        return list(self._launches(self.entry, 1))
 
     @functools.cached_property
     def loops(self) -> dict[str, int | None]:
-        """Times that the body of each while runs; None where the text does not tell."""
+        """Trip count of each while loop by name; None where the text does not give it."""
         return {
-            operation.name: self._trips(operation)
+            operation.name: self._trip_count(operation)
             for computation in self.computations.values()
             for operation in computation.values()
             if operation.opcode == "while"
         }
 
     def inside(self, operation: Operation) -> Iterator[tuple[Operation, Computation]]:
-        """All operations of a fusion, fusions in it included; of others, the operations called."""
+        """Yield the operations of a fusion or of a called computation, nested ones included."""
         for attribute in ("calls", "called_computations"):
             name = operation.called(attribute)
             for part in self.computations.get(name or "", {}).values():
                 yield part, self.computations[name or ""]
                 yield from self.inside(part)
 
-    def _runs(self, name: str, times: int) -> Iterator[Run]:
+    def _launches(self, name: str, times: int) -> Iterator[Launch]:
         computation = self.computations[name]
         for operation in computation.values():
-            yield Run(operation, computation, times)
+            yield Launch(operation, computation, times)
             if operation.opcode == "while":
-                body, trips = operation.called("body"), self._trips(operation) or 1
-                yield from self._runs(body or "", times * trips)
+                body, trips = operation.called("body"), self._trip_count(operation) or 1
+                yield from self._launches(body or "", times * trips)
             elif operation.opcode == "call":
-                yield from self._runs(operation.called("to_apply") or "", times)
+                yield from self._launches(operation.called("to_apply") or "", times)
             elif operation.opcode == "conditional":
                 for branch in _branches(operation):
-                    yield from self._runs(branch, times)
+                    yield from self._launches(branch, times)
 
-    def _trips(self, loop: Operation) -> int | None:
-        """From the loop's own note or from `i < constant` in its condition; XLA counts from 0."""
+    def _trip_count(self, loop: Operation) -> int | None:
+        """Read the loop's annotation, or `i < constant` in its condition; XLA counts from 0."""
         noted = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
         if noted:
             return int(noted.group(1))
@@ -126,14 +134,18 @@ class Module:
 
 
 def parse(text: str) -> Module:
-    """The module of `compiled.as_text()`; ValueError where there is none."""
+    """Parse the result of `compiled.as_text()`.
+
+    Raises:
+        ValueError: the text has no entry computation.
+    """
     computations: dict[str, dict[str, Operation]] = {}
     current: dict[str, Operation] | None = None
     entry, pending = "", ""
 
     def close() -> None:
         if pending and current is not None:
-            operation = _operation(pending)
+            operation = _parse_operation(pending)
             current[operation.name] = operation
 
     for line in text.splitlines():
@@ -148,19 +160,19 @@ def parse(text: str) -> Module:
             close()
             pending = line
         elif current is not None:
-            pending += "\n" + line  # attributes may go on over several lines
+            pending += "\n" + line  # attributes can span several lines
     if not entry:
-        raise ValueError("this is no text of a compiled XLA module: it has no ENTRY")
+        raise ValueError("the text is not a compiled XLA module: it has no ENTRY")
     return Module(computations, entry)
 
 
-def _operation(line: str) -> Operation:
+def _parse_operation(line: str) -> Operation:
     found = _OPERATION.match(line)
     assert found, line[:80]
     root, name, rest = found.groups()
-    end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
+    end = _closing_bracket(rest) + 1 if rest.startswith("(") else rest.index(" ")
     opcode, _, after = rest[end:].lstrip().partition("(")
-    close = _closing("(" + after, 0) - 1
+    close = _closing_bracket("(" + after) - 1
     literal = opcode in ("constant", "parameter")
     operands = () if literal else tuple(re.findall(r"%([\w.\-]+)", after[:close]))
     arrays = tuple(
@@ -171,14 +183,14 @@ def _operation(line: str) -> Operation:
     return Operation(name, opcode, arrays, operands, attributes, bool(root))
 
 
-def _closing(text: str, start: int) -> int:
-    """Where the bracket that opens at `start` closes."""
+def _closing_bracket(text: str) -> int:
+    """Find the bracket that closes the one at the start of the text."""
     depth = 0
-    for place in range(start, len(text)):
-        depth += (text[place] == "(") - (text[place] == ")")
+    for place, character in enumerate(text):
+        depth += (character == "(") - (character == ")")
         if not depth:
             return place
-    raise ValueError(f"a bracket does not close in {text[:80]!r}")
+    raise ValueError(f"a bracket is not closed in {text[:80]!r}")
 
 
 def _branches(operation: Operation) -> list[str]:

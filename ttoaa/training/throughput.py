@@ -28,32 +28,9 @@ from typing import Any
 import jax
 from absl import flags
 
+from ttoaa.accelerators import PEAK_FLOPS
 from ttoaa.training.multihost import primary
 from ttoaa.workdir import read_json_lines, write_text
-
-PEAK_FLOPS = {
-    # cloud.google.com/tpu/docs; devices as a running JAX counts them: a v4 or v5p chip is one, each
-    # half of a TPU7x chip is one.
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "TPU7x": 2307e12 / 2,
-    # NVIDIA's data sheets, without sparsity.
-    "NVIDIA A100-SXM4-40GB": 312e12,
-    "NVIDIA A100-SXM4-80GB": 312e12,
-    "NVIDIA A100-PCIE-40GB": 312e12,
-    "NVIDIA A100 80GB PCIe": 312e12,
-    "NVIDIA H100 80GB HBM3": 989e12,
-    "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA H100 NVL": 835e12,
-    "NVIDIA H200": 989e12,
-    "NVIDIA B200": 2250e12,
-}
-"""Dense bfloat16 FLOPs a second that the vendors publish, by jax.Device.device_kind."""
 
 
 def peak_flops() -> float | None:
