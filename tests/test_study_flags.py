@@ -1,7 +1,7 @@
 import pytest
 from absl import flags
 
-from ttoaa.study_flags import optional, whole_numbers
+from ttoaa.study_flags import optional, parse_integers
 
 
 @pytest.mark.parametrize(
@@ -26,8 +26,8 @@ def test_its_value_needs_the_sign():
     assert values(["command", "--audit", "5"]) == ["command", "5"] and values.audit == "10"
 
 
-def test_whole_numbers_of_a_list():
-    assert whole_numbers("steps", ["1", " 12"]) == [1, 12] and whole_numbers("steps", []) == []
+def test_parse_integers_of_a_list():
+    assert parse_integers("steps", ["1", " 12"]) == [1, 12] and parse_integers("steps", []) == []
     for wrong in ("x", "-1", "1.5", ""):
         with pytest.raises(ValueError, match=f"^--steps takes whole numbers, not '{wrong}'$"):
-            whole_numbers("steps", ["3", wrong])
+            parse_integers("steps", ["3", wrong])

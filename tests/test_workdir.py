@@ -5,12 +5,12 @@ import pytest
 
 from ttoaa.workdir import (
     Workdir,
+    atomic_writer,
     read_json,
     read_json_lines,
     write_bytes,
     write_json,
     write_text,
-    writing,
 )
 
 
@@ -67,10 +67,10 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
 def test_the_error_of_another_file_stays_as_it_is(tmp_path):
     with (
         pytest.raises(FileNotFoundError, match=r"No such file or directory: '.*missing'"),
-        writing(tmp_path / "x"),
+        atomic_writer(tmp_path / "x"),
     ):
         (tmp_path / "missing").read_bytes()
-    with pytest.raises(OSError, match=r"^a line of our own$"), writing(tmp_path / "x"):
+    with pytest.raises(OSError, match=r"^a line of our own$"), atomic_writer(tmp_path / "x"):
         raise OSError("a line of our own")
     assert not list(tmp_path.iterdir())
 

@@ -72,9 +72,9 @@ def main(argv: Sequence[str]) -> None:
 def _audit(workdir: Workdir) -> str:
     from ttoaa.planning.audit.compare import audit
 
-    count = study_flags.whole_numbers("audit", [_AUDIT.value or "0"])[0]
-    steps = study_flags.whole_numbers("audit_steps", _AUDIT_STEPS.value)
-    hosts = study_flags.whole_numbers("audit_hosts", _AUDIT_HOSTS.value)
+    count = study_flags.parse_integers("audit", [_AUDIT.value or "0"])[0]
+    steps = study_flags.parse_integers("audit_steps", _AUDIT_STEPS.value)
+    hosts = study_flags.parse_integers("audit_hosts", _AUDIT_HOSTS.value)
     return audit(workdir, count, _AUDIT_SEED.value, steps, hosts)
 
 

@@ -40,8 +40,8 @@ class _Optional(flags.ArgumentParser[str]):
         return {"true": self._alone, "false": ""}.get(argument, argument)
 
 
-def whole_numbers(flag: str, values: Sequence[str]) -> list[int]:
-    """The numbers of a list flag; ValueError, naming it, for anything else."""
+def parse_integers(flag: str, values: Sequence[str]) -> list[int]:
+    """Parse the values of a list flag; ValueError, naming it, for one that is no whole number."""
     wrong = [value for value in values if not value.strip().isdecimal()]
     if wrong:
         raise ValueError(f"--{flag} takes whole numbers, not {wrong[0]!r}")

@@ -1,11 +1,18 @@
-"""Where everything of a study lies: one folder, nothing hidden elsewhere."""
+"""The folder of a study: the paths in it, and how files and folders are written there.
 
+A file or folder under its final name is always whole: it is written under another name, next to the
+final one, and renamed once it is on disk.
+"""
+
+import concurrent.futures
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
 import re
+import shutil
 import socket
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -15,7 +22,7 @@ RUNS = ("control", "run")
 
 @dataclasses.dataclass(frozen=True)
 class Workdir:
-    """Paths of one study. Seed 0 has the plain names, seed s > 0 has `-s<seed>` behind them."""
+    """Paths of one study; those of seed s > 0 end in `-s<seed>`, those of seed 0 do not."""
 
     root: pathlib.Path
     seed: int = 0
@@ -49,7 +56,7 @@ class Workdir:
         return self._seeded("tables")
 
     def run(self, kind: str) -> pathlib.Path:
-        """The folder of the 'control' run or of the experiments' 'run'."""
+        """Return the folder of the 'control' run or of the experiments' 'run'."""
         if kind not in RUNS:
             raise ValueError(f"a run is one of {RUNS}, not {kind!r}")
         return self._seeded(kind)
@@ -61,17 +68,20 @@ class Workdir:
         return self.root / (name if self.seed == 0 else f"{name}-s{self.seed}")
 
     def seeds(self) -> list[int]:
-        """Seeds of which a control run, plan or run exists here, ascending."""
+        """List the seeds that have a plan, a control run or a run here, ascending."""
         names = "|".join(("plan", *RUNS))
         found = (re.fullmatch(rf"(?:{names})(?:-s(\d+))?", p.name) for p in self.root.glob("*"))
         return sorted({int(match.group(1) or 0) for match in found if match})
 
 
 @contextlib.contextmanager
-def writing(path: pathlib.Path) -> Iterator[BinaryIO]:
-    """A file to write, whole or not at all: nothing half-written ever has the final name."""
+def atomic_writer(path: pathlib.Path) -> Iterator[BinaryIO]:
+    """Open a file that gets its name when the context ends without an error, on disk by then.
+
+    Raises OSError, naming the file, also where the disk is full.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.tmp-{socket.gethostname()}-{os.getpid()}")
+    unfinished = _unfinished(path)
     try:
         with open(unfinished, "wb") as file:
             yield file
@@ -81,14 +91,19 @@ def writing(path: pathlib.Path) -> Iterator[BinaryIO]:
     except OSError as error:
         if error.errno is None or error.filename is not None:
             raise
-        # A full disk does not say which file it had no room for.
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         unfinished.unlink(missing_ok=True)
 
 
+def _unfinished(path: pathlib.Path) -> pathlib.Path:
+    """Return a name that ends in .tmp-host-process: what a kill leaves is easy to find."""
+    return path.with_name(f"{path.name}.tmp-{socket.gethostname()}-{os.getpid()}")
+
+
 def write_bytes(path: pathlib.Path, content: bytes) -> None:
-    with writing(path) as file:
+    """Write a file whole or not at all, as the functions below do too."""
+    with atomic_writer(path) as file:
         file.write(content)
 
 
@@ -101,14 +116,15 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 
 def read_json(path: pathlib.Path) -> Any:
+    """Raises ValueError, naming the file, where it is not JSON; OSError where it is missing."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
 
 
-def json_lines(path: pathlib.Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Each whole line and what it says; a last line that a kill cut short is left out."""
+def iterate_json_lines(path: pathlib.Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Yield each whole line with its value, but not a last one that a kill cut short."""
     if not path.exists():
         return
     with open(path, "rb") as file:
@@ -122,4 +138,50 @@ def json_lines(path: pathlib.Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
 
 
 def read_json_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-    return [record for _, record in json_lines(path)]
+    return [value for _, value in iterate_json_lines(path)]
+
+
+@contextlib.contextmanager
+def unfinished_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yield an empty folder next to `folder`, for `commit_folder`; removed if not committed.
+
+    What killed processes left is removed first, so one process at a time may fill a folder.
+    """
+    for leftover in folder.parent.glob(f"{folder.name}.tmp-*"):
+        shutil.rmtree(leftover)
+    unfinished = _unfinished(folder)
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def commit_folder(unfinished: pathlib.Path, folder: pathlib.Path) -> None:
+    """Flush everything in `unfinished` to disk and rename it; OSError where `folder` has files."""
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:  # disks take many requests at once
+        list(pool.map(_flush, [unfinished, *unfinished.rglob("*")]))
+    os.replace(unfinished, folder)
+
+
+def _flush(path: pathlib.Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def file_sha256(path: pathlib.Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_room(folder: str | os.PathLike[str], needed: float, what: str, fix: str) -> None:
+    """Raise OSError, with how to fix it, where a folder's disk has fewer bytes free than needed."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            f"{folder}: {what} may need {needed / 1e6:,.1f} MB and the disk has "
+            f"{free / 1e6:,.1f} MB free: {fix}"
+        )

@@ -141,7 +141,7 @@ def flip_a_bit(path):
         ("train-00001.bin", flip_a_bit, "train-00001.bin is damaged"),
         ("reserve-00000.bin", lambda path: path.write_bytes(b"1234"), "00000.bin has 4 bytes"),
         ("train-00003.bin", lambda path: path.unlink(), "train-00003.bin is missing"),
-        ("tokenizer.json", flip_a_bit, "tokenizer.json is not the tokenizer"),
+        ("tokenizer.json", flip_a_bit, "tokenizer.json differs from the tokenizer"),
         ("manifest.json", lambda path: path.write_text("{}"), "manifest.json is not a corpus"),
         ("manifest.json", lambda path: path.write_text("[1"), "manifest.json is not a corpus"),
     ],

@@ -126,7 +126,7 @@ def test_staging_keeps_what_is_right_and_replaces_what_is_not(made, url, publish
 
 CHILD = """
 import os, signal, sys
-from ttoaa.data import remote
+from ttoaa.data import storage
 
 replace, left = os.replace, int(sys.argv[3])
 
@@ -138,7 +138,7 @@ def replace_until_killed(old, new):
     replace(old, new)
 
 os.replace = replace_until_killed
-remote.stage(sys.argv[1], sys.argv[2], progress=False)
+storage.stage(sys.argv[1], sys.argv[2], progress=False)
 """
 
 
@@ -174,7 +174,7 @@ def test_a_corpus_copied_by_other_means_is_checked_by_its_manifest(made, url, pu
     storage.stage(url, tmp_path / "corpus", progress=False)
     assert content(tmp_path / "corpus").keys() == content(made).keys() - {"ledger.json"}
     system.rm_file(f"{root}/reserve-00000.bin")
-    with pytest.raises(ValueError, match=r"lacks reserve-00000\.bin: publish it anew"):
+    with pytest.raises(ValueError, match=r"has no reserve-00000\.bin: publish it again"):
         storage.stage(url, tmp_path / "again", progress=False)
 
 
@@ -189,7 +189,7 @@ def test_a_plan_is_a_folder_like_any_other(url, tmp_path):
     storage.stage(url, tmp_path / "here", progress=False)
     assert content(tmp_path / "here") == content(plan)
     fsspec.filesystem("memory").rm_file(url.removeprefix("memory:/") + "/SHA256SUMS")
-    with pytest.raises(ValueError, match="has no SHA256SUMS: publish the plan by"):
+    with pytest.raises(ValueError, match="has no SHA256SUMS: publish the plan with"):
         storage.stage(url, tmp_path / "again", progress=False)
 
 
@@ -223,11 +223,11 @@ def test_bad_places_are_named(made, url, published, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=100)
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "disk_usage", lambda path: usage)
-        with pytest.raises(OSError, match=r"needs \d+\.\d MB more and the disk of .* 0\.0 MB free"):
+        with pytest.raises(OSError, match=r"may need \d+\.\d MB and the disk has 0\.0 MB free"):
             storage.stage(url, tmp_path / "c", progress=False)
     sums = system.cat_file(f"{root}/SHA256SUMS")
     system.pipe_file(f"{root}/SHA256SUMS", sums + b"00  ../../outside\n")
-    with pytest.raises(ValueError, match=r"outside of its folder, \.\./\.\./outside"):
+    with pytest.raises(ValueError, match=r"lists \.\./\.\./outside, which is outside its folder"):
         storage.stage(url, tmp_path / "d", progress=False)
 
 

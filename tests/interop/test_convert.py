@@ -119,7 +119,7 @@ def test_what_fails_half_way_leaves_nothing_behind(imported, tmp_path, monkeypat
 def test_one_at_a_time_writes_a_target(imported, tmp_path, monkeypatch):
     """A second import waits for nobody and deletes nothing; what a kill left is begun anew."""
     source, target = imported[0], tmp_path / "target"
-    left = tmp_path / "target.unfinished" / "whole"
+    left = tmp_path / "target.tmp-elsewhere-1"
     left.mkdir(parents=True)
     (left / "rest").touch()
     write = convert._write
@@ -169,7 +169,7 @@ def test_a_run_is_exported_with_its_tokenizer(run, corpus, tmp_path, asked, step
     assert content["pad_token_id"] is None and content["bos_token_id"] is None
     theirs = (corpus.folder / "tokenizer.json").read_bytes()
     assert (target / "tokenizer.json").read_bytes() == theirs
-    assert not target.with_name("hf.unfinished").exists()
+    assert not list(tmp_path.glob("hf.*"))
 
 
 def no_meta(path):

@@ -28,7 +28,8 @@ from ttoaa.planning.items import Intervention, Items
 from ttoaa.planning.placement import Explicit, Stratified
 from ttoaa.planning.plan import Plan
 from ttoaa.planning.reserve import assign
-from ttoaa.planning.store import store, unfinished
+from ttoaa.planning.store import store
+from ttoaa.workdir import unfinished_folder
 
 _EDITS = flags.DEFINE_integer("edits", 0, "so many of one shape; 0: the paper's plan", 0)
 _RATIO_EDITS = flags.DEFINE_integer("ratio_edits", 5_000_000, "of 10 and of 1,000 experiments")
@@ -137,7 +138,7 @@ def make(experiments, geometry, folder):
     times, ended = [time.perf_counter()], []
     given = interventions(experiments, geometry, ended)
     times.append(time.perf_counter())
-    with unfinished(folder) as made:
+    with unfinished_folder(folder) as made:
         plan = compile_plan(
             given, geometry, Tokenizer.vocab_size, {"seed": 0}, folder=made, at_once=AT_ONCE
         )

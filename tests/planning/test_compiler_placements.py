@@ -20,7 +20,8 @@ from ttoaa.planning.placement import (
     Within,
 )
 from ttoaa.planning.plan import Plan
-from ttoaa.planning.store import store, unfinished
+from ttoaa.planning.store import store
+from ttoaa.workdir import unfinished_folder
 
 GEOMETRY = Geometry(length=32, batch=8, steps=40)
 ONES = np.ones(32, np.int32)
@@ -311,7 +312,7 @@ def test_who_cannot_be_drawn_again(who, message):
 
 @pytest.fixture
 def stored(many, tmp_path):
-    with unfinished(tmp_path / "plan") as folder:
+    with unfinished_folder(tmp_path / "plan") as folder:
         given = {n: Intervention(i, np.empty(0, np.int64)) for n, i in many.items()}
         plan = compile_plan(given, GEOMETRY, 320, {"seed": 3}, folder=folder)
         store(plan, tmp_path / "plan", {})

@@ -185,7 +185,7 @@ def bare():
 
 
 def make(bare, folder):
-    with store_module.unfinished(folder) as made:
+    with store_module.unfinished_folder(folder) as made:
         store(bare(made), folder, {"note": "hello"})
 
 
@@ -206,7 +206,7 @@ def test_what_is_stored_opens_as_the_same(bare, tmp_path, how):
     assert [path.name for path in tmp_path.iterdir()] == ["plan"]
 
 
-STAGES = ["_write_provenance", "summary_text", "write_json", "_finish"]
+STAGES = ["_write_provenance", "summary_text", "write_json", "commit_folder"]
 
 
 @pytest.mark.parametrize("stage", STAGES)

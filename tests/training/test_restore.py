@@ -84,7 +84,7 @@ def test_two_processes_restore_what_one_saved_and_the_other_way_round(processes)
     is_damage, text = one["machine"]
     assert not is_damage and "checkpoint 12" in text and "Input/output error" in text
     assert one["untouched"] == [3, 12]
-    assert one["full"][1].startswith(f"{folder / 'pair'} has 0.00 GB free")
+    assert one["full"][1].startswith(f"{folder / 'pair'}: a checkpoint of step")
     assert one["left"] == committed_steps(folder / "pair") == [3, 30]
     assert restored_here(folder / "pair", 30)
     assert read_meta(folder / "pair", 30)["note"] == "of process 0"

@@ -1,9 +1,4 @@
-"""Fingerprints of files: of every byte or, where that would take hours, of sampled blocks.
-
-Windows of one length over some files of token ids: window number → file and offset.
-
-The immutable token shards that a study trains on, read as fixed-length windows.
-"""
+"""The corpus: immutable shards of token ids and a manifest, read as windows of one length."""
 
 import contextlib
 import dataclasses
@@ -20,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from ttoaa.data.tokenizer import Tokenizer
+from ttoaa.workdir import file_sha256
 
 HashKind = Literal["sha256", "samples"]
 HASH_KINDS: tuple[HashKind, ...] = ("sha256", "samples")
@@ -28,14 +24,14 @@ _SAMPLES, _BLOCK = 64, 1 << 16
 
 
 def file_digest(path: pathlib.Path, kind: HashKind) -> str:
-    """A hex digest of the whole file, or of its size and 64 evenly spaced blocks of 64 KiB.
+    """Return a hex digest of all bytes of a file, or of its size and 64 blocks of 64 KiB.
 
-    Samples tell a file of another size, another order or another tokenizer; a few flipped bytes
-    they may miss.
+    The blocks are evenly spaced. They detect another size, order or tokenizer, but perhaps not a
+    few flipped bytes.
     """
+    if kind == "sha256":
+        return file_sha256(path)
     with open(path, "rb") as file:
-        if kind == "sha256":
-            return hashlib.file_digest(file, "sha256").hexdigest()
         size = file.seek(0, 2)
         digest = hashlib.sha256(f"samples:{_SAMPLES}x{_BLOCK}:{size}".encode())
         spare = max(size - _BLOCK, 0)
@@ -45,11 +41,11 @@ def file_digest(path: pathlib.Path, kind: HashKind) -> str:
         return digest.hexdigest()
 
 
-_ROWS_OF_A_FILE = 8  # above that, taking them at once is faster than one by one
+_ROWS_PER_FILE = 8  # with more rows, reading a file's rows at once is faster than one by one
 
 
 class TokenFile(NamedTuple):
-    """A file of token ids, the first of them at byte `offset`."""
+    """A file of `tokens` token ids, the first at byte `offset`."""
 
     path: pathlib.Path
     offset: int
@@ -57,7 +53,7 @@ class TokenFile(NamedTuple):
 
 
 class Windows:
-    """The files one after the other, each cut into windows by itself, its remainder dropped."""
+    """The windows of several files, in order. Each file is cut by itself, its remainder dropped."""
 
     def __init__(self, files: Sequence[TokenFile], dtype: str, length: int) -> None:
         if length < 1:
@@ -66,31 +62,31 @@ class Windows:
         self.length = length
         self.starts = np.cumsum([0, *(file.tokens // length for file in files)])
         self.total = int(self.starts[-1])
-        with _room_for(len(files)):
+        with _more_open_files(len(files)):
             self._mapped = [
                 map_tokens(file.path, dtype, file.offset, (file.tokens // length, length))
                 for file in files
             ]
 
     def read(self, indices_n: np.ndarray) -> np.ndarray:
-        """int32[n, length], a fresh array."""
+        """Return these windows (int64[n]) as a new int32[n, length]."""
         tokens_nxL = np.empty((len(indices_n), self.length), np.int32)
         self.write(indices_n, tokens_nxL, np.arange(len(indices_n)))
         return tokens_nxL
 
     def write(self, indices_n: np.ndarray, out_NxL: np.ndarray, rows_n: np.ndarray) -> None:
-        """Writes the windows into these rows of `out`, with no copy between."""
+        """Write these windows (int64[n]) into these rows (int64[n]) of int32[N, length]."""
         if indices_n.size and not 0 <= indices_n.min() <= indices_n.max() < self.total:
             raise ValueError(
-                f"windows {indices_n.min()} to {indices_n.max()} asked, "
-                f"there are {self.total} of {self.length} tokens"
+                f"windows {indices_n.min()} to {indices_n.max()} are out of range: there are "
+                f"{self.total} of {self.length} tokens"
             )
         self._write(indices_n, out_NxL, rows_n)
 
     def _write(self, indices_n: np.ndarray, out_NxL: np.ndarray, rows_n: np.ndarray) -> None:
         file_n = self.starts.searchsorted(indices_n, side="right") - 1
         inside_n = indices_n - self.starts[file_n]
-        if len(indices_n) <= _ROWS_OF_A_FILE * len(self._mapped):
+        if len(indices_n) <= _ROWS_PER_FILE * len(self._mapped):
             places = rows_n.tolist(), file_n.tolist(), inside_n.tolist()
             for row, file, inside in zip(*places, strict=True):
                 out_NxL[row] = self._mapped[file][inside]
@@ -101,8 +97,8 @@ class Windows:
             out_NxL[rows_n[chosen]] = windows_cxL
 
 
-class Numbered(Windows):
-    """Window w is the one that `order`, a mapped array of their numbers, has at w."""
+class ReorderedWindows(Windows):
+    """Window w is the one whose number `order`, an integer array, has at w."""
 
     def __init__(
         self, files: Sequence[TokenFile], dtype: str, length: int, order: np.ndarray
@@ -115,10 +111,10 @@ class Numbered(Windows):
 
 
 @contextlib.contextmanager
-def _room_for(files: int) -> Iterator[None]:
-    """A mapping holds a file open, and limits of 1,024 are common: so many more may be open.
+def _more_open_files(files: int) -> Iterator[None]:
+    """Raise the limit of open files by that many: each mapping counts, and 1,024 is common.
 
-    Raises OSError, saying what to set, where the machine allows no more.
+    Raises OSError, with what to set, where the machine allows no more.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY:
@@ -135,8 +131,13 @@ def _room_for(files: int) -> Iterator[None]:
         ) from error
 
 
-def map_tokens(path: pathlib.Path, dtype: str, offset: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Little-endian values of a file; a plain array, as a memmap's own indexing costs more."""
+def map_tokens(
+    path: pathlib.Path, dtype: str, offset: int = 0, shape: tuple[int, ...] | None = None
+) -> np.ndarray:
+    """Map raw little-endian values of a file into memory, read-only, from byte `offset` on.
+
+    The result is a plain array, since indexing an np.memmap costs a microsecond more.
+    """
     return np.asarray(np.memmap(path, np.dtype(dtype).newbyteorder("<"), "r", offset, shape))
 
 
@@ -148,9 +149,9 @@ TOKENIZER = "tokenizer.json"
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One file of little-endian token ids; every document in it is followed by EOS.
+    """A file of little-endian token ids, in which EOS follows every document.
 
-    Of a corpus with a numbering the name is an absolute path and the split is "all".
+    In a corpus with a numbering the name is an absolute path and the split is "all".
     """
 
     name: str
@@ -164,11 +165,11 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Numbering:
-    """A file of instance numbers, in which windows have the order and the splits of another run.
+    """A file of instance numbers, which gives windows the order and the splits of another run.
 
-    Instances are the shards cut into `length` tokens, each shard by itself. Window w of training is
-    instance file[first + w], the reserve's is file[first + train + w]; what comes before `first`
-    was trained on already and belongs to neither.
+    Each shard by itself is cut into instances of `length` tokens. Window w of training is instance
+    file[first + w], window w of the reserve is file[first + train + w]. Instances before `first`
+    were trained on already and belong to neither split.
     """
 
     file: str
@@ -180,12 +181,12 @@ class Numbering:
     first: int
     train: int
     digest: HashKind
-    """How the sha256 of this file and of the shards were taken."""
+    """How the `sha256` of this file and of the shards was computed (see `file_digest`)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What a corpus is: it is written last, so a folder that has one is complete."""
+    """The description of a corpus; written last, so a folder with a manifest is complete."""
 
     version: int
     dtype: str
@@ -194,13 +195,13 @@ class Manifest:
     """sha256 of tokenizer.json."""
     eos_id: int
     reserved_ids: tuple[int, int]
-    """[start, stop): ids that occur in no shard."""
+    """[start, stop) of the ids that occur in no shard."""
     documents: dict[str, int]
     source: str
     text: str
-    """sha256 over the input's documents."""
+    """sha256 of the source's documents."""
     config: dict[str, Any]
-    """The Prepare that made it."""
+    """The identity of the Prepare or OlmoCorpus that made it."""
     shards: tuple[Shard, ...]
     numbering: Numbering | None = None
 
@@ -217,7 +218,7 @@ class Manifest:
     def from_bytes(cls, content: bytes) -> "Manifest":
         fields = json.loads(content)
         if fields.get("version") != 1:
-            raise ValueError(f"version {fields.get('version')!r}, this program reads version 1")
+            raise ValueError(f"its version is {fields.get('version')!r}, expected 1")
         fields["shards"] = tuple(Shard(**shard) for shard in fields["shards"])
         fields["reserved_ids"] = tuple(fields["reserved_ids"])
         if "numbering" in fields:
@@ -226,7 +227,7 @@ class Manifest:
 
 
 class Corpus:
-    """Windows of a prepared corpus. Pickled by path; shards are mapped on first use."""
+    """The windows of a prepared corpus. Pickled as its path; shards are mapped on first use."""
 
     def __init__(self, folder: pathlib.Path, content: bytes) -> None:
         self.folder = folder
@@ -238,10 +239,10 @@ class Corpus:
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], verify: bool = True) -> "Corpus":
-        """Opens what `ttoaa.prepare` made.
+        """Open a corpus that `ttoaa.prepare` made.
 
-        Raises ValueError, naming the file, where the corpus is missing or unfinished, or a shard
-        does not have the size that the manifest states or (only with `verify`) its sha256.
+        Raises ValueError, naming the file, where the corpus is missing or unfinished, or the size
+        of a shard or, with `verify`, its sha256 is not that in the manifest.
         """
         folder = pathlib.Path(folder)
         path = folder / MANIFEST
@@ -263,26 +264,26 @@ class Corpus:
 
     @property
     def in_order(self) -> bool:
-        """Whether training windows are numbered in the order in which a run takes them first."""
+        """Whether the first epoch trains on the windows in the order of their numbers."""
         return self.manifest.numbering is not None
 
     def num_windows(self, split: Split, length: int) -> int:
-        """How many windows of `length` tokens a split has; none crosses a shard."""
+        """Return the number of windows of `length` tokens in a split; none crosses a shard."""
         return self._windows(split, length).total
 
     def windows(self, split: Split, indices: np.ndarray, length: int) -> np.ndarray:
-        """int32[n, length], a fresh array: the windows of those numbers (int64[n])."""
+        """Return the windows with these numbers (int64[n]) as a new int32[n, length]."""
         return self._windows(split, length).read(np.asarray(indices, np.int64))
 
     def write_windows(
         self, split: Split, indices: np.ndarray, tokens_BxL: np.ndarray, rows: np.ndarray
     ) -> None:
-        """Writes these windows (int64[n]) into these rows (int64[n]) of int32[B, L]."""
+        """Write these windows (int64[n]) into these rows (int64[n]) of int32[B, L], in place."""
         table = self._windows(split, tokens_BxL.shape[1])
         table.write(np.asarray(indices, np.int64), tokens_BxL, np.asarray(rows, np.int64))
 
     def describe(self) -> str:
-        """What is in it, in a line."""
+        """Describe the size of each split in one line."""
         numbering = self.manifest.numbering
         if numbering is not None:
             splits = [f"{self.num_windows(s, numbering.length):,} {s}" for s in SPLITS]
@@ -298,7 +299,7 @@ class Corpus:
         if table is None:
             if split not in SPLITS:
                 raise ValueError(f"split must be one of {SPLITS}, not {split!r}")
-            table = self._numbered(split, length) if self.in_order else self._cut(split, length)
+            table = self._reordered(split, length) if self.in_order else self._cut(split, length)
             self._tables[split, length] = table
         return table
 
@@ -306,23 +307,26 @@ class Corpus:
         shards = [shard for shard in self.manifest.shards if shard.split == split]
         return Windows(self._files(shards), self.manifest.dtype, length)
 
-    def _numbered(self, split: Split, length: int) -> Windows:
+    def _reordered(self, split: Split, length: int) -> Windows:
         numbering = self.manifest.numbering
         assert numbering is not None
         if length != numbering.length:
             raise ValueError(
-                f"{self.folder} has windows of {numbering.length} tokens, as its order file counts "
-                f"them, none of {length}: set Geometry.length to {numbering.length}"
+                f"{self.folder} has windows of {numbering.length} tokens, the instances of its "
+                f"order file, not of {length}: set Geometry.length to {numbering.length}"
             )
         path, split_at = self.folder / numbering.file, numbering.first + numbering.train
         order = map_tokens(path, numbering.dtype, numbering.offset, (numbering.windows,))
         order = order[split_at:] if split == "reserve" else order[numbering.first : split_at]
-        return Numbered(self._files(self.manifest.shards), self.manifest.dtype, length, order)
+        return ReorderedWindows(
+            self._files(self.manifest.shards), self.manifest.dtype, length, order
+        )
 
     def _files(self, shards: Sequence[Shard]) -> list[TokenFile]:
         return [TokenFile(self.folder / s.name, s.offset, s.tokens) for s in shards]
 
     def _check(self, verify: bool) -> None:
+        """Raise ValueError for a file whose size, or with `verify` whose digest, is wrong."""
         size, numbering = np.dtype(self.manifest.dtype).itemsize, self.manifest.numbering
         expected = [(s.name, s.offset + s.tokens * size, s.sha256) for s in self.manifest.shards]
         kind: HashKind = "sha256"
@@ -333,22 +337,17 @@ class Corpus:
         for name, bytes_, digest in expected:
             path = self.folder / name
             if not path.is_file():
-                raise ValueError(f"{path} is missing: restore it, or prepare the corpus anew")
+                raise ValueError(f"{path} is missing: restore it, or prepare the corpus again")
             if path.stat().st_size != bytes_:
                 raise ValueError(
                     f"{path} has {path.stat().st_size} bytes, its manifest says {bytes_}: "
-                    f"restore it, or prepare the corpus anew"
+                    f"restore it, or prepare the corpus again"
                 )
             if verify and file_digest(path, kind) != digest:
                 raise ValueError(
-                    f"{path} is damaged (its sha256 is not the manifest's): "
-                    f"restore it, or prepare the corpus anew"
+                    f"{path} is damaged (its sha256 differs from the manifest's): "
+                    f"restore it, or prepare the corpus again"
                 )
         path = self.folder / TOKENIZER
         if not path.is_file() or file_sha256(path) != self.manifest.vocabulary:
-            raise ValueError(f"{path} is not the tokenizer that its manifest names: restore it")
-
-
-def file_sha256(path: pathlib.Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+            raise ValueError(f"{path} differs from the tokenizer in the manifest: restore it")

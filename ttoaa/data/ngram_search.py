@@ -28,7 +28,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ttoaa.data.corpus import Corpus, Split
-from ttoaa.workdir import writing
+from ttoaa.workdir import atomic_writer
 
 Found = tuple[np.ndarray, np.ndarray]
 """(where int64[k], pattern int64[k])."""
@@ -87,7 +87,7 @@ class Patterns:
         return _compiled, (self.tokens, self.lengths)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        with writing(pathlib.Path(path)) as file:
+        with atomic_writer(pathlib.Path(path)) as file:
             np.savez(file, tokens=self.tokens, lengths=self.lengths)
 
     @staticmethod
@@ -240,7 +240,7 @@ class Occurrences:
     """int64[k]: the number of the pattern that begins there."""
 
     def save(self, path: pathlib.Path) -> None:
-        with writing(path) as file:
+        with atomic_writer(path) as file:
             np.save(file, np.stack([self.where, self.pattern]).astype("<i8"))
 
     @classmethod

@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import logging
 import pathlib
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,7 +27,7 @@ from ttoaa.training.checkpoint_io import Damaged, Lazy, newest_meta, read_lazily
 from ttoaa.training.checkpoints import Writer
 from ttoaa.training.config import AdamW, Cosine
 from ttoaa.training.init_from import available_steps, fields
-from ttoaa.workdir import write_text
+from ttoaa.workdir import commit_folder, unfinished_folder, write_text
 
 
 def import_huggingface(source: pathlib.Path, target: pathlib.Path) -> str:
@@ -150,8 +149,7 @@ def new_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
     Raises:
         ValueError: the target is there already, or another process fills it.
     """
-    unfinished = target.with_name(f"{target.name}.unfinished")
-    folder, leases = unfinished / "whole", Leases(unfinished / "leases")
+    leases = Leases(target.with_name(f"{target.name}.leases"))
     try:
         with leases:
             if not leases.acquire("writer"):
@@ -159,14 +157,9 @@ def new_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
                 raise ValueError(f"{target} is being written by {owner}: wait for it")
             if target.exists():
                 raise ValueError(f"{target} exists: use another --target, or move it away")
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            try:
+            with unfinished_folder(target) as folder:
                 yield folder
-                folder.rename(target)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
+                commit_folder(folder, target)
     finally:
-        for empty in (leases.folder, unfinished):
-            with contextlib.suppress(OSError):  # another process is there
-                empty.rmdir()
+        with contextlib.suppress(OSError):  # another process is there
+            leases.folder.rmdir()

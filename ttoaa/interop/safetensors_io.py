@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from ttoaa.workdir import read_json, write_json, writing
+from ttoaa.workdir import atomic_writer, read_json, write_json
 
 Shape = tuple[int, ...]
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(jnp.bfloat16)}
@@ -130,7 +130,7 @@ def write(
         start = stop
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # the data begins at a multiple of eight
-    with writing(path) as file:
+    with atomic_writer(path) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name, kind in kinds.items():
             array = make(name)

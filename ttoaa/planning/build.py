@@ -36,9 +36,9 @@ from ttoaa.planning.removal import (
     whole_rows,
 )
 from ttoaa.planning.reserve import split_reserve
-from ttoaa.planning.store import store, unfinished
+from ttoaa.planning.store import store
 from ttoaa.training.throughput import Ledger
-from ttoaa.workdir import Workdir, write_json
+from ttoaa.workdir import Workdir, unfinished_folder, write_json
 
 _REDRAWS = 16  # of one edit, before it is given up
 
@@ -127,7 +127,7 @@ def _compile(
     """Stores the plan, once what it composes holds no removed text."""
     again: collections.Counter[Edit] = collections.Counter()
     while True:
-        with unfinished(workdir.plan) as folder:
+        with unfinished_folder(workdir.plan) as folder:
             plan = compile_plan(found, study.geometry, corpus.vocab_size, identity, again, folder)
             made = seams(plan, corpus, order, removals, slots) if removals else {}
             again.update(made.keys())

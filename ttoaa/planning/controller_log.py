@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ttoaa.workdir import read_json, write_bytes, write_json, writing
+from ttoaa.workdir import atomic_writer, read_json, write_bytes, write_json
 
 SLOT_TEXTS_FOLDER = "controllers"
 
@@ -142,7 +142,7 @@ class ControllerLog:
             raws.append(raw)
             kept.append(line)
             last = line["hash"]
-        with writing(self._path) as file:
+        with atomic_writer(self._path) as file:
             file.writelines(raws)
         return kept
 

@@ -21,10 +21,9 @@ import numpy as np
 import pandas as pd
 
 from ttoaa import parquet_io
-from ttoaa.data.corpus import file_sha256
 from ttoaa.data.geometry import Geometry
 from ttoaa.planning.column_files import map_npy
-from ttoaa.workdir import read_json
+from ttoaa.workdir import file_sha256, read_json
 
 
 def item_keys(seed: int, experiment: str, ids: np.ndarray, sizes: np.ndarray) -> np.ndarray:

@@ -4,21 +4,24 @@ Makes a compiled plan a finished one: provenance of every edit, a summary to rea
 """
 
 import concurrent.futures
-import contextlib
-import os
 import pathlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from ttoaa.data.corpus import file_sha256
 from ttoaa.planning.column_files import TableWriter, hexadecimal, join_text, map_npy
 from ttoaa.planning.compiler import CompiledPlan
 from ttoaa.planning.items import RESERVE, TOKENS
-from ttoaa.workdir import write_json, write_text
+from ttoaa.workdir import (
+    commit_folder,
+    file_sha256,
+    unfinished_folder,
+    write_json,
+    write_text,
+)
 
 _PARTS = 10  # of training
 
@@ -97,27 +100,11 @@ _PROVENANCE = pa.schema(
 )
 
 
-@contextlib.contextmanager
-def unfinished(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder beside `folder` to compile into, on the same disk; gone if there is an error.
-
-    What was left behind by whoever was killed goes first.
-    """
-    for leftover in folder.parent.glob(f"{folder.name}.tmp-*"):
-        shutil.rmtree(leftover)
-    made = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
-    made.mkdir(parents=True)
-    try:
-        yield made
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-
-
 def store(plan: CompiledPlan, folder: pathlib.Path, meta: Mapping[str, Any]) -> None:
     """Makes the plan the folder `folder`, whole or not at all.
 
     `meta` joins plan.json outside the content hash, and its warnings the summary. A plan that was
-    not compiled into an `unfinished` folder is copied; one that was is moved.
+    not compiled into an `unfinished_folder` is copied; one that was is moved.
     """
     _write_provenance(plan, plan.folder / "provenance.parquet")
     values = summary_values(plan)
@@ -134,25 +121,11 @@ def store(plan: CompiledPlan, folder: pathlib.Path, meta: Mapping[str, Any]) -> 
         {"hash": plan.hash, "contents": plan.contents, "tables": told, **meta},
     )
     if plan.folder.parent == folder.parent:
-        _finish(plan.folder, folder)
+        commit_folder(plan.folder, folder)
         return
-    with unfinished(folder) as copy:
+    with unfinished_folder(folder) as copy:
         shutil.copytree(plan.folder, copy, dirs_exist_ok=True)
-        _finish(copy, folder)
-
-
-def _finish(made: pathlib.Path, folder: pathlib.Path) -> None:
-    with concurrent.futures.ThreadPoolExecutor(16) as pool:  # disks take many at once
-        list(pool.map(_to_disk, [made, *made.rglob("*")]))
-    os.replace(made, folder)
-
-
-def _to_disk(path: pathlib.Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        commit_folder(copy, folder)
 
 
 def _write_provenance(plan: CompiledPlan, path: pathlib.Path) -> None:

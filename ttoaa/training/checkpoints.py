@@ -36,6 +36,7 @@ from ttoaa.training.checkpoint_io import (
     together,
 )
 from ttoaa.training.multihost import first_line, from_primary
+from ttoaa.workdir import check_room
 
 
 @gin.configurable
@@ -210,12 +211,12 @@ class Writer:
             logging.warning("%s: a save that a kill cut short, deleted", path)
 
     def _check_room(self, step: int, needed: float) -> None:
-        free = shutil.disk_usage(self.folder).free
-        if free < needed:
-            raise CheckpointError(
-                f"{self.folder} has {free / 1e9:.2f} GB free, a checkpoint of step {step} may "
-                f"need {needed / 1e9:.2f}: free some and run again, it resumes"
+        try:
+            check_room(
+                self.folder, needed, f"a checkpoint of step {step}", "free some, then run again"
             )
+        except OSError as error:
+            raise CheckpointError(str(error)) from error
 
     def _set_aside(self, damaged: dict[str, Damaged]) -> None:
         for name, error in damaged.items():

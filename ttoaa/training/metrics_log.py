@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 import tensorboardX
 
-from ttoaa.workdir import json_lines, writing
+from ttoaa.workdir import atomic_writer, iterate_json_lines
 
 FILES = ("metrics", "arms", "probes")
 
@@ -29,8 +29,10 @@ class MetricsLog:
         for name in FILES:
             path = folder / f"{name}.jsonl"
             if path.exists():
-                with writing(path) as file:
-                    file.writelines(raw for raw, line in json_lines(path) if line["step"] <= step)
+                with atomic_writer(path) as file:
+                    file.writelines(
+                        raw for raw, line in iterate_json_lines(path) if line["step"] <= step
+                    )
         self._files = {
             name: open(folder / f"{name}.jsonl", "a", encoding="utf-8")  # noqa: SIM115
             for name in FILES

@@ -272,7 +272,7 @@ def test_links_are_followed_and_never_left_out_in_silence(tmp_path):
         texts(tmp_path / "here")
     dead.unlink()
     (tmp_path / "there" / "up").symlink_to(tmp_path / "there")
-    with pytest.raises(ValueError, match="up is a link to a folder that it is in"):
+    with pytest.raises(ValueError, match="up is a link to a folder that contains it"):
         texts(tmp_path / "here")
 
 

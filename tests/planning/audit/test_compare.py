@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fakes import Given, Planted
 
-from ttoaa.data.corpus import Corpus, file_sha256
+from ttoaa.data.corpus import Corpus
 from ttoaa.planning import controller_log
 from ttoaa.planning.audit import compare
 from ttoaa.planning.audit.compare import cuts, load_shares
@@ -18,7 +18,7 @@ from ttoaa.planning.controller_log import SlotTexts
 from ttoaa.planning.items import MARK, RESERVE, SLOT, TOKENS, Item
 from ttoaa.planning.placement import PerInterval
 from ttoaa.planning.plan import Plan
-from ttoaa.workdir import Workdir
+from ttoaa.workdir import Workdir, file_sha256
 
 # The corpus has 139 training windows of 32 tokens: epochs end inside the steps 17 and 34.
 STEPS = (0, 16, 17, 18, 25, 34, 39)

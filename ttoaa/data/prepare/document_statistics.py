@@ -145,7 +145,7 @@ class TakeSurvey:
             fraction_n=np.array(fraction_n, np.float64),
             characters_n=np.array(characters_n, np.int64),
         )
-        with workdir.writing(group.path) as file:
+        with workdir.atomic_writer(group.path) as file:
             np.savez(file, **vars(counts))
 
 

@@ -174,12 +174,7 @@ def _check_room(work: _Work, surveyed: document_statistics.Survey) -> None:
     done = sum(shard.tokens for part in finished for shard in part.shards)
     tokens = surveyed.most_tokens + sum(surveyed.documents.values()) - done
     needed = _BYTES_PER_TOKEN * tokens
-    free = shutil.disk_usage(work.folder).free
-    if free < needed:
-        raise OSError(
-            f"{work.folder}: the corpus may need {needed / 1e6:,.1f} MB and the disk has "
-            f"{free / 1e6:,.1f} MB free: free some, or take another --workdir"
-        )
+    workdir.check_room(work.folder, needed, "the corpus", "free some, or use another --workdir")
 
 
 def _begin(
