@@ -162,10 +162,10 @@ def test_an_unknown_split_is_refused(tmp_path):
 LIMITED = """
 import pathlib, resource, sys
 import numpy as np
-from ttoaa.data.corpus import File, Windows
+from ttoaa.data.corpus import TokenFile, Windows
 
 folder = pathlib.Path(sys.argv[1])
-files = [File(folder / str(k), 0, 4) for k in range(100)]
+files = [TokenFile(folder / str(k), 0, 4) for k in range(100)]
 for k, file in enumerate(files):
     (4 * k + np.arange(4, dtype="<u2")).tofile(file.path)
 resource.setrlimit(resource.RLIMIT_NOFILE, (40, int(sys.argv[2])))

@@ -314,7 +314,7 @@ def test_a_model_passes_through_memory_and_is_never_whole_in_it(tmp_path):
     ],
 )
 def test_the_commands_say_what_they_did_or_what_is_wrong(module, source, code, line, tmp_path):
-    command = [sys.executable, "-m", f"ttoaa.model.{module}", "import"]
+    command = [sys.executable, "-m", f"ttoaa.interop.{module}", "import"]
     command += [f"--source={GOLDEN / source}", f"--target={tmp_path / 'target'}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr

@@ -233,20 +233,20 @@ def test_what_is_finished_is_neither_surveyed_nor_written_again(several, tmp_pat
 
 PROCESSES = """
 import sys, time
-from ttoaa.data import survey, writer
+from ttoaa.data.prepare import document_statistics, shard_writer
 from ttoaa.data.prepare.workers import Local
 from ttoaa.data.prepare.pipeline import Prepare, prepare
 from ttoaa.data.sources import TextFiles
 from ttoaa.data.vocabulary import TrainBPE
 
-survey.GROUP_BYTES = 1
-write = writer.WriteParts._write
+document_statistics.GROUP_BYTES = 1
+write = shard_writer.WriteParts._write
 
 def slowly(*arguments):  # workers import this file too
     time.sleep(0.2)
     yield from write(*arguments)
 
-writer.WriteParts._write = slowly
+shard_writer.WriteParts._write = slowly
 if __name__ == "__main__":
     source = TextFiles([sys.argv[1]], separator="\\n%%%\\n")
     config = Prepare(source, TrainBPE(400, 20), 0.2, 10_000)

@@ -62,7 +62,7 @@ def test_a_worker_that_is_killed_is_an_error(tmp_path):
 
 PARENT = """
 import sys
-from test_engine import leave
+from test_workers import leave
 from ttoaa.data.prepare.workers import Local
 
 if __name__ == "__main__":
@@ -73,7 +73,7 @@ if __name__ == "__main__":
 
 def test_workers_die_with_their_parent(tmp_path):
     here = pathlib.Path(__file__).resolve().parent
-    environment = {**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{here.parents[1]}"}
+    environment = {**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{here.parents[2]}"}
     command = [sys.executable, "-c", PARENT, str(tmp_path)]
     with subprocess.Popen(command, env=environment) as parent:
         deadline = time.monotonic() + 60
