@@ -15,8 +15,8 @@ from ttoaa.data.sources.files import TextFiles
 from ttoaa.data.vocabulary import TrainBPE
 from ttoaa.experiments.forgetting import Forgetting
 from ttoaa.model.decoder import DecoderConfig
-from ttoaa.planning.build import make_plan
 from ttoaa.planning.placement import Within
+from ttoaa.study_handle import StudyHandle
 from ttoaa.training.config import AdamW, ConstantLinear, Training
 from ttoaa.workdir import Workdir
 
@@ -87,7 +87,7 @@ def plan_of(tiny_study, make_workdir):
 
     def plan(experiments, seed=0, **changes):
         study = dataclasses.replace(tiny_study, experiments=tuple(experiments), **changes)
-        return make_plan(study, make_workdir(seed))[0]
+        return StudyHandle(study, make_workdir(seed)).make_plan()[0]
 
     return plan
 

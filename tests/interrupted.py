@@ -90,7 +90,7 @@ class Study:
             "--join_timeout=60",
         ]
         self.corpus = corpus or self._prepared(gin)
-        self.state = train.program_of(config.load([gin])[0]).state
+        self.state = train.compiled_step(config.load([gin])[0]).state
 
     def _prepared(self, gin):
         told = studies.run("prepare", self.root / "prepared", f"--gin_file={gin}")

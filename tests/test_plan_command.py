@@ -15,10 +15,10 @@ import pytest
 from fakes import Given, Planted
 
 from ttoaa.planning.audit import compare
-from ttoaa.planning.build import make_plan
 from ttoaa.planning.checks.findings import Checks
 from ttoaa.planning.items import Item
 from ttoaa.planning.plan import Plan
+from ttoaa.study_handle import StudyHandle
 from ttoaa.workdir import Workdir
 
 TESTS = pathlib.Path(__file__).parent
@@ -189,7 +189,7 @@ def test_an_error_is_one_line_and_leaves_nothing(planned):
 @pytest.fixture(scope="module")
 def made(tiny_study, make_workdir):
     workdir = make_workdir()
-    make_plan(tiny_study, workdir)
+    StudyHandle(tiny_study, workdir).make_plan()
     return workdir
 
 
@@ -205,14 +205,14 @@ def test_other_experiments_or_another_geometry_are_refused(tiny_study, made):
     ]
     for name, change in others:
         with pytest.raises(ValueError, match=f"another setting of {name}: use ano") as caught:
-            make_plan(dataclasses.replace(tiny_study, **change), made)
+            StudyHandle(dataclasses.replace(tiny_study, **change), made).make_plan()
         assert str(made.plan) in str(caught.value) and "\n" not in str(caught.value)
     assert files(made.root) == before
 
 
 def test_the_same_experiments_in_another_order_are_the_same_plan(tiny_study, made):
     turned = dataclasses.replace(tiny_study, experiments=tiny_study.experiments[::-1])
-    plan, new = make_plan(turned, made)
+    plan, new = StudyHandle(turned, made).make_plan()
     assert not new and plan.hash == Plan.open(made.plan).hash
 
 
@@ -221,12 +221,12 @@ def test_another_corpus_is_refused(tiny_study, made, tmp_path):
     manifest = tmp_path / "study" / "corpus" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"source": "', '"source": "another '))
     with pytest.raises(ValueError, match="another setting of corpus"):
-        make_plan(tiny_study, Workdir(tmp_path / "study"))
+        StudyHandle(tiny_study, Workdir(tmp_path / "study")).make_plan()
 
 
 def test_seeds_have_plans_of_their_own(tiny_study, made):
     one = Workdir(made.root, 1)
-    plan, new = make_plan(tiny_study, one)
+    plan, new = StudyHandle(tiny_study, one).make_plan()
     assert new and plan.folder == made.root / "plan-s1"
     assert plan.hash != Plan.open(made.plan).hash
     assert plan.contents["order"]["seed"] == plan.contents["seed"] == 1
@@ -234,7 +234,7 @@ def test_seeds_have_plans_of_their_own(tiny_study, made):
 
 def test_a_plan_without_a_corpus_says_what_to_run(tiny_study, tmp_path):
     with pytest.raises(ValueError, match=r"no finished corpus .*run python -m ttoaa.prepare"):
-        make_plan(tiny_study, Workdir(tmp_path))
+        StudyHandle(tiny_study, Workdir(tmp_path)).make_plan()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -260,9 +260,9 @@ def test_a_holdout_that_leaks_leaves_no_plan_where_that_is_an_error(tiny_study, 
     workdir = make_workdir()
     before = files(workdir.root)
     with pytest.raises(ValueError, match="a holdout leaks: 1 of 1 held-out items of a are texts"):
-        make_plan(dataclasses.replace(study, checks=Checks(holdout="error")), workdir)
+        StudyHandle(dataclasses.replace(study, checks=Checks(holdout="error")), workdir).make_plan()
     assert files(workdir.root) == before
-    assert make_plan(study, workdir)[1]
+    assert StudyHandle(study, workdir).make_plan()[1]
 
 
 @pytest.mark.parametrize("many", [3, 2_000])

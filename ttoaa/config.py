@@ -20,6 +20,7 @@ from ttoaa.data.geometry import Geometry
 from ttoaa.data.olmo_corpus import OlmoCorpus
 from ttoaa.data.prepare.pipeline import Prepare, is_begun
 from ttoaa.experiments.base import Experiment
+from ttoaa.identity import check, identity
 from ttoaa.model.compute_config import Execution
 from ttoaa.model.decoder import DecoderConfig
 from ttoaa.model.sharding import Layout
@@ -89,36 +90,28 @@ def load_from_flags(more: Sequence[str] = ()) -> Study:
 
 
 def _refuse_other(workdir: Workdir, study: Study) -> None:
-    """What decided bits that are there already stays: nothing of it is overwritten."""
+    """Refuse settings other than those that decided bits which are there already."""
     prepared, trained = is_begun(workdir.corpus), bool(workdir.seeds())
     if not (prepared or trained) or not workdir.config.exists():
         return
     begun = load([workdir.config])[0]
-    corpus = [("Prepare", begun.prepare, study.prepare)]
-    runs = [
-        ("Geometry", begun.geometry, study.geometry),
-        ("DecoderConfig", begun.model, study.model),
-        ("Training", begun.training.numerics(), study.training.numerics()),
-        ("InitFrom", begun.init_from, study.init_from),
-        ("validation_sequences", begun.validation_sequences, study.validation_sequences),
-    ]
-    for name, theirs, ours in corpus + runs * trained:
-        if theirs != ours:
-            what, there, here = _first_difference(name, theirs, ours)
-            raise ValueError(
-                f"{workdir.root} holds a study with {what} {there}, this one has {here}: "
-                "go on with --workdir alone, or use another --workdir"
-            )
+    made, now = (identity(**_decided(each, trained)) for each in (begun, study))
+    check(workdir.root, made, now, "go on with --workdir alone, or use another --workdir")
 
 
-def _first_difference(name: str, theirs: Any, ours: Any) -> tuple[str, Any, Any]:
-    """(dotted name, their value, our value) of the innermost field that differs."""
-    if dataclasses.is_dataclass(theirs) and type(theirs) is type(ours):
-        for field in dataclasses.fields(theirs):
-            pair = getattr(theirs, field.name), getattr(ours, field.name)
-            if pair[0] != pair[1]:
-                return _first_difference(f"{name}.{field.name}", *pair)
-    return name, theirs, ours
+def _decided(study: Study, trained: bool) -> dict[str, Any]:
+    """What decided the corpus, and once a run has begun, what decides the runs."""
+    corpus = {"Prepare": study.prepare}
+    if not trained:
+        return corpus
+    return {
+        **corpus,
+        "Geometry": study.geometry,
+        "DecoderConfig": study.model,
+        "Training": study.training.numerics(),
+        "InitFrom": study.init_from,
+        "validation_sequences": study.validation_sequences,
+    }
 
 
 def only(study: Study, names: Sequence[str] | None) -> Study:

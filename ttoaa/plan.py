@@ -1,6 +1,7 @@
 """Plan what each experiment puts into training, check the plan, and show or audit it.
 
   ttoaa plan --workdir=runs/mine                          make the plan
+  ttoaa plan --workdir=runs/mine --dry_run                check that the experiments fit
   ttoaa plan --workdir=runs/mine --check=overlap          also search the corpus for the items
   ttoaa plan --workdir=runs/mine --show=step=100          print what batch 100 holds
   ttoaa plan --workdir=runs/mine --show=item=canaries/7   print where each copy of an item is
@@ -18,6 +19,9 @@ from absl import flags
 from ttoaa import command_line, study_flags
 from ttoaa.workdir import Workdir
 
+_DRY_RUN = flags.DEFINE_boolean(
+    "dry_run", False, "check that the experiments fit: compile the plan without storing it"
+)
 _SHOW = flags.DEFINE_string(
     "show",
     None,
@@ -53,7 +57,8 @@ def main(argv: Sequence[str]) -> None:
     if _CHECK.value not in (None, "", "quick", "overlap"):
         raise ValueError(f"--check is quick or overlap, not {_CHECK.value!r}")
     audits = _AUDIT.value or _AUDIT_STEPS.value
-    ways = {"--show": _SHOW.value, "--check": _CHECK.value, "--audit": audits}
+    ways: dict[str, object] = {"--dry_run": _DRY_RUN.value}
+    ways |= {"--show": _SHOW.value, "--check": _CHECK.value, "--audit": audits}
     asked = [name for name, value in ways.items() if value]
     if len(asked) > 1:
         raise ValueError(f"{' and '.join(asked)}: one at a time")
@@ -80,17 +85,26 @@ def _audit(workdir: Workdir) -> str:
 
 def _make(workdir: Workdir) -> None:
     from ttoaa import config
-    from ttoaa.planning.build import make_plan
-    from ttoaa.planning.checks.command import check
+    from ttoaa.study_handle import StudyHandle
 
     started = time.perf_counter()
-    study = config.load_from_flags()
-    plan, new = make_plan(study, workdir)
+    handle = StudyHandle(config.load_from_flags(), workdir, verify=not workdir.plan.exists())
+    if _DRY_RUN.value:
+        print(handle.try_plan(), end="")
+        print(f"plan: it fits; nothing was written (took {time.perf_counter() - started:.1f} s)")
+        return
+    plan, new = handle.make_plan()
     if new:
         print((workdir.plan / "summary.txt").read_text(encoding="utf-8"), end="")
     unchecked = not (workdir.plan / "checks.json").exists()  # it is new, or a kill came between
     if unchecked or _CHECK.value:
-        check(study, plan, workdir, new=unchecked, overlap=_CHECK.value == "overlap")
+        report = handle.check_plan(new=unchecked, overlap=_CHECK.value == "overlap")
+        report.write(plan.folder)
+        print(report.short())
+        if not unchecked:
+            print(f"plan: more in {plan.folder / 'checks.txt'}")
+        if report.errors:
+            raise ValueError(f"the checks found {len(report.errors)} errors in {plan.folder}")
     if new:
         print(f"plan: {workdir.plan} made in {time.perf_counter() - started:.1f} s")
     elif not _CHECK.value:

@@ -9,10 +9,10 @@ import pathlib
 from collections.abc import Sequence
 
 from ttoaa import command_line, config
-from ttoaa.experiments.context import check_planned, outcome_fingerprints
-from ttoaa.planning.plan import Plan
+from ttoaa.experiments.context import outcome_fingerprints
 from ttoaa.reporting import page
 from ttoaa.reporting.estimates import described, stale_tables
+from ttoaa.study_handle import StudyHandle
 from ttoaa.workdir import Workdir
 
 
@@ -22,8 +22,7 @@ def main(argv: Sequence[str]) -> None:
     without: list[pathlib.Path] = []
     for folder in (Workdir(root, seed) for seed in Workdir(root).seeds()):
         if folder.tables.exists():
-            plan = Plan.open(folder.plan)
-            check_planned(plan, study.experiments)
+            plan = StudyHandle(study, folder).plan
             outcomes = outcome_fingerprints(study.experiments)
             without += stale_tables(folder, plan.hash, outcomes)
     summary, report = page.write(root, study.name, study.experiments, without)

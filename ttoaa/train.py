@@ -7,41 +7,29 @@ Training continues from the newest checkpoint; a finished run is left as it is.
 """
 
 import contextlib
-import dataclasses
 import pathlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
 
-from ttoaa import command_line, config
-from ttoaa.data.corpus import Corpus
+from ttoaa import command_line, config, identity
 from ttoaa.data.loader import Transform, batches
-from ttoaa.data.order import Order, training_order
 from ttoaa.data.repetition_filter import RepetitionFilter
 from ttoaa.experiments import controllers
-from ttoaa.experiments.base import World
-from ttoaa.experiments.context import (
-    ask_removals,
-    check_planned,
-    make_worlds,
-    probes_fingerprint,
-    validation_tokens,
-)
+from ttoaa.experiments.context import probes_fingerprint
 from ttoaa.locks import exclusive_trainer
 from ttoaa.model.sharding import make_mesh
-from ttoaa.planning.build import interventions
-from ttoaa.planning.compiler import compile_plan
 from ttoaa.planning.injection import Overlay, SlotOverlay
-from ttoaa.planning.plan import Edits, Plan
+from ttoaa.study_handle import StudyHandle
 from ttoaa.training import init_from, multihost, throughput
 from ttoaa.training.checkpoint_io import newest_meta
 from ttoaa.training.controller_loop import ControllerSet
 from ttoaa.training.device_feed import followed
 from ttoaa.training.job import Job
-from ttoaa.training.loop import AGREED, Stopped, check_identity, train
+from ttoaa.training.loop import AGREED, RETRAIN, Stopped, train
 from ttoaa.training.step import CompiledStep
 from ttoaa.training.topology import pin_cores, split_cpu
 from ttoaa.workdir import RUNS, Workdir, read_json
@@ -49,92 +37,98 @@ from ttoaa.workdir import RUNS, Workdir, read_json
 _RUN = flags.DEFINE_enum(
     "run", "run", RUNS, "which run to train: the control run, or the run with the experiments"
 )
-
-
 _BEGAN = time.time()
 
 
-def inputs(study: config.Study, workdir: Workdir, kind: str) -> dict[str, Any]:
-    """A Job's fields that have nothing to do with the devices, which this leaves alone.
-
-    Opens and checks all that a run needs; raises ValueError before any of it starts.
-    """
-    corpus = Corpus.open(workdir.corpus)
-    geometry = study.geometry
+def check_run(handle: StudyHandle, kind: str) -> None:
+    """Raise ValueError for what a run cannot be trained with, before any device is touched."""
+    study, corpus = handle.config, handle.corpus
     if study.model.vocab_size < corpus.vocab_size:
         raise ValueError(
             f"the corpus has a vocabulary of {corpus.vocab_size}, DecoderConfig.vocab_size is "
             f"only {study.model.vocab_size}: raise it"
         )
-    order = training_order(corpus, workdir.seed, geometry.length)
-    removals = ask_removals(study.experiments, workdir.seed, geometry, corpus)
-    worlds = make_worlds(
-        study.experiments, workdir.seed, geometry, corpus, study.validation_sequences, removals
-    )
-    plan: Edits
     if kind == "run":
-        plan = _matching_plan(study, workdir, corpus, order)
-    else:  # on trial: one that cannot work is refused now, not after a control run was paid for
-        found, _ = interventions(study, worlds, corpus, order, removals)
-        plan = compile_plan(found, geometry, corpus.vocab_size, {"seed": workdir.seed})
-    arms = plan.arms
-    if len(arms) >= study.training.max_arms:
-        raise ValueError(
-            f"the plan has {len(arms)} arms beside the corpus, Training.max_arms is only "
-            f"{study.training.max_arms}: raise it"
-        )
-    probes = [(e.name, p) for e in study.experiments for p in e.probes(worlds[e.name])]
-    controls = _controls(study, kind, plan, worlds, corpus.vocab_size)
-    overlay = [Overlay(plan, corpus)] if kind == "run" else []
-    early, late = _transforms(overlay, controls.filled, study.training.repetition_filter)
+        handle.check_plan_fits()
+        arms = len(handle.plan.arms)
+        if arms >= study.training.max_arms:
+            raise ValueError(
+                f"the plan has {arms} arms beside the corpus, Training.max_arms is only "
+                f"{study.training.max_arms}: raise it"
+            )
+
+
+def identity_of(handle: StudyHandle, kind: str, controls: ControllerSet) -> dict[str, Any]:
+    """Describe all that decides the run's batches and numerics.
+
+    Raises ValueError where the control run of this study was made with other settings.
+    """
+    study, workdir = handle.config, handle.workdir
     begun = [made for each in (kind, "control") if (made := _made(workdir.run(each)))]
-    began_from = begun[0].get("init_from") if begun else None
-    identity = {
-        "corpus": corpus.fingerprint,
-        "order": order.fingerprint,
-        "plan": plan.hash if kind == "run" else "none",
-        "probes": "-".join(filter(None, [probes_fingerprint(probes), controls.measured])),
-        "controllers": controls.root if controls.filled else "none",
-        "geometry": repr(geometry),
-        "model": repr(study.model),
-        "training": study.training.numerics(),
-        "seed": str(workdir.seed),
-        "init_from": init_from.identity(study.init_from, began_from),
-    }
-    if kind == "run" and (before := _made(workdir.run("control"))):
-        alike = {**identity, "plan": "none", "controllers": "none"}
-        check_identity(workdir.run("control"), before, alike)
-    return dict(
+    ours = identity.identity(
+        corpus=handle.corpus.fingerprint,
+        order=handle.order.fingerprint,
+        plan=handle.plan.hash if kind == "run" else "none",
+        probes="-".join(filter(None, [probes_fingerprint(handle.probes), controls.measured])),
+        controllers=controls.root if controls.filled else "none",
+        geometry=study.geometry,
+        model=study.model,
+        training=study.training.numerics(),
+        seed=workdir.seed,
+        init_from=init_from.found_source(
+            study.init_from, begun[0].get("init_from") if begun else None
+        ),
+    )
+    if kind == "run" and (control := _made(workdir.run("control"))):
+        alike = {**ours, "plan": "none", "controllers": "none"}
+        identity.check(workdir.run("control"), control, alike, RETRAIN)
+    return ours
+
+
+def make_job(
+    handle: StudyHandle,
+    kind: str,
+    controls: ControllerSet,
+    made_of: Mapping[str, Any],
+    ours: Callable[[], bool],
+    profile: range,
+) -> Job:
+    """Put together the training job on the devices that are here; `ours` as in `Job`."""
+    study, workdir = handle.config, handle.workdir
+    overlay = [Overlay(handle.plan, handle.corpus)] if kind == "run" else []
+    early, late = _transforms(overlay, controls.filled, study.training.repetition_filter)
+    corpus, order, geometry = handle.corpus, handle.order, study.geometry
+    return Job(
         folder=workdir.run(kind),
         seed=workdir.seed,
-        identity=identity,
+        program=compiled_step(study),
+        identity=made_of,
         batches=lambda start, rows: followed(
             batches(corpus, order, geometry, early, rows=rows, start=start), late
         ),
         controls=controls,
-        probes=probes,
-        validation_NxL=validation_tokens(corpus, geometry, study.validation_sequences),
+        probes=handle.probes,
+        validation_NxL=handle.validation_NxL,
         label=workdir.run(kind).name,
         init_from=study.init_from,
         config=workdir.config.read_text(encoding="utf-8"),
+        profile=profile,
+        began=_BEGAN,
+        ours=ours,
     )
 
 
-def _controls(
-    study: config.Study, kind: str, plan: Edits, worlds: Mapping[str, World], vocab_size: int
-) -> ControllerSet:
-    """The controllers, checked; a control run measures for them and fills nothing."""
-    found = [(e.name, c) for e in study.experiments for c in e.controllers(worlds[e.name])]
+def _controls(handle: StudyHandle, kind: str) -> ControllerSet:
+    """The controllers; a control run measures for them and fills no slots."""
+    found = handle.controllers
     if not found:
         return ControllerSet()
-    controllers.check_controllers(found, vocab_size)
-    filled, measured = (
-        SlotOverlay(plan, controllers.slot_texts(found)),
-        controllers.measured_fingerprint(found),
-    )
-    if kind == "run":
-        return ControllerSet(found, controllers.controllers_fingerprint(found), measured, filled)
-    return ControllerSet(found, measured, measured)
+    measured = controllers.measured_fingerprint(found)
+    if kind != "run":
+        return ControllerSet(found, measured, measured)
+    filled = SlotOverlay(handle.plan, handle.slots)
+    root = controllers.controllers_fingerprint(found)
+    return ControllerSet(found, root, measured, filled)
 
 
 def _transforms(
@@ -147,35 +141,17 @@ def _transforms(
     return every[:first], every[first:]
 
 
-def _made(folder: pathlib.Path) -> dict[str, str] | None:
-    """The identity by which that run began; None where it has not got to a checkpoint."""
+def _made(folder: pathlib.Path) -> dict[str, Any] | None:
+    """The identity by which a run began; None where it has no checkpoint yet."""
     finished = folder / "finished.json"
     meta = read_json(finished) if finished.exists() else newest_meta(folder / "checkpoints")
     return meta["identity"] if meta else None
 
 
-def program_of(study: config.Study) -> CompiledStep:
+def compiled_step(study: config.Study) -> CompiledStep:
     """The training step on the devices that are here."""
     mesh = make_mesh(study.layout)
     return CompiledStep(study.model, study.training, study.geometry, study.execution, mesh)
-
-
-def _matching_plan(study: config.Study, workdir: Workdir, corpus: Corpus, order: Order) -> Plan:
-    plan = Plan.open(workdir.plan)
-    check_planned(plan, study.experiments)
-    ours = {
-        "corpus": corpus.fingerprint,
-        "order": order.identity(),
-        "geometry": dataclasses.asdict(study.geometry),
-        "seed": workdir.seed,
-    }
-    for name, value in ours.items():
-        if plan.contents[name] != value:
-            raise ValueError(
-                f"{workdir.plan} was made for {name} {plan.contents[name]}, this run has {value}: "
-                "use another --workdir, or move the plan away and plan again"
-            )
-    return plan
 
 
 def main(argv: Sequence[str]) -> None:
@@ -195,18 +171,21 @@ def main(argv: Sequence[str]) -> None:
 
 
 def run(study: config.Study, workdir: Workdir, kind: str, profile_steps: str | None = None) -> str:
-    """Does what is left of the 'control' run or the 'run'; returns what to tell of it."""
-    folder = workdir.run(kind)
+    """Train the 'control' run or the 'run' to its end; return the line to print."""
+    handle, folder = StudyHandle(study, workdir), workdir.run(kind)
+    check_run(handle, kind)
+    controls = _controls(handle, kind)
+    made_of = identity_of(handle, kind, controls)
     if (folder / "finished.json").exists():
-        check_identity(folder, _made(folder) or {}, inputs(study, workdir, kind)["identity"])
+        identity.check(folder, _made(folder) or {}, made_of, RETRAIN)
         return f"{folder} is finished already"
     config.cache_compilations(workdir)
     profile = throughput.steps_of(profile_steps, study.geometry.steps)
-    parts = inputs(study, workdir, kind)
     with contextlib.ExitStack() as stack:
+        taken: list[Callable[[], bool]] = []
 
         def take() -> None:
-            parts["ours"] = stack.enter_context(exclusive_trainer(folder))
+            taken.append(stack.enter_context(exclusive_trainer(folder)))
 
         # Before any device is touched: a trainer that lives may hold them.
         multihost.primary_first(take)
@@ -214,7 +193,8 @@ def run(study: config.Study, workdir: Workdir, kind: str, profile_steps: str | N
         began = meta["topology"] if meta and meta["topology"]["platform"] == "cpu" else {}
         pin_cores(began.get("cores"))
         split_cpu(study.geometry.batch, study.layout, began.get("devices"))
-        train(Job(**parts, program=program_of(study), profile=profile, began=_BEGAN))
+        is_ours = taken[0] if taken else lambda: True  # only the primary process holds the lock
+        train(make_job(handle, kind, controls, made_of, is_ours, profile))
     return f"{folder} is finished at step {study.geometry.steps:,}"
 
 

@@ -14,8 +14,8 @@ from ttoaa.data.loader import batches
 from ttoaa.data.olmo_corpus import OlmoCorpus
 from ttoaa.data.order import Order
 from ttoaa.data.vocabulary import ExistingTokenizer
-from ttoaa.planning.build import make_plan
 from ttoaa.planning.injection import Overlay
+from ttoaa.study_handle import StudyHandle
 from ttoaa.workdir import Workdir
 
 LENGTH, BATCH, STEPS, FIRST, TRAIN = 32, 8, 40, 5, 139
@@ -46,7 +46,7 @@ def olmo(corpus, tiny_study, tmp_path_factory):
     )
     workdir = Workdir(root / "study")
     config.make(workdir.corpus)
-    plan, _ = make_plan(dataclasses.replace(tiny_study, prepare=config), workdir)
+    plan, _ = StudyHandle(dataclasses.replace(tiny_study, prepare=config), workdir).make_plan()
     return Corpus.open(workdir.corpus), plan, instances, order[:-2].astype(np.int64)
 
 

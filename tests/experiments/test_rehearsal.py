@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from ttoaa.data.geometry import Geometry
-from ttoaa.experiments.context import fingerprints, intervene, make_worlds
+from ttoaa.experiments.context import describe_experiments, intervene, make_worlds
 from ttoaa.experiments.rehearsal import Rehearsal
+from ttoaa.identity import canonical
 from ttoaa.planning.compiler import compile_plan
 from ttoaa.planning.placement import Within
 
@@ -82,4 +83,5 @@ def test_a_remembered_config_has_its_mappings_in_another_order_and_is_the_same()
     given = Rehearsal("a", groups=groups)
     remembered = Rehearsal("a", groups=dict(sorted(groups.items())))
     other = Rehearsal("a", groups={"x": (5, 0), "out": (20, 5)})
-    assert fingerprints([given]) == fingerprints([remembered]) != fingerprints([other])
+    described = [canonical(describe_experiments([each])) for each in (given, remembered, other)]
+    assert described[0] == described[1] != described[2]

@@ -14,6 +14,8 @@ import optax
 import pytest
 from safetensors.numpy import load_file
 
+from ttoaa.data.geometry import Geometry
+from ttoaa.identity import identity, restore
 from ttoaa.interop import convert
 from ttoaa.interop.convert import export_huggingface, import_huggingface, import_olmo
 from ttoaa.interop.huggingface.config import Card
@@ -23,7 +25,6 @@ from ttoaa.model.decoder import DecoderConfig, abstract_params, apply, init_para
 from ttoaa.training.checkpoint_io import read, read_meta, seal
 from ttoaa.training.checkpoints import Writer
 from ttoaa.training.config import AdamW, ConstantLinear
-from ttoaa.training.init_from import fields
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 WHOLE = ("float32", 5 * 10**9)
@@ -35,7 +36,7 @@ def assert_equal_trees(ours, theirs):
 
 
 def decoder(folder):
-    return DecoderConfig(**fields(read_meta(folder / "checkpoints", 0)["identity"]["model"]))
+    return restore(DecoderConfig, read_meta(folder / "checkpoints", 0)["identity"]["model"])
 
 
 def tensors_of(folder):
@@ -62,7 +63,7 @@ def test_an_import_is_a_checkpoint_of_parameters(imported):
     gin.parse_config_file(str(target / "model.gin"))
     config = DecoderConfig()
     gin.clear_config()
-    assert meta["identity"] == {"model": repr(config)}
+    assert meta["identity"] == identity(model=config)
     params = read(target / "checkpoints", 0, params=abstract_params(config))["params"]
     assert_equal_trees(params, load_params(source))
     assert (target / "tokenizer.json").read_text() == "{}"
@@ -148,11 +149,11 @@ CONFIG = DecoderConfig(vocab_size=330, layers=1, width=16, heads=2, hidden=24)
 def run(make_workdir):
     """A run's folder with checkpoints of steps 3 and 7, whose weights differ."""
     workdir = make_workdir()
-    identity = {"model": repr(CONFIG), "geometry": "Geometry(length=32, batch=8, steps=40)"}
+    made_of = identity(model=CONFIG, geometry=Geometry(32, 8, 40))
     writer = Writer(workdir.run("run") / "checkpoints")
     for step in (3, 7):
         params = jax.jit(init_params, static_argnums=0)(CONFIG, jax.random.key(step))
-        writer.save(step, params, {"m": jnp.zeros(3)}, {"step": step, "identity": identity})
+        writer.save(step, params, {"m": jnp.zeros(3)}, {"step": step, "identity": made_of})
     writer.finish()
     return workdir.run("run")
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from ttoaa.data.geometry import Geometry
 from ttoaa.data.tokenizer import Tokenizer
+from ttoaa.identity import identity
 from ttoaa.interop.convert import import_huggingface
 from ttoaa.interop.huggingface import config as tokenizer_files
 from ttoaa.interop.huggingface.config import Card
@@ -36,10 +38,10 @@ def params_of(seed):
 def run(make_workdir):
     """A run's folder with checkpoints of steps 3 and 7, whose weights are of these seeds."""
     folder = make_workdir().run("run")
-    identity = {"model": repr(CONFIG), "geometry": "Geometry(length=48, batch=8, steps=7)"}
+    made_of = identity(model=CONFIG, geometry=Geometry(48, 8, 7))
     writer = Writer(folder / "checkpoints")
     for step in (3, 7):
-        writer.save(step, params_of(step), None, {"step": step, "identity": identity})
+        writer.save(step, params_of(step), None, {"step": step, "identity": made_of})
     writer.finish()
     return folder
 
@@ -109,7 +111,7 @@ def test_a_damaged_checkpoint_is_not_opened(run, corpus, tmp_path):
     study = pathlib.Path(shutil.copytree(run.parent, tmp_path / "study"))
     meta = study / "run" / "checkpoints" / "7" / "meta" / "metadata"
     content = json.loads(meta.read_text())
-    content["identity"]["model"] = content["identity"]["model"].replace("layers=1", "layers=2")
+    content["identity"]["model"]["layers"] = 2
     meta.write_text(json.dumps(content))
     with pytest.raises(Damaged, match="is damaged: its meta"):
         open_model(study / "run")

@@ -19,7 +19,7 @@ from ttoaa.data.loader import Batch, batches
 from ttoaa.data.order import Order
 from ttoaa.planning.injection import Overlay
 from ttoaa.planning.plan import Plan
-from ttoaa.train import program_of
+from ttoaa.train import compiled_step
 from ttoaa.training.device_feed import place
 from ttoaa.training.topology import pin_cores, split_cpu
 
@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> None:
     geometry = study.geometry
     corpus, plan = Corpus.open(workdir.corpus), Plan.open(workdir.plan)
     order = Order(**plan.contents["order"])
-    program = program_of(study)
+    program = compiled_step(study)
     step, rows = program.compile(), np.arange(geometry.batch)
 
     def timed(loader: Iterator[Batch], state: dict) -> tuple[float, dict, float]:

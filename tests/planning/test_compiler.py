@@ -7,7 +7,12 @@ import pytest
 from fakes import Given, Planted
 
 from ttoaa.data.geometry import Geometry
-from ttoaa.experiments.context import fingerprints, intervene, make_worlds, validation_tokens
+from ttoaa.experiments.context import (
+    describe_experiments,
+    intervene,
+    make_worlds,
+    validation_tokens,
+)
 from ttoaa.experiments.forgetting import Forgetting
 from ttoaa.planning.compiler import compile_plan
 from ttoaa.planning.items import Item
@@ -116,7 +121,7 @@ def test_the_order_of_experiments_is_nothing(compile_, order):
     experiments = (FIRST, BATCHES, LATE)
     plan, turned = compile_(*experiments), compile_(*(experiments[k] for k in order))
     assert turned.hash == plan.hash
-    assert fingerprints(experiments) == fingerprints(experiments[::-1])
+    assert describe_experiments(experiments) == describe_experiments(experiments[::-1])
 
 
 @pytest.mark.parametrize("seed", range(4))

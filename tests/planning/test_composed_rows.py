@@ -9,11 +9,12 @@ from fakes import Given, Planted
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.order import training_order
 from ttoaa.data.repetition_filter import RepetitionFilter
+from ttoaa.identity import describe
 from ttoaa.planning.audit.reference_reader import PlainReader
-from ttoaa.planning.build import make_plan
 from ttoaa.planning.composed_rows import masked_edits
 from ttoaa.planning.items import Item
 from ttoaa.planning.placement import Explicit
+from ttoaa.study_handle import StudyHandle
 
 AFTER = RepetitionFilter(1, 3, 3)
 BEFORE = dataclasses.replace(AFTER, when="before_edits")
@@ -62,7 +63,7 @@ def by_hand(workdir, plan, rule):
 def test_edits_in_masked_rows_are_named_and_counted(tiny_study, make_workdir, rule):
     experiments = (Planted("planted", items=30), Given("given", items=(DULL, SLOT)))
     workdir = make_workdir()
-    plan, _ = make_plan(study_with(tiny_study, rule, *experiments), workdir)
+    plan, _ = StudyHandle(study_with(tiny_study, rule, *experiments), workdir).make_plan()
     corpus = Corpus.open(workdir.corpus)
     found = masked_edits(plan, corpus, training_order(corpus, 0, 32), rule)
     expected = by_hand(workdir, plan, rule)
@@ -86,9 +87,13 @@ def test_what_is_edited_over_is_judged_as_it_is_trained_on(tiny_study, make_work
     (first, *_) = np.flatnonzero(BEFORE.repeats(row))
     whole = Item("whole", "c", 1, np.arange(1, 33), placement=Explicit([int(first)]))
     study = study_with(tiny_study, AFTER, Given("given", items=(whole,)))
-    assert make_plan(study, workdir)[0].meta["warnings"] == []
+    assert StudyHandle(study, workdir).make_plan()[0].meta["warnings"] == []
     study = study_with(tiny_study, BEFORE, Given("given", items=(whole,)))
-    (line,) = make_plan(study, dataclasses.replace(make_workdir(), seed=0))[0].meta["warnings"]
+    (line,) = (
+        StudyHandle(study, dataclasses.replace(make_workdir(), seed=0))
+        .make_plan()[0]
+        .meta["warnings"]
+    )
     assert line.startswith("given/c: 1 edits, such as one of item 'whole', lie in rows that the")
 
 
@@ -96,16 +101,20 @@ def test_they_can_be_refused(tiny_study, make_workdir):
     rule = dataclasses.replace(AFTER, edits="refused")
     workdir = make_workdir()
     with pytest.raises(ValueError, match=r"given/dull: 6 edits.*RepetitionFilter.edits to 'named'"):
-        make_plan(study_with(tiny_study, rule, Given("given", items=(DULL,))), workdir)
+        StudyHandle(
+            study_with(tiny_study, rule, Given("given", items=(DULL,))), workdir
+        ).make_plan()
     assert [path.name for path in workdir.root.iterdir()] == ["corpus"]
-    assert repr(rule) == repr(AFTER)  # a run's identity does not hang on it
+    assert describe(rule) == describe(AFTER)  # a run's identity does not hang on it
     with pytest.raises(ValueError, match=r"edits is 'named' or 'refused', not 'x'"):
         dataclasses.replace(AFTER, edits="x")
 
 
 def test_of_very_many_rows_a_sample_is_looked_at(tiny_study, make_workdir):
     workdir = make_workdir()
-    plan, _ = make_plan(study_with(tiny_study, None, Planted("planted", items=30)), workdir)
+    plan, _ = StudyHandle(
+        study_with(tiny_study, None, Planted("planted", items=30)), workdir
+    ).make_plan()
     corpus = Corpus.open(workdir.corpus)
     order = training_order(corpus, 0, 32)
     rule = RepetitionFilter(1, 1, 2)

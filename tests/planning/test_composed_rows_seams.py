@@ -8,9 +8,9 @@ import pytest
 from fakes import Planted
 from removing import LENGTH, Removing, edits_of, holds, original, rows_of, stream, texts_of
 
-from ttoaa.planning.build import make_plan
 from ttoaa.planning.items import Item, Items
 from ttoaa.planning.placement import Explicit, PerInterval
+from ttoaa.study_handle import StudyHandle
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,9 @@ def test_what_one_removes_no_one_may_insert(tiny_study, make_workdir, texts, nam
         experiments[0] = dataclasses.replace(experiments[0], items=items)
     workdir = make_workdir()
     with pytest.raises(ValueError) as caught:
-        make_plan(dataclasses.replace(tiny_study, experiments=tuple(experiments)), workdir)
+        StudyHandle(
+            dataclasses.replace(tiny_study, experiments=tuple(experiments)), workdir
+        ).make_plan()
     assert str(caught.value) == (
         f"{name}: item 'puts-back' inserts a text that is to be removed, verbatim/text-0: "
         "leave it out of one of them"
@@ -64,7 +66,9 @@ def test_a_controller_may_not_insert_it_either(tiny_study, make_workdir, texts):
     steered = Steered("steered", choices=([1], [9, *texts[4][1]]))
     experiments = (Removing("verbatim", texts=tuple(texts)), steered)
     with pytest.raises(ValueError, match=r"steered: item 'room, text 1' inserts .*verbatim/text-4"):
-        make_plan(dataclasses.replace(tiny_study, experiments=experiments), make_workdir())
+        StudyHandle(
+            dataclasses.replace(tiny_study, experiments=experiments), make_workdir()
+        ).make_plan()
 
 
 def test_no_choice_of_a_controller_makes_a_removed_text(corpus, plan_of):
@@ -142,7 +146,5 @@ def test_a_seam_wherever_it_is_put_is_named(plan_of):
     with pytest.raises(ValueError) as caught:
         plan_of((removing, Removing("items", items=(wide,))))
     message = str(caught.value)
-    assert message.startswith(
-        "items: copy 0 of item 'wide' makes a text that is to be removed, ver"
-    )
-    assert message.endswith("wherever it is put: change one of them")
+    assert message.startswith("items: copy 0 of item 'wide' makes the removed text ver")
+    assert message.endswith("wherever it is placed: change one of them")

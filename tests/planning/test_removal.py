@@ -12,13 +12,12 @@ import pytest
 from fakes import Planted
 from removing import LENGTH, Removing, edits_of, holds, original, rows_of, stream, texts_of
 
-from ttoaa import train
 from ttoaa.data.corpus import Corpus
-from ttoaa.planning.build import make_plan
 from ttoaa.planning.items import RESERVE, Item, Items
 from ttoaa.planning.placement import Explicit, WholeBatch
 from ttoaa.planning.plan import Plan
 from ttoaa.planning.removal import Removal, Removals, removed_texts
+from ttoaa.study_handle import StudyHandle
 
 
 @pytest.fixture(scope="module")
@@ -205,13 +204,15 @@ def test_too_small_a_reserve_is_one_line(plan_of, corpus):
         plan_of((Removing("verbatim", texts=tuple(common)),))
 
 
-def test_a_control_run_is_refused_where_its_plan_cannot_be_made(tiny_study, make_workdir, corpus):
+def test_a_dry_run_refuses_a_plan_that_cannot_be_made(tiny_study, make_workdir, corpus):
     row = corpus.windows("train", np.array([3]), LENGTH)[0]
     common = [("x", row[i : i + 1].tolist()) for i in range(20)]
     experiments = (Removing("verbatim", texts=tuple(common)),)
     study = dataclasses.replace(tiny_study, experiments=experiments)
+    workdir = make_workdir()
     with pytest.raises(ValueError, match=r"windows left without a removed text, \d+ more are"):
-        train.inputs(study, make_workdir(), "control")
+        StudyHandle(study, workdir).try_plan()
+    assert [path.name for path in workdir.root.iterdir()] == ["corpus"]
 
 
 def test_one_that_says_it_inserts_nothing_removes_nothing(plan_of):
@@ -236,11 +237,11 @@ def test_a_study_without_removals_scans_nothing(corpus, plan_of, others, monkeyp
 def test_scans_are_kept_and_shared_by_seeds(tiny_study, make_workdir, texts, monkeypatch):
     study = dataclasses.replace(tiny_study, experiments=(Removing("verbatim", texts=tuple(texts)),))
     workdir = make_workdir()
-    make_plan(study, workdir)
+    StudyHandle(study, workdir).make_plan()
     kept = sorted((workdir.corpus / "scans").iterdir())
     assert len(kept) == 2
     monkeypatch.setattr("ttoaa.data.ngram_search.scan_piece", None)
-    plan, new = make_plan(study, dataclasses.replace(workdir, seed=1))
+    plan, new = StudyHandle(study, dataclasses.replace(workdir, seed=1)).make_plan()
     assert new and sorted((workdir.corpus / "scans").iterdir()) == kept
     corpus = Corpus.open(workdir.corpus)
     dirty = [

@@ -78,7 +78,7 @@ def of_steps(run, name):
 
 def adam_count(run, step):
     study = config.load([run / "config.gin"])[0]
-    opt = read(run / "checkpoints", step, opt=train.program_of(study).state["opt"])["opt"]
+    opt = read(run / "checkpoints", step, opt=train.compiled_step(study).state["opt"])["opt"]
     return int(optax.tree_utils.tree_get(opt, "ScaleByAdamState").count)
 
 

@@ -8,6 +8,7 @@ import pytest
 from training.saved import abstract, bits, put
 
 from ttoaa.data.geometry import Geometry
+from ttoaa.identity import describe
 from ttoaa.model.decoder import DecoderConfig
 from ttoaa.training import init_from
 from ttoaa.training.checkpoints import Writer
@@ -21,8 +22,8 @@ IDENTITY = {
     "corpus": "c0",
     "order": "o0",
     "plan": "p0",
-    "geometry": repr(GEOMETRY),
-    "model": repr(MODEL),
+    "geometry": describe(GEOMETRY),
+    "model": describe(MODEL),
 }
 
 
@@ -47,13 +48,13 @@ def source(tmp_path_factory):
     for step in (5, 8):
         guard = put({"loss": np.zeros(3, np.float32)})
         writer.save(step, *made(step), {"step": step, "identity": IDENTITY}, guard=guard)
-    writer.save(9, made(9)[0], None, {"step": 9, "identity": {"model": repr(MODEL)}})
+    writer.save(9, made(9)[0], None, {"step": 9, "identity": {"model": describe(MODEL)}})
     writer.finish()
     return folder
 
 
 def begin(init, **changes):
-    ours = {**IDENTITY, "init_from": init_from.identity(init), **changes}
+    ours = {**IDENTITY, "init_from": init_from.found_source(init), **changes}
     params, opt = made(0)
     return init_from.state(init, abstract(params), abstract(opt), ours)
 
@@ -90,7 +91,7 @@ def test_moments_go_on_and_the_rate_is_that_of_the_new_run(source):
 def test_a_longer_run_goes_on_where_the_old_one_was(source):
     longer = dataclasses.replace(GEOMETRY, steps=40)
     init = InitFrom(str(source), 8, optimizer=True, continue_step=True)
-    start = begin(init, geometry=repr(longer), plan="p1")
+    start = begin(init, geometry=describe(longer), plan="p1")
     assert start.step == 8
     assert bits(start.opt) == bits(made(8)[1])
     assert set(start.record["differs"]) == {"geometry", "plan"}
@@ -134,7 +135,7 @@ def test_an_import_that_tells_no_corpus_may_go_on(source, tmp_path):
     ],
 )
 def test_a_model_that_would_read_the_same_weights_otherwise_is_refused(source, change, text):
-    model = repr(dataclasses.replace(MODEL, **change))
+    model = describe(dataclasses.replace(MODEL, **change))
     if text is None:
         begin(InitFrom(str(source), 8), model=model)
         return
@@ -144,7 +145,7 @@ def test_a_model_that_would_read_the_same_weights_otherwise_is_refused(source, c
 
 def test_other_shapes_and_missing_moments_are_one_line(source):
     init = InitFrom(str(source), 8)
-    ours = {**IDENTITY, "init_from": init_from.identity(init)}
+    ours = {**IDENTITY, "init_from": init_from.found_source(init)}
     params = {"embedding": jax.ShapeDtypeStruct((7, 4), np.float32)}
     with pytest.raises(ValueError, match=r"\['embedding'\] as float32\[6, 4\], not as float32\[7"):
         init_from.state(init, params, None, ours)
@@ -163,7 +164,7 @@ def test_continuing_needs_the_moments():
 def test_a_source_that_is_not_there_is_one_line(source, tmp_path, step, text):
     folder = source if step else tmp_path / "none"
     with pytest.raises(ValueError, match=f"InitFrom.folder: .* has {text}"):
-        init_from.identity(InitFrom(str(folder), step))
+        init_from.found_source(InitFrom(str(folder), step))
 
 
 def test_a_source_without_a_good_checkpoint_says_so(source, tmp_path):
@@ -173,28 +174,26 @@ def test_a_source_without_a_good_checkpoint_says_so(source, tmp_path):
     with pytest.raises(
         ValueError, match=r"no good checkpoint: those of steps \[5, 8, 9\] are damaged"
     ):
-        init_from.identity(InitFrom(str(copy)))
+        init_from.found_source(InitFrom(str(copy)))
 
 
 def test_the_identity_names_the_source_and_is_kept_once_the_run_has_begun(source, tmp_path):
     copy = shutil.copytree(source, tmp_path / "copy")
     init = InitFrom(str(copy))
-    first = init_from.identity(init)
-    assert " at step 9, sha256 " in first
+    first = init_from.found_source(init)
+    assert first["step"] == 9 and len(first["sha256"]) == 64
     shutil.rmtree(copy / "checkpoints/9")
-    second = init_from.identity(init)
-    assert " at step 8, sha256 " in second
-    assert init_from.identity(init, first) == first
-    assert init_from.identity(InitFrom(str(copy), 8), first) != first
+    second = init_from.found_source(init)
+    assert second["step"] == 8 and second["sha256"] != first["sha256"]
+    assert init_from.found_source(init, first) == first
+    assert init_from.found_source(InitFrom(str(copy), 8), first) != first
     shutil.rmtree(copy)
-    assert init_from.identity(init, first) == first
-    assert init_from.identity(None) == "none" and init_from.identity(None, first) == "none"
+    assert init_from.found_source(init, first) == first
+    assert init_from.found_source(None) is None and init_from.found_source(None, first) is None
 
 
 def test_a_source_that_changed_since_is_refused(source):
     init = InitFrom(str(source), 8)
-    other = init_from.identity(init)[:-4] + "0000"
+    other = {**init_from.found_source(init), "sha256": "0" * 64}
     with pytest.raises(ValueError, match=r"checkpoint 8 in .* is another than this run began with"):
         begin(init, init_from=other)
-    with pytest.raises(ValueError, match="identity has no checkpoint to begin from: 'none'"):
-        begin(init, init_from="none")

@@ -145,6 +145,8 @@ Split = Literal["train", "reserve"]
 SPLITS: tuple[Split, ...] = ("train", "reserve")
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
+ANOTHER_FOLDER = "use another --workdir, or remove that folder"
+"""What to do about a corpus of another config."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,6 +26,7 @@ from ttoaa import workdir
 from ttoaa.data import corpus
 from ttoaa.data import corpus as digests
 from ttoaa.data.corpus import (
+    ANOTHER_FOLDER,
     MANIFEST,
     TOKENIZER,
     Corpus,
@@ -37,6 +38,7 @@ from ttoaa.data.corpus import (
 )
 from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.data.vocabulary import Vocabulary
+from ttoaa.identity import check
 
 _INSPECTED = 1 << 24
 _SAMPLES = 64, 1 << 14
@@ -179,13 +181,7 @@ class OlmoCorpus:
 
     def _found(self, folder: pathlib.Path) -> Corpus:
         corpus = Corpus.open(folder)
-        there, here = corpus.manifest.config, self.identity()
-        for name in there | here:
-            if there.get(name) != here.get(name):
-                raise ValueError(
-                    f"{folder} was made by another config: {name} is {there.get(name)!r} there "
-                    f"and {here.get(name)!r} here (take another --workdir, or remove that folder)"
-                )
+        check(folder, corpus.manifest.config, self.identity(), ANOTHER_FOLDER)
         return corpus
 
     def _paths(self) -> list[str]:

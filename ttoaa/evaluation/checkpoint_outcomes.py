@@ -14,20 +14,16 @@ import pandas as pd
 from jax.sharding import Mesh
 
 from ttoaa.config import Study
-from ttoaa.data.corpus import Corpus
 from ttoaa.evaluation.work_list import Work
 from ttoaa.experiments.base import Experiment
-from ttoaa.experiments.context import added_later, intervene, make_worlds
 from ttoaa.locks import pin
 from ttoaa.model.decoder import abstract_params
 from ttoaa.model.sharding import Layout, make_mesh, shardings, with_shardings
 from ttoaa.planning import controller_log
-from ttoaa.planning.compiler import compile_plan
-from ttoaa.planning.plan import Plan
 from ttoaa.scoring.scorer import CheckpointScorer, read_probes
+from ttoaa.study_handle import StudyHandle
 from ttoaa.training.checkpoint_io import read
 from ttoaa.training.multihost import first_line
-from ttoaa.workdir import Workdir
 
 
 def layout_for(layout: Layout, devices: int) -> Layout:
@@ -73,36 +69,34 @@ def within(mesh: Mesh | None) -> contextlib.AbstractContextManager[Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """What outcomes need of a study, opened when first needed."""
+    """Score checkpoints of one study on this job's devices."""
 
-    study: Study
-    workdir: Workdir
-    plan: Plan
+    handle: StudyHandle
 
     def open(self) -> None:
         """Raises ValueError for what is the study's fault, and no outcome's."""
-        _ = self.corpus, self.mesh
+        _ = self.handle.corpus, self.mesh
 
     def kept(self, work: Work) -> contextlib.AbstractContextManager[None]:
         """Within, the checkpoint stays; raises pins.Gone where it has just been deleted."""
-        return pin(self.workdir.run(work.kind) / "checkpoints", work.step)
+        return pin(self.handle.workdir.run(work.kind) / "checkpoints", work.step)
 
     def restore(self, work: Work) -> Any:
         """The parameters, on this job's devices; raises CheckpointError where they are no good."""
-        folder = self.workdir.run(work.kind) / "checkpoints"
-        return read(folder, work.step, params=abstract_on(self.study, self.mesh))["params"]
+        folder = self.handle.workdir.run(work.kind) / "checkpoints"
+        return read(folder, work.step, params=abstract_on(self.handle.config, self.mesh))["params"]
 
     def table(self, work: Work, experiment: Experiment, params: Any) -> pd.DataFrame:
         """Raises whatever the outcome raises."""
-        run, name = self.workdir.run(work.kind), experiment.name
+        run, name = self.handle.workdir.run(work.kind), experiment.name
         with within(self.mesh):
             return experiment.outcome(
                 CheckpointScorer(
                     step=work.step,
-                    items=self.items(experiment),
+                    items=self.handle.items(experiment),
                     probes=read_probes(run, name, work.step),
-                    tokenizer=self.corpus.tokenizer,
-                    config=self.study.model,
+                    tokenizer=self.handle.corpus.tokenizer,
+                    config=self.handle.config.model,
                     params=params,
                     decisions=controller_log.log_table(
                         run / controller_log.LOG_NAME, name, work.step
@@ -110,21 +104,6 @@ class Scores:
                 )
             )
 
-    def items(self, experiment: Experiment) -> pd.DataFrame:
-        """From the plan; of an experiment added afterwards, as a plan would have them."""
-        plan, study, name = self.plan, self.study, experiment.name
-        if not added_later(plan, [experiment]):
-            return plan.items(name)
-        seed, validation = plan.contents["seed"], study.validation_sequences
-        worlds = make_worlds([experiment], seed, study.geometry, self.corpus, validation)
-        done = intervene([experiment], worlds)
-        trial = compile_plan(done, study.geometry, self.corpus.vocab_size, {"seed": seed})
-        return trial.items(name)
-
-    @functools.cached_property
-    def corpus(self) -> Corpus:
-        return Corpus.open(self.workdir.corpus)
-
     @functools.cached_property
     def mesh(self) -> Any:
-        return mesh_for(self.study)
+        return mesh_for(self.handle.config)

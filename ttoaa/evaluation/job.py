@@ -17,9 +17,9 @@ from ttoaa.evaluation.checkpoint_outcomes import Scores
 from ttoaa.evaluation.watch import GaveUp, Patience, Waiting, progress, span
 from ttoaa.evaluation.work_list import Where, Work, WorkList, leave_out
 from ttoaa.experiments.base import Experiment
-from ttoaa.experiments.context import added_later, check_planned
+from ttoaa.experiments.context import added_later
 from ttoaa.locks import CheckpointGone, Leases
-from ttoaa.planning.plan import Plan
+from ttoaa.study_handle import StudyHandle
 from ttoaa.training.checkpoint_io import CheckpointError
 from ttoaa.training.throughput import Ledger
 from ttoaa.workdir import RUNS, Workdir, read_json, write_json
@@ -34,9 +34,9 @@ def evaluate(
     """(tables written, failures): one failing outcome or checkpoint does not hide the others."""
     waiting = Waiting(workdir, patience or Patience())
     while waiting.watch and not (workdir.plan / "plan.json").exists():
-        waiting.on("the plan (python -m ttoaa.plan makes it once the control run is done)")
-    plan = Plan.open(workdir.plan)
-    check_planned(plan, study.experiments)
+        waiting.on("the plan (run python -m ttoaa.plan)")
+    handle = StudyHandle(study, workdir)
+    plan = handle.plan
     for name in added_later(plan, study.experiments):
         print(f"evaluate: {name} is not in the plan: it inserts nothing and was added afterwards")
     worklist = WorkList(study, workdir, plan.hash, steps)
@@ -47,7 +47,7 @@ def evaluate(
     asked = runs if waiting.watch else [where for where in runs if where in there]
     with Leases(workdir.tables / "leases", waiting.patience.stale) as leases:
         leases.acquire(f"job-{leases.owner}")  # so that ttoaa.status sees a job that waits
-        job = _Job(worklist, Scores(study, workdir, plan), leases)
+        job = _Job(worklist, Scores(handle), leases)
         told = job.run(waiting, asked)
         leases.remove_stale()
     if waiting.watch and steps is None and not told and (missed := worklist.missed()):

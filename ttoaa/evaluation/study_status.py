@@ -122,11 +122,11 @@ def _next(told: dict[str, Any], scored: bool) -> list[str]:
     for of in told["seeds"]:
         seed, control, run = of["seed"], of["control"], of["run"]
         busy = control["training"] or run["training"]
-        if not (control["finished"] or control["training"]):
-            found.append(command("train", seed, "--run=control"))
-        elif control["finished"] and not of["plan"]:
+        if not of["plan"]:
             found.append(command("plan", seed))
-        elif of["plan"] and not (run["finished"] or run["training"]):
+        elif not (control["finished"] or control["training"]):
+            found.append(command("train", seed, "--run=control"))
+        elif control["finished"] and not (run["finished"] or run["training"]):
             found.append(command("train", seed, "--run=run"))
         if of["tables"]["missing"] and not (of["jobs"] or of["running"]):
             found.append(command("evaluate", seed, *(["--watch"] if busy else [])))

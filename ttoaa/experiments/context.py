@@ -12,10 +12,14 @@ import numpy as np
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.base import Experiment, Probe, World
+from ttoaa.identity import check, digest, identity
 from ttoaa.planning.items import Intervention, Item, Items
 from ttoaa.planning.plan import Plan
 from ttoaa.planning.removal import Removals, dirty_windows
 from ttoaa.planning.reserve import assign_reserve, split_reserve
+
+ProbeList = Sequence[tuple[str, Probe]]
+"""(experiment, probe) pairs."""
 
 
 def make_worlds(
@@ -98,53 +102,44 @@ def _check_inserts_nothing(experiment: Experiment, world: World) -> None:
         raise ValueError(f"{experiment.name} says that it inserts nothing, and has {what}")
 
 
-def fingerprints(experiments: Sequence[Experiment]) -> dict[str, str]:
-    """sha256 of each experiment's configuration, its primary outcome included, by name."""
-    return {e.name: hashlib.sha256(_configured(e).encode()).hexdigest() for e in experiments}
+def describe_experiments(experiments: Sequence[Experiment]) -> dict[str, Any]:
+    """Return the identity of the experiments' configuration, primary outcomes included."""
+    return identity(experiments={e.name: e for e in experiments})
 
 
 def outcome_fingerprints(experiments: Sequence[Experiment]) -> dict[str, str]:
-    """sha256 of each experiment's configuration and its outcome's version, by name."""
-    told = {e.name: f"{_configured(e)} version {e.version}" for e in experiments}
-    return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in told.items()}
-
-
-def _configured(experiment: Experiment) -> str:
-    """Its repr, mappings in the order of their keys: a config that gin remembers has them so."""
-    fields = [field.name for field in dataclasses.fields(experiment) if field.init]
-    ordered = {name: _ordered(getattr(experiment, name)) for name in fields}
-    return repr(dataclasses.replace(experiment, **ordered))
-
-
-def _ordered(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _ordered(value[key]) for key in sorted(value, key=repr)}
-    if type(value) in (list, tuple):
-        return type(value)(map(_ordered, value))
-    return value
+    """Return a sha256 of each experiment's configuration and its outcome's version, by name."""
+    return {e.name: digest({"experiment": e, "version": e.version}) for e in experiments}
 
 
 def added_later(plan: Plan, experiments: Sequence[Experiment]) -> list[str]:
-    """Names of those that insert nothing and are not in the plan."""
-    planned = plan.meta.get("experiments", {})
+    """Return the names of experiments that insert nothing and are not in the plan."""
+    planned = _planned(plan)
     return [e.name for e in experiments if not e.inserts and e.name not in planned]
 
 
 def check_planned(plan: Plan, experiments: Sequence[Experiment]) -> None:
-    """Raises ValueError for an experiment that is not in the plan as it is configured now.
+    """Raise ValueError for an experiment that is not in the plan as it is configured now.
 
-    One that inserts nothing may have been added since.
+    An experiment that inserts nothing may have been added since.
     """
-    later = added_later(plan, experiments)
-    for name, ours in fingerprints(experiments).items():
-        if name not in later and plan.meta["experiments"].get(name) != ours:
-            raise ValueError(
-                f"{name} is not configured as it was when {plan.folder} was made: use another "
-                "--workdir, or bring its config back"
-            )
+    later, planned = added_later(plan, experiments), _planned(plan)
+    ours = [e for e in experiments if e.name not in later]
+    now = describe_experiments(ours)
+    made = {
+        **plan.meta.get("experiments", {}),
+        "experiments": {e.name: planned[e.name] for e in ours if e.name in planned},
+    }
+    advice = "use another --workdir, or restore the experiment's config"
+    check(plan.folder, made, now, advice)
 
 
-def probes_fingerprint(probes: Sequence[tuple[str, Probe]]) -> str:
+def _planned(plan: Plan) -> dict[str, Any]:
+    """The experiments' configuration when the plan was made, by name."""
+    return plan.meta.get("experiments", {}).get("experiments", {})
+
+
+def probes_fingerprint(probes: ProbeList) -> str:
     """sha256 of all (experiment, probe) pairs: the control run must measure the run's probes."""
     digest = hashlib.sha256()
     for name, probe in sorted(probes, key=lambda pair: (pair[0], pair[1].name)):

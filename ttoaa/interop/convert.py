@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from ttoaa.data.corpus import MANIFEST, TOKENIZER, Manifest
+from ttoaa.identity import identity, restore
 from ttoaa.interop.huggingface import config as tokenizer
 from ttoaa.interop.huggingface import weights
 from ttoaa.interop.huggingface.config import Card, read_config
@@ -26,7 +27,7 @@ from ttoaa.model.decoder import DecoderConfig, Params, abstract_params
 from ttoaa.training.checkpoint_io import Damaged, Lazy, newest_meta, read_lazily, read_meta
 from ttoaa.training.checkpoints import Writer
 from ttoaa.training.config import AdamW, Cosine
-from ttoaa.training.init_from import available_steps, fields
+from ttoaa.training.init_from import available_steps
 from ttoaa.workdir import commit_folder, unfinished_folder, write_text
 
 
@@ -87,7 +88,7 @@ def _export(
     checkpoints = source / "checkpoints"
     with new_folder(target) as folder, pin(checkpoints, step):
         meta = read_meta(checkpoints, step)
-        config = DecoderConfig(**fields(meta["identity"]["model"]))
+        config = restore(DecoderConfig, meta["identity"]["model"])
         params = read_lazily(checkpoints, step, "params", abstract_params(config))
         if "card" in meta:  # an import: all goes back as it came
             card = Card(**meta["card"])
@@ -97,7 +98,7 @@ def _export(
             if not (corpus / MANIFEST).is_file():
                 raise ValueError(f"{corpus} is missing: the tokenizer is that of the run's corpus")
             eos_id = Manifest.from_bytes((corpus / MANIFEST).read_bytes()).eos_id
-            length = fields(meta["identity"]["geometry"])["length"]
+            length = meta["identity"]["geometry"]["length"]
             card = Card(length, eos_id)
             tokenizer.write(corpus / TOKENIZER, eos_id, length, folder)
         weights.save(folder, config, card, params, dtype, shard_bytes)
@@ -132,8 +133,7 @@ def _write(
     bindings = [f"DecoderConfig.{name} = {value!r}" for name, value in values]
     write_text(folder / "model.gin", "\n".join([f"# The decoder of {source}.", *bindings, ""]))
     writer = Writer(folder / "checkpoints", lazily=True)
-    identity = {"model": repr(config)}
-    meta |= {"step": step, "source": str(source), "identity": identity}
+    meta |= {"step": step, "source": str(source), "identity": identity(model=config)}
     try:
         writer.save(step, params, opt, meta)
     finally:  # Orbax looks through the folder in the background: not once it is gone

@@ -8,13 +8,14 @@ from jax.sharding import Mesh
 
 from ttoaa.data.corpus import TOKENIZER, Corpus
 from ttoaa.data.tokenizer import Tokenizer
+from ttoaa.identity import restore
 from ttoaa.interop.huggingface.config import Card, read_config
 from ttoaa.interop.huggingface.weights import load_params
 from ttoaa.locks import pin
 from ttoaa.model.decoder import DecoderConfig, Params, abstract_params
 from ttoaa.model.sharding import shardings, with_shardings
 from ttoaa.training.checkpoint_io import read, read_meta
-from ttoaa.training.init_from import available_steps, fields
+from ttoaa.training.init_from import available_steps
 
 
 class Model(NamedTuple):
@@ -45,7 +46,7 @@ def open_model(folder: pathlib.Path, step: int | None = None, mesh: Mesh | None 
     step = known[-1] if step is None else step
     with pin(checkpoints, step):
         meta = read_meta(checkpoints, step)
-        config = DecoderConfig(**fields(meta["identity"]["model"]))
+        config = restore(DecoderConfig, meta["identity"]["model"])
         tokenizer, card = _belongings(folder, config, meta)
         abstract = abstract_params(config)
         if mesh is not None:
@@ -61,7 +62,7 @@ def _belongings(
         card = Card(**meta["card"])
         return _tokenizer(folder, config, card), card
     corpus = Corpus.open(folder.parent / "corpus", verify=False)
-    length = fields(meta["identity"]["geometry"])["length"]
+    length = meta["identity"]["geometry"]["length"]
     tokenizer = Tokenizer(corpus.folder / TOKENIZER, config.vocab_size, corpus.eos_id)
     return tokenizer, Card(length, corpus.eos_id)
 

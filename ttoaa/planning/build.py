@@ -1,30 +1,24 @@
-"""Makes the plan of a study: worlds, what the experiments do in them, compiled and stored."""
+"""Build a plan: replace rows that hold removed texts, compile, and redraw edits that make one."""
 
 import collections
 import dataclasses
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ttoaa import config
 from ttoaa.data.corpus import Corpus
-from ttoaa.data.order import Order, training_order
-from ttoaa.experiments.base import World
-from ttoaa.experiments.context import (
-    added_later,
-    ask_removals,
-    fingerprints,
-    intervene,
-    make_worlds,
-)
-from ttoaa.experiments.controllers import slot_texts
+from ttoaa.data.geometry import Geometry
+from ttoaa.data.order import Order
+from ttoaa.data.repetition_filter import RepetitionFilter
+from ttoaa.planning.checks.findings import Checks
 from ttoaa.planning.checks.report import refuse
 from ttoaa.planning.compiler import compile_plan
 from ttoaa.planning.composed_rows import Edit, masked_edits, seams
 from ttoaa.planning.controller_log import SlotTexts
 from ttoaa.planning.items import Intervention
-from ttoaa.planning.plan import Edits, Plan
+from ttoaa.planning.plan import Edits
 from ttoaa.planning.removal import (
     CheckedItems,
     Removals,
@@ -36,70 +30,56 @@ from ttoaa.planning.removal import (
     whole_rows,
 )
 from ttoaa.planning.reserve import split_reserve
+<<<<<<< HEAD
 from ttoaa.planning.store import store
 from ttoaa.training.throughput import Ledger
 from ttoaa.workdir import Workdir, unfinished_folder, write_json
+=======
+from ttoaa.planning.store import store, summary_text, summary_values, unfinished
+>>>>>>> 0679471 (One opened study, identities as canonical JSON, and one check that names both sides)
 
-_REDRAWS = 16  # of one edit, before it is given up
-
-
-def make_plan(study: config.Study, workdir: Workdir) -> tuple[Plan, bool]:
-    """(plan, whether it is new): compiles and stores the plan, or finds the same one made."""
-    ledger = Ledger()
-    with ledger.phase("plan"):
-        made, geometry = workdir.plan.exists(), study.geometry
-        corpus = Corpus.open(workdir.corpus, verify=not made)
-        order = training_order(corpus, workdir.seed, geometry.length)
-        identity = {
-            "seed": workdir.seed,
-            "corpus": corpus.fingerprint,
-            "vocabulary": corpus.manifest.vocabulary,
-            "order": order.identity(),
-            "validation_sequences": study.validation_sequences,
-        }
-        meta: dict[str, Any] = {"experiments": fingerprints(study.experiments)}
-        if made:
-            plan = Plan.open(workdir.plan)
-            for name in added_later(plan, study.experiments):
-                del meta["experiments"][name]
-            _check_same(plan, {**identity, "geometry": dataclasses.asdict(geometry)}, meta)
-            return plan, False
-        removals = ask_removals(study.experiments, workdir.seed, geometry, corpus)
-        worlds = make_worlds(
-            study.experiments, workdir.seed, geometry, corpus, study.validation_sequences, removals
-        )
-        found, slots = interventions(study, worlds, corpus, order, removals)
-        _compile(study, workdir, corpus, order, found, slots, removals, identity, meta)
-    write_json(workdir.plan / "ledger.json", {"seconds": ledger.seconds})
-    return Plan.open(workdir.plan), True
+_REDRAWS = 16  # of one edit, before the planner gives up
 
 
-def interventions(
-    study: config.Study,
-    worlds: Mapping[str, World],
+@dataclasses.dataclass(frozen=True)
+class PlanInputs:
+    """What a plan is made of; nothing here needs a model or a device."""
+
+    interventions: Mapping[str, Intervention]
+    """What each experiment does, by name."""
+    slots: Sequence[SlotTexts]
+    """What controllers may insert during the run."""
+    removals: Removals
+    corpus: Corpus
+    order: Order
+    geometry: Geometry
+    checks: Checks
+    repetition_filter: RepetitionFilter | None
+
+
+def replace_rows(
+    interventions: Mapping[str, Intervention],
+    slots: Sequence[SlotTexts],
+    removals: Removals,
     corpus: Corpus,
     order: Order,
-    removals: Removals,
-) -> tuple[dict[str, Intervention], list[SlotTexts]]:
-    """(what every experiment does, by name; what may fill its slots).
+    geometry: Geometry,
+    validation: int,
+) -> dict[str, Intervention]:
+    """Add to each intervention the rows that its removals replace by clean reserve windows.
 
-    That is its items, and the rows that its removals replace.
+    `validation` reserve windows belong to no experiment. Raises ValueError where an experiment
+    inserts a text that another one removes, or the reserve has too few clean windows.
     """
-    geometry, seed = study.geometry, order.seed
-    found = intervene(study.experiments, worlds)
-    slots = slot_texts(
-        [(e.name, c) for e in study.experiments for c in e.controllers(worlds[e.name])]
-    )
+    found = dict(interventions)
     if not removals:
-        return found, slots
-    for filling in slots:
-        check_slot_texts(filling, removals)
-    vocab = corpus.vocab_size
+        return found
+    for each in slots:
+        check_slot_texts(each, removals)
+    vocab, seed = corpus.vocab_size, order.seed
     covered = [whole_rows(name, each.items, geometry, vocab) for name, each in found.items()]
     rows = rows_with(removals, corpus, order, geometry, seed, np.concatenate(covered))
-    _, pool = split_reserve(
-        corpus.num_windows("reserve", geometry.length), study.validation_sequences
-    )
+    _, pool = split_reserve(corpus.num_windows("reserve", geometry.length), validation)
     taken = [dirty_windows(removals, corpus, geometry.length)]
     taken += [each.windows for each in found.values()]
     windows = replacements(removals, rows, pool, np.concatenate(taken), seed)
@@ -110,56 +90,79 @@ def interventions(
             ours = removals.owner[rows.text] == removals.names.index(name)
             owned = np.concatenate([owned, windows[ours]])
         found[name] = Intervention(CheckedItems(name, items, removals), owned)
-    return found, slots
+    return found
 
 
-def _compile(
-    study: config.Study,
-    workdir: Workdir,
-    corpus: Corpus,
-    order: Order,
-    found: Mapping[str, Intervention],
-    slots: Sequence[SlotTexts],
-    removals: Removals,
-    identity: Mapping[str, Any],
-    meta: dict[str, Any],
-) -> None:
-    """Stores the plan, once what it composes holds no removed text."""
-    again: collections.Counter[Edit] = collections.Counter()
+def build_plan(
+    inputs: PlanInputs,
+    folder: pathlib.Path,
+    made_for: Mapping[str, Any],
+    meta: Mapping[str, Any],
+    *,
+    dry_run: bool = False,
+) -> str:
+    """Compile and check a plan, store it in `folder` unless it is a dry run; return its summary.
+
+    Args:
+        made_for: what the plan belongs to (corpus, order, seed, …); part of its content hash.
+        meta: what is stored next to it, outside the hash.
+
+    Raises:
+        ValueError: the plan does not fit, a check of it is configured as an error, or an edit makes
+            a removed text with its surroundings wherever it is placed.
+    """
+    redrawn: collections.Counter[Edit] = collections.Counter()
     while True:
+<<<<<<< HEAD
         with unfinished_folder(workdir.plan) as folder:
             plan = compile_plan(found, study.geometry, corpus.vocab_size, identity, again, folder)
             made = seams(plan, corpus, order, removals, slots) if removals else {}
             again.update(made.keys())
+=======
+        with unfinished(folder) as compiled:
+            plan = compile_plan(
+                inputs.interventions,
+                inputs.geometry,
+                inputs.corpus.vocab_size,
+                made_for,
+                redrawn,
+                compiled,
+            )
+            made = _seams(plan, inputs)
+            redrawn.update(made.keys())
+>>>>>>> 0679471 (One opened study, identities as canonical JSON, and one check that names both sides)
             if not made:
-                refuse(plan, corpus, study.checks, slots)
-                told = _masked(study, plan, corpus, order)
-                store(plan, workdir.plan, {**meta, "redrawn": len(again), "warnings": told})
-                break
-        edit, text = next(iter(made.items()))
-        if again[edit] > _REDRAWS:
+                refuse(plan, inputs.corpus, inputs.checks, inputs.slots)
+                warnings = _masked(plan, inputs)
+                text = summary_text(summary_values(plan))
+                text += "".join(f"warning: {line}\n" for line in warnings)
+                if not dry_run:
+                    store(plan, folder, {**meta, "redrawn": len(redrawn), "warnings": warnings})
+                return text
+        edit, removed = next(iter(made.items()))
+        if redrawn[edit] > _REDRAWS:
             raise ValueError(
-                f"{edit[0]}: copy {edit[2]} of item {edit[1]!r} makes a text that is to be "
-                f"removed, {text}, with the corpus wherever it is put: change one of them"
+                f"{edit[0]}: copy {edit[2]} of item {edit[1]!r} makes the removed text {removed} "
+                "together with the corpus wherever it is placed: change one of them"
             )
 
 
-def _masked(study: config.Study, plan: Edits, corpus: Corpus, order: Order) -> list[str]:
-    """A line for each arm whose edits the repetition filter takes; an error, if so configured."""
-    rule = study.training.repetition_filter
+def _seams(plan: Edits, inputs: PlanInputs) -> Mapping[Edit, Any]:
+    """Edits that make a removed text together with what surrounds them."""
+    if not inputs.removals:
+        return {}
+    return seams(plan, inputs.corpus, inputs.order, inputs.removals, inputs.slots)
+
+
+def _masked(plan: Edits, inputs: PlanInputs) -> list[str]:
+    """One line for each arm with edits in rows that the repetition filter masks.
+
+    Raises ValueError where the filter is configured to refuse them.
+    """
+    rule = inputs.repetition_filter
     if rule is None:
         return []
-    lines = masked_edits(plan, corpus, order, rule).lines(rule.when)
+    lines = masked_edits(plan, inputs.corpus, inputs.order, rule).lines(rule.when)
     if lines and rule.edits == "refused":
         raise ValueError(f"{lines[0]}: move them, or set RepetitionFilter.edits to 'named'")
     return lines
-
-
-def _check_same(plan: Plan, contents: dict[str, Any], meta: dict[str, Any]) -> None:
-    different = [name for name, value in contents.items() if plan.contents.get(name) != value]
-    different += ["experiments" for name, value in meta.items() if plan.meta.get(name) != value]
-    if different:
-        raise ValueError(
-            f"{plan.folder} was made with another setting of {', '.join(different)}: use another "
-            "--workdir, or move the plan and its run away and plan again"
-        )

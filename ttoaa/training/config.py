@@ -177,9 +177,10 @@ class Training:
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise ValueError(f"Training.{name} must be a positive integer")
 
-    def numerics(self) -> str:
-        """What a checkpoint may only be continued with."""
-        return f"{self.optimizer!r} z_loss={self.z_loss} {self.repetition_filter!r}"
+    def numerics(self) -> dict[str, Any]:
+        """Return the parts that a checkpoint can only be continued with, unchanged."""
+        names = ("optimizer", "z_loss", "repetition_filter")
+        return {name: getattr(self, name) for name in names}
 
 
 def _descend(schedule: optax.Schedule) -> optax.GradientTransformationExtraArgs:

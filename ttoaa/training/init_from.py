@@ -8,15 +8,14 @@ rate follows the new run's step. With `continue_step` the run goes on at the sou
 that step's batch and its rate by the new schedule: a longer run from an old one, say.
 """
 
-import ast
 import dataclasses
 import pathlib
-import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import gin
 
+from ttoaa.identity import describe
 from ttoaa.locks import pin
 from ttoaa.training.checkpoint_io import committed_steps, newest_meta, read, read_meta, together
 from ttoaa.training.multihost import from_primary
@@ -30,15 +29,6 @@ def available_steps(folder: pathlib.Path, step: int | None = None) -> list[int]:
     if step not in (None, *known):
         raise ValueError(f"{folder} has no checkpoint {step}, only {known}")
     return known
-
-
-def fields(text: str) -> dict[str, Any]:
-    """Of a dataclass's repr, as a run's identity has it; none of an empty text."""
-    if not text:
-        return {}
-    call = ast.parse(text, mode="eval").body
-    assert isinstance(call, ast.Call), text
-    return {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
 
 
 @gin.configurable
@@ -75,20 +65,24 @@ class Initial(NamedTuple):
     """JSON for the run's provenance: the source, and in what it differs from this run."""
 
 
-def identity(init: InitFrom | None, recorded: str | None = None) -> str:
-    """What a run's identity says of its beginning: 'none', or the source with its fingerprint.
+def found_source(
+    init: InitFrom | None, recorded: Mapping[str, Any] | None = None
+) -> dict[str, Any] | None:
+    """Describe the checkpoint that a run begins from: None, or InitFrom with its step and sha256.
 
-    `recorded` is what the run's own identity says where it began already: where that is of the
-    same InitFrom the source is not looked at, and may have gone on or be gone.
+    `recorded` is what the identity of a run that has already begun says: if it is of the same
+    InitFrom, the source is not looked up again, since it may have changed or be gone.
     """
     if init is None:
-        return "none"
-    if recorded and recorded.startswith(f"{init!r} "):
-        return recorded
-    return str(from_primary(lambda: _look_up(init)))
+        return None
+    asked = describe(init)
+    if recorded and recorded.get("config") == asked:
+        return dict(recorded)
+    step, sha256 = from_primary(lambda: _look_up(init))
+    return {"config": asked, "step": step, "sha256": sha256}
 
 
-def _look_up(init: InitFrom) -> str:
+def _look_up(init: InitFrom) -> tuple[int, str]:
     folder = init.checkpoints
     try:
         known = available_steps(folder, init.step)
@@ -97,17 +91,17 @@ def _look_up(init: InitFrom) -> str:
     meta = newest_meta(folder) if init.step is None else read_meta(folder, init.step)
     if meta is None:
         raise ValueError(f"{folder} has no good checkpoint: those of steps {known} are damaged")
-    return f"{init!r} at step {meta['step']}, sha256 {meta['sha256']}"
+    return meta["step"], meta["sha256"]
 
 
-def state(init: InitFrom, params: Any, opt: Any, ours: Mapping[str, str]) -> Initial:
+def state(init: InitFrom, params: Any, opt: Any, ours: Mapping[str, Any]) -> Initial:
     """The source's leaves, laid out like the abstract trees; every process calls it.
 
-    `ours` is the run's identity, `identity(...)` under "init_from" in it. Raises ValueError where
+    `ours` is the run's identity, with `found_source(...)` as its "init_from". Raises ValueError if
     the source is another than that, has other shapes or types, or does not go with the run.
     """
     folder = init.checkpoints
-    step, sha256 = _place(ours["init_from"])
+    step, sha256 = ours["init_from"]["step"], ours["init_from"]["sha256"]
     with pin(folder, step):
         meta = together(lambda: read_meta(folder, step))
         if meta["sha256"] != sha256:
@@ -131,13 +125,13 @@ def described(record: Mapping[str, Any]) -> str:
 
 
 def _record(
-    init: InitFrom, step: int, meta: Mapping[str, Any], ours: Mapping[str, str]
+    init: InitFrom, step: int, meta: Mapping[str, Any], ours: Mapping[str, Any]
 ) -> dict[str, Any]:
     theirs = meta.get("identity", {})
     differs = {
         name: {"there": theirs.get(name), "here": value}
         for name, value in ours.items()
-        if theirs.get(name) != value and name != "init_from"
+        if theirs.get(name) != value and name not in ("init_from", "defaulted")
     }
     return {
         **dataclasses.asdict(init),
@@ -149,16 +143,9 @@ def _record(
     }
 
 
-def _place(identity: str) -> tuple[int, str]:
-    found = re.search(r" at step (\d+), sha256 (\w+)$", identity)
-    if not found:
-        raise ValueError(f"the run's identity has no checkpoint to begin from: {identity!r}")
-    return int(found[1]), found[2]
-
-
-def _check_model(source: str, theirs: Mapping[str, str], ours: Mapping[str, str]) -> None:
+def _check_model(source: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
     """Refuses what no shape shows, and what would make the same weights another function."""
-    there, here = fields(theirs.get("model", "")), fields(ours["model"])
+    there, here = dict(theirs.get("model", {})), dict(ours["model"])
     for one in (there, here):
         if one.get("kv_heads", 0) is None:
             one["kv_heads"] = one["heads"]
@@ -170,11 +157,11 @@ def _check_model(source: str, theirs: Mapping[str, str], ours: Mapping[str, str]
 
 
 def _check_stream(
-    source: str, step: int, theirs: Mapping[str, str], ours: Mapping[str, str]
+    source: str, step: int, theirs: Mapping[str, Any], ours: Mapping[str, Any]
 ) -> None:
     """Refuses another corpus, order, batch or length, as far as the source tells (an import may
     not), and a run that would already be over."""
-    there, here = fields(theirs.get("geometry", "")), fields(ours["geometry"])
+    there, here = theirs.get("geometry", {}), ours["geometry"]
     pairs = {name: (theirs.get(name), ours[name]) for name in ("corpus", "order")}
     pairs |= {name: (there.get(name), here[name]) for name in ("batch", "length")}
     for name, (old, new) in pairs.items():

@@ -2,18 +2,16 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
 from ttoaa.data.loader import Batch
-from ttoaa.experiments.base import Probe
+from ttoaa.experiments.context import ProbeList
 from ttoaa.training import init_from as initial
 from ttoaa.training.controller_loop import ControllerSet
 from ttoaa.training.step import CompiledStep
-
-ProbeList = Sequence[tuple[str, Probe]]
-"""(experiment, probe) pairs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +21,7 @@ class Job:
     folder: pathlib.Path
     seed: int
     program: CompiledStep
-    identity: Mapping[str, str]
+    identity: Mapping[str, Any]
     """Fingerprints of what decides the batches and the numerics: a checkpoint must agree."""
     batches: Callable[[int, np.ndarray], Iterator[Batch]]
     """The loader from a step on, of some rows of each batch; a batch that controllers decide on

@@ -1,6 +1,5 @@
 """The training loop: batches in, records and checkpoints out; killed anywhere, it goes on (C12)."""
 
-import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -8,6 +7,7 @@ import jax
 import numpy as np
 import tqdm
 
+from ttoaa import identity
 from ttoaa.model.compute_config import PLAIN
 from ttoaa.scoring.likelihood import log_likelihoods, row_losses
 from ttoaa.scoring.requests import Request
@@ -28,6 +28,9 @@ from ttoaa.workdir import read_json, write_json, write_text
 class Stopped(Exception):
     """The run was asked to stop (SIGTERM); it saved and can be continued."""
 
+
+RETRAIN = "use another --workdir, or move that folder away and train again"
+"""What to do about a run of another identity."""
 
 AGREED = (Stopped, skip_policy.Refused)
 """What all processes come to together."""
@@ -250,7 +253,7 @@ class _Run:
         return scalars["loss"]
 
     def _check(self, meta: Mapping[str, Any]) -> None:
-        check_identity(self.job.folder, meta["identity"], self.job.identity)
+        identity.check(self.job.folder, meta["identity"], self.job.identity, RETRAIN)
         there, here = meta["topology"], self._topology()
         changed = [f"{n} {there.get(n)} → {here[n]}" for n in here if there.get(n) != here[n]]
         if changed and primary():
@@ -282,14 +285,3 @@ class _Run:
         )
         finished = {"step": geometry.steps, "identity": dict(self.job.identity)}
         write_json(self.job.folder / "finished.json", finished)
-
-
-def check_identity(folder: pathlib.Path, made: Mapping[str, str], ours: Mapping[str, str]) -> None:
-    """Raises ValueError where a run was made with another corpus, plan, model, … than `ours`."""
-    for name, value in ours.items():
-        there = made.get(name, "none")  # an older run may not say
-        if there != value:
-            raise ValueError(
-                f"{folder} was made with {name} {there}, now it would be {value}: use "
-                "another --workdir, or move that folder away and train again"
-            )

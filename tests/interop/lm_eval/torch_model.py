@@ -6,6 +6,8 @@ import jax
 import numpy as np
 from model import reference
 
+from ttoaa.data.geometry import Geometry
+from ttoaa.identity import identity
 from ttoaa.model.decoder import DecoderConfig, abstract_params
 from ttoaa.training.checkpoints import Writer
 
@@ -25,11 +27,11 @@ def loud_params():
 
 def write_checkpoints(workdir, params):
     """Steps 3 and 7 of a run; the older one's weights are others."""
-    identity = {"model": repr(CONFIG), "geometry": f"Geometry(length={LENGTH}, batch=8, steps=7)"}
+    made_of = identity(model=CONFIG, geometry=Geometry(LENGTH, 8, 7))
     writer = Writer(workdir.run("run") / "checkpoints")
     for step, scale in ((3, 0.5), (7, 1.0)):
         tree = jax.tree.map(lambda leaf, scale=scale: leaf * scale, params)
-        writer.save(step, tree, None, {"step": step, "identity": identity})
+        writer.save(step, tree, None, {"step": step, "identity": made_of})
     writer.finish()
 
 

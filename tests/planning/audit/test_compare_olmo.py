@@ -14,8 +14,8 @@ from ttoaa.data.vocabulary import ExistingTokenizer, TrainBPE
 from ttoaa.planning.audit import compare
 from ttoaa.planning.audit.compare import load_shares
 from ttoaa.planning.audit.reference_reader import PlainReader, differences
-from ttoaa.planning.build import make_plan
 from ttoaa.planning.items import Item
+from ttoaa.study_handle import StudyHandle
 from ttoaa.workdir import Workdir
 
 LENGTH, TRAIN = 16, 48
@@ -54,7 +54,7 @@ def study_of_olmo(request, tmp_path, tiny_study):
         experiments=(Planted("planted", windows=3), Given("given", items=items)),
         validation_sequences=2,
     )
-    return workdir, make_plan(study, workdir)[0]
+    return workdir, StudyHandle(study, workdir).make_plan()[0]
 
 
 def changed(workdir, folder, **numbering):

@@ -14,7 +14,7 @@ import gin
 from tqdm import tqdm
 
 from ttoaa import workdir
-from ttoaa.data.corpus import MANIFEST, TOKENIZER, Corpus, Manifest
+from ttoaa.data.corpus import ANOTHER_FOLDER, MANIFEST, TOKENIZER, Corpus, Manifest
 from ttoaa.data.olmo_corpus import OlmoCorpus
 from ttoaa.data.prepare import document_statistics, shard_writer
 from ttoaa.data.prepare.workers import Engine, Local, Task
@@ -23,6 +23,7 @@ from ttoaa.data.sources.embedded import EmbeddedPython
 from ttoaa.data.sources.seqio_task import SeqioTask
 from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.data.vocabulary import NO_BPE, TrainBPE, Vocabulary
+from ttoaa.identity import check
 from ttoaa.locks import exclusive
 
 _BYTES_PER_TOKEN = 4  # at most; the vocabulary may not be known yet
@@ -91,7 +92,7 @@ def prepare(
             if not is_ours():
                 raise ValueError(f"{folder} was taken over by another process: start again")
     corpus = Corpus.open(folder, verify=existed)
-    _check_same(folder, corpus.manifest.config, config.identity())
+    check(folder, corpus.manifest.config, config.identity(), ANOTHER_FOLDER)
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     return corpus
 
@@ -99,20 +100,6 @@ def prepare(
 def is_begun(folder: pathlib.Path) -> bool:
     """Whether the corpus of some config is there, made or half made."""
     return any((folder / name).exists() for name in (MANIFEST, _STATE))
-
-
-def _check_same(folder: pathlib.Path, there: dict[str, Any], here: dict[str, Any]) -> None:
-    names = [name for name in there | here if there.get(name) != here.get(name)]
-    if names:
-        shared = [name for name in names if name in there and name in here]
-        differences = "; ".join(
-            f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
-            for name in shared or names
-        )
-        raise ValueError(
-            f"{folder} was made by another config: {differences} "
-            f"(take another --workdir, or remove that folder)"
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +126,7 @@ class _Work:
 def _make(work: _Work) -> None:
     if (work.folder / _STATE).exists():
         begun = workdir.read_json(work.folder / _STATE)
-        _check_same(work.folder, begun["config"], work.config.identity())
+        check(work.folder, begun["config"], work.config.identity(), ANOTHER_FOLDER)
     started = time.monotonic()
     groups, surveyed = _survey(work)
     seconds = {"survey": time.monotonic() - started}

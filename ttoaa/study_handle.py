@@ -1,0 +1,201 @@
+"""The opened study: its config in its folder, and every part of it opened once, when first needed.
+
+All commands work with this object. Stages come in one order everywhere: prepare, plan, runs
+(control and run), evaluate, report.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ttoaa import identity
+from ttoaa.config import Study
+from ttoaa.data.corpus import Corpus
+from ttoaa.data.order import Order, training_order
+from ttoaa.experiments.base import Experiment, World
+from ttoaa.experiments.context import (
+    ProbeList,
+    added_later,
+    ask_removals,
+    check_planned,
+    describe_experiments,
+    intervene,
+    make_worlds,
+    validation_tokens,
+)
+from ttoaa.experiments.controllers import Named, check_controllers, slot_texts
+from ttoaa.planning.build import PlanInputs, build_plan, replace_rows
+from ttoaa.planning.checks.report import Report, check_plan
+from ttoaa.planning.compiler import compile_plan
+from ttoaa.planning.controller_log import SlotTexts
+from ttoaa.planning.items import Intervention
+from ttoaa.planning.plan import Plan
+from ttoaa.planning.removal import Removals
+from ttoaa.training.throughput import Ledger
+from ttoaa.workdir import Workdir, write_json
+
+REPLAN = "use another --workdir, or move the plan and its run away and plan again"
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyHandle:
+    """One seed of a study. Parts raise ValueError, in one line, where they do not fit together."""
+
+    config: Study
+    workdir: Workdir
+    verify: bool = True
+    """Whether the corpus' shards are read whole and compared with their sha256."""
+
+    @functools.cached_property
+    def corpus(self) -> Corpus:
+        return Corpus.open(self.workdir.corpus, verify=self.verify)
+
+    @functools.cached_property
+    def order(self) -> Order:
+        return training_order(self.corpus, self.workdir.seed, self.config.geometry.length)
+
+    @functools.cached_property
+    def removals(self) -> Removals:
+        """The texts that experiments keep out of the run."""
+        config = self.config
+        return ask_removals(config.experiments, self.workdir.seed, config.geometry, self.corpus)
+
+    @functools.cached_property
+    def contexts(self) -> dict[str, World]:
+        """What each experiment may look at, by name."""
+        config = self.config
+        return make_worlds(
+            config.experiments,
+            self.workdir.seed,
+            config.geometry,
+            self.corpus,
+            config.validation_sequences,
+            self.removals,
+        )
+
+    @functools.cached_property
+    def interventions(self) -> dict[str, Intervention]:
+        """What each experiment does, by name: its items, and the rows that its removals replace."""
+        config = self.config
+        return replace_rows(
+            intervene(config.experiments, self.contexts),
+            self.slots,
+            self.removals,
+            self.corpus,
+            self.order,
+            config.geometry,
+            config.validation_sequences,
+        )
+
+    @functools.cached_property
+    def probes(self) -> ProbeList:
+        """All in-training measurements: the control run makes the same."""
+        experiments = self.config.experiments
+        return [(e.name, p) for e in experiments for p in e.probes(self.contexts[e.name])]
+
+    @functools.cached_property
+    def controllers(self) -> list[Named]:
+        experiments = self.config.experiments
+        if all(type(e).controllers is Experiment.controllers for e in experiments):
+            return []
+        found = [(e.name, c) for e in experiments for c in e.controllers(self.contexts[e.name])]
+        check_controllers(found, self.corpus.vocab_size)
+        return found
+
+    @property
+    def slots(self) -> list[SlotTexts]:
+        """What controllers may insert during the run, and where."""
+        return slot_texts(self.controllers)
+
+    @functools.cached_property
+    def validation_NxL(self) -> np.ndarray:
+        config = self.config
+        return validation_tokens(self.corpus, config.geometry, config.validation_sequences)
+
+    @functools.cached_property
+    def plan(self) -> Plan:
+        """The stored plan, of the experiments as they are configured now."""
+        plan = Plan.open(self.workdir.plan)
+        check_planned(plan, self.config.experiments)
+        return plan
+
+    def check_plan_fits(self) -> None:
+        """Raise ValueError if the plan was made for another corpus, order, geometry or seed."""
+        identity.check(self.plan.folder, self.plan.contents, self._made_for(), REPLAN)
+
+    def make_plan(self) -> tuple[Plan, bool]:
+        """Return (the plan, whether it is new): compile and store it, or find it made."""
+        if self.workdir.plan.exists():
+            plan = Plan.open(self.workdir.plan)
+            now = {**self._made_for(), **self._reserve_use()}
+            identity.check(plan.folder, plan.contents, now, REPLAN)
+            later = added_later(plan, self.config.experiments)
+            experiments = [e for e in self.config.experiments if e.name not in later]
+            ours = describe_experiments(experiments)
+            identity.check(plan.folder, plan.meta["experiments"], ours, REPLAN)
+            return plan, False
+        ledger = Ledger()
+        with ledger.phase("plan"):
+            self._build_plan()
+        write_json(self.workdir.plan / "ledger.json", {"seconds": ledger.seconds})
+        return Plan.open(self.workdir.plan), True
+
+    def try_plan(self) -> str:
+        """Compile and check the plan without storing it; return its summary."""
+        return self._build_plan(dry_run=True)
+
+    def check_plan(self, *, new: bool, overlap: bool) -> Report:
+        """Look for texts that experiments share, with `overlap` also for those in the corpus."""
+        return check_plan(
+            self.plan,
+            self.corpus,
+            self.config.checks,
+            self.slots,
+            new=new,
+            overlap=overlap,
+            progress=True,
+        )
+
+    def items(self, experiment: Experiment) -> pd.DataFrame:
+        """The experiment's items in the plan; if it was added later, as a plan would have them."""
+        if not added_later(self.plan, [experiment]):
+            return self.plan.items(experiment.name)
+        config, seed = self.config, self.plan.contents["seed"]
+        world = make_worlds(
+            [experiment], seed, config.geometry, self.corpus, config.validation_sequences
+        )
+        done = intervene([experiment], world)
+        trial = compile_plan(done, config.geometry, self.corpus.vocab_size, {"seed": seed})
+        return trial.items(experiment.name)
+
+    def _build_plan(self, dry_run: bool = False) -> str:
+        config = self.config
+        inputs = PlanInputs(
+            interventions=self.interventions,
+            slots=self.slots,
+            removals=self.removals,
+            corpus=self.corpus,
+            order=self.order,
+            geometry=config.geometry,
+            checks=config.checks,
+            repetition_filter=config.training.repetition_filter,
+        )
+        made_for = {name: value for name, value in self._made_for().items() if name != "geometry"}
+        made_for |= {"vocabulary": self.corpus.manifest.vocabulary, **self._reserve_use()}
+        meta = {"experiments": describe_experiments(config.experiments)}
+        return build_plan(inputs, self.workdir.plan, made_for, meta, dry_run=dry_run)
+
+    def _made_for(self) -> Mapping[str, Any]:
+        return {
+            "corpus": self.corpus.fingerprint,
+            "order": self.order.identity(),
+            "geometry": dataclasses.asdict(self.config.geometry),
+            "seed": self.workdir.seed,
+        }
+
+    def _reserve_use(self) -> Mapping[str, Any]:
+        return {"validation_sequences": self.config.validation_sequences}
