@@ -137,8 +137,9 @@ SMALL = [
 ]
 WHOLE_STUDY = """
 import pathlib, sys
-from ttoaa import config, evaluate, making, prepare, report, study, train
+from ttoaa import config, evaluate, prepare, report, study, train
 from ttoaa.reporting import page
+from ttoaa.study_handle import StudyHandle
 from ttoaa.workdir import Workdir, write_text
 
 root, file, *bindings = sys.argv[1:]
@@ -148,7 +149,7 @@ write_text(workdir.config, resolved)
 config.cache_compilations(workdir)
 prepare.prepare(small.prepare, workdir.corpus, progress=False)
 train.run(small, workdir, "control")
-making.make_plan(small, workdir)
+StudyHandle(small, workdir).make_plan()
 train.run(small, workdir, "run")
 assert evaluate.evaluate(small, workdir)[1] == []
 page.write(workdir.root, small.name, small.experiments)
