@@ -30,13 +30,8 @@ from ttoaa.planning.removal import (
     whole_rows,
 )
 from ttoaa.planning.reserve import split_reserve
-<<<<<<< HEAD
-from ttoaa.planning.store import store
-from ttoaa.training.throughput import Ledger
-from ttoaa.workdir import Workdir, unfinished_folder, write_json
-=======
-from ttoaa.planning.store import store, summary_text, summary_values, unfinished
->>>>>>> 0679471 (One opened study, identities as canonical JSON, and one check that names both sides)
+from ttoaa.planning.store import store, summary_text, summary_values
+from ttoaa.workdir import unfinished_folder
 
 _REDRAWS = 16  # of one edit, before the planner gives up
 
@@ -113,13 +108,7 @@ def build_plan(
     """
     redrawn: collections.Counter[Edit] = collections.Counter()
     while True:
-<<<<<<< HEAD
-        with unfinished_folder(workdir.plan) as folder:
-            plan = compile_plan(found, study.geometry, corpus.vocab_size, identity, again, folder)
-            made = seams(plan, corpus, order, removals, slots) if removals else {}
-            again.update(made.keys())
-=======
-        with unfinished(folder) as compiled:
+        with unfinished_folder(folder) as compiled:
             plan = compile_plan(
                 inputs.interventions,
                 inputs.geometry,
@@ -130,7 +119,6 @@ def build_plan(
             )
             made = _seams(plan, inputs)
             redrawn.update(made.keys())
->>>>>>> 0679471 (One opened study, identities as canonical JSON, and one check that names both sides)
             if not made:
                 refuse(plan, inputs.corpus, inputs.checks, inputs.slots)
                 warnings = _masked(plan, inputs)
