@@ -8,6 +8,7 @@ import pytest
 from fakes import Planted
 from removing import LENGTH, Removing, edits_of, holds, original, rows_of, stream, texts_of
 
+from ttoaa.experiments.controllers import Measured
 from ttoaa.planning.items import Item, Items
 from ttoaa.planning.placement import Explicit, PerInterval
 from ttoaa.study_handle import StudyHandle
@@ -59,7 +60,8 @@ class Steered(Removing):
 
     def controllers(self, world):
         texts = [np.array(text, np.int32) for text in self.choices]
-        return [types.SimpleNamespace(slots="room", every=10, texts=texts)]
+        measured = Measured(np.ones((1, 2), np.int32), np.array([1]), np.array([2]))
+        return [types.SimpleNamespace(slots="room", every=10, texts=texts, measured=measured)]
 
 
 def test_a_controller_may_not_insert_it_either(tiny_study, make_workdir, texts):
@@ -134,7 +136,7 @@ def test_a_seam_that_cannot_move_is_named(corpus, plan_of):
     at = original(corpus)[row].index(common, 3)
     fixed = Item("x", "c", 1, np.array([1, last]), placement=Explicit([row], at - 2))
     removing = Removing("verbatim", texts=(("x", [last, common]),))
-    with pytest.raises(ValueError, match="items: item 'x' must move, and its placement says where"):
+    with pytest.raises(ValueError, match="items: item 'x' must move, but its placement is fixed"):
         plan_of((removing, Removing("items", items=(fixed,))))
 
 

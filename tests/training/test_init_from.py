@@ -106,9 +106,21 @@ def test_a_longer_run_goes_on_where_the_old_one_was(source):
     [
         ("corpus", "c1", "was made with corpus c0, this run has c1"),
         ("order", "o1", "was made with order o0, this run has o1"),
-        ("geometry", "Geometry(length=10, batch=8, steps=40)", "made with batch 4, this run has 8"),
-        ("geometry", "Geometry(length=9, batch=4, steps=40)", "made with length 10, this run has"),
-        ("geometry", "Geometry(length=10, batch=4, steps=8)", "as far as this run of 8 steps: rai"),
+        (
+            "geometry",
+            describe(Geometry(length=10, batch=8, steps=40)),
+            "made with batch 4, this run has 8",
+        ),
+        (
+            "geometry",
+            describe(Geometry(length=9, batch=4, steps=40)),
+            "made with length 10, this run has",
+        ),
+        (
+            "geometry",
+            describe(Geometry(length=10, batch=4, steps=8)),
+            "as far as this run of 8 steps: rai",
+        ),
     ],
 )
 def test_what_a_step_cannot_go_on_with_is_refused(source, name, value, text):
