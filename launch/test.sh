@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Completes .venv/ with what tests need, then lints, checks types and runs the tests on the CPU.
+# Completes .venv/ with what tests need, checks style, imports and types, and runs the tests on the
+# CPU.
 #
 #   bash launch/test.sh [flags of pytest]
 set -euo pipefail
@@ -10,5 +11,6 @@ cd "$ROOT"
 export JAX_PLATFORMS=cpu
 "$PYTHON" -m ruff check --quiet .
 "$PYTHON" -m ruff format --check --quiet .
+imports="$("$VENV/bin/lint-imports" --no-logo --no-cache 2>&1)" || fail "$imports"
 "$PYTHON" -m mypy
 exec "$PYTHON" -m pytest -n 2 "$@"

@@ -19,6 +19,8 @@ import numpy as np
 
 SCHEMA = 1
 _SCHEMA, _DEFAULTED = "schema", "defaulted"
+RETRAIN = "use another --workdir, or move that folder away and train again"
+"""What to do about a run of another identity."""
 _LONGEST = 80  # characters of a value in a message
 
 T = TypeVar("T")

@@ -29,7 +29,7 @@ from ttoaa.training.checkpoint_io import newest_meta
 from ttoaa.training.controller_loop import ControllerSet
 from ttoaa.training.device_feed import followed
 from ttoaa.training.job import Job
-from ttoaa.training.loop import AGREED, RETRAIN, Stopped, train
+from ttoaa.training.loop import AGREED, Stopped, train
 from ttoaa.training.step import CompiledStep
 from ttoaa.training.topology import pin_cores, split_cpu
 from ttoaa.workdir import RUNS, Workdir, read_json
@@ -81,7 +81,7 @@ def identity_of(handle: StudyHandle, kind: str, controls: ControllerSet) -> dict
     )
     if kind == "run" and (control := _made(workdir.run("control"))):
         alike = {**ours, "plan": "none", "controllers": "none"}
-        identity.check(workdir.run("control"), control, alike, RETRAIN)
+        identity.check(workdir.run("control"), control, alike, identity.RETRAIN)
     return ours
 
 
@@ -177,7 +177,7 @@ def run(study: config.Study, workdir: Workdir, kind: str, profile_steps: str | N
     controls = _controls(handle, kind)
     made_of = identity_of(handle, kind, controls)
     if (folder / "finished.json").exists():
-        identity.check(folder, _made(folder) or {}, made_of, RETRAIN)
+        identity.check(folder, _made(folder) or {}, made_of, identity.RETRAIN)
         return f"{folder} is finished already"
     config.cache_compilations(workdir)
     profile = throughput.steps_of(profile_steps, study.geometry.steps)

@@ -10,7 +10,6 @@ from ttoaa.experiments.base import Experiment
 from ttoaa.experiments.context import outcome_fingerprints
 from ttoaa.parquet_io import outcome_source
 from ttoaa.training.checkpoint_io import CheckpointError, committed_steps, read_meta
-from ttoaa.training.loop import RETRAIN
 from ttoaa.workdir import RUNS, Workdir
 
 _MOST = 12
@@ -160,7 +159,7 @@ class WorkList:
         for (kind, _), meta in metas.items():
             expected = {**control, "plan": self.plan if kind == "run" else "none"}
             expected.pop("controllers", None)  # a control run's decide nothing
-            identity.check(self.workdir.run(kind), meta["identity"], expected, RETRAIN)
+            identity.check(self.workdir.run(kind), meta["identity"], expected, identity.RETRAIN)
 
     def _folder(self, kind: str) -> pathlib.Path:
         return self.workdir.run(kind) / "checkpoints"

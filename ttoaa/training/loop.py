@@ -29,9 +29,6 @@ class Stopped(Exception):
     """The run was asked to stop (SIGTERM); it saved and can be continued."""
 
 
-RETRAIN = "use another --workdir, or move that folder away and train again"
-"""What to do about a run of another identity."""
-
 AGREED = (Stopped, skip_policy.Refused)
 """What all processes come to together."""
 
@@ -253,7 +250,7 @@ class _Run:
         return scalars["loss"]
 
     def _check(self, meta: Mapping[str, Any]) -> None:
-        identity.check(self.job.folder, meta["identity"], self.job.identity, RETRAIN)
+        identity.check(self.job.folder, meta["identity"], self.job.identity, identity.RETRAIN)
         there, here = meta["topology"], self._topology()
         changed = [f"{n} {there.get(n)} → {here[n]}" for n in here if there.get(n) != here[n]]
         if changed and primary():
