@@ -35,7 +35,7 @@ if _SECONDS is not None:
         checkpoint_outcomes.pin,
         checkpoint_outcomes.Scores.table,
         parquet_io.write_outcomes,
-        checkpoints.delete,
+        checkpoints.delete_checkpoints,
     )
 
     @contextlib.contextmanager
@@ -63,4 +63,4 @@ if _SECONDS is not None:
             _note("delete", run=folder.parent.name, step=int(step), began=began)
 
     checkpoint_outcomes.pin, checkpoint_outcomes.Scores.table = pin, table
-    parquet_io.write_outcomes, checkpoints.delete = write, delete
+    parquet_io.write_outcomes, checkpoints.delete_checkpoints = write, delete

@@ -13,7 +13,7 @@ from fakes import SENTENCE
 from training.processes import free_port
 
 from ttoaa import config, train
-from ttoaa.training.checkpoint_io import committed_steps, read
+from ttoaa.training.checkpoint_io import committed_steps, read_checkpoint
 
 STEPS = 12
 GIN = f"""
@@ -201,7 +201,7 @@ class Study:
         """Which parts of how it ended are those of the whole run, to the bit."""
         items = {name: self.state[name] for name in ("params", "opt", "guard")}
         folders = [path / "control" for path in (folder, whole)]
-        one, other = (read(path / "checkpoints", STEPS, **items) for path in folders)
+        one, other = (read_checkpoint(path / "checkpoints", STEPS, **items) for path in folders)
         same = {name: studies.same_bits(one[name], other[name]) for name in items}
         ours, theirs = map(studies.records, folders)
         finished = [(path / "finished.json").read_text() for path in folders]

@@ -68,7 +68,7 @@ if _TARGET is not None:
     (_WORKDIR,) = (a.partition("=")[2] for a in sys.argv if a.startswith("--workdir="))
     retention.shutil = types.SimpleNamespace(rmtree=shutil.rmtree)
     _watch(loop._Run, "_begin", "init")
-    _watch(checkpoints, "read", "restore")
+    _watch(checkpoints, "read_checkpoint", "restore")
     _watch(loop._Run, "_note_start", "note")
     _watch(loop._Run, "_compile", "compile")
     _watch(controller_loop.ControllerLoop, "decide", "decide")

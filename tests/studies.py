@@ -15,7 +15,7 @@ from absl.testing import flagsaver
 
 from ttoaa import command_line, config
 from ttoaa.model.decoder import abstract_params
-from ttoaa.training.checkpoint_io import read
+from ttoaa.training.checkpoint_io import read_checkpoint
 from ttoaa.training.metrics_log import FILES
 from ttoaa.training.topology import pin_cores
 from ttoaa.workdir import Workdir
@@ -135,7 +135,9 @@ def copy(workdir, target, *names):
 def params(workdir, kind, step=STEPS, seed=0):
     model = config.load([workdir / "config.gin"])[0].model
     folder = Workdir(workdir, seed).run(kind) / "checkpoints"
-    return jax.tree.map(np.asarray, read(folder, step, params=abstract_params(model))["params"])
+    return jax.tree.map(
+        np.asarray, read_checkpoint(folder, step, params=abstract_params(model))["params"]
+    )
 
 
 def same_bits(one, other):

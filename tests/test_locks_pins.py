@@ -27,17 +27,17 @@ def folder(tmp_path):
 def test_a_pinned_checkpoint_stays_until_the_last_reader_has_gone(folder):
     with pin(folder, 5):
         with pin(folder, 5):
-            checkpoints.delete(folder, [5])
-        checkpoints.delete(folder, [5])
+            checkpoints.delete_checkpoints(folder, [5])
+        checkpoints.delete_checkpoints(folder, [5])
         assert (folder / "5/meta/metadata").exists()
-    checkpoints.delete(folder, [5])
+    checkpoints.delete_checkpoints(folder, [5])
     assert [p.name for p in folder.iterdir()] == ["pins"] and not list((folder / "pins").iterdir())
 
 
 def test_a_pin_is_for_its_own_step(folder):
     make(folder, 55)
     with pin(folder, 55):
-        checkpoints.delete(folder, [5, 55])
+        checkpoints.delete_checkpoints(folder, [5, 55])
     assert not (folder / "5").exists() and (folder / "55").exists()
 
 
@@ -130,7 +130,7 @@ def test_what_a_killed_trainer_left_holds_up_no_one_for_ever(folder, monkeypatch
     remove_stale_pins(folder)
     assert not flag.exists()
     (folder / "5").rename(folder / "deleting-5")
-    checkpoints.delete(folder, [])
+    checkpoints.delete_checkpoints(folder, [])
     assert not (folder / "deleting-5").exists()
 
 
@@ -169,14 +169,14 @@ def test_readers_that_loop_while_the_trainer_deletes(folder):
         assert time.time() < begin + 60
         make(folder, step + 1)
         old = [int(p.name) for p in folder.iterdir() if p.name.isdecimal()]
-        checkpoints.delete(folder, [s for s in old if s <= step])
+        checkpoints.delete_checkpoints(folder, [s for s in old if s <= step])
         step += 1
         newest[0] = step
     over.set()
     for reader in readers:
         reader.join()
     left = [int(p.name) for p in folder.iterdir() if p.name.isdecimal()]
-    checkpoints.delete(folder, [s for s in left if s < step])
+    checkpoints.delete_checkpoints(folder, [s for s in left if s < step])
     assert not broken
     assert len(set(read)) > 3
     assert [p.name for p in folder.iterdir() if p.name != "pins"] == [str(step)]

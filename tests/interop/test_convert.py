@@ -22,8 +22,8 @@ from ttoaa.interop.huggingface.config import Card
 from ttoaa.interop.huggingface.weights import load_params, names, save, turned
 from ttoaa.interop.olmo import weights as olmo
 from ttoaa.model.decoder import DecoderConfig, abstract_params, apply, init_params
-from ttoaa.training.checkpoint_io import read, read_meta, seal
-from ttoaa.training.checkpoints import Writer
+from ttoaa.training.checkpoint_io import read_checkpoint, read_meta, with_checksum
+from ttoaa.training.checkpoints import CheckpointWriter
 from ttoaa.training.config import AdamW, ConstantLinear
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -64,7 +64,7 @@ def test_an_import_is_a_checkpoint_of_parameters(imported):
     config = DecoderConfig()
     gin.clear_config()
     assert meta["identity"] == identity(model=config)
-    params = read(target / "checkpoints", 0, params=abstract_params(config))["params"]
+    params = read_checkpoint(target / "checkpoints", 0, params=abstract_params(config))["params"]
     assert_equal_trees(params, load_params(source))
     assert (target / "tokenizer.json").read_text() == "{}"
 
@@ -108,7 +108,7 @@ def test_what_fails_half_way_leaves_nothing_behind(imported, tmp_path, monkeypat
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(convert.Writer, "save", full)
+    monkeypatch.setattr(convert.CheckpointWriter, "save", full)
     with pytest.raises(OSError, match="No space"):
         import_huggingface(imported[0], tmp_path / "in")
     monkeypatch.setattr(convert.weights, "save", full)
@@ -136,7 +136,7 @@ def test_one_at_a_time_writes_a_target(imported, tmp_path, monkeypatch):
     assert not (target / "rest").exists()
     assert_equal_trees(
         *(
-            read(t / "checkpoints", 0, params=abstract_params(decoder(t)))["params"]
+            read_checkpoint(t / "checkpoints", 0, params=abstract_params(decoder(t)))["params"]
             for t in (target, imported[1])
         )
     )
@@ -150,7 +150,7 @@ def run(make_workdir):
     """A run's folder with checkpoints of steps 3 and 7, whose weights differ."""
     workdir = make_workdir()
     made_of = identity(model=CONFIG, geometry=Geometry(32, 8, 40))
-    writer = Writer(workdir.run("run") / "checkpoints")
+    writer = CheckpointWriter(workdir.run("run") / "checkpoints")
     for step in (3, 7):
         params = jax.jit(init_params, static_argnums=0)(CONFIG, jax.random.key(step))
         writer.save(step, params, {"m": jnp.zeros(3)}, {"step": step, "identity": made_of})
@@ -181,7 +181,7 @@ def another_head(path):
     """As if the head on disk, of which others were written before, were not what was saved."""
     meta = json.loads(path.read_text())
     meta["fingerprints"]["params"]["['head']"][1] ^= 1
-    path.write_text(json.dumps(seal({k: v for k, v in meta.items() if k != "sha256"})))
+    path.write_text(json.dumps(with_checksum({k: v for k, v in meta.items() if k != "sha256"})))
 
 
 @pytest.mark.parametrize("spoil", [no_meta, another_head])
@@ -221,7 +221,7 @@ def test_a_public_run_goes_on_as_olmo_itself_does(tmp_path):
     config = DecoderConfig(32, 2, 16, 4, 24, 2, 500_000.0, 1e-6)
     optimizer = AdamW(ConstantLinear(peak=1e-3, warmup=0, decay=0.1)).over(1000)
     shapes = abstract_params(config)
-    found = read(
+    found = read_checkpoint(
         target / "checkpoints", 3, params=shapes, opt=jax.eval_shape(optimizer.init, shapes)
     )
     params, opt = start, _ = found["params"], found["opt"]

@@ -18,8 +18,8 @@ from ttoaa.interop.huggingface.weights import save
 from ttoaa.interop.load_model import open_model
 from ttoaa.model.decoder import DecoderConfig, abstract_params
 from ttoaa.model.sharding import Layout, make_mesh
-from ttoaa.training.checkpoint_io import Damaged
-from ttoaa.training.checkpoints import Writer
+from ttoaa.training.checkpoint_io import DamagedCheckpoint
+from ttoaa.training.checkpoints import CheckpointWriter
 
 CONFIG = DecoderConfig(
     vocab_size=330, layers=1, width=16, heads=2, hidden=24, kv_heads=1, document_separator=0
@@ -39,7 +39,7 @@ def run(make_workdir):
     """A run's folder with checkpoints of steps 3 and 7, whose weights are of these seeds."""
     folder = make_workdir().run("run")
     made_of = identity(model=CONFIG, geometry=Geometry(48, 8, 7))
-    writer = Writer(folder / "checkpoints")
+    writer = CheckpointWriter(folder / "checkpoints")
     for step in (3, 7):
         writer.save(step, params_of(step), None, {"step": step, "identity": made_of})
     writer.finish()
@@ -113,6 +113,6 @@ def test_a_damaged_checkpoint_is_not_opened(run, corpus, tmp_path):
     content = json.loads(meta.read_text())
     content["identity"]["model"]["layers"] = 2
     meta.write_text(json.dumps(content))
-    with pytest.raises(Damaged, match="is damaged: its meta"):
+    with pytest.raises(DamagedCheckpoint, match="is damaged: its meta"):
         open_model(study / "run")
     assert_same(open_model(study / "run", 3).params, params_of(3))

@@ -13,7 +13,7 @@ from ttoaa.experiments.base import Probe
 from ttoaa.model.compute_config import PLAIN
 from ttoaa.model.decoder import DecoderConfig, abstract_params
 from ttoaa.model.sharding import Layout, make_mesh
-from ttoaa.training.checkpoint_io import read
+from ttoaa.training.checkpoint_io import read_checkpoint
 from ttoaa.training.config import AdamW, ConstantLinear, Training
 from ttoaa.training.job import Job
 from ttoaa.training.metrics_log import FILES
@@ -84,7 +84,7 @@ def records(folder):
 
 
 def params_at(folder, step):
-    tree = read(folder / "checkpoints", step, params=abstract_params(MODEL))["params"]
+    tree = read_checkpoint(folder / "checkpoints", step, params=abstract_params(MODEL))["params"]
     return jax.tree.map(np.asarray, tree)
 
 

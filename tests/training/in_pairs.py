@@ -14,8 +14,8 @@ from jax.sharding import PartitionSpec as P
 from training.saved import abstract, meta_of, put, same_shards, trees
 
 from ttoaa.training import checkpoints
-from ttoaa.training.checkpoint_io import Damaged, committed_steps
-from ttoaa.training.checkpoints import Keep, Writer
+from ttoaa.training.checkpoint_io import DamagedCheckpoint, committed_steps
+from ttoaa.training.checkpoints import CheckpointWriter, Keep
 from ttoaa.training.multihost import from_primary, gather
 
 
@@ -40,7 +40,7 @@ def error_of(action):
     try:
         action()
     except ValueError as error:
-        return [isinstance(error, Damaged), str(error)]
+        return [isinstance(error, DamagedCheckpoint), str(error)]
 
 
 def full_disk(writer, save):
@@ -68,7 +68,7 @@ def main(folder, process):
         return [found.step, found.meta["note"], same]
 
     told = {"primary": from_primary(lambda: process), "gathered": gather("é" * process)}
-    writer = Writer(folder, Keep(last=1, milestones=(3,)))
+    writer = CheckpointWriter(folder, Keep(last=1, milestones=(3,)))
     told["whole"] = restore(None)
     told["machine"] = error_of(lambda: restore(OSError(5, "x")))
     told["untouched"] = committed_steps(folder)

@@ -14,8 +14,8 @@ from jax.sharding import PartitionSpec as P
 from training.saved import abstract, bits, by_ravel, flipped, meta_of, put, same_shards, trees
 
 from ttoaa.training import checkpoint_io
-from ttoaa.training.checkpoint_io import read
-from ttoaa.training.checkpoints import Writer
+from ttoaa.training.checkpoint_io import read_checkpoint
+from ttoaa.training.checkpoints import CheckpointWriter
 
 
 def layout(fsdp, tensor):
@@ -36,7 +36,7 @@ def layout(fsdp, tensor):
 
 def restored(folder, step, where):
     params, opt = (abstract(tree, where) for tree in trees(step))
-    found = read(folder, step, params=params, opt=opt)
+    found = read_checkpoint(folder, step, params=params, opt=opt)
     tree = (found["params"], found["opt"])
     laid = all(leaf.sharding == where(leaf) for leaf in jax.tree.leaves(tree))
     return laid and same_shards(tree, trees(step))
@@ -47,7 +47,7 @@ def flips(folder, where):
     told = {}
     params, opt = (abstract(tree, where) for tree in trees(5))
     for file in flipped(folder, 12):
-        writer = Writer(folder)
+        writer = CheckpointWriter(folder)
         found = writer.restore_newest(params, opt, lambda meta: None)
         same = bits((found.params, found.opt)) == bits(trees(found.step))
         told.setdefault(file, []).append(("damaged", "good")[found.step == 12] if same else "WRONG")
@@ -69,11 +69,11 @@ def main(folder):
         ]
     }
     big = abstract(jax.ShapeDtypeStruct((4096, 512), np.float32), wide)
-    program = checkpoint_io._program(checkpoint_io._everywhere(big))
+    program = checkpoint_io._fingerprint_program(checkpoint_io._replicated(big))
     lowered = program.lower(big).compile()
     told["gathers"] = "all-gather" in lowered.as_text()
     told["temporary"] = lowered.memory_analysis().temp_size_in_bytes / (4096 * 512 * 4 / 8)
-    writer = Writer(folder)
+    writer = CheckpointWriter(folder)
     for step in (5, 12):
         params, opt = trees(step)
         writer.save(step, put(params, wide), put(opt, wide), meta_of(step))

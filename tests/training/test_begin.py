@@ -12,7 +12,7 @@ from ttoaa import config, train
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.loader import batches
 from ttoaa.data.order import Order
-from ttoaa.training.checkpoint_io import read
+from ttoaa.training.checkpoint_io import read_checkpoint
 from ttoaa.workdir import Workdir, read_json
 
 GIN = """
@@ -78,7 +78,8 @@ def of_steps(run, name):
 
 def adam_count(run, step):
     study = config.load([run / "config.gin"])[0]
-    opt = read(run / "checkpoints", step, opt=train.compiled_step(study).state["opt"])["opt"]
+    like = train.compiled_step(study).state["opt"]
+    opt = read_checkpoint(run / "checkpoints", step, opt=like)["opt"]
     return int(optax.tree_utils.tree_get(opt, "ScaleByAdamState").count)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from training.saved import by_ravel, put, trees
 
-from ttoaa.training.checkpoint_io import _sums, fingerprints
+from ttoaa.training.checkpoint_io import _fingerprint, fingerprints
 
 
 def by_hand(leaf):
@@ -64,7 +64,7 @@ def test_fingerprints_are_those_of_the_array_as_one_row(shape):
 def test_the_index_of_a_leaf_of_more_than_four_billion_elements_wraps():
     """Its program is only traced: the strides must fit 32 bits."""
     leaf = jax.ShapeDtypeStruct((3, 2**17, 2**16), jnp.bfloat16)
-    assert jax.eval_shape(_sums, leaf).shape == (2,)
+    assert jax.eval_shape(_fingerprint, leaf).shape == (2,)
 
 
 def test_nothing_has_no_fingerprints():

@@ -14,13 +14,13 @@ from training.saved import abstract, bits, flipped, meta_of, put, trees
 from ttoaa.training import checkpoints
 from ttoaa.training.checkpoint_io import (
     CheckpointError,
-    Damaged,
+    DamagedCheckpoint,
     committed_steps,
     newest_meta,
-    read,
+    read_checkpoint,
     read_meta,
 )
-from ttoaa.training.checkpoints import Keep, Writer
+from ttoaa.training.checkpoints import CheckpointWriter, Keep
 
 # Orbax leaves coroutines behind when a read fails; they are collected here, not in other tests.
 pytestmark = [
@@ -36,7 +36,7 @@ def collect():
 
 
 def save(folder, steps):
-    writer = Writer(folder)
+    writer = CheckpointWriter(folder)
     for step in steps:
         writer.save(step, *put(trees(step)), meta_of(step))
     writer.finish()
@@ -45,7 +45,7 @@ def save(folder, steps):
 
 def restore(folder, check=lambda meta: None):
     params, opt = trees(0)
-    writer = Writer(folder)
+    writer = CheckpointWriter(folder)
     found = writer.restore_newest(abstract(params), abstract(opt), check)
     writer.finish()
     return found
@@ -73,7 +73,7 @@ def test_round_trip_to_the_bit(two):
     assert committed_steps(two) == [3, 12]
     assert_restored(restore(two), 12)
     params, _ = trees(3)
-    alone = read(two, 3, params=abstract(params))
+    alone = read_checkpoint(two, 3, params=abstract(params))
     assert list(alone) == ["params"] and bits(alone["params"]) == bits(params)
     assert newest_meta(two)["step"] == 12 and newest_meta(two)["note"] == "é"
 
@@ -81,7 +81,7 @@ def test_round_trip_to_the_bit(two):
 def test_what_is_saved_is_what_was_there_when_asked(tmp_path):
     """The training step gives its buffers away while the save still runs."""
     params, opt = put(trees(1))
-    writer = Writer(tmp_path)
+    writer = CheckpointWriter(tmp_path)
     writer.save(1, params, opt, {"step": 1, "ledger": {"step": 1.1}})
     clobber = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
     jax.block_until_ready(clobber((params, opt)))
@@ -134,7 +134,9 @@ def test_every_single_changed_digit_of_the_meta_is_seen(copied):
     for place in places:
         changed = str((int(content[place]) + 1) % 10)
         path.write_text(content[:place] + changed + content[place + 1 :])
-        with pytest.raises(Damaged, match=r"checkpoint 12 in .*copied (is damaged|has no meta)"):
+        with pytest.raises(
+            DamagedCheckpoint, match=r"checkpoint 12 in .*copied (is damaged|has no meta)"
+        ):
             read_meta(copied, 12)
         assert newest_meta(copied)["step"] == 3
     path.write_text(content)
@@ -149,8 +151,8 @@ def test_all_damaged_is_an_error_every_time_and_changes_nothing(copied):
         with pytest.raises(CheckpointError) as error:
             restore(copied)
         text = str(error.value)
-        assert "of 2 checkpoints none is good" in text and "checkpoint 12" in text
-        assert text.endswith("move that folder away to start anew") and "\n" not in text
+        assert "all 2 checkpoints are damaged" in text and "checkpoint 12" in text
+        assert text.endswith("move that folder away to start again") and "\n" not in text
     assert files_of(copied) == before
 
 
@@ -163,10 +165,10 @@ def test_a_disk_that_fails_is_no_damage(copied, pattern):
     params, _ = trees(0)
     with pytest.raises(CheckpointError, match=r"checkpoint 12 .*: Too many levels of sym") as error:
         restore(copied)
-    assert not isinstance(error.value, Damaged) and "\n" not in str(error.value)
+    assert not isinstance(error.value, DamagedCheckpoint) and "\n" not in str(error.value)
     assert committed_steps(copied)[0] == 3 and (copied / "12").exists()
     with pytest.raises(CheckpointError, match="Too many levels"):
-        read(copied, 12, params=abstract(params))
+        read_checkpoint(copied, 12, params=abstract(params))
 
 
 def wrapped(error):
@@ -204,7 +206,7 @@ def test_a_fault_of_the_machine_ends_the_run(copied, monkeypatch, error, reason)
         assert_restored(restore(copied), 3)
         assert (copied / "damaged-12").exists()
         return
-    with pytest.raises(CheckpointError, match=f"checkpoint 12 in .* cannot be read: {reason}: see"):
+    with pytest.raises(CheckpointError, match=f"checkpoint 12 in .* cannot be read: {reason}: fix"):
         restore(copied)
     assert committed_steps(copied) == [3, 12]
 
@@ -212,7 +214,7 @@ def test_a_fault_of_the_machine_ends_the_run(copied, monkeypatch, error, reason)
 def test_a_step_can_be_saved_again_after_its_checkpoint_was_set_aside(copied):
     shutil.rmtree(copied / "12/opt")
     params, opt = trees(0)
-    writer = Writer(copied)
+    writer = CheckpointWriter(copied)
     assert writer.restore_newest(abstract(params), abstract(opt), lambda meta: None)[0] == 3
     params, opt = put(trees(12))
     writer.save(12, params, opt, {"step": 12, "ledger": {"step": 12.1}})
@@ -228,7 +230,7 @@ def test_a_folder_that_only_looks_like_a_checkpoint_is_set_aside(copied, name):
     assert newest_meta(copied)["step"] == 12
     assert_restored(restore(copied), 12)
     assert not (copied / name).exists()
-    writer = Writer(copied)
+    writer = CheckpointWriter(copied)
     writer.save(21, *put(trees(21)), {"step": 21, "ledger": {"step": 21.1}})
     writer.finish()
     assert committed_steps(copied) == [3, 12, 21]
@@ -239,10 +241,10 @@ def test_an_unfinished_save_is_ignored_named_and_cleaned_by_the_writer_alone(cop
     shutil.copytree(copied / "12", left)
     params, _ = trees(0)
     assert committed_steps(copied) == [3, 12]
-    read(copied, 12, params=abstract(params))
+    read_checkpoint(copied, 12, params=abstract(params))
     assert left.exists(), "a reader must not touch what a live writer may be writing"
     assert_restored(restore(copied), 12)
-    assert f"{left}: a save that a kill cut short" in caplog.text
+    assert f"{left}: an unfinished checkpoint of a killed run" in caplog.text
     end = time.monotonic() + 30  # Orbax cleans in the background, at the latest before a save
     while left.exists() and time.monotonic() < end:
         time.sleep(0.01)
@@ -274,10 +276,10 @@ def test_another_type_or_shape_is_named_and_not_taken_for_damage(copied, leaf, s
     params[leaf] = jax.ShapeDtypeStruct(shape, dtype)
     wanted = f"{jnp.dtype(dtype)}{list(shape)}"
     with pytest.raises(CheckpointError) as error:
-        read(copied, 12, params=params)
+        read_checkpoint(copied, 12, params=params)
     assert str(error.value).endswith(f"holds params['{leaf}'] as {saved}, not as {wanted}")
     with pytest.raises(CheckpointError, match="holds params"):
-        writer = Writer(copied)
+        writer = CheckpointWriter(copied)
         writer.restore_newest(params, opt, lambda meta: None)
     assert committed_steps(copied) == [3, 12]
 
@@ -286,17 +288,17 @@ def test_a_leaf_that_is_not_asked_for_is_named(two):
     params, _ = map(abstract, trees(0))
     del params["block"]["odd"]
     with pytest.raises(CheckpointError, match=r"\['block'\]\['odd'\] as float32\[6\], not as noth"):
-        read(two, 12, params=params)
+        read_checkpoint(two, 12, params=params)
 
 
 def test_a_missing_checkpoint_is_one_line(two):
     with pytest.raises(CheckpointError, match=r"checkpoint 7 in .* has no meta") as error:
-        read(two, 7, params=abstract(trees(0)[0]))
+        read_checkpoint(two, 7, params=abstract(trees(0)[0]))
     assert "\n" not in str(error.value)
 
 
 def test_a_disk_too_full_is_said_before_anything_is_written(tmp_path, monkeypatch):
-    writer = Writer(tmp_path)
+    writer = CheckpointWriter(tmp_path)
     params, opt = put(trees(1))
     usage = shutil.disk_usage(tmp_path)._replace(free=1_000)
     monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda path: usage)
@@ -319,7 +321,7 @@ def test_room_is_looked_at_when_no_save_is_in_flight_and_old_ones_are_gone(tmp_p
         return usage(path)
 
     monkeypatch.setattr(checkpoints.shutil, "disk_usage", look)
-    writer = Writer(tmp_path, Keep(last=1))
+    writer = CheckpointWriter(tmp_path, Keep(last=1))
     for step in (1, 2, 3):
         writer.save(step, *put(trees(1)), meta_of(step))
     writer.finish()
@@ -328,7 +330,7 @@ def test_room_is_looked_at_when_no_save_is_in_flight_and_old_ones_are_gone(tmp_p
 
 @pytest.mark.parametrize("when", ["next save", "finish"])
 def test_a_save_that_fails_in_the_background_is_told(tmp_path, monkeypatch, when):
-    writer = Writer(tmp_path)
+    writer = CheckpointWriter(tmp_path)
     params, opt = put(trees(1))
 
     async def fail(*args, **kwargs):
@@ -348,7 +350,7 @@ def test_a_save_that_fails_in_the_background_is_told(tmp_path, monkeypatch, when
 
 
 def test_a_step_that_is_there_is_not_saved_over(copied):
-    writer = Writer(copied)
+    writer = CheckpointWriter(copied)
     with pytest.raises(CheckpointError, match="a save failed"):
         writer.save(12, *put(trees(1)), {"step": 12})
     writer.finish()
@@ -361,4 +363,4 @@ def test_orbax_is_told_to_be_quiet_and_ours_is_heard(copied, caplog):
         restore(copied)
     assert [record.levelname for record in caplog.records if record.name == "absl"] == []
     (ours,) = [r for r in caplog.records if r.name == "root"]
-    assert ours.levelname == "WARNING" and "an older one is taken" in ours.getMessage()
+    assert ours.levelname == "WARNING" and "an older one is used" in ours.getMessage()

@@ -10,7 +10,7 @@ from training.saved import meta_of, put
 from ttoaa.locks import pin
 from ttoaa.training import checkpoints
 from ttoaa.training.checkpoint_io import CheckpointError, committed_steps
-from ttoaa.training.checkpoints import Keep, Writer
+from ttoaa.training.checkpoints import CheckpointWriter, Keep
 
 TREES = put(({"a": np.arange(6, dtype=np.float32)}, {"count": np.int32(1)}))
 
@@ -66,7 +66,7 @@ def save(writer, *steps):
 
 
 def test_a_writer_keeps_what_it_is_told(tmp_path):
-    writer = Writer(tmp_path, Keep(last=2, milestones=(2,)))
+    writer = CheckpointWriter(tmp_path, Keep(last=2, milestones=(2,)))
     save(writer, 1, 2, 3)
     with pin(tmp_path, 1):
         save(writer, 4, 5)
@@ -78,10 +78,10 @@ def test_a_writer_keeps_what_it_is_told(tmp_path):
 
 
 def test_nothing_is_deleted_before_the_newer_one_is_there(tmp_path, monkeypatch):
-    writer = Writer(tmp_path, Keep(last=1))
+    writer = CheckpointWriter(tmp_path, Keep(last=1))
     save(writer, 1)
     writer.finish()
-    writer = Writer(tmp_path, Keep(last=1))
+    writer = CheckpointWriter(tmp_path, Keep(last=1))
 
     async def fail(*args, **kwargs):
         raise ValueError("no")
@@ -94,7 +94,7 @@ def test_nothing_is_deleted_before_the_newer_one_is_there(tmp_path, monkeypatch)
 
 
 def test_a_newest_one_whose_meta_is_damaged_is_not_what_the_others_go_for(tmp_path):
-    writer = Writer(tmp_path, Keep(last=1))
+    writer = CheckpointWriter(tmp_path, Keep(last=1))
     save(writer, 1, 2)
     writer._manager.wait_until_finished()
     (tmp_path / "2/meta/metadata").write_text("{")
@@ -103,7 +103,7 @@ def test_a_newest_one_whose_meta_is_damaged_is_not_what_the_others_go_for(tmp_pa
 
 
 def test_a_kill_while_one_is_deleted_leaves_no_half_of_it(tmp_path, monkeypatch):
-    Writer(tmp_path).finish()
+    CheckpointWriter(tmp_path).finish()
     shutil.copytree(pathlib.Path(__file__).parent, tmp_path / "7")
 
     def kill(path):
@@ -111,9 +111,9 @@ def test_a_kill_while_one_is_deleted_leaves_no_half_of_it(tmp_path, monkeypatch)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(checkpoints.shutil, "rmtree", kill)
-        checkpoints.delete(tmp_path, [7])
+        checkpoints.delete_checkpoints(tmp_path, [7])
     assert not (tmp_path / "7").exists() and (tmp_path / "deleting-7").exists()
-    writer = Writer(tmp_path)
+    writer = CheckpointWriter(tmp_path)
     save(writer, 8)
     writer.finish()
     assert committed_steps(tmp_path) == [8] and not (tmp_path / "deleting-7").exists()
@@ -126,5 +126,5 @@ def test_what_cannot_be_deleted_is_told_and_ends_no_run(tmp_path, monkeypatch, c
     monkeypatch.setattr(checkpoints.shutil, "rmtree", fail)
     (tmp_path / "7").mkdir()
     with caplog.at_level(logging.WARNING):
-        checkpoints.delete(tmp_path, [7])
+        checkpoints.delete_checkpoints(tmp_path, [7])
     assert "an old checkpoint cannot be deleted: [Errno 13] Permission denied" in caplog.text

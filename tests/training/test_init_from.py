@@ -11,7 +11,7 @@ from ttoaa.data.geometry import Geometry
 from ttoaa.identity import describe
 from ttoaa.model.decoder import DecoderConfig
 from ttoaa.training import init_from
-from ttoaa.training.checkpoints import Writer
+from ttoaa.training.checkpoints import CheckpointWriter
 from ttoaa.training.config import AdamW, ConstantLinear
 from ttoaa.training.init_from import InitFrom, described
 
@@ -44,7 +44,7 @@ def made(steps):
 def source(tmp_path_factory):
     """A run's folder: steps 5 and 8 with moments, step 9 of parameters alone."""
     folder = tmp_path_factory.mktemp("source") / "run"
-    writer = Writer(folder / "checkpoints")
+    writer = CheckpointWriter(folder / "checkpoints")
     for step in (5, 8):
         guard = put({"loss": np.zeros(3, np.float32)})
         writer.save(step, *made(step), {"step": step, "identity": IDENTITY}, guard=guard)
@@ -130,7 +130,7 @@ def test_what_a_step_cannot_go_on_with_is_refused(source, name, value, text):
 
 
 def test_an_import_that_tells_no_corpus_may_go_on(source, tmp_path):
-    writer = Writer(tmp_path)
+    writer = CheckpointWriter(tmp_path)
     writer.save(3, *made(3), {"step": 3})
     writer.finish()
     assert begin(InitFrom(str(tmp_path), 3, True, True)).step == 3

@@ -127,7 +127,7 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(begun, whole,
     path.write_bytes(b"")
     with caplog.at_level(logging.WARNING):
         train(make_job(begun))
-    assert "checkpoint 8" in caplog.text and "set aside as damaged-8" in caplog.text
+    assert "checkpoint 8" in caplog.text and "renamed to damaged-8" in caplog.text
     assert_same_end(begun, whole)
     assert committed_steps(begun / "checkpoints") == [4, 8, 12]
 

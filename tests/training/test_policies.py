@@ -20,7 +20,7 @@ from training.conftest import (
 from training.saved import bits, flipped
 
 from ttoaa.training.checkpoint_io import committed_steps
-from ttoaa.training.checkpoints import Keep, Writer
+from ttoaa.training.checkpoints import CheckpointWriter, Keep
 from ttoaa.training.config import AdamW, ConstantLinear
 from ttoaa.training.loop import train
 from ttoaa.training.skip_policy import Guard
@@ -164,7 +164,7 @@ def flipping(begun):
     state, folder = make_program().state, begun / "checkpoints"
 
     def restored():
-        writer = Writer(folder)
+        writer = CheckpointWriter(folder)
         found = writer.restore_newest(
             state["params"], state["opt"], lambda meta: None, guard=state["guard"]
         )

@@ -10,8 +10,8 @@ import sys
 import pytest
 from training.saved import abstract, bits, meta_of, put, trees
 
-from ttoaa.training.checkpoint_io import committed_steps, read, read_meta
-from ttoaa.training.checkpoints import Writer
+from ttoaa.training.checkpoint_io import committed_steps, read_checkpoint, read_meta
+from ttoaa.training.checkpoints import CheckpointWriter
 
 TESTS = pathlib.Path(__file__).parents[1]
 
@@ -37,7 +37,7 @@ def told_by(process):
 def restored_here(folder, step):
     """On this process's one device."""
     params, opt = trees(step)
-    found = read(folder, step, params=abstract(params), opt=abstract(opt))
+    found = read_checkpoint(folder, step, params=abstract(params), opt=abstract(opt))
     return bits((found["params"], found["opt"])) == bits((params, opt))
 
 
@@ -45,7 +45,7 @@ def restored_here(folder, step):
 def processes(tmp_path_factory):
     """Begun together, as most of their time is start-up: 8 devices, and a pair of processes."""
     folder = tmp_path_factory.mktemp("restore")
-    writer = Writer(folder / "pair")
+    writer = CheckpointWriter(folder / "pair")
     for step in (3, 12):
         writer.save(step, *put(trees(step)), meta_of(step))
     writer.finish()

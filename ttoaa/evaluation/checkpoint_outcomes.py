@@ -22,7 +22,7 @@ from ttoaa.model.sharding import Layout, make_mesh, shardings, with_shardings
 from ttoaa.planning import controller_log
 from ttoaa.scoring.scorer import CheckpointScorer, read_probes
 from ttoaa.study_handle import StudyHandle
-from ttoaa.training.checkpoint_io import read
+from ttoaa.training.checkpoint_io import read_checkpoint
 from ttoaa.training.multihost import first_line
 
 
@@ -84,7 +84,8 @@ class Scores:
     def restore(self, work: Work) -> Any:
         """The parameters, on this job's devices; raises CheckpointError where they are no good."""
         folder = self.handle.workdir.run(work.kind) / "checkpoints"
-        return read(folder, work.step, params=abstract_on(self.handle.config, self.mesh))["params"]
+        abstract = abstract_on(self.handle.config, self.mesh)
+        return read_checkpoint(folder, work.step, params=abstract)["params"]
 
     def table(self, work: Work, experiment: Experiment, params: Any) -> pd.DataFrame:
         """Raises whatever the outcome raises."""

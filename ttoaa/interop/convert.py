@@ -24,8 +24,14 @@ from ttoaa.interop.olmo import weights as olmo
 from ttoaa.interop.olmo.weights import read_config as read_olmo_config
 from ttoaa.locks import Leases, pin
 from ttoaa.model.decoder import DecoderConfig, Params, abstract_params
-from ttoaa.training.checkpoint_io import Damaged, Lazy, newest_meta, read_lazily, read_meta
-from ttoaa.training.checkpoints import Writer
+from ttoaa.training.checkpoint_io import (
+    DamagedCheckpoint,
+    LazyArray,
+    newest_meta,
+    read_checkpoint_lazily,
+    read_meta,
+)
+from ttoaa.training.checkpoints import CheckpointWriter
 from ttoaa.training.config import AdamW, Cosine
 from ttoaa.training.init_from import available_steps
 from ttoaa.workdir import commit_folder, unfinished_folder, write_text
@@ -36,7 +42,7 @@ def import_huggingface(source: pathlib.Path, target: pathlib.Path) -> str:
     config, card, tied = read_config(source)
     if _is_imported(target, source):
         return f"{target} is there already"
-    params = weights.load_params(source, Lazy)
+    params = weights.load_params(source, LazyArray)
     with new_folder(target) as folder:
         tokenizer.copy(source, folder)
         _write(folder, source, config, params, card=dataclasses.asdict(card))
@@ -49,9 +55,9 @@ def import_olmo(source: pathlib.Path, target: pathlib.Path, optimizer: bool) -> 
     config, card = read_olmo_config(source)
     if _is_imported(target, source, optimizer):
         return f"{target} is there already"
-    params, opt, step = olmo.load_params(source, config, Lazy), None, 0
+    params, opt, step = olmo.load_params(source, config, LazyArray), None, 0
     if optimizer:
-        moments, step = olmo.load_moments(source, config, Lazy)
+        moments, step = olmo.load_moments(source, config, LazyArray)
         # Moments and count are all of the state; rate and decay are the run's that goes on.
         schedule: Any = Cosine(peak=1.0, warmup=0)
         empty = jax.eval_shape(AdamW(schedule).over(1).init, abstract_params(config))
@@ -77,7 +83,7 @@ def export_huggingface(
     for number in newer:
         try:
             return _export(source, number, target, dtype, shard_bytes)
-        except Damaged as error:
+        except DamagedCheckpoint as error:
             logging.warning("%s; an older one is taken", error)
     return _export(source, last, target, dtype, shard_bytes)
 
@@ -89,7 +95,7 @@ def _export(
     with new_folder(target) as folder, pin(checkpoints, step):
         meta = read_meta(checkpoints, step)
         config = restore(DecoderConfig, meta["identity"]["model"])
-        params = read_lazily(checkpoints, step, "params", abstract_params(config))
+        params = read_checkpoint_lazily(checkpoints, step, "params", abstract_params(config))
         if "card" in meta:  # an import: all goes back as it came
             card = Card(**meta["card"])
             tokenizer.copy(source, folder)
@@ -132,7 +138,7 @@ def _write(
     values = dataclasses.asdict(config).items()
     bindings = [f"DecoderConfig.{name} = {value!r}" for name, value in values]
     write_text(folder / "model.gin", "\n".join([f"# The decoder of {source}.", *bindings, ""]))
-    writer = Writer(folder / "checkpoints", lazily=True)
+    writer = CheckpointWriter(folder / "checkpoints", lazy=True)
     meta |= {"step": step, "source": str(source), "identity": identity(model=config)}
     try:
         writer.save(step, params, opt, meta)

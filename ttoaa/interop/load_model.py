@@ -14,7 +14,7 @@ from ttoaa.interop.huggingface.weights import load_params
 from ttoaa.locks import pin
 from ttoaa.model.decoder import DecoderConfig, Params, abstract_params
 from ttoaa.model.sharding import shardings, with_shardings
-from ttoaa.training.checkpoint_io import read, read_meta
+from ttoaa.training.checkpoint_io import read_checkpoint, read_meta
 from ttoaa.training.init_from import available_steps
 
 
@@ -51,7 +51,7 @@ def open_model(folder: pathlib.Path, step: int | None = None, mesh: Mesh | None 
         abstract = abstract_params(config)
         if mesh is not None:
             abstract = with_shardings(abstract, shardings(mesh, abstract))
-        params = read(checkpoints, step, params=abstract)["params"]
+        params = read_checkpoint(checkpoints, step, params=abstract)["params"]
     return _model(f"step {step} of {folder}", config, params, tokenizer, card)
 
 

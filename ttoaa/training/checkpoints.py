@@ -1,9 +1,8 @@
-"""Which checkpoints stay, and how the others go: only the trainer's primary process deletes.
+"""Save a run's checkpoints in the background, restore the newest good one, delete old ones (C12).
 
-Checkpoints of a run: saved in the background, the newest good one found again (C12).
-
-With several processes all of them call what stands here, in the same order and on the same
-folder: the primary alone renames and deletes, and what one of them finds damaged all pass over.
+With several processes all of them call these functions, in the same order and on the same folder.
+The primary process alone renames and deletes; a checkpoint that one process finds damaged is passed
+over by all.
 """
 
 import contextlib
@@ -21,35 +20,36 @@ import jax
 import orbax.checkpoint as ocp
 
 from ttoaa import locks
-from ttoaa.training import checkpoint_io
 from ttoaa.training.checkpoint_io import (
     CheckpointError,
-    Damaged,
+    DamagedCheckpoint,
     committed_steps,
     fingerprints,
-    newest_meta,
-    quiet,
-    read,
-    read_lazily,
+    lazy_item_handlers,
+    on_all_processes,
+    read_checkpoint,
     read_meta,
-    seal,
-    together,
+    silence_orbax,
+    with_checksum,
 )
 from ttoaa.training.multihost import first_line, from_primary
 from ttoaa.workdir import check_room
+
+_DISK_FACTOR = 1.1
+"""Bytes on disk per byte of arrays, at most; 0.93 was measured for random values."""
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Keep:
-    """Checkpoints that stay; with neither `last` nor `every`, all do."""
+    """Which checkpoints to keep; all if neither `last` nor `every` is set."""
 
     last: int | None = None
-    """So many of the newest."""
+    """Keep this many of the newest."""
     every: int | None = None
-    """Those of steps that it divides."""
+    """Keep those whose step is a multiple of it."""
     milestones: tuple[int, ...] = ()
-    """Those of these steps, for ever."""
+    """Save and keep these steps."""
 
     def __post_init__(self) -> None:
         for name in ("last", "every"):
@@ -57,15 +57,15 @@ class Keep:
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"Keep.{name} must be a positive integer or None, not {value!r}")
         steps = self.milestones
-        whole = isinstance(steps, list | tuple) and all(isinstance(s, int) for s in steps)
-        if not whole or any(s < 1 for s in steps):
+        integers = isinstance(steps, list | tuple) and all(isinstance(s, int) for s in steps)
+        if not integers or any(s < 1 for s in steps):
             raise ValueError(f"Keep.milestones must be steps such as (100, 1000), not {steps!r}")
         object.__setattr__(self, "milestones", tuple(steps))
 
     def surplus(self, steps: Sequence[int], good: Callable[[int], bool]) -> list[int]:
-        """Steps of finished checkpoints, ascending, that may go.
+        """Return the steps of finished checkpoints that may be deleted, of all in ascending order.
 
-        The newest good one and all after it never do, and `last` counts good ones only.
+        The newest good checkpoint and all after it are kept, and `last` counts good ones only.
         """
         if self.last is None and self.every is None:
             return []
@@ -80,11 +80,11 @@ class Keep:
         ]
 
 
-def delete(folder: pathlib.Path, steps: Sequence[int]) -> None:
-    """Deletes those of the checkpoints that nobody has pinned; the others may go another time.
+def delete_checkpoints(folder: pathlib.Path, steps: Sequence[int]) -> None:
+    """Delete the checkpoints that no reader has pinned; the others are left for a later call.
 
-    A checkpoint loses its name first, in one step: none is ever half there. What a kill leaves
-    goes at the next call. A failure is told and does not end the run.
+    A checkpoint is renamed before its files are removed, so none is ever half there. The next call
+    removes what a kill left. A failure is logged and does not end the run.
     """
     try:
         for step in steps:
@@ -97,23 +97,9 @@ def delete(folder: pathlib.Path, steps: Sequence[int]) -> None:
         logging.warning("%s: an old checkpoint cannot be deleted: %s", folder, error)
 
 
-__all__ = [
-    "CheckpointError",
-    "Damaged",
-    "Restored",
-    "Writer",
-    "committed_steps",
-    "newest_meta",
-    "read",
-    "read_lazily",
-    "read_meta",
-]
-
-_ROOM = 1.1
-"""Bytes on disk for one byte of arrays at most: 0.93 was measured, for noise."""
-
-
 class Restored(NamedTuple):
+    """A checkpoint's trees and meta; `more` has the further trees by name."""
+
     step: int
     params: Any
     opt: Any
@@ -121,96 +107,115 @@ class Restored(NamedTuple):
     more: dict[str, Any]
 
 
-class Writer:
-    """The trainer's side: the only one that writes into the folder, and cleans up after kills."""
+class CheckpointWriter:
+    """The trainer's side: alone in writing to the folder, it also cleans up after kills."""
 
-    def __init__(
-        self, folder: pathlib.Path, keep: Keep | None = None, lazily: bool = False
-    ) -> None:
-        """`lazily`: leaves are Lazy, in memory one by one, and a save is done when it returns."""
+    def __init__(self, folder: pathlib.Path, keep: Keep | None = None, lazy: bool = False) -> None:
+        """Open the folder.
+
+        Args:
+            lazy: trees hold LazyArrays, which are loaded one by one; `save` then returns when the
+                checkpoint is on disk.
+        """
         self.folder = folder
         self.keep = keep or Keep()
         folder.mkdir(parents=True, exist_ok=True)
         from_primary(lambda: locks.remove_stale_pins(folder))
-        from_primary(self._name_unfinished)
-        self._manager = _manager(folder, lazily)
+        from_primary(self._warn_of_unfinished)
+        silence_orbax()
+        self._manager = ocp.CheckpointManager(
+            folder.resolve(),
+            options=ocp.CheckpointManagerOptions(
+                cleanup_tmp_directories=True, enable_async_checkpointing=not lazy
+            ),
+            item_handlers=lazy_item_handlers() if lazy else None,
+        )
 
     def save(self, step: int, params: Any, opt: Any, meta: dict[str, Any], **more: Any) -> None:
-        """Begins to save in the background, once an earlier save is done and old ones are gone.
+        """Start saving in the background, after the previous save and the deletion of old ones.
 
-        An earlier one that failed is raised here. `opt` may be None, `more` are further trees by
-        name. The meta that is kept is the primary's.
+        Args:
+            opt: may be None.
+            meta: of the primary process; that of other processes is ignored.
+            more: further trees by name.
+
+        Raises:
+            CheckpointError: this or the previous save failed, or the disk is too full.
         """
-        self._settle()
-        items = {"params": params, **({} if opt is None else {"opt": opt}), **more}
-        prints = {name: fingerprints(tree) for name, tree in items.items()}
-        needed = _ROOM * sum(leaf.nbytes for leaf in jax.tree.leaves(items))
-        from_primary(lambda: self._check_room(step, needed))
-        args = {name: ocp.args.PyTreeSave(tree) for name, tree in items.items()}
-        sealed = ocp.args.JsonSave(seal({**meta, "fingerprints": prints}))
-        with self._told():
-            composite = ocp.args.Composite(**args, meta=sealed)
+        self._finish_save()
+        trees = {"params": params, **({} if opt is None else {"opt": opt}), **more}
+        prints = {name: fingerprints(tree) for name, tree in trees.items()}
+        needed = _DISK_FACTOR * sum(leaf.nbytes for leaf in jax.tree.leaves(trees))
+        from_primary(lambda: self._check_disk_space(step, needed))
+        items = {name: ocp.args.PyTreeSave(tree) for name, tree in trees.items()}
+        meta_item = ocp.args.JsonSave(with_checksum({**meta, "fingerprints": prints}))
+        with self._one_line_errors():
+            composite = ocp.args.Composite(**items, meta=meta_item)
             if not self._manager.save(step, args=composite, force=True):
                 raise ValueError(f"Orbax refused step {step}")
 
     def restore_newest(
         self, params: Any, opt: Any, check: Callable[[dict[str, Any]], None], **more: Any
     ) -> Restored | None:
-        """The newest good checkpoint, like the abstract trees given.
+        """Restore the newest good checkpoint, laid out like the abstract trees; None without any.
 
-        Damaged newer ones are renamed, so that nothing counts them again, and named in the log;
-        where none is good it is an error, and None only where there never was one. `check` raises
-        for the meta of a good one that is another run's: that one is left as it is.
+        Damaged newer ones are renamed and logged.
+
+        Args:
+            check: raises for the meta of another run; that checkpoint is left as it is.
+
+        Raises:
+            CheckpointError: all checkpoints are damaged, or the newest good one has other trees.
         """
-        damaged: dict[str, Damaged] = {}
-        for name in from_primary(self._names):
+        damaged: dict[str, DamagedCheckpoint] = {}
+        for name in from_primary(self._folder_names):
             step = int(name)
             try:
-                meta = together(functools.partial(read_meta, self.folder, step))
+                meta = on_all_processes(functools.partial(read_meta, self.folder, step))
                 check(meta)
-                restored = read(self.folder, step, params=params, opt=opt, **more)
-            except Damaged as error:
+                trees = read_checkpoint(self.folder, step, params=params, opt=opt, **more)
+            except DamagedCheckpoint as error:
                 damaged[name] = error
             else:
                 from_primary(lambda: self._set_aside(damaged))
                 self._manager.reload()
-                return Restored(step, restored.pop("params"), restored.pop("opt"), meta, restored)
+                return Restored(step, trees.pop("params"), trees.pop("opt"), meta, trees)
         if damaged:
             raise CheckpointError(
-                f"{self.folder}: of {len(damaged)} checkpoints none is good, the newest because "
-                f"{next(iter(damaged.values()))}: move that folder away to start anew"
+                f"{self.folder}: all {len(damaged)} checkpoints are damaged, the newest because "
+                f"{next(iter(damaged.values()))}: move that folder away to start again"
             )
         return None
 
     def finish(self) -> None:
-        """Waits for the last save; without it the save would be lost and no one told."""
-        self._settle()
+        """Wait for the last save, which would be lost otherwise."""
+        self._finish_save()
         self._manager.close()
 
-    def _settle(self) -> None:
-        """Once the save before is on disk, and not earlier, others may go."""
-        with self._told():
+    def _finish_save(self) -> None:
+        """Wait until the previous save is on disk, and only then delete older checkpoints."""
+        with self._one_line_errors():
             self._manager.wait_until_finished()
         if jax.process_index() == 0:
             steps = committed_steps(self.folder)
-            delete(self.folder, self.keep.surplus(steps, self._is_good))
+            delete_checkpoints(self.folder, self.keep.surplus(steps, self._is_good))
 
     def _is_good(self, step: int) -> bool:
-        """As far as its meta tells: reading 18 GB at every save would be too much."""
+        """Judge by the meta alone: reading 18 GB at every save would take too long."""
         with contextlib.suppress(CheckpointError):
             return bool(read_meta(self.folder, step))
         return False
 
-    def _names(self) -> list[str]:
-        """All that looks like a checkpoint, newest first."""
+    def _folder_names(self) -> list[str]:
+        """List all folders named like a checkpoint, newest first."""
         found = [path.name for path in self.folder.iterdir() if path.name.isdecimal()]
         return sorted(found, key=int, reverse=True)
 
-    def _name_unfinished(self) -> None:
+    def _warn_of_unfinished(self) -> None:
         for path in sorted(self.folder.glob("*.orbax-checkpoint-tmp")):
-            logging.warning("%s: a save that a kill cut short, deleted", path)
+            logging.warning("%s: an unfinished checkpoint of a killed run, deleted", path)
 
-    def _check_room(self, step: int, needed: float) -> None:
+    def _check_disk_space(self, step: int, needed: float) -> None:
         try:
             check_room(
                 self.folder, needed, f"a checkpoint of step {step}", "free some, then run again"
@@ -218,28 +223,17 @@ class Writer:
         except OSError as error:
             raise CheckpointError(str(error)) from error
 
-    def _set_aside(self, damaged: dict[str, Damaged]) -> None:
+    def _set_aside(self, damaged: dict[str, DamagedCheckpoint]) -> None:
         for name, error in damaged.items():
             aside = self.folder / f"damaged-{name}"
             shutil.rmtree(aside, ignore_errors=True)
             (self.folder / name).rename(aside)
-            logging.warning("%s; set aside as %s, an older one is taken", error, aside.name)
+            logging.warning("%s; renamed to %s, an older one is used", error, aside.name)
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """What Orbax raises for a save, perhaps one begun earlier, as one line."""
+    def _one_line_errors(self) -> Iterator[None]:
+        """Raise Orbax's errors, also of a save that started earlier, as one line."""
         try:
             yield
         except Exception as error:
             raise CheckpointError(f"{self.folder}: a save failed: {first_line(error)}") from error
-
-
-def _manager(folder: pathlib.Path, lazily: bool) -> ocp.CheckpointManager:
-    quiet()
-    return ocp.CheckpointManager(
-        folder.resolve(),
-        options=ocp.CheckpointManagerOptions(
-            cleanup_tmp_directories=True, enable_async_checkpointing=not lazily
-        ),
-        item_handlers=checkpoint_io.handlers() if lazily else None,
-    )

@@ -17,7 +17,13 @@ import gin
 
 from ttoaa.identity import describe
 from ttoaa.locks import pin
-from ttoaa.training.checkpoint_io import committed_steps, newest_meta, read, read_meta, together
+from ttoaa.training.checkpoint_io import (
+    committed_steps,
+    newest_meta,
+    on_all_processes,
+    read_checkpoint,
+    read_meta,
+)
 from ttoaa.training.multihost import from_primary
 
 
@@ -103,7 +109,7 @@ def state(init: InitFrom, params: Any, opt: Any, ours: Mapping[str, Any]) -> Ini
     folder = init.checkpoints
     step, sha256 = ours["init_from"]["step"], ours["init_from"]["sha256"]
     with pin(folder, step):
-        meta = together(lambda: read_meta(folder, step))
+        meta = on_all_processes(lambda: read_meta(folder, step))
         if meta["sha256"] != sha256:
             raise ValueError(f"checkpoint {step} in {folder} is another than this run began with")
         source = f"checkpoint {step} in {folder}"
@@ -111,7 +117,7 @@ def state(init: InitFrom, params: Any, opt: Any, ours: Mapping[str, Any]) -> Ini
         if init.continue_step:
             _check_stream(source, step, meta.get("identity", {}), ours)
         wanted = {"params": params, "opt": opt} if init.optimizer else {"params": params}
-        found = read(folder, step, **wanted)
+        found = read_checkpoint(folder, step, **wanted)
     start = step if init.continue_step else 0
     return Initial(found["params"], found.get("opt"), start, _record(init, step, meta, ours))
 

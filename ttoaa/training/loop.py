@@ -12,7 +12,7 @@ from ttoaa.model.compute_config import PLAIN
 from ttoaa.scoring.likelihood import log_likelihoods, row_losses
 from ttoaa.scoring.requests import Request
 from ttoaa.training import init_from, skip_policy
-from ttoaa.training.checkpoints import Writer
+from ttoaa.training.checkpoints import CheckpointWriter
 from ttoaa.training.controller_loop import ControllerLoop
 from ttoaa.training.device_feed import ahead, local_rows, place
 from ttoaa.training.job import Job
@@ -57,7 +57,7 @@ def train(job: Job) -> None:
 class _Run:
     def __init__(self, job: Job) -> None:
         self.job, self.program = job, job.program
-        self.writer = Writer(job.folder / "checkpoints", self.program.training.keep)
+        self.writer = CheckpointWriter(job.folder / "checkpoints", self.program.training.keep)
         state = self.program.state
         restored = self.writer.restore_newest(
             state["params"], state["opt"], self._check, guard=state["guard"]

@@ -9,7 +9,7 @@ from model import reference
 from ttoaa.data.geometry import Geometry
 from ttoaa.identity import identity
 from ttoaa.model.decoder import DecoderConfig, abstract_params
-from ttoaa.training.checkpoints import Writer
+from ttoaa.training.checkpoints import CheckpointWriter
 
 CONFIG = DecoderConfig(vocab_size=330, layers=1, width=16, heads=2, hidden=24)
 LENGTH = 16
@@ -28,7 +28,7 @@ def loud_params():
 def write_checkpoints(workdir, params):
     """Steps 3 and 7 of a run; the older one's weights are others."""
     made_of = identity(model=CONFIG, geometry=Geometry(LENGTH, 8, 7))
-    writer = Writer(workdir.run("run") / "checkpoints")
+    writer = CheckpointWriter(workdir.run("run") / "checkpoints")
     for step, scale in ((3, 0.5), (7, 1.0)):
         tree = jax.tree.map(lambda leaf, scale=scale: leaf * scale, params)
         writer.save(step, tree, None, {"step": step, "identity": made_of})
