@@ -204,7 +204,7 @@ def test_a_run_of_another_plan_is_not_scored_with_this_one(scored):
 
 def test_an_outcome_cannot_be_declared_after_the_run(scored):
     error = studies.main(evaluate, scored, "--gin_bindings=Forgetting.expected_sign = 1")
-    assert error.startswith("evaluate: forgetting is not configured as it was when")
+    assert "made with experiments.forgetting.expected_sign -1, now it would be 1" in error
 
 
 def test_a_control_run_with_other_probes_is_not_the_runs(scored):

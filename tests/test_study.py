@@ -70,17 +70,42 @@ class InThisProcess:
         assert studies.main(module, workdir.partition("=")[2], *options) in (0, None)
 
 
-def test_what_is_done_is_not_done_again(finished, monkeypatch, capsys):
+def test_a_finished_study_starts_no_stage_and_touches_no_file(finished, monkeypatch, capsys):
     workdir, _ = finished
+    before = {p: p.stat().st_mtime_ns for p in studies.contents(workdir)}
+    monkeypatch.setattr(study, "_Runner", None)
+    assert studies.main(study, workdir) == 0
+    assert f"done already; open {workdir / 'report.html'}" in capsys.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in studies.contents(workdir)} == before
+
+
+def test_what_is_done_is_not_done_again(finished, tmp_path, monkeypatch, capsys):
+    parts = ("plan", "control", "run", "tables", "report.html", "summary.json")
+    workdir = studies.copy(finished[0], tmp_path / "work", *parts)
+    (gone,) = workdir.glob("tables/run/00000030/late.parquet")
+    gone.unlink()
     before = {p: p.stat().st_mtime_ns for p in studies.contents(workdir)}
     monkeypatch.setattr(study, "_Runner", InThisProcess)
     assert studies.main(study, workdir) == 0
     out = capsys.readouterr().out
     for line in ("was there already", "control is finished already", "run is finished already"):
         assert line in out
-    assert "plan is made already" in out and "evaluate: 0 tables written" in out
+    assert "plan is made already" in out and "evaluate: 1 tables written" in out
     touched = {p.name for p in before if p.stat().st_mtime_ns != before[p]}
-    assert touched <= {"report.html", "summary.json"}, "the report alone is made anew"
+    assert touched <= {"report.html", "summary.json", "ledger.json"}, (
+        "the report alone is made anew"
+    )
+
+
+def test_a_finished_study_of_another_model_is_refused(finished, tmp_path):
+    parts = ("plan", "control", "run", "tables", "report.html", "summary.json")
+    workdir = studies.copy(finished[0], tmp_path / "work", *parts)
+    path = workdir / "config.gin"
+    path.write_text(
+        path.read_text().replace("DecoderConfig.hidden = 32", "DecoderConfig.hidden = 48")
+    )
+    error = studies.main(study, workdir)
+    assert "was made with model.hidden 32, now it would be 48" in error
 
 
 STAGE = """
@@ -147,8 +172,14 @@ def test_seed_is_not_taken_for_seeds(finished):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("Forgetting.expected_sign = 1", "forgetting is not configured as it was when"),
-        ("late/Planted.primary = 'log_likelihood/1x'", "late is not configured as it was when"),
+        (
+            "Forgetting.expected_sign = 1",
+            "experiments.forgetting.expected_sign -1, now it would be 1",
+        ),
+        (
+            "late/Planted.primary = 'log_likelihood/1x'",
+            "experiments.late.primary log_likelihood/4x, now it would be log_likelihood/1x",
+        ),
     ],
 )
 def test_the_primary_outcome_cannot_be_declared_afterwards(finished, tmp_path, change, message):
@@ -156,7 +187,11 @@ def test_the_primary_outcome_cannot_be_declared_afterwards(finished, tmp_path, c
     with open(workdir / "config.gin", "a") as file:
         file.write(f"\n{change}\n")
     error = studies.main(report, workdir)
-    assert error.startswith(f"report: {message}") and not (workdir / "summary.json").exists()
+    assert (
+        error.startswith("report: ")
+        and message in error
+        and not (workdir / "summary.json").exists()
+    )
 
 
 def test_tables_of_another_plan_are_not_reported(finished, tmp_path):

@@ -2,7 +2,8 @@
 
   ttoaa study --workdir=runs/quickstart --gin_file=configs/quickstart.gin --seeds=0,1,2
 
-The command can be stopped and repeated at any time: each stage continues where it was.
+The command can be stopped and repeated at any time: each stage continues where it was, and seeds
+that are trained and scored are skipped.
 """
 
 import os
@@ -14,7 +15,10 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from ttoaa import command_line, config
+from ttoaa import command_line, config, identity
+from ttoaa.evaluation.study_status import study_status
+from ttoaa.training.loop import RETRAIN
+from ttoaa.workdir import RUNS, Workdir, read_json
 
 # glibc reads it when a process starts; steps on CPU touch much memory, and gain a tenth or more.
 _HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
@@ -28,18 +32,37 @@ def main(argv: Sequence[str]) -> None:
     del argv
     if flags.FLAGS["seed"].present:
         raise ValueError("a study takes --seeds=0,1,2, not --seed")
-    config.load_from_flags()  # a bad config ends here, before anything starts
+    started = time.perf_counter()
+    study = config.load_from_flags()  # a bad config ends here, before anything starts
     seeds = _seeds(_SEEDS.value)
     root = config.workdir_from_flags().root
-    # All plans first: what does not fit in one of them ends a study before any run.
-    plans = [["plan", f"--seed={seed}"] for seed in seeds]
-    runs = [stage for seed in seeds for stage in _runs(seed)]
+    status = study_status(study, root)
+    scored = [seed["seed"] for seed in status["seeds"] if seed["scored"]]
+    for seed in scored:
+        _check_runs(study, Workdir(root, seed))
+    left = [seed for seed in seeds if seed not in scored]
+    if not left and status["report"] == "made":
+        print(f"study: everything is done already; open {root / 'report.html'}")
+        return
+    # All plans first: if one does not fit, the study ends before any run.
+    plans = [["plan", f"--seed={seed}"] for seed in left]
+    runs = [stage for seed in left for stage in _runs(seed)]
     stages = [["prepare"], *plans, *runs, ["report"]]
-    runner, started = _Runner(), time.perf_counter()
+    runner = _Runner()
     for number, (module, *options) in enumerate(stages, start=1):
         print(f"[{number}/{len(stages)}] {' '.join([module, *options])}", flush=True)
         runner.run([sys.executable, "-m", f"ttoaa.{module}", f"--workdir={root}", *options])
     print(f"study: done in {time.perf_counter() - started:.0f} s; open {root / 'report.html'}")
+
+
+def _check_runs(study: config.Study, workdir: Workdir) -> None:
+    """Raise ValueError if finished runs were trained with another model, geometry or numerics."""
+    now = identity.identity(
+        geometry=study.geometry, model=study.model, training=study.training.numerics()
+    )
+    for kind in RUNS:
+        made = read_json(workdir.run(kind) / "finished.json")["identity"]
+        identity.check(workdir.run(kind), made, now, RETRAIN)
 
 
 def _runs(seed: int) -> list[list[str]]:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ttoaa.data.corpus import Corpus
-from ttoaa.data.loader import Batch
 from ttoaa.planning.controller_log import SlotTexts
 from ttoaa.planning.items import RESERVE, SLOT, TOKENS
 from ttoaa.planning.plan import Edits
@@ -29,7 +28,7 @@ class Overlay:
         self._plan, self._corpus, self._geometry = plan, corpus, plan.geometry
         self._found: _Steps | None = None
 
-    def __call__(self, step: int, batch: Batch) -> Batch:
+    def __call__(self, step: int, batch: "Batch") -> "Batch":
         size, found = self._geometry.batch, self._found
         share = batch["position"] - step * size
         if found is None or not found.have(step, share.tobytes()):

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from scipy import stats
+import scipy  # its submodules load when they are first used
 
 from ttoaa.statistics.bootstrap import Estimate, binomial_interval, bootstrap, estimate
 
@@ -248,12 +248,12 @@ class CandidateFit:
 
         A fit comes closer to its own sample, so that this finds gross misfits alone (5% level).
         """
-        return bool(stats.kstwo.sf(self.distance, self.n) > 0.05)
+        return bool(scipy.stats.kstwo.sf(self.distance, self.n) > 0.05)
 
     def log2_tail(self, scores: np.ndarray) -> np.ndarray:
         """log2 of the share of candidates that are at least as likely; -inf beyond doubles."""
         losses = -np.asarray(scores, float)
-        share = stats.skewnorm.cdf(losses, self.shape, self.location, self.scale)
+        share = scipy.stats.skewnorm.cdf(losses, self.shape, self.location, self.scale)
         with np.errstate(divide="ignore"):
             return np.log2(share)
 
@@ -270,9 +270,9 @@ def fit_candidates(candidates: np.ndarray) -> CandidateFit:
         )
     # In standard units, where the fit's search begins; a loss in nats can be far from them.
     center, unit = losses.mean(), losses.std()
-    shape, location, scale = stats.skewnorm.fit((losses - center) / unit)
+    shape, location, scale = scipy.stats.skewnorm.fit((losses - center) / unit)
     fitted = (float(shape), float(center + unit * location), float(unit * scale))
-    distance = stats.kstest(losses, stats.skewnorm(*fitted).cdf).statistic
+    distance = scipy.stats.kstest(losses, scipy.stats.skewnorm(*fitted).cdf).statistic
     return CandidateFit(*fitted, float(distance), len(losses))
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy  # its submodules load when they are first used
 
 RESAMPLES = 2000
 _TAIL = 0.025
@@ -68,8 +68,8 @@ def bootstrap(
             for start in range(0, RESAMPLES, block)
         ]
     )
-    t = stats.t.ppf(_TAIL, smallest - 1) * math.sqrt(smallest / (smallest - 1))
-    tail = stats.norm.cdf(t)
+    t = scipy.stats.t.ppf(_TAIL, smallest - 1) * math.sqrt(smallest / (smallest - 1))
+    tail = scipy.stats.norm.cdf(t)
     if centred:
         values_RxK = values_RxK - (values_RxK.mean(0) - value_K)
     low_K, high_K = np.quantile(values_RxK, [tail, 1 - tail], axis=0)
@@ -99,7 +99,7 @@ def bootstrap_mean(values: np.ndarray, *key: object) -> tuple[float, float, floa
 
 def binomial_interval(successes: int, n: int) -> tuple[float, float]:
     """The exact interval of a share (Clopper and Pearson 1934)."""
-    interval = stats.binomtest(successes, n).proportion_ci(1 - 2 * _TAIL, method="exact")
+    interval = scipy.stats.binomtest(successes, n).proportion_ci(1 - 2 * _TAIL, method="exact")
     return float(interval.low), float(interval.high)
 
 
@@ -205,7 +205,7 @@ def across_seeds(values: Sequence[float]) -> tuple[float, float, float]:
     mean = float(values_S.mean())
     if len(values_S) < 2:
         return mean, math.nan, math.nan
-    margin = stats.t.ppf(1 - _TAIL, len(values_S) - 1) * stats.sem(values_S)
+    margin = scipy.stats.t.ppf(1 - _TAIL, len(values_S) - 1) * scipy.stats.sem(values_S)
     return mean, float(mean - margin), float(mean + margin)
 
 

@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from scipy import stats
+import scipy  # its submodules load when they are first used
 
 
 def kaplan_meier(time_N: np.ndarray, seen_N: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -31,7 +31,7 @@ def median_time(time_N: np.ndarray, seen_N: np.ndarray) -> tuple[float, float, f
     times, survival, greenwood = kaplan_meier(time_N, seen_N)
     inside = (survival > 0) & (survival < 1)
     log_s = np.log(np.where(inside, survival, 0.5))
-    margin = stats.norm.ppf(0.975) * np.sqrt(np.where(inside, greenwood, 0)) / np.abs(log_s)
+    margin = scipy.stats.norm.ppf(0.975) * np.sqrt(np.where(inside, greenwood, 0)) / np.abs(log_s)
     # A wide margin on log(-log S) pulls survival towards 0 below and towards 1 above.
     lower = np.where(inside, np.exp(log_s * np.exp(margin)), survival)
     upper = np.where(inside, np.exp(log_s * np.exp(-margin)), 1.0)
