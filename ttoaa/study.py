@@ -17,7 +17,6 @@ from absl import flags
 
 from ttoaa import command_line, config, identity
 from ttoaa.evaluation.study_status import study_status
-from ttoaa.training.loop import RETRAIN
 from ttoaa.workdir import RUNS, Workdir, read_json
 
 # glibc reads it when a process starts; steps on CPU touch much memory, and gain a tenth or more.
@@ -62,7 +61,7 @@ def _check_runs(study: config.Study, workdir: Workdir) -> None:
     )
     for kind in RUNS:
         made = read_json(workdir.run(kind) / "finished.json")["identity"]
-        identity.check(workdir.run(kind), made, now, RETRAIN)
+        identity.check(workdir.run(kind), made, now, identity.RETRAIN)
 
 
 def _runs(seed: int) -> list[list[str]]:
