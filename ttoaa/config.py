@@ -160,7 +160,7 @@ def _load(files: Sequence[pathlib.Path], bindings: Sequence[str]) -> tuple[Study
 
 def _parse(files: Sequence[pathlib.Path], bindings: Sequence[str] = ()) -> None:
     gin.clear_config()
-    gin.config._LOCATION_PREFIXES[1:] = []  # where an earlier load looked for includes
+    _include_folders.clear()
     for file in files:
         if not file.is_file():
             raise ValueError(f"there is no gin file {file}")
@@ -172,10 +172,24 @@ def _parse(files: Sequence[pathlib.Path], bindings: Sequence[str] = ()) -> None:
         )
 
 
+_include_folders: list[pathlib.Path] = []  # in which the reader below finds included files
+
+
+def _included(name: str) -> pathlib.Path:
+    there = (folder / name for folder in _include_folders if (folder / name).is_file())
+    return next(there, pathlib.Path(name))
+
+
+# gin keeps for ever the search paths that it is given; those of this reader change with the study.
+gin.config.register_file_reader(
+    lambda name: _included(name).open(), lambda name: _included(name).is_file()
+)
+
+
 def _search_includes(file: pathlib.Path) -> None:
     """An `include` may be relative to the folder of its file or to the one above configs/."""
     for folder in (file.parent, file.parent.parent):
-        gin.add_config_file_search_path(str(folder))
+        _include_folders.append(folder)
         for name in re.findall(r"^include\s+['\"](.+)['\"]", file.read_text(), re.MULTILINE):
             if (folder / name).is_file():
                 _search_includes(folder / name)
@@ -197,7 +211,7 @@ def _told() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """gin logs an error for every search path that an include is not found in."""
+    """gin's own readers log an error for every include that they do not find."""
     logging.disable(logging.ERROR)
     try:
         yield
