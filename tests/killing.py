@@ -16,7 +16,7 @@ import sys
 import time
 import types
 
-from jax._src import distributed as joined
+import jax
 from orbax.checkpoint._src.handlers import base_pytree_checkpoint_handler as pytrees
 from orbax.checkpoint._src.path import atomicity
 
@@ -29,7 +29,7 @@ _visits = collections.Counter()
 
 
 def _come_to(place):
-    path = pathlib.Path(_WORKDIR) / f"places-{joined.global_state.process_id}"
+    path = pathlib.Path(_WORKDIR) / f"places-{jax.process_index()}"
     with open(path, "a") as file:
         file.write(f"{place}\n")
     _visits[place] += 1

@@ -122,7 +122,7 @@ def test_several_tasks_of_slurm_are_joined_as_jax_finds_them(flags, monkeypatch)
     ("hosts", "slices", "joins"), [("a", "", 0), ("a,b", "", 1), ("a", "2", 1), ("a", "1", 0)]
 )
 def test_workers_of_a_tpu_slice_are_joined(flags, monkeypatch, hosts, slices, joins):
-    from jax._src.clusters import cloud_tpu_cluster
+    from jax._src.clusters import cloud_tpu_cluster  # a process that is on no TPU VM acts as one
 
     monkeypatch.setattr(cloud_tpu_cluster, "running_in_cloud_tpu_vm", True)
     for name, value in {
@@ -135,6 +135,14 @@ def test_workers_of_a_tpu_slice_are_joined(flags, monkeypatch, hosts, slices, jo
     if not slices:
         monkeypatch.setattr(cloud_tpu_cluster, "get_tpu_env_value_from_metadata", lambda key: None)
     assert len(flags()) == joins
+
+
+def test_a_jax_that_does_not_say_which_cluster_it_is_in_needs_the_flags(flags, monkeypatch):
+    monkeypatch.delattr("jax._src.clusters.SlurmCluster")
+    with pytest.raises(ValueError, match=r"pass --num_processes=1, or --coordinator"):
+        flags()
+    assert flags(num_processes=1) == []
+    assert len(flags(coordinator="node-0:8476", num_processes=3, process_id=2)) == 1
 
 
 def test_what_jax_says_of_the_cluster_comes_in_one_line(flags, monkeypatch):

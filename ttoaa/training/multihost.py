@@ -20,8 +20,6 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
-from jax._src import clusters  # the classes that jax.distributed.initialize() itself asks
-from jax._src import distributed as joined
 from jax.experimental import multihost_utils
 
 
@@ -149,13 +147,14 @@ def _detected() -> tuple[str, int, int] | None:
 
     Kubernetes alone tells JAX only through a package of its own: that needs the flags.
     """
-    known = (
-        clusters.OmpiCluster,
-        clusters.SlurmCluster,
-        clusters.GkeTpuCluster,
-        clusters.GceTpuCluster,
-    )
-    for cluster in known:
+    try:  # no public function says which cluster this is: these are what initialize() asks
+        from jax._src.clusters import GceTpuCluster, GkeTpuCluster, OmpiCluster, SlurmCluster
+    except ImportError as error:
+        raise ValueError(
+            f"JAX {jax.__version__} does not say which cluster this is: pass --num_processes=1, or "
+            "--coordinator, --num_processes and --process_id"
+        ) from error
+    for cluster in (OmpiCluster, SlurmCluster, GkeTpuCluster, GceTpuCluster):
         if cluster.is_env_present():
             count = cluster.get_process_count()
             return ("", count, cluster.get_process_id()) if count > 1 else None
@@ -170,7 +169,7 @@ def primary_first(action: Callable[[], None]) -> None:
     """
     if not jax.distributed.is_initialized():
         return action()
-    client, told = joined.global_state.client, ""
+    client, told = _joined().client, ""
     if primary():
         try:
             action()
@@ -184,7 +183,18 @@ def primary_first(action: Callable[[], None]) -> None:
 
 def primary() -> bool:
     """Whether this process is the one that writes what is written once; touches no backend."""
-    return joined.global_state.process_id == 0
+    return not jax.distributed.is_initialized() or _joined().process_id == 0
+
+
+def _joined() -> Any:
+    """The client and the process id that JAX has once this process has joined others.
+
+    Neither is public: jax.process_index() would start the backend, and the exchanges of
+    jax.experimental.multihost_utils go through devices.
+    """
+    from jax._src import distributed
+
+    return distributed.global_state
 
 
 @contextlib.contextmanager
@@ -213,7 +223,7 @@ def _told(command: str, error: BaseException) -> str:
         text = f"lost another process of the run ({text}): start all of them again, they resume"
     elif not isinstance(error, SystemExit | ValueError | OSError):
         traceback.print_exception(error)
-    return f"{command}: process {joined.global_state.process_id}: {text}"
+    return f"{command}: process {_joined().process_id}: {text}"
 
 
 @contextlib.contextmanager
