@@ -15,6 +15,7 @@ import setuptools
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 from ttoaa import config
 
@@ -58,6 +59,27 @@ def test_what_is_installed_is_what_setup_asks_for(arguments, core):
         assert importlib.metadata.version(name) in requirement.specifier
     assert importlib.metadata.version("ttoaa") == arguments["version"]
     assert platform.python_version() in SpecifierSet(arguments["python_requires"])
+
+
+@pytest.mark.parametrize("stack", ["0.10", "0.12"])
+def test_each_stack_has_exact_versions_of_all_that_is_tested(arguments, stack):
+    pins = map(Requirement, lines(f"constraints/jax-{stack}.txt"))
+    exact = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in pins}
+    for named in (*arguments["install_requires"], *arguments["extras_require"]["test"]):
+        requirement = Requirement(named)
+        assert exact[canonicalize_name(requirement.name)] in requirement.specifier
+    assert exact["jax"].startswith(f"{stack}.")
+
+
+def test_a_pod_installs_all_of_the_core_that_needs_no_tensorflow(arguments):
+    core = arguments["install_requires"]
+    tensorflow = {"seqio>=0.0.20", "tensorflow-datasets>=4.9.10"}
+    assert set(core) - set(lines("constraints/pod.txt")) == tensorflow
+    assert set(lines("constraints/pod.txt")) < set(core)
+
+
+def lines(path):
+    return [line for line in (ROOT / path).read_text().splitlines() if not line.startswith("#")]
 
 
 def test_the_extras_are_those_that_the_readme_and_launchers_name(arguments):
