@@ -10,14 +10,22 @@ import subprocess
 import sys
 import zipfile
 
+import numpy as np
 import pytest
 import setuptools
 import yaml
+from array_record.python.array_record_module import ArrayRecordWriter
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from ttoaa import config
+from ttoaa.benchmarks.tasks import TaskQuestions
+from ttoaa.data.sources.base import all_documents
+from ttoaa.data.sources.files import TextFiles
+from ttoaa.data.sources.seqio_task import SeqioTask
+from ttoaa.data.sources.tfds_dataset import TfdsDataset
+from ttoaa.data.vocabulary import SeqioTokenizer
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 NAMED = re.compile(r"^Study\.name\b", re.MULTILINE)  # a config without is for others to include
@@ -157,8 +165,26 @@ SMALL = [
     "Reasoning.test_problems = 7",
     "ConstantLinear.warmup = 2",
 ]
-WHOLE_STUDY = """
-import pathlib, sys
+HEAVY = ("apache_beam", "seqio", "tensorflow", "tensorflow_datasets")
+WHOLE_STUDY = f"""
+import importlib.abc, importlib.util, pathlib, sys
+
+def hidden(name):
+    return name.partition(".")[0] in {HEAVY}
+
+class Hider(importlib.abc.MetaPathFinder):
+    imported = set()
+
+    def find_spec(self, name, path=None, target=None):
+        if hidden(name):
+            self.imported.add(name)
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Hider())
+find = importlib.util.find_spec  # by which etils asks whether there is a TensorFlow
+importlib.util.find_spec = lambda name, *more: None if hidden(name) else find(name, *more)
+"""
+WHOLE_STUDY += """
 from ttoaa import config, evaluate, prepare, report, study, train
 from ttoaa.reporting import page
 from ttoaa.study_handle import StudyHandle
@@ -175,14 +201,49 @@ StudyHandle(small, workdir).make_plan()
 train.run(small, workdir, "run")
 assert evaluate.evaluate(small, workdir)[1] == []
 page.write(workdir.root, small.name, small.experiments)
-heavy = {"tensorflow", "tensorflow_datasets", "seqio", "torch"} & set(sys.modules)
-sys.exit(f"imported {sorted(heavy)}" if heavy else 0)
+sys.exit(f"imported {sorted(Hider.imported)}" if Hider.imported else 0)
 """
 
 
-def test_a_whole_study_never_imports_tensorflow(tmp_path):
+def test_a_whole_study_neither_has_nor_misses_tensorflow(tmp_path):
     command = [sys.executable, "-c", WHOLE_STUDY, tmp_path / "study"]
     command += [ROOT / "configs/quickstart.gin", *SMALL]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "study" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("ask", "user", "package"),
+    [
+        (lambda folder: SeqioTask("c4").documents("0/1"), "seqio's c4", "seqio"),
+        (lambda folder: SeqioTokenizer("c4").make(()), "seqio's c4", "seqio"),
+        (lambda folder: TfdsDataset(str(folder)).units(), "{folder}", "tensorflow-datasets"),
+        (
+            lambda folder: all_documents(
+                TextFiles([f"{folder}/a.array_record"], records="example")
+            ),
+            "{folder}/a.array_record:1",
+            "tensorflow-datasets",
+        ),
+        (
+            lambda folder: TaskQuestions("piqa").questions(1, np.random.default_rng(0)),
+            "The benchmark piqa",
+            "seqio",
+        ),
+    ],
+    ids=["task", "tokenizer", "dataset", "examples", "benchmark"],
+)
+def test_who_asks_for_what_a_pod_does_not_have_is_told_in_one_line(
+    tmp_path, monkeypatch, ask, user, package
+):
+    for name in ("seqio", "tensorflow_datasets", "tensorflow_datasets.proto"):
+        monkeypatch.setitem(sys.modules, name, None)
+    (tmp_path / "dataset_info.json").write_text("{}")
+    writer = ArrayRecordWriter(f"{tmp_path}/a.array_record", "group_size:1")
+    writer.write(b"x")
+    writer.close()
+    with pytest.raises(ValueError) as error:
+        list(ask(tmp_path))
+    told = f"{user.format(folder=tmp_path)} needs {package}, which is not installed"
+    assert str(error.value) == f"{told}: pip install {package}"

@@ -21,16 +21,16 @@ CLUSTER = {
 CHILD = """
 import os, sys
 from absl import app, flags
-from ttoaa.training import distributed
+from ttoaa.training import multihost
 import jax, numpy as np
 
 def main(argv):
     do = argv[1]
-    with distributed.exiting("train", KeyError):
+    with multihost.exiting("train", KeyError):
         try:
-            distributed.start()
-            distributed.start()
-            print("primary" if distributed.primary() else "other", jax.process_count(), flush=True)
+            multihost.start()
+            multihost.start()
+            print("primary" if multihost.primary() else "other", jax.process_count(), flush=True)
             work(do)
         except ValueError as error:
             sys.exit(f"train: {error}")

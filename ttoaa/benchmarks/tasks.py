@@ -16,6 +16,7 @@ import numpy as np
 from ttoaa.benchmarks import formats
 from ttoaa.benchmarks.question import Question, enough, with_shots
 from ttoaa.benchmarks.readers import read_shots
+from ttoaa.data.sources.base import needs_package
 
 TASKS: Mapping[str, str] = {
     name: f"olmes_rc_{name}" for name, entry in formats.BENCHMARKS.items() if entry.tfds
@@ -36,8 +37,9 @@ def register_tasks(
     """
     for benchmark in benchmarks:
         _check(benchmark)
-    import seqio
-    import tensorflow as tf
+    with needs_package(f"The benchmark {', '.join(benchmarks)}"):
+        import seqio
+        import tensorflow as tf
 
     text = seqio.PassThroughVocabulary(1)
     features = {

@@ -1,5 +1,6 @@
 """What a source of documents is, and what its documents are told apart by."""
 
+import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -26,6 +27,21 @@ class Source(Protocol):
         and what to do, for what cannot be read.
         """
         ...
+
+
+@contextlib.contextmanager
+def needs_package(user: str) -> Iterator[None]:
+    """Turn a failed import into one line that names its user and what to install.
+
+    An installation without TensorFlow has neither seqio nor tensorflow-datasets.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0].replace("_", "-")
+        raise ValueError(
+            f"{user} needs {package}, which is not installed: pip install {package}"
+        ) from error
 
 
 def all_documents(source: Source) -> Iterator[tuple[str, str]]:

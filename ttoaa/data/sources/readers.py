@@ -17,6 +17,8 @@ from typing import Any, BinaryIO, Literal, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ttoaa.data.sources.base import needs_package
+
 Records = Literal["text", "json", "example"]
 RECORDS = ("text", "json", "example")
 
@@ -126,8 +128,8 @@ def _of_record(record: bytes, name: str, field: str, replace: bool, kind: Record
         return decoded(record, name, replace)
     if kind == "json":
         return _of_json(record, name, field, replace)
-    from tensorflow_datasets.proto import tf_example_pb2  # needs no TensorFlow
-
+    with needs_package(name):
+        from tensorflow_datasets.proto import tf_example_pb2  # imports no TensorFlow
     try:
         features = tf_example_pb2.Example.FromString(record).features.feature
     except Exception as error:  # protobuf's own kind, which moved between its versions

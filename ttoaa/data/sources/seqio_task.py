@@ -13,6 +13,7 @@ import numpy as np
 
 from ttoaa.data import storage
 from ttoaa.data.sources import readers
+from ttoaa.data.sources.base import needs_package
 from ttoaa.data.tokenizer import TokenIds
 
 
@@ -107,8 +108,9 @@ def find(name: str, module: str | None) -> Any:
     Raises ValueError, saying what to set, where there is none.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up notes
-    import seqio
-    import tensorflow as tf
+    with needs_package(f"seqio's {name}"):
+        import seqio
+        import tensorflow as tf
 
     with contextlib.suppress(RuntimeError):  # too late: someone uses it already
         tf.config.set_visible_devices([], "GPU")  # it would take all of the memory

@@ -9,6 +9,7 @@ import gin
 
 from ttoaa.data import storage
 from ttoaa.data.sources import readers
+from ttoaa.data.sources.base import needs_package
 
 _UNIT = 10_000  # examples
 _BATCH = 1000
@@ -62,8 +63,8 @@ class TfdsDataset:
                 f"{self.folder} is no TFDS dataset, as it has no {INFO}: "
                 f"name the folder of one version, such as …/1.0.0"
             )
-        import tensorflow_datasets as tfds
-
+        with needs_package(self.folder):
+            import tensorflow_datasets as tfds
         try:
             builder = tfds.builder_from_directory(self.folder)
         except Exception as error:  # of many kinds, for a damaged file
