@@ -59,8 +59,9 @@ def test_it_only_reads_starts_no_device_and_prints_json(workdir):
     ("gone", "expected"),
     [
         (["corpus", "plan", "control", "run", "tables"], [("prepare",)]),
-        (["plan", "control", "run", "tables"], [("train", "--run=control")]),
-        (["control/finished.json", "plan", "run", "tables"], [("train", "--run=control")]),
+        (["plan", "control", "run", "tables"], [("plan",)]),
+        (["control", "run", "tables"], [("train", "--run=control")]),
+        (["control/finished.json", "run", "tables"], [("train", "--run=control")]),
         (["plan", "run", "tables"], [("plan",)]),
         (["run", "tables/run"], [("train", "--run=run")]),
         (["run", "tables"], [("train", "--run=run"), ("evaluate",)]),
