@@ -346,7 +346,9 @@ def test_the_summary_is_there_for_programs(stored):
     tokens = np.zeros(10)
     np.add.at(tokens, columns["position"] // 32, columns["length"])
     np.testing.assert_allclose(values["occupied_by_tenth"], tokens / 1024)
-    assert values["experiments"]["slots"] == {"items": 1, "tokens": 360, "share": 360 / 10240}
+    slots = values["experiments"]["slots"]
+    assert (slots["items"], slots["tokens"], slots["share"]) == (1, 360, 360 / 10240)
+    assert slots["tokens_of_kinds"] == {"tokens": 0, "reserve": 0, "slots": 360, "marks": 0}
     assert {a["name"] for a in values["arms"]} == {f"{n}/c" for n in values["experiments"]}
 
 

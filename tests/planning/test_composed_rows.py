@@ -67,7 +67,7 @@ def test_edits_in_masked_rows_are_named_and_counted(tiny_study, make_workdir, ru
     corpus = Corpus.open(workdir.corpus)
     found = masked_edits(plan, corpus, training_order(corpus, 0, 32), rule)
     expected = by_hand(workdir, plan, rule)
-    assert found.edits == expected and found.looked_at == found.rows
+    assert found.edits == expected and found.checked == found.rows
     lines = plan.meta["warnings"]
     assert len(lines) == len(expected)
     summary = (plan.folder / "summary.txt").read_text()
@@ -120,7 +120,7 @@ def test_of_very_many_rows_a_sample_is_looked_at(tiny_study, make_workdir):
     rule = RepetitionFilter(1, 1, 2)
     every = masked_edits(plan, corpus, order, rule)
     some = masked_edits(plan, corpus, order, rule, most=20 * 32)
-    assert some.looked_at == 20 < some.rows == every.rows
+    assert some.checked == 20 < some.rows == every.rows
     assert 0 < sum(some.edits.values()) < sum(every.edits.values())
     assert "among 20 rows with edits (a sample of" in some.lines(rule.when)[0]
     refused = dataclasses.replace(rule, edits="refused")

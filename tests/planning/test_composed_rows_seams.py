@@ -43,8 +43,8 @@ def test_what_one_removes_no_one_may_insert(tiny_study, make_workdir, texts, nam
             dataclasses.replace(tiny_study, experiments=tuple(experiments)), workdir
         ).make_plan()
     assert str(caught.value) == (
-        f"{name}: item 'puts-back' inserts a text that is to be removed, verbatim/text-0: "
-        "leave it out of one of them"
+        f"{name}: item 'puts-back' inserts a text that is removed from training, verbatim/text-0: "
+        "drop it from one of the two"
     )
     assert [path.name for path in workdir.root.iterdir()] == ["corpus"]
 

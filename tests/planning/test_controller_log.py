@@ -131,10 +131,10 @@ def test_a_broken_chain_is_refused(path, heads, change):
 
 def test_a_head_that_is_not_there_is_an_error(path, heads):
     path.write_bytes(b"".join(path.read_bytes().splitlines(True)[:2]))
-    with pytest.raises(ValueError, match="lacks a decision that the checkpoint was made after"):
+    with pytest.raises(ValueError, match="misses a decision made before the checkpoint"):
         ControllerLog(path, ROOT, heads[3])
     path.unlink()
-    with pytest.raises(ValueError, match="lacks a decision"):
+    with pytest.raises(ValueError, match="misses a decision"):
         ControllerLog(path, ROOT, heads[1])
 
 

@@ -115,14 +115,14 @@ def test_all_that_is_decided_is_written_once(plan, given):
 
 def test_a_step_that_is_not_decided_is_refused(plan, given):
     filled, rows = SlotOverlay(plan, given), np.arange(6)
-    with pytest.raises(ValueError, match="known/few: nothing is decided yet for step 0"):
+    with pytest.raises(ValueError, match="known/few: no decision yet for step 0"):
         filled(0, batch_of(0, rows))
     filled.replay(DECIDED[:2])
     filled(3, batch_of(3, rows))
-    with pytest.raises(ValueError, match="known/few: nothing is decided yet for step 4"):
+    with pytest.raises(ValueError, match="known/few: no decision yet for step 4"):
         filled(4, batch_of(4, rows))
     filled.replay(DECIDED[2:3])
-    with pytest.raises(ValueError, match="known/many: nothing is decided yet for step 5"):
+    with pytest.raises(ValueError, match="known/many: no decision yet for step 5"):
         filled(5, batch_of(5, rows))
 
 
@@ -132,7 +132,7 @@ def test_a_run_that_begins_within_an_interval_leaves_its_slots(plan, given):
     filled.begin(6)  # what was decided before is forgotten
     batch = filled(6, batch_of(6, rows))
     assert not batch["arms"].any()
-    with pytest.raises(ValueError, match="known/few: nothing is decided yet for step 8"):
+    with pytest.raises(ValueError, match="known/few: no decision yet for step 8"):
         filled(8, batch_of(8, rows))
     filled.replay(DECIDED[4:])
     np.testing.assert_array_equal(
@@ -144,9 +144,9 @@ def test_a_run_that_begins_within_an_interval_leaves_its_slots(plan, given):
 @pytest.mark.parametrize(
     ("chosen", "told"),
     [
-        ([0, 1, 2, 0], "has 4 texts, and there are 3 slots"),
-        ([3], "asks for text 3 of 3"),
-        ([0, -1], "asks for text -1 of 3"),
+        ([0, 1, 2, 0], "has 4 texts for 3 slots"),
+        ([3], "chooses text 3, but there are only 3"),
+        ([0, -1], "chooses text -1, but there are only 3"),
         ([1.0], "is not a list of whole numbers"),
     ],
 )
@@ -156,7 +156,7 @@ def test_a_bad_decision_names_the_experiment(plan, given, chosen, told):
 
 
 def test_decisions_may_be_of_numpy(plan, given):
-    assert SlotOverlay(plan, given).checked(0, 1, np.array([2, 0])) == [2, 0]
+    assert SlotOverlay(plan, given).validate(0, 1, np.array([2, 0])) == [2, 0]
 
 
 @pytest.mark.parametrize(
@@ -164,12 +164,12 @@ def test_decisions_may_be_of_numpy(plan, given):
     [
         ({"texts": [np.arange(1, 8)]}, "text 0 has 7 tokens, its slot holds 1 to 6"),
         ({"texts": [np.arange(1, 3), NONE]}, "text 1 has 0 tokens, its slot holds 1 to 6"),
-        ({"slots": "t0"}, "known/t0: a controller needs an item of that name .* a slot"),
-        ({"slots": "unknown"}, "known/unknown: a controller needs an item of that name"),
-        ({"experiment": "other"}, "other/few: a controller needs an item"),
+        ({"slots": "t0"}, "known/t0: the controller needs an item of that id .* a slot"),
+        ({"slots": "unknown"}, "known/unknown: the controller needs an item of that id"),
+        ({"experiment": "other"}, "other/few: the controller needs an item"),
         ({"every": 3}, "not in the controller's 4 intervals: place the item by PerInterval"),
         ({"every": 5}, "not in the controller's 2 intervals"),
-        ({"every": 0}, "`every` is a number of steps >= 1, not 0"),
+        ({"every": 0}, "`every` must be a number of steps >= 1, not 0"),
     ],
 )
 def test_slots_that_cannot_be_filled_are_refused(plan, given, changes, told):
@@ -200,7 +200,7 @@ def test_texts_are_stored_and_found_again(given, tmp_path):
 
 
 def test_damaged_or_missing_texts_are_named(given, tmp_path):
-    with pytest.raises(ValueError, match="is missing: the texts"):
+    with pytest.raises(ValueError, match="is missing: restore the texts"):
         controller_log.load_slot_texts(tmp_path / "c")
     controller_log.store_slot_texts(tmp_path / "c", given)
     path = tmp_path / "c/tokens.npy"

@@ -125,7 +125,7 @@ def test_an_id_may_have_a_slash(planned):
     ("name", "said"),
     [
         ("slot", "a controller's slot, still empty"),
-        ("mark", "a mark, its tokens are the corpus's"),
+        ("mark", "a mark, its tokens are those of the corpus"),
         ("planted/row-0", "reserve window "),
     ],
 )

@@ -16,7 +16,7 @@ from ttoaa.data.corpus import Corpus
 from ttoaa.planning.items import RESERVE, Item, Items
 from ttoaa.planning.placement import Explicit, WholeBatch
 from ttoaa.planning.plan import Plan
-from ttoaa.planning.removal import Removal, Removals, removed_texts
+from ttoaa.planning.removal import Removal, Removals
 from ttoaa.study_handle import StudyHandle
 
 
@@ -76,9 +76,8 @@ def test_the_removed_texts_are_held_out_items_with_their_counts(corpus, removed,
         assert item["repetitions"] == 0 and item["number"] == number
         assert item["occurrences"] == sum(holds(row, text) for row in before)
         assert item["text"] == corpus.tokenizer.decode(np.array(text))
-    assert {name: [t.tolist() for t in ts] for name, ts in removed_texts(removed).items()} == {
-        "verbatim": [text for _, text in texts]
-    }
+    held_out = items.loc[items["removed"].eq(True), "tokens"]
+    assert [tokens.tolist() for tokens in held_out] == [text for _, text in texts]
     for position in rows_of(removed, "verbatim"):
         item = items.loc[f"row-{position}"]
         held = [
@@ -261,7 +260,8 @@ def test_the_guides_experiment_removes_its_passages(corpus, plan_of):
         passage = corpus.tokenizer.decode(tokens)
         unseen = module.Unseen("unseen", "completed/removed", -1, passages=(passage,))
         plan = plan_of((unseen,))
-    (text,) = removed_texts(plan)["unseen"]
+    items = plan.items("unseen")
+    (text,) = items.loc[items["removed"].eq(True), "tokens"]
     assert corpus.tokenizer.decode(text) == passage
     before, after = original(corpus), stream(plan)
     assert [p for p, row in enumerate(before) if holds(row, text.tolist())] == list(

@@ -75,5 +75,5 @@ def test_an_item_goes_where_the_world_says(corpus, plan_of, grams):
 
 
 def test_another_where_is_refused(corpus, grams):
-    with pytest.raises(ValueError, match=r"an item goes to one of .* not 'before'"):
+    with pytest.raises(ValueError, match=r"`where` must be one of .* not 'before'"):
         at_occurrences([np.array(grams[0])], corpus, Order(0, 139), GEOMETRY, "before")

@@ -128,7 +128,7 @@ def test_validation_windows_are_apart_and_depend_on_nothing_but_the_corpus():
 
 def test_validation_may_take_all_but_no_more():
     assert len(split_reserve(5, 5)[1]) == 0
-    with pytest.raises(ValueError, match=r"5 windows, 6 are asked for validation"):
+    with pytest.raises(ValueError, match=r"5 windows, and validation needs 6"):
         split_reserve(5, 6)
 
 

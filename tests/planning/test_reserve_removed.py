@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ttoaa.data.order import mix64
-from ttoaa.planning.reserve import assign, assign_reserve, draw, slot_keys
+from ttoaa.planning.reserve import assign, assign_reserve, draw_windows, request_keys
 
 POOL = np.arange(3, 203)
 NEEDS = {"canaries": 40, "forgetting": 64, "none": 0}
@@ -29,20 +29,20 @@ def test_without_dirty_windows_it_is_the_assignment_itself():
 
 def test_all_but_the_taken_ones_can_be_drawn():
     taken = POOL[::3]
-    keys = slot_keys(0, "x", np.arange(len(POOL) - len(taken)))
-    drawn = draw(keys, POOL, taken)
+    keys = request_keys(0, "x", np.arange(len(POOL) - len(taken)))
+    drawn = draw_windows(keys, POOL, taken)
     assert sorted(drawn.tolist()) == sorted(set(POOL.tolist()) - set(taken.tolist()))
     with pytest.raises(ValueError, match=r"has 133 windows left .* 134 more are needed"):
-        draw(slot_keys(0, "x", np.arange(134)), POOL, taken)
+        draw_windows(request_keys(0, "x", np.arange(134)), POOL, taken)
 
 
 def test_draws_do_not_depend_on_the_order_and_hardly_on_others():
     pool = np.arange(10_000)
-    mine, others = slot_keys(3, "a", np.arange(300)), slot_keys(3, "b", np.arange(200))
-    alone = draw(mine, pool, pool[:100])
-    turned = draw(mine[::-1], pool, pool[:100])[::-1]
+    mine, others = request_keys(3, "a", np.arange(300)), request_keys(3, "b", np.arange(200))
+    alone = draw_windows(mine, pool, pool[:100])
+    turned = draw_windows(mine[::-1], pool, pool[:100])[::-1]
     np.testing.assert_array_equal(alone, turned)
-    both = draw(np.concatenate([others, mine]), pool, pool[:100])
+    both = draw_windows(np.concatenate([others, mine]), pool, pool[:100])
     assert len(set(both.tolist())) == 500
     assert 0 < np.count_nonzero(both[200:] != alone) < 12 or np.array_equal(both[200:], alone)
     assert not set(both.tolist()) & set(range(100))
@@ -52,7 +52,7 @@ def test_every_window_is_as_likely():
     pool = np.arange(50)
     counts = np.zeros(50)
     for seed in range(2000):
-        counts[draw(slot_keys(seed, "x", np.arange(5)), pool, pool[:0])] += 1
+        counts[draw_windows(request_keys(seed, "x", np.arange(5)), pool, pool[:0])] += 1
     assert abs(counts - 200).max() < 5.5 * np.sqrt(200)
 
 
@@ -60,9 +60,9 @@ def test_the_last_free_windows_of_a_large_pool_are_dealt_by_rank():
     """As if each drew alone, the best rank first, from what those before it left."""
     pool = np.arange(200_000)
     taken = np.delete(pool, [5, 60_000, 123_456, 199_999])
-    keys = slot_keys(0, "x", np.arange(4))
-    drawn, left = draw(keys, pool, taken), taken
+    keys = request_keys(0, "x", np.arange(4))
+    drawn, left = draw_windows(keys, pool, taken), taken
     for slot in np.argsort(mix64(keys ^ np.uint64(0xD1B54A32D192ED03))):
-        assert drawn[slot] == draw(keys[[slot]], pool, left)[0]
+        assert drawn[slot] == draw_windows(keys[[slot]], pool, left)[0]
         left = np.append(left, drawn[slot])
     assert len(np.unique(left)) == len(pool)

@@ -17,7 +17,7 @@ from ttoaa.evaluation.work_list import Work
 from ttoaa.planning import controller_log
 from ttoaa.planning.audit.compare import audit
 from ttoaa.planning.controller_log import read_log
-from ttoaa.planning.inspect import Shown
+from ttoaa.planning.inspect import PlanView
 from ttoaa.planning.plan import Plan
 from ttoaa.training.checkpoint_io import committed_steps
 from ttoaa.workdir import Workdir
@@ -160,7 +160,7 @@ def test_the_audit_re_derives_every_batch_of_the_run(whole):
 
 def test_a_step_is_shown_with_what_was_decided(whole):
     """Interval 2 has two texts of each fact, so that the third slot stays empty."""
-    shown = Shown(Workdir(whole))
+    shown = PlanView(Workdir(whole))
     told = [shown.step(step) for step in range(8, 12)]
     assert sum(text.count("a controller's slot, filled") for text in told) == 4
     assert sum(text.count("a controller's slot, left empty") for text in told) == 2

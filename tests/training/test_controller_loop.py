@@ -270,8 +270,8 @@ def test_log_p_is_summed_over_the_target(plan, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"chosen": (0,) * 4}, "the decision for interval 0 has 4 texts, and there are 3 slots"),
-        ({"chosen": (4,)}, "the decision for interval 0 asks for text 4 of 4"),
+        ({"chosen": (0,) * 4}, "the decision for interval 0 has 4 texts for 3 slots"),
+        ({"chosen": (4,)}, "the decision for interval 0 chooses text 4, but there are only 4"),
         ({"state": {1, 2}}, "a controller's state must be JSON"),
         ({"state": float("nan")}, "a controller's state must be JSON"),
         ({"log_p": np.nan}, "at step 0 a probe's log p is not finite"),

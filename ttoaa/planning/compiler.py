@@ -51,9 +51,9 @@ def compile_plan(
     """Place every edit of every experiment, given by name.
 
     `identity` (seed, fingerprints of corpus, vocabulary and order) becomes part of the hash. Files
-    go into `folder`, which is empty (see `store.unfinished`), or into a temporary folder that lives
-    as long as the result. `at_once` edits are in memory at a time; it does not change the result.
-    Raises ValueError, naming the experiment, if an edit does not fit; drops none.
+    go into `folder`, which is empty (see `workdir.unfinished_folder`), or into a temporary folder
+    that lives as long as the result. `at_once` edits are in memory at a time; it does not change
+    the result. Raises ValueError, naming the experiment, if an edit does not fit; drops none.
     """
     temporary = None
     if folder is None:

@@ -1,6 +1,7 @@
-"""The plan as the loader's transform: writes a batch's edits over it (contract C2).
+"""Transforms of the loader that write edits over a batch (contracts C2 and C6).
 
-Decided texts in their slots: the last of the transforms that edit (contracts C2 and C6).
+`Overlay` writes the plan's edits; `SlotOverlay`, the last transform, the texts that controllers
+chose for their slots.
 """
 
 import itertools
@@ -18,11 +19,11 @@ if TYPE_CHECKING:  # Grain takes a second to import, and only the loader needs i
     from ttoaa.data.loader import Batch
 
 _READ = ("kind", "source", "offset", "length", "arm")
-_LOOKED_UP = 1 << 16  # positions at once: for one step alone the look-up costs more than the edits
+_LOOKED_UP = 1 << 16  # positions per look-up, which for one step costs more than its edits
 
 
 class Overlay:
-    """Writes the plan's edits over a batch: all experiments at once, cost by edits alone."""
+    """Writes the edits of all experiments over a batch; the cost depends on edits alone."""
 
     def __init__(self, plan: Edits, corpus: Corpus) -> None:
         self._plan, self._corpus, self._geometry = plan, corpus, plan.geometry
@@ -31,15 +32,15 @@ class Overlay:
     def __call__(self, step: int, batch: "Batch") -> "Batch":
         size, found = self._geometry.batch, self._found
         share = batch["position"] - step * size
-        if found is None or not found.have(step, share.tobytes()):
-            # Another thread may do the same for other steps.
+        if found is None or not found.cover(step, share.tobytes()):
+            # Not locked: another thread may look up other steps, which wastes time only.
             steps = max(1, _LOOKED_UP // size)
             self._found = found = self._look_up(step - step % steps, steps, size, share)
         self._write(found, step, batch["tokens"], batch["arms"])
         return batch
 
     def rows(self, position: np.ndarray, tokens: np.ndarray, arms: np.ndarray) -> None:
-        """Writes over any rows of the run, as one batch: positions are int64[n], ascending."""
+        """Write over rows [n, L] of the run at any positions, int64[n] ascending."""
         if len(position):
             found = self._look_up(0, 1, self._geometry.sequences, position)
             self._write(found, 0, tokens, arms)
@@ -49,7 +50,7 @@ class Overlay:
         windows, rows = found.windows.of(inside)
         if len(windows):
             self._corpus.write_windows("reserve", windows, tokens, rows)
-        # A slice an edit costs less than an index a token: edits have hundreds of tokens.
+        # One slice for each edit costs less than one index for each token.
         flat, flat_arms, texts = tokens.reshape(-1), arms.reshape(-1), self._plan.tokens
         for at, length, source in zip(*found.texts.of(inside), strict=True):
             flat[at : at + length] = texts[source : source + length]
@@ -57,13 +58,13 @@ class Overlay:
             flat_arms[at : at + length].fill(arm)
 
     def _look_up(self, first: int, steps: int, batch: int, rows: np.ndarray) -> "_Steps":
-        """The edits of `steps` steps of `batch` rows each, in these of their rows."""
+        """Look up the edits of `steps` steps from `first` on, in these rows of their batches."""
         columns, last = self._plan.columns, first + steps - 1
         chosen = self._plan.between(first * batch + int(rows[0]), last * batch + int(rows[-1]) + 1)
         steps_n, theirs = np.divmod(columns["position"][chosen], batch)
         row = np.minimum(rows.searchsorted(theirs), len(rows) - 1)
-        ours = rows[row] == theirs  # a share need not be contiguous
-        ours &= columns["kind"][chosen] != SLOT  # the corpus, until something is decided
+        ours = rows[row] == theirs  # the rows of a host need not be contiguous
+        ours &= columns["kind"][chosen] != SLOT  # stays the corpus text until a controller decides
         steps_n, row = steps_n[ours] - first, row[ours]
         kind, source, offset, length, arm = (columns[name][chosen][ours] for name in _READ)
         at = row * self._geometry.length + offset
@@ -73,7 +74,7 @@ class Overlay:
             return steps_n[which].searchsorted(np.arange(steps + 1)).tolist()
 
         def lists(which: np.ndarray | slice, *values: np.ndarray) -> _ByStep:
-            # Lists, since Python reads a number of one faster than of an array.
+            # Python reads numbers faster from a list than from an array.
             return _ByStep(begin(which), [value[which].tolist() for value in values])
 
         return _Steps(
@@ -87,7 +88,7 @@ class Overlay:
 
 
 class _ByStep(NamedTuple):
-    """Columns of edits in the order of training, and where each step's begin."""
+    """Columns of edits in training order, and the first edit of each step."""
 
     begin: list[int]
     columns: list[Any]
@@ -98,36 +99,37 @@ class _ByStep(NamedTuple):
 
 
 class _Steps(NamedTuple):
-    """The edits of so many steps from `first` on, in a share of the rows."""
+    """The edits of `steps` steps from `first` on, in the rows of one host."""
 
     first: int
     steps: int
     share: bytes
     windows: _ByStep
-    """The reserve's window and the row of the share."""
+    """Reserve window, and row of the host."""
     texts: _ByStep
-    """Place in the flat share, length, and place in the plan's tokens."""
+    """Index in the host's flattened tokens, length, and index in the plan's tokens."""
     arms: _ByStep
-    """Place, length and arm."""
+    """Index, length and arm."""
 
-    def have(self, step: int, share: bytes) -> bool:
+    def cover(self, step: int, share: bytes) -> bool:
         return 0 <= step - self.first < self.steps and share == self.share
 
 
 class SlotOverlay:
-    """Writes what was decided; a pure function of the plan, the texts, the decisions and the step.
+    """Writes the texts that controllers chose into their slots.
 
-    All slots are looked up once, here; a batch costs a search and its filled slots. It must follow
-    the loader's read-ahead, not be in it: a batch may only be asked for once it is decided.
+    A pure function of plan, texts, decisions and step. All slots are looked up once, at the start.
+    Apply it after the loader's read-ahead, not within: a batch can be filled only when its
+    decisions are made.
     """
 
-    def __init__(self, plan: Edits, fillings: Sequence[SlotTexts]) -> None:
-        """Raises ValueError, naming the experiment, for slots that the plan lacks or that are no
-        intervals', and for texts longer than their slots."""
-        self.fillings = fillings
-        found = [_Slots(plan, filling) for filling in fillings]
-        self.each = [slots.each for slots in found]
-        """Slots of an interval, for each filling."""
+    def __init__(self, plan: Edits, slot_texts: Sequence[SlotTexts]) -> None:
+        """Raise ValueError, naming the experiment, for slots that are not in the plan or not in
+        their intervals, and for texts longer than their slots."""
+        self.slot_texts = slot_texts
+        found = [_Slots(plan, texts) for texts in slot_texts]
+        self.per_interval = [slots.per_interval for slots in found]
+        """Slots in an interval, for each controller."""
         rows = np.concatenate([np.empty(0, np.int64), *(slots.rows for slots in found)])
         order = np.argsort(rows)
         where = np.empty_like(order)
@@ -137,57 +139,59 @@ class SlotOverlay:
         columns = {n: np.asarray(plan.columns[n])[rows[order]] for n in ("position", "offset")}
         self._position, self._offset = columns["position"], columns["offset"]
         self._arm = np.asarray(plan.columns["arm"])[rows[order]]
-        self._text = np.full(len(rows), -1)  # which text lies in each slot
-        self._texts = [np.asarray(text, np.int32) for f in fillings for text in f.texts]
-        self._first = np.cumsum([0, *(len(f.texts) for f in fillings)]).tolist()
-        self._decided = [0] * len(fillings)
+        self._text = np.full(len(rows), -1)  # the text in each slot
+        self._texts = [np.asarray(text, np.int32) for f in slot_texts for text in f.texts]
+        self._first = np.cumsum([0, *(len(f.texts) for f in slot_texts)]).tolist()
+        self._decided = [0] * len(slot_texts)
 
     def begin(self, step: int) -> None:
-        """A run begins at `step`: where that is within an interval, its slots stay as they are."""
+        """Begin a run at `step`; slots of an interval that has begun before stay empty."""
         self._text[:] = -1
-        self._decided = [-(-step // f.every) * f.every for f in self.fillings]
+        self._decided = [-(-step // f.every) * f.every for f in self.slot_texts]
 
-    def checked(self, number: int, interval: int, chosen: Iterable[Any]) -> list[int]:
-        """A decision of filling `number` as plain integers; ValueError for a bad one."""
-        filling, chosen = self.fillings[number], list(chosen)
-        who = f"{filling.name}: the decision for interval {interval}"
+    def validate(self, number: int, interval: int, chosen: Iterable[Any]) -> list[int]:
+        """Return a decision of controller `number` as integers; raises ValueError for a bad one."""
+        texts, chosen = self.slot_texts[number], list(chosen)
+        who = f"{texts.name}: the decision for interval {interval}"
         if not all(isinstance(text, int | np.integer) for text in chosen):
             raise ValueError(f"{who} is not a list of whole numbers: {chosen!r:.100}")
-        if len(chosen) > self.each[number]:
+        if len(chosen) > self.per_interval[number]:
             raise ValueError(
-                f"{who} has {len(chosen)} texts, and there are {self.each[number]} slots: give the "
-                "item more repetitions, or let the controller ask for less"
+                f"{who} has {len(chosen)} texts for {self.per_interval[number]} slots: give the "
+                "item more repetitions, or let the controller choose fewer"
             )
-        wrong = [int(text) for text in chosen if not 0 <= text < len(filling.texts)]
+        wrong = [int(text) for text in chosen if not 0 <= text < len(texts.texts)]
         if wrong:
-            raise ValueError(f"{who} asks for text {wrong[0]} of {len(filling.texts)}")
+            raise ValueError(
+                f"{who} chooses text {wrong[0]}, but there are only {len(texts.texts)}"
+            )
         return [int(text) for text in chosen]
 
     def decide(self, number: int, interval: int, chosen: Iterable[Any]) -> None:
-        """Text chosen[k] fills slot k of the interval."""
-        checked = np.array(self.checked(number, interval, chosen), np.int64)
-        first = interval * self.each[number]
-        slots = self._where[number][first : first + len(checked)]
-        self._text[slots] = self._first[number] + checked
-        end = (interval + 1) * self.fillings[number].every
+        """Put text chosen[k] into slot k of the interval."""
+        texts = np.array(self.validate(number, interval, chosen), np.int64)
+        first = interval * self.per_interval[number]
+        slots = self._where[number][first : first + len(texts)]
+        self._text[slots] = self._first[number] + texts
+        end = (interval + 1) * self.slot_texts[number].every
         self._decided[number] = max(self._decided[number], end)
 
     def replay(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Decides all that the lines of a log say."""
-        numbers = {(f.experiment, f.slots): number for number, f in enumerate(self.fillings)}
+        """Repeat the decisions of the lines of a log."""
+        numbers = {(f.experiment, f.slots): number for number, f in enumerate(self.slot_texts)}
         for line in lines:
             number = numbers[line["experiment"], line["slots"]]
             self.decide(number, line["interval"], line["chosen"])
 
     def __call__(self, step: int, batch: "Batch") -> "Batch":
         if step >= min(self._decided):
-            name = self.fillings[self._decided.index(min(self._decided))].name
-            raise ValueError(f"{name}: nothing is decided yet for step {step}")
+            name = self.slot_texts[self._decided.index(min(self._decided))].name
+            raise ValueError(f"{name}: no decision yet for step {step}")
         position, tokens, arms = batch["position"], batch["tokens"], batch["arms"]
         first, last = np.searchsorted(self._position, [position[0], position[-1] + 1])
         slots = first + np.flatnonzero(self._text[first:last] >= 0)
         rows = np.searchsorted(position, self._position[slots])
-        ours = position[rows] == self._position[slots]  # a share need not be contiguous
+        ours = position[rows] == self._position[slots]  # the rows of a host need not be contiguous
         for row, slot in zip(rows[ours].tolist(), slots[ours].tolist(), strict=True):
             text, offset = self._texts[self._text[slot]], self._offset[slot]
             tokens[row, offset : offset + len(text)] = text
@@ -196,31 +200,35 @@ class SlotOverlay:
 
 
 class _Slots:
-    """The slots of one filling in a plan: `rows` int64[n], repetition by repetition."""
+    """The slots of one controller in a plan: `rows` int64[n] of the columns, copy by copy."""
 
-    def __init__(self, plan: Edits, filling: SlotTexts) -> None:
-        name, geometry = filling.name, plan.geometry
-        if not isinstance(filling.every, int) or filling.every < 1:
-            raise ValueError(f"{name}: `every` is a number of steps >= 1, not {filling.every!r}")
-        self.rows = plan.find(filling.slots, filling.experiment)
+    def __init__(self, plan: Edits, slot_texts: SlotTexts) -> None:
+        name, geometry = slot_texts.name, plan.geometry
+        if not isinstance(slot_texts.every, int) or slot_texts.every < 1:
+            raise ValueError(
+                f"{name}: `every` must be a number of steps >= 1, not {slot_texts.every!r}"
+            )
+        self.rows = plan.find(slot_texts.slots, slot_texts.experiment)
         names = ("position", "kind", "repetition", "length")
         columns = {n: plan.columns[n][self.rows] for n in names}
         if not len(self.rows) or np.any(columns["kind"] != SLOT):
             raise ValueError(
-                f"{name}: a controller needs an item of that name with repetitions and a slot"
+                f"{name}: the controller needs an item of that id with repetitions and a slot"
             )
         copies = np.argsort(columns["repetition"])
         self.rows = self.rows[copies]
-        intervals = -(-geometry.steps // filling.every)
-        self.each = len(self.rows) // intervals
-        there = columns["position"][copies] // geometry.batch // filling.every
-        if len(self.rows) % intervals or np.any(there != np.arange(len(self.rows)) // self.each):
+        intervals = -(-geometry.steps // slot_texts.every)
+        self.per_interval = len(self.rows) // intervals
+        found = columns["position"][copies] // geometry.batch // slot_texts.every
+        if len(self.rows) % intervals or np.any(
+            found != np.arange(len(self.rows)) // self.per_interval
+        ):
             raise ValueError(
                 f"{name}: its slots are not in the controller's {intervals} intervals: place the "
-                f"item by PerInterval({filling.every})"
+                f"item by PerInterval({slot_texts.every})"
             )
         room = int(columns["length"].min())
-        for number, text in enumerate(filling.texts):
+        for number, text in enumerate(slot_texts.texts):
             if not 1 <= len(text) <= room:
                 raise ValueError(
                     f"{name}: text {number} has {len(text)} tokens, its slot holds 1 to {room}: "

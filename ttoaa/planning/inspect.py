@@ -1,6 +1,6 @@
-"""What a plan does, for a person at a terminal: each edited span in its experiment's colour.
+"""Show steps, rows and items of a plan in a terminal, each edit in its experiment's colour.
 
-Rows come from the plain reader of the audit, which opens a plan of any size at once.
+Rows come from the audit's reference reader, which opens a plan of any size without reading it.
 """
 
 import difflib
@@ -18,21 +18,21 @@ from ttoaa.planning.plan import ItemNames, Plan
 from ttoaa.workdir import Workdir
 
 _COLOURS = (32, 33, 34, 35, 36, 31, 92, 93, 94, 95, 96, 91)
-_AROUND = 8  # tokens of the row before and after a span
-_LONGEST = 200  # tokens of a span that are shown, the first of them and the last
-_EXAMPLES = 3  # copies of an item that are shown with their text
-_COMPARED = 10_000  # ids that a name may have been meant for
+_AROUND = 8  # tokens shown before and after an edit
+_LONGEST = 200  # tokens shown of an edit, half of them from its end
+_EXAMPLES = 3  # copies of an item shown with their text
+_COMPARED = 10_000  # ids compared with an unknown name
 
 
 def show(workdir: Workdir, what: str) -> str:
-    """The answer to step=K, row=P or item=ID. ValueError for what there is not."""
+    """Answer step=K, row=P or item=ID; raises ValueError for one that does not exist."""
     if not (workdir.plan / "plan.json").exists():
         raise ValueError(f"{workdir.plan} holds no plan: run python -m ttoaa.plan first")
-    return Shown(workdir).of(what)
+    return PlanView(workdir).answer(what)
 
 
-class Shown:
-    """Looks things up in a plan that is not checked first: that takes longer than to look."""
+class PlanView:
+    """Looks up parts of a plan, whose hashes are not verified, since that takes longer."""
 
     def __init__(self, workdir: Workdir) -> None:
         self._corpus = Corpus.open(workdir.corpus, verify=False)
@@ -48,7 +48,7 @@ class Shown:
         self._colour = {e: _COLOURS[i % len(_COLOURS)] for i, e in enumerate(experiments)}
         self._batch, self._sequences = plan.geometry.batch, plan.geometry.sequences
 
-    def of(self, what: str) -> str:
+    def answer(self, what: str) -> str:
         kind, _, value = what.partition("=")
         if kind == "item" and value:
             return self.item(value)
@@ -61,15 +61,15 @@ class Shown:
         return self.step(int(value)) if kind == "step" else self.row(int(value))
 
     def step(self, step: int) -> str:
-        """Every edit of a batch with what stands around it."""
+        """Show every edit of a batch with the text around it."""
         edits = self._between(step * self._batch, (step + 1) * self._batch)
-        taken = sum(edit["length"] for edit in edits if edit["kind"] != SLOT or edit["filled"])
+        covered = sum(edit["length"] for edit in edits if edit["kind"] != SLOT or edit["filled"])
         tokens = self._batch * self._plan.geometry.length
-        lines = [f"step {step}: {len(edits)} edits, {taken / tokens:.1%} of {tokens} tokens"]
-        return "\n".join([*lines, *(line for edit in edits for line in self._told(edit))])
+        lines = [f"step {step}: {len(edits)} edits, {covered / tokens:.1%} of {tokens} tokens"]
+        return "\n".join([*lines, *(line for edit in edits for line in self._describe(edit))])
 
     def row(self, position: int) -> str:
-        """A whole row of the training order, its edits painted."""
+        """Show a whole row of the training order, its edits in colour."""
         edits = self._between(position, position + 1)
         tokens, _ = self._reader.row(position)
         step, row = divmod(position, self._batch)
@@ -84,7 +84,7 @@ class Shown:
         return "\n".join([*lines, text + self._text(tokens[last:])])
 
     def item(self, name: str) -> str:
-        """Where every copy of the items of this name went, the first few with their text."""
+        """Show where every copy of the items of this id went, the first few with their text."""
         counts = zip(self._plan.contents["experiments"], self._plan.contents["items"], strict=True)
         names = ItemNames(self._plan.folder, self._plan.contents["seed"], dict(counts))
         found = names.items(name)
@@ -92,20 +92,20 @@ class Shown:
         if not found and slash and experiment in self._colour:
             found = names.items(rest, experiment)
         if not found:
-            raise ValueError(f"the plan has no item {name!r}{self._alike(name)}")
+            raise ValueError(f"the plan has no item {name!r}{self._suggest(name)}")
         lines = []
         for item in found:
             edits = [self._edit(row) for row in names.edits(item).tolist()]
-            who = "/".join(names(np.array([item]))[0])
+            title = "/".join(names(np.array([item]))[0])
             if not edits:
-                lines.append(_clean(f"{who}: held out, never inserted"))
+                lines.append(_clean(f"{title}: held out, never inserted"))
                 continue
             arm = self._arms[edits[0]["arm"]]["name"]
             size = edits[0]["length"]
             copies = "1 copy" if len(edits) == 1 else f"{len(edits)} copies"
-            lines.append(_clean(f"{who} ({arm}): {copies} of {size} tokens"))
+            lines.append(_clean(f"{title} ({arm}): {copies} of {size} tokens"))
             for number, edit in enumerate(edits):
-                lines += self._told(edit) if number < _EXAMPLES else [self._head(edit)]
+                lines += self._describe(edit) if number < _EXAMPLES else [self._head(edit)]
         return "\n".join(lines)
 
     def _between(self, first: int, last: int) -> list[dict[str, int]]:
@@ -126,7 +126,7 @@ class Shown:
         kind = {
             RESERVE: f"  reserve window {edit['source']}",
             SLOT: f"  a controller's slot, {self._slot(edit)}",
-            MARK: "  a mark, its tokens are the corpus's",
+            MARK: "  a mark, its tokens are those of the corpus",
         }.get(edit["kind"], "")
         arm = self._arms[edit["arm"]]["name"] if edit["arm"] in self._arms else experiment
         return _clean(
@@ -139,7 +139,7 @@ class Shown:
             return "filled"
         return "left empty" if edit["position"] // self._batch < self._decided else "still empty"
 
-    def _told(self, edit: dict[str, int]) -> list[str]:
+    def _describe(self, edit: dict[str, int]) -> list[str]:
         tokens, _ = self._reader.row(edit["position"])
         first, last = edit["offset"], edit["offset"] + edit["length"]
         before, after = tokens[max(0, first - _AROUND) : first], tokens[last : last + _AROUND]
@@ -159,8 +159,8 @@ class Shown:
             return f"\x1b[{self._colour[experiment]}m{text}\x1b[0m"
         return f"[[{text}]]"
 
-    def _alike(self, name: str) -> str:
-        """The ids that come nearest, of some that begin as it does."""
+    def _suggest(self, name: str) -> str:
+        """Return the ids closest to an unknown name, among those that begin like it."""
         own = name.rpartition("/")[2]
         total = sum(self._plan.contents["items"])
         parts = (np.arange(i, min(i + _COMPARED, total)) for i in range(0, total, _COMPARED))
@@ -172,5 +172,5 @@ class Shown:
 
 
 def _clean(text: str) -> str:
-    """Text of the corpus may hold anything: control characters must not reach the terminal."""
+    """Replace control characters, which must not reach the terminal."""
     return "".join(c if c.isprintable() else "⏎" if c == "\n" else "·" for c in text)

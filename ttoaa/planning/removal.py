@@ -1,13 +1,8 @@
-"""Places of a run where token sequences occur in the corpus, for items that are to go there.
+"""Remove texts from a run, and find where token sequences occur (contract C3; paper, E.5).
 
-Rows that items overwrite as a whole, at places that they dictate: nothing else is left there.
-
-Texts that must not be in a run: rows that hold one become reserve windows (contract C3).
-
-Every training window that the run reaches is scanned. A row that holds a removed text is replaced
-whole, in every epoch that trains on it, by a window of its own that holds none (paper, E.5).
-
-Refuses items that would put back what an experiment removes, before anything is placed (C3).
+Every training window that the run reaches is scanned. Each row with a removed text, in every epoch,
+is replaced as a whole by a reserve window without one, except for rows that a fixed placement
+overwrites anyway. Items that would insert a removed text are refused before anything is placed.
 """
 
 import dataclasses
@@ -24,14 +19,13 @@ from ttoaa.data.order import Order, mix64
 from ttoaa.planning.controller_log import SlotTexts
 from ttoaa.planning.items import RESERVE, TOKENS, Item, Items, blocks
 from ttoaa.planning.placement import AtOccurrences, Explicit, fixed_addresses, whole_numbers
-from ttoaa.planning.plan import Edits
-from ttoaa.planning.reserve import draw, key_of, slot_keys
+from ttoaa.planning.reserve import draw_windows, key_of, request_keys
 
 WHERE = ("after", "over", "row")
 
 
 def scan_run(corpus: Corpus, order: Order, geometry: Geometry, patterns: Patterns) -> Occurrences:
-    """Occurrences in the training windows; of windows in the order of a file, those in use."""
+    """Find occurrences in all training windows; with an order file, in those that the run uses."""
     stop = order.num_windows
     if order.first_in_order:
         stop = min(stop, geometry.sequences)
@@ -45,13 +39,13 @@ def at_occurrences(
     geometry: Geometry,
     where: str = "after",
 ) -> AtOccurrences:
-    """Every place, in all epochs that the run reaches, at which one of int[n] sequences occurs.
+    """Return a placement at the occurrences of token sequences, int[n] each, in all epochs.
 
     An item goes right 'after' the occurrence, 'over' it (from its first token on), or to the start
-    of the 'row' that has it.
+    of its 'row'.
     """
     if where not in WHERE:
-        raise ValueError(f"an item goes to one of {WHERE}, not {where!r}")
+        raise ValueError(f"`where` must be one of {WHERE}, not {where!r}")
     length, patterns = geometry.length, Patterns(sequences)
     found = scan_run(corpus, order, geometry, patterns)
     windows, offsets = np.divmod(found.where, length)
@@ -68,9 +62,9 @@ def at_occurrences(
 def whole_rows(
     name: str, items: Iterable[Item | Items], geometry: Geometry, vocab: int
 ) -> np.ndarray:
-    """int64[n] positions, of the items of experiment `name`.
+    """Return the rows that items of an experiment overwrite entirely by fixed placements, int64[n].
 
-    Raises ValueError, in one line that names the item, for what cannot be trained on.
+    Raises ValueError, naming experiment and item, for an item that cannot be trained on.
     """
     found = [np.empty(0, np.int64)]
     for block in blocks(name, items, geometry.length, vocab):
@@ -79,19 +73,19 @@ def whole_rows(
             run = slice(first, last)
             where = f"{name}: item {block.ids[first].as_py()!r}"
             repetitions, lengths = block.repetitions[run], block.length[run]
-            at = fixed_addresses(where, placement, repetitions, lengths, geometry)
-            if at is not None:
-                found.append(at[np.repeat(whole[run], repetitions)])
+            address = fixed_addresses(where, placement, repetitions, lengths, geometry)
+            if address is not None:
+                found.append(address[np.repeat(whole[run], repetitions)])
     return np.concatenate(found) // geometry.length
 
 
 _BLOCK = 50_000  # items at a time
-_OWN = {"removed", "occurrences"}  # fields
+_ADDED = {"removed", "occurrences"}  # fields
 
 
 @dataclasses.dataclass(frozen=True)
 class Removal:
-    """A text that must not occur in the run; it becomes an item of the experiment, held out."""
+    """A text that must not occur in the run; it becomes a held-out item of the experiment."""
 
     id: str
     condition: str
@@ -99,20 +93,23 @@ class Removal:
     """int[n]"""
     text: str = ""
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """As those of an Item; `removed` and `occurrences` are added."""
+    """As `Item.fields`; `removed` and `occurrences` are added."""
 
 
 class Removals:
-    """The texts that the experiments of a study remove, by name, for rows of `length` tokens."""
+    """All texts that the experiments of a study remove, for rows of `length` tokens."""
 
-    def __init__(self, asked: Mapping[str, Iterable[Removal]], length: int) -> None:
-        self.texts = [(name, each) for name in sorted(asked) for each in asked[name]]
-        """(experiment, text), as the scan counts them."""
+    def __init__(self, by_experiment: Mapping[str, Iterable[Removal]], length: int) -> None:
+        names = sorted(by_experiment)
+        self.texts = [(name, each) for name in names for each in by_experiment[name]]
+        """(experiment, text), in the order in which the scan numbers them."""
         for name, each in self.texts:
             where = f"{name}: removed text {each.id!r}"
             whole_numbers(where, "tokens", each.tokens)
-            if own := sorted(_OWN & each.fields.keys()):
-                raise ValueError(f"{where} has a field {own[0]!r}, which is given to it: rename it")
+            if reserved := sorted(_ADDED & each.fields.keys()):
+                raise ValueError(
+                    f"{where} has a field {reserved[0]!r}, which the planner sets: rename it"
+                )
             if not 0 < len(each.tokens) <= length:
                 raise ValueError(
                     f"{where} has {len(each.tokens)} tokens, a row holds 1 to {length}: shorten it"
@@ -128,16 +125,17 @@ class Removals:
 
     @functools.cached_property
     def owner(self) -> np.ndarray:
-        """int64[texts]: each one's experiment, as a number in `names`."""
+        """int64[texts]: the experiment of each text, as an index in `names`."""
         return np.array([self.names.index(name) for name, _ in self.texts], np.int64)
 
     def title(self, text: int) -> str:
+        """Return 'experiment/id' of a text."""
         name, each = self.texts[text]
         return f"{name}/{each.id}"
 
 
 def dirty_windows(removals: Removals, corpus: Corpus, length: int) -> np.ndarray:
-    """int64[d]: the reserve windows that hold a removed text."""
+    """Return the reserve windows that contain a removed text, int64[d]."""
     if not removals or not corpus.num_windows("reserve", length):
         return np.empty(0, np.int64)
     return np.unique(scan(corpus, "reserve", removals.patterns, length).where // length)
@@ -145,16 +143,16 @@ def dirty_windows(removals: Removals, corpus: Corpus, length: int) -> np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """The rows of a run that hold a removed text, each once, by position."""
+    """The rows of a run that contain a removed text and are to be replaced, by position."""
 
     position: np.ndarray
     """int64[n] ascending."""
     text: np.ndarray
-    """int64[n]: the one for which it is replaced, as a number in `Removals.texts`."""
+    """int64[n]: the text for which each is replaced, as an index in `Removals.texts`."""
     held: Sequence[np.ndarray]
-    """n arrays: all removed texts that it holds, of whatever experiment."""
+    """n arrays: all removed texts in each row, of any experiment."""
     occurrences: np.ndarray
-    """int64[texts]: how often each would occur in the rows of the run, without any edits."""
+    """int64[texts]: how often each text would occur in the run without any edits."""
 
 
 def rows_with(
@@ -165,9 +163,9 @@ def rows_with(
     seed: int,
     covered: np.ndarray,
 ) -> Rows:
-    """Scans the training windows; rows that others overwrite as a whole, int64[c], need nothing.
+    """Scan the training windows for rows to replace, except `covered` rows, int64[c].
 
-    A keyed hash of the row says whose it is, of the experiments that want it replaced.
+    If several experiments remove texts of a row, a keyed hash of the row decides whose edit it is.
     """
     length, total = geometry.length, geometry.sequences
     found = scan_run(corpus, order, geometry, removals.patterns)
@@ -177,7 +175,7 @@ def rows_with(
     occurrences = np.bincount(found.pattern, times, len(removals.texts)).astype(np.int64)
     left = ~np.isin(position, covered)
     position, which = position[left], which[left]
-    # One entry for each pair of a row and a text in it; of a row's the best rank is the first.
+    # One entry for each pair of a row and a text in it; each row takes its entry of lowest rank.
     row = np.repeat(np.arange(len(position)), count[which])
     inner = np.arange(len(row)) - np.repeat(np.cumsum(count[which]) - count[which], count[which])
     text = found.pattern[np.repeat(first[which], count[which]) + inner]
@@ -196,22 +194,22 @@ def rows_with(
 def replacements(
     removals: Removals, rows: Rows, pool: np.ndarray, taken: np.ndarray, seed: int
 ) -> np.ndarray:
-    """int64[n]: a reserve window of `pool` for each row, none of the `taken`."""
+    """Draw a reserve window of `pool` for each row, none of the `taken`, int64[n]."""
     keys = np.empty(len(rows.position), np.uint64)
     for number, name in enumerate(removals.names):
         own = removals.owner[rows.text] == number
-        keys[own] = slot_keys(seed, f"removal/{name}", rows.position[own])
-    return draw(keys, pool, taken)
+        keys[own] = request_keys(seed, f"removal/{name}", rows.position[own])
+    return draw_windows(keys, pool, taken)
 
 
 def items_of(name: str, removals: Removals, rows: Rows, windows: np.ndarray) -> Iterator[Items]:
-    """The items of one experiment's removals: its texts, held out, and the rows that it replaces.
+    """Yield the items of an experiment's removals: held-out texts, then the rows it replaces.
 
-    `windows` int64[n] are those of all rows.
+    `windows` int64[n] are the replacements of all rows.
     """
     number = removals.names.index(name)
     own = np.flatnonzero(removals.owner == number)
-    for block in _blocks(own):
+    for block in _split(own):
         texts = [removals.texts[i][1] for i in block.tolist()]
         fields = [{"removed": True, "occurrences": n} for n in rows.occurrences[block].tolist()]
         for each, field in zip(texts, fields, strict=True):
@@ -226,7 +224,7 @@ def items_of(name: str, removals: Removals, rows: Rows, windows: np.ndarray) -> 
             texts=[each.text for each in texts],
             fields={column: [field.get(column) for field in fields] for column in columns},
         )
-    for block in _blocks(np.flatnonzero(removals.owner[rows.text] == number)):
+    for block in _split(np.flatnonzero(removals.owner[rows.text] == number)):
         yield Items(
             ids=[f"row-{position}" for position in rows.position[block].tolist()],
             **_conditions([removals.texts[i][1].condition for i in rows.text[block].tolist()]),
@@ -237,44 +235,35 @@ def items_of(name: str, removals: Removals, rows: Rows, windows: np.ndarray) -> 
         )
 
 
-def removed_texts(plan: Edits) -> dict[str, list[np.ndarray]]:
-    """int32[n] each: what the experiments of a plan remove, for those that remove anything."""
-    found = {}
-    for name in plan.contents["experiments"]:
-        items = plan.items(name)
-        if "removed" in items:
-            chosen = items.loc[items["removed"].eq(True), "tokens"]
-            found[name] = [np.asarray(tokens, np.int32) for tokens in chosen]
-    return {name: texts for name, texts in found.items() if texts}
-
-
-def _blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
+def _split(rows: np.ndarray) -> Iterator[np.ndarray]:
     for first in range(0, len(rows), _BLOCK):
         yield rows[first : first + _BLOCK]
 
 
 def _conditions(names: Sequence[str]) -> dict[str, Any]:
-    """`condition` and `codes` of an Items."""
+    """Return the arguments `condition` and `codes` of `Items`."""
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     return {"condition": list(numbers), "codes": np.array([numbers[name] for name in names])}
 
 
-_WAITING = 4096  # single items that are looked at together
+_SINGLES = 4096  # single items that are checked together
 
 
-def check_slot_texts(filling: SlotTexts, removals: Removals) -> None:
-    """Raises ValueError where a text that may fill a slot holds a removed one."""
-    names = (f"{filling.slots}, text {k}" for k in range(len(filling.texts)))
-    texts = zip(names, filling.texts, strict=True)
+def check_slot_texts(slot_texts: SlotTexts, removals: Removals) -> None:
+    """Raise ValueError if a text that a controller may insert contains a removed one."""
+    names = (f"{slot_texts.slots}, text {k}" for k in range(len(slot_texts.texts)))
+    texts = zip(names, slot_texts.texts, strict=True)
     items = [Item(name, "", 1, tokens=text) for name, text in texts]
-    for _ in CheckedItems(filling.experiment, items, removals):
+    for _ in CheckedItems(slot_texts.experiment, items, removals):
         pass
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckedItems:
-    """The items of experiment `name` as they are; raises ValueError at one that is inserted and
-    holds a removed text. A held-out item may hold one."""
+    """Iterates over the items of an experiment; raises ValueError at an inserted removed text.
+
+    A held-out item may contain a removed text.
+    """
 
     name: str
     items: Iterable[Item | Items]
@@ -285,20 +274,20 @@ class CheckedItems:
         for each in self.items:
             if isinstance(each, Item):
                 waiting.append(each)
-            if waiting and (isinstance(each, Items) or len(waiting) == _WAITING):
-                yield from self._singles(waiting)
+            if waiting and (isinstance(each, Items) or len(waiting) == _SINGLES):
+                yield from self._check_singles(waiting)
                 waiting = []
             if isinstance(each, Items):
-                self._block(each)
+                self._check_block(each)
                 yield each
-        yield from self._singles(waiting)
+        yield from self._check_singles(waiting)
 
-    def _singles(self, items: list[Item]) -> list[Item]:
+    def _check_singles(self, items: list[Item]) -> list[Item]:
         texts = [item for item in items if item.tokens is not None and item.repetitions]
         self._check([item.id for item in texts], [np.asarray(item.tokens) for item in texts])
         return items
 
-    def _block(self, items: Items) -> None:
+    def _check_block(self, items: Items) -> None:
         if items.tokens is None or items.lengths is None:
             return
         ends = np.cumsum(items.lengths)
@@ -308,7 +297,7 @@ class CheckedItems:
         self._check([items.ids[i] for i in inserted], texts)
 
     def _check(self, ids: list[str], texts: list[np.ndarray]) -> None:
-        """`texts` are int[n] each, in the order of `ids`."""
+        """Check texts, int[n] each, in the order of `ids`."""
         if not texts:
             return
         ends = np.cumsum([len(text) for text in texts])
@@ -318,8 +307,8 @@ class CheckedItems:
         if len(inside):
             item, text = item[inside], text[inside]
             many = len(np.unique(item))
-            more = f" (and {many - 1} more of its items do so)" if many > 1 else ""
+            more = f" (and so do {many - 1} more of its items)" if many > 1 else ""
             raise ValueError(
-                f"{self.name}: item {ids[item[0]]!r} inserts a text that is to be removed, "
-                f"{self.removals.title(int(text[0]))}{more}: leave it out of one of them"
+                f"{self.name}: item {ids[item[0]]!r} inserts a text that is removed from "
+                f"training, {self.removals.title(int(text[0]))}{more}: drop it from one of the two"
             )

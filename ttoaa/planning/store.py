@@ -1,7 +1,4 @@
-"""What a person reads of a plan before a run, and the same for a program.
-
-Makes a compiled plan a finished one: provenance of every edit, a summary to read, its name.
-"""
+"""Finish a compiled plan: provenance of every edit, a summary, plan.json, and its name on disk."""
 
 import concurrent.futures
 import pathlib
@@ -14,7 +11,8 @@ import pyarrow as pa
 
 from ttoaa.planning.column_files import TableWriter, hexadecimal, join_text, map_npy
 from ttoaa.planning.compiler import CompiledPlan
-from ttoaa.planning.items import RESERVE, TOKENS
+from ttoaa.planning.items import MARK, RESERVE, SLOT, TOKENS
+from ttoaa.planning.plan import Plan
 from ttoaa.workdir import (
     commit_folder,
     file_sha256,
@@ -23,15 +21,22 @@ from ttoaa.workdir import (
     write_text,
 )
 
-_PARTS = 10  # of training
+TENTHS = 10
+_BLOCK = 1 << 22  # edits
+_KINDS = {"tokens": TOKENS, "reserve": RESERVE, "slots": SLOT, "marks": MARK}
 
 
-def summary_values(plan: CompiledPlan) -> dict[str, Any]:
-    """Arms, edits and tokens, and their share of all: JSON values."""
-    geometry = plan.geometry
-    tokens: dict[str, int] = dict.fromkeys(plan.contents["experiments"], 0)
-    for arm in plan.arms:
-        tokens[arm["experiment"]] += arm["tokens"]
+def summary_values(plan: CompiledPlan | Plan) -> dict[str, Any]:
+    """Return the contents of summary.json: arms, edits, and tokens by experiment and tenth.
+
+    Tokens are those that edits cover: overwritten, reserved for a controller, or marked.
+    """
+    geometry, experiments = plan.geometry, plan.contents["experiments"]
+    # The first position of tenth t is the first p with 10 p >= t sequences.
+    first_row = -(-np.arange(TENTHS + 1) * geometry.sequences // TENTHS)
+    room = np.diff(first_row) * geometry.length
+    covered = _covered_tokens(plan)
+    total = int(covered.sum())
     return {
         "hash": plan.hash,
         "seed": plan.contents["seed"],
@@ -39,50 +44,65 @@ def summary_values(plan: CompiledPlan) -> dict[str, Any]:
         "tokens": geometry.tokens,
         "arms": plan.arms,
         "edits": sum(arm["edits"] for arm in plan.arms),
-        "edited_tokens": sum(tokens.values()),
-        "share": sum(tokens.values()) / geometry.tokens,
+        "edited_tokens": total,
+        "share": total / geometry.tokens,
         "experiments": {
-            name: {"items": items, "tokens": tokens[name], "share": tokens[name] / geometry.tokens}
-            for name, items in zip(tokens, plan.contents["items"], strict=True)
+            name: {
+                "items": items,
+                "tokens": int(tokens.sum()),
+                "share": float(tokens.sum() / geometry.tokens),
+                "tokens_of_tenths": tokens.sum(1).tolist(),
+                "tokens_of_kinds": dict(zip(_KINDS, tokens.sum(0).tolist(), strict=True)),
+            }
+            for name, items, tokens in zip(
+                experiments, plan.contents["items"], covered, strict=True
+            )
         },
-        "occupied_by_tenth": _occupied(plan),
+        "room_of_tenths": room.tolist(),
+        "occupied_by_tenth": (covered.sum((0, 2)) / np.maximum(room, 1)).tolist(),
     }
 
 
-def _occupied(plan: CompiledPlan) -> list[float]:
-    """The share of each tenth of training that is edited, kept free for a controller or marked."""
-    geometry = plan.geometry
-    edges = np.arange(_PARTS + 1) * geometry.sequences // _PARTS
-    at = np.searchsorted(plan.columns["position"], edges)
-    length = plan.columns["length"]
-    return [
-        float(length[a:b].sum(dtype=np.int64) / max(1, rows * geometry.length))
-        for a, b, rows in zip(at[:-1], at[1:], np.diff(edges), strict=True)
-    ]
+def _covered_tokens(plan: CompiledPlan | Plan) -> np.ndarray:
+    """Count the tokens that edits cover, int64[experiments, tenths of training, kinds]."""
+    experiments = plan.contents["experiments"]
+    of_arm = np.full(max([0, *(arm["id"] for arm in plan.arms)]) + 1, -1)
+    for arm in plan.arms:
+        of_arm[arm["id"]] = experiments.index(arm["experiment"])
+    sums = np.zeros((len(experiments), TENTHS, len(_KINDS)), np.int64)
+    columns = plan.columns
+    for first in range(0, len(columns["arm"]), _BLOCK):
+        block = slice(first, first + _BLOCK)
+        experiment = of_arm[columns["arm"][block]]
+        tenth = columns["position"][block] * TENTHS // plan.geometry.sequences
+        cell = (experiment * TENTHS + tenth) * len(_KINDS) + columns["kind"][block]
+        added = np.bincount(cell, columns["length"][block], sums.size)
+        sums += added.astype(np.int64).reshape(sums.shape)
+    return sums
 
 
 def summary_text(values: dict[str, Any]) -> str:
-    """The values as a table."""
+    """Format the values of a summary as a table."""
     geometry, total, arms = values["geometry"], values["tokens"], values["arms"]
-    wide = max([len(arm["name"]) for arm in arms], default=3)
+    width = max([len(arm["name"]) for arm in arms], default=3)
     lines = [
         f"plan {values['hash'][:12]} of seed {values['seed']}: {geometry['steps']:,} steps of "
         f"{geometry['batch']} x {geometry['length']} = {total:,} tokens",
         "occupied, by tenth of training: "
         + " ".join(f"{share:.2%}" for share in values["occupied_by_tenth"]),
-        f"{'arm':{wide}}  {'edits':>10}  {'tokens':>14}  share",
+        f"{'arm':{width}}  {'edits':>10}  {'tokens':>14}  share",
         *(
-            f"{arm['name']:{wide}}  {arm['edits']:>10,}  {arm['tokens']:>14,}  "
+            f"{arm['name']:{width}}  {arm['edits']:>10,}  {arm['tokens']:>14,}  "
             f"{arm['tokens'] / total:6.2%}"
             for arm in arms
         ),
-        f"{'all':{wide}}  {values['edits']:>10,}  {values['edited_tokens']:>14,}  "
+        f"{'all':{width}}  {values['edits']:>10,}  {values['edited_tokens']:>14,}  "
         f"{values['share']:6.2%}",
     ]
     return "\n".join(lines) + "\n"
 
 
-_ROW_GROUP = 1 << 19
+_ROW_GROUP = 1 << 19  # edits
 _PROVENANCE = pa.schema(
     {
         "experiment": pa.dictionary(pa.int32(), pa.string()),
@@ -101,10 +121,10 @@ _PROVENANCE = pa.schema(
 
 
 def store(plan: CompiledPlan, folder: pathlib.Path, meta: Mapping[str, Any]) -> None:
-    """Makes the plan the folder `folder`, whole or not at all.
+    """Finish a plan and give it the name `folder`, atomically.
 
-    `meta` joins plan.json outside the content hash, and its warnings the summary. A plan that was
-    not compiled into an `unfinished_folder` is copied; one that was is moved.
+    `meta` is added to plan.json outside the content hash, and its warnings to the summary. A plan
+    that was compiled into an `unfinished_folder` is renamed, any other is copied.
     """
     _write_provenance(plan, plan.folder / "provenance.parquet")
     values = summary_values(plan)
@@ -115,10 +135,10 @@ def store(plan: CompiledPlan, folder: pathlib.Path, meta: Mapping[str, Any]) -> 
     tables += [path for name in ("items", "index") for path in (plan.folder / name).iterdir()]
     with concurrent.futures.ThreadPoolExecutor() as pool:
         hashes = dict(zip(tables, pool.map(file_sha256, tables), strict=True))
-    told = {path.relative_to(plan.folder).as_posix(): hashes[path] for path in sorted(hashes)}
+    digests = {path.relative_to(plan.folder).as_posix(): hashes[path] for path in sorted(hashes)}
     write_json(
         plan.folder / "plan.json",
-        {"hash": plan.hash, "contents": plan.contents, "tables": told, **meta},
+        {"hash": plan.hash, "contents": plan.contents, "tables": digests, **meta},
     )
     if plan.folder.parent == folder.parent:
         commit_folder(plan.folder, folder)
@@ -129,7 +149,7 @@ def store(plan: CompiledPlan, folder: pathlib.Path, meta: Mapping[str, Any]) -> 
 
 
 def _write_provenance(plan: CompiledPlan, path: pathlib.Path) -> None:
-    """A row for each edit, in order of training: who, what, where, and a hash of the tokens."""
+    """Write a row for each edit, in training order, with a hash of its tokens."""
     index = plan.folder / "index"
     ids = join_text(map_npy(index / "ids.npy"), map_npy(index / "id_starts.npy"))
     sha256 = map_npy(index / "sha256.npy")

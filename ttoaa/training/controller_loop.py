@@ -67,7 +67,7 @@ class ControllerLoop:
         )
         if self._controls.filled:
             controller_log.store_slot_texts(
-                folder / controller_log.SLOT_TEXTS_FOLDER, self._controls.filled.fillings
+                folder / controller_log.SLOT_TEXTS_FOLDER, self._controls.filled.slot_texts
             )
         for line in log.kept:
             self._states[line["experiment"], line["slots"]] = line["state"]
@@ -121,7 +121,7 @@ class ControllerLoop:
         before = self._states[key] if key in self._states else _plain(who, controller.start())
         chosen, after = controller.decide(before, interval, np.array(log_p))
         state = self._states[key] = _plain(who, after)
-        chosen = filled.checked(number, interval, chosen)
+        chosen = filled.validate(number, interval, chosen)
         return {**line, "log_p": log_p, "chosen": chosen, "state": state}
 
 
