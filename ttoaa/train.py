@@ -27,7 +27,7 @@ from ttoaa.study_handle import StudyHandle
 from ttoaa.training import init_from, multihost, throughput
 from ttoaa.training.checkpoint_io import newest_meta
 from ttoaa.training.controller_loop import ControllerSet
-from ttoaa.training.device_feed import followed
+from ttoaa.training.device_feed import apply_transforms
 from ttoaa.training.job import Job
 from ttoaa.training.loop import AGREED, Stopped, train
 from ttoaa.training.step import CompiledStep
@@ -103,7 +103,7 @@ def make_job(
         seed=workdir.seed,
         program=compiled_step(study),
         identity=made_of,
-        batches=lambda start, rows: followed(
+        batches=lambda start, rows: apply_transforms(
             batches(corpus, order, geometry, early, rows=rows, start=start), late
         ),
         controls=controls,
@@ -160,7 +160,7 @@ def main(argv: Sequence[str]) -> None:
         multihost.start()
         with multihost.exiting("train", *AGREED):
             study, workdir = config.load_from_flags(), config.workdir_from_flags()
-            told = run(study, workdir, _RUN.value, throughput.STEPS.value)
+            told = run(study, workdir, _RUN.value, throughput.PROFILE_STEPS.value)
     except Stopped as stopped:
         told, code = str(stopped), 143
     else:
@@ -180,7 +180,7 @@ def run(study: config.Study, workdir: Workdir, kind: str, profile_steps: str | N
         identity.check(folder, _made(folder) or {}, made_of, identity.RETRAIN)
         return f"{folder} is finished already"
     config.cache_compilations(workdir)
-    profile = throughput.steps_of(profile_steps, study.geometry.steps)
+    profile = throughput.parse_profile_steps(profile_steps, study.geometry.steps)
     with contextlib.ExitStack() as stack:
         taken: list[Callable[[], bool]] = []
 

@@ -20,7 +20,7 @@ from ttoaa.data.order import Order
 from ttoaa.planning.injection import Overlay
 from ttoaa.planning.plan import Plan
 from ttoaa.train import compiled_step
-from ttoaa.training.device_feed import place
+from ttoaa.training.device_feed import place_batch
 from ttoaa.training.topology import pin_cores, split_cpu
 
 _REPEATS = flags.DEFINE_integer("repeats", 40, "timed steps of each kind", lower_bound=30)
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
     def timed(loader: Iterator[Batch], state: dict) -> tuple[float, dict, float]:
         start = time.perf_counter()
         batch = next(loader)
-        state, metrics = step(state, place(batch, rows, program.batch))
+        state, metrics = step(state, place_batch(batch, rows, program.batch))
         jax.tree.map(np.asarray, metrics)
         return time.perf_counter() - start, state, float(np.mean(batch["arms"] > 0))
 

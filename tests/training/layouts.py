@@ -12,7 +12,7 @@ from ttoaa.model.decoder import DecoderConfig
 from ttoaa.model.sharding import Layout, make_mesh
 from ttoaa.scoring.likelihood import row_losses
 from ttoaa.training.config import AdamW, ConstantLinear, Training
-from ttoaa.training.device_feed import local_rows, place
+from ttoaa.training.device_feed import local_rows, place_batch
 from ttoaa.training.step import CompiledStep
 
 MODEL = DecoderConfig(
@@ -57,7 +57,7 @@ def told_of(shape, execution, dtype="float32"):
     tokens = program.batch["tokens"]
     rows = local_rows(tokens.sharding, tokens.shape)
     for number in range(GEOMETRY.steps):
-        state, told = step(state, place(batch_of(number), rows, program.batch))
+        state, told = step(state, place_batch(batch_of(number), rows, program.batch))
         metrics.append({name: np.asarray(value).tolist() for name, value in told.items()})
     query = state["params"]["block_00"]["attention"]["query"]
     with jax.set_mesh(mesh):

@@ -29,7 +29,7 @@ from ttoaa.planning.items import Intervention, Item
 from ttoaa.planning.placement import PerInterval
 from ttoaa.training.checkpoint_io import committed_steps
 from ttoaa.training.controller_loop import ControllerLoop, ControllerSet
-from ttoaa.training.device_feed import followed
+from ttoaa.training.device_feed import apply_transforms
 from ttoaa.training.loop import train
 
 EVERY = {"a": 4, "b": 3}
@@ -80,7 +80,7 @@ class Watched:
 
         def loaded(start, rows):
             late = [self.filled, self._note] if decides else [self._note]
-            return followed(batches(start, rows, before), [_placed_at(rows), *late])
+            return apply_transforms(batches(start, rows, before), [_placed_at(rows), *late])
 
         self.seen = {}
         self.job = make_job(

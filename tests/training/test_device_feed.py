@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from training.processes import free_port, together
 
-from ttoaa.training.device_feed import ahead, local_rows, place
+from ttoaa.training.device_feed import local_rows, place_batch, prefetch
 
 LAYOUTS = {
     # name: (data, fsdp, tensor), whether neighbours on the mesh lie on different processes
@@ -26,7 +26,7 @@ process, port, layouts, (batch, length, processes, local) = map(json.loads, sys.
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={local}"
 import jax, numpy as np
 from ttoaa.model.sharding import AXES, batch_sharding
-from ttoaa.training.device_feed import local_rows, place
+from ttoaa.training.device_feed import local_rows, place_batch
 
 jax.distributed.initialize(f"localhost:{port}", processes, process)
 found = {}
@@ -47,7 +47,7 @@ for name, (shape, interleaved) in layouts.items():
         for name, values in whole.items()
     }
     share = {name: values[rows] for name, values in whole.items()} | {"step": 3}
-    placed = place(share, rows, like)
+    placed = place_batch(share, rows, like)
     assert placed.keys() == whole.keys()
     for key, values in whole.items():
         array = placed[key]
@@ -58,7 +58,7 @@ for name, (shape, interleaved) in layouts.items():
     # What all processes together hold is the batch, and by default every row of it is trained on.
     replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     del share["trained"]
-    everything = place(share, rows, like)
+    everything = place_batch(share, rows, like)
     gathered = jax.jit(lambda tree: tree, out_shardings=replicated)(everything)
     np.testing.assert_array_equal(np.asarray(gathered["tokens"]), whole["tokens"])
     np.testing.assert_array_equal(np.asarray(gathered["trained"]), np.ones(batch, bool))
@@ -109,7 +109,9 @@ def test_one_device_takes_the_whole_batch(like):
     rows = local_rows(like["tokens"].sharding, (4, 3))
     assert rows.tolist() == [0, 1, 2, 3]
     tokens = np.arange(12, dtype=np.int32).reshape(4, 3)
-    placed = place({"step": 0, "tokens": tokens, "arms": tokens.astype(np.uint16)}, rows, like)
+    placed = place_batch(
+        {"step": 0, "tokens": tokens, "arms": tokens.astype(np.uint16)}, rows, like
+    )
     np.testing.assert_array_equal(placed["tokens"], tokens)
     np.testing.assert_array_equal(placed["arms"], tokens)
     assert placed["arms"].dtype == np.int32 and np.asarray(placed["trained"]).all()
@@ -118,7 +120,7 @@ def test_one_device_takes_the_whole_batch(like):
 def test_a_share_of_other_rows_is_refused(like):
     tokens = np.zeros((3, 3), np.int32)
     with pytest.raises(ValueError, match="share of 4 rows"):
-        place({"tokens": tokens, "arms": tokens}, np.arange(4), like)
+        place_batch({"tokens": tokens, "arms": tokens}, np.arange(4), like)
 
 
 @pytest.mark.parametrize("boundaries", [set(), {2}, {1, 2, 5}, {0, 6, 9}])
@@ -136,7 +138,7 @@ def test_one_batch_ahead_but_not_over_a_boundary(boundaries):
         return {"batch": batch["step"] * 10}
 
     given = []
-    for step, batch in ahead(batches(), place, lambda step: step in boundaries):
+    for step, batch in prefetch(batches(), place, lambda step: step in boundaries):
         given.append((step, batch["batch"]))
         last = step if step + 1 in boundaries or step == 5 else step + 1
         assert asked == placed == list(range(last + 1))
@@ -144,4 +146,4 @@ def test_one_batch_ahead_but_not_over_a_boundary(boundaries):
 
 
 def test_no_batches():
-    assert list(ahead(iter(()), lambda batch: {})) == []
+    assert list(prefetch(iter(()), lambda batch: {})) == []

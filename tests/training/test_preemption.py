@@ -12,11 +12,11 @@ import os, signal, sys, time
 import jax
 process, port = int(sys.argv[1]), sys.argv[2]
 jax.distributed.initialize(f"localhost:{port}", 2, process)
-from ttoaa.training.preemption import Stopping
+from ttoaa.training.preemption import StopRequest
 
-with Stopping() as stopping:
+with StopRequest() as stopping:
     for step in range(7, 10**6):
-        if stopping.asked(step):
+        if stopping.received(step):
             break
         if process == 1 and step == 9:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -28,12 +28,12 @@ print("stopped at", step)
 def test_one_process_stops_at_its_next_step_and_gives_the_handler_back():
     before = signal.getsignal(signal.SIGTERM)
     with StopRequest() as stopping:
-        assert not stopping.asked(0)
+        assert not stopping.received(0)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stopping.asked(1) and stopping.asked(2)
+        assert stopping.received(1) and stopping.received(2)
     assert signal.getsignal(signal.SIGTERM) == before
     with StopRequest() as again:
-        assert not again.asked(3)
+        assert not again.received(3)
 
 
 def test_several_processes_stop_at_the_same_step_though_one_alone_was_told():

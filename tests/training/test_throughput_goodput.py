@@ -3,7 +3,7 @@ import json
 import pytest
 
 from ttoaa.training import throughput
-from ttoaa.training.throughput import INTERVAL, Attempts, held_seconds
+from ttoaa.training.throughput import HEARTBEAT_SECONDS, Attempts, held_seconds
 
 
 def lines(*attempts):
@@ -53,39 +53,47 @@ def test_signs_of_life_are_written_now_and_then(clock, tmp_path):
     path = tmp_path / "run/starts.jsonl"
     attempts = Attempts(path, step=0)
     for step in range(1, 11):
-        clock(INTERVAL / 4)
+        clock(HEARTBEAT_SECONDS / 4)
         attempts.beat(step)
     written = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["step"] for line in written] == [0, 4, 8]
-    assert [line["time"] - 1.7e9 - 1000 for line in written] == [0, INTERVAL, 2 * INTERVAL]
-    assert attempts.goodput(INTERVAL) == {"goodput": pytest.approx(1 / 2.5)}
+    assert [line["time"] - 1.7e9 - 1000 for line in written] == [
+        0,
+        HEARTBEAT_SECONDS,
+        2 * HEARTBEAT_SECONDS,
+    ]
+    assert attempts.goodput(HEARTBEAT_SECONDS) == {"goodput": pytest.approx(1 / 2.5)}
 
 
 def test_a_killed_start_counts_and_the_time_between_two_does_not(clock, tmp_path):
     path = tmp_path / "starts.jsonl"
     killed = Attempts(path, step=0)
     for step in range(1, 4):
-        clock(INTERVAL)
+        clock(HEARTBEAT_SECONDS)
         killed.beat(step)
-    clock(INTERVAL / 2)  # no one can know of these
+    clock(HEARTBEAT_SECONDS / 2)  # no one can know of these
     with open(path, "a") as file:
         file.write('{"start": 0, "ti')  # the kill cut a line short
     clock(10_000)
     again = Attempts(path, step=2, began=throughput.time.time() - 7)
-    clock(INTERVAL)
+    clock(HEARTBEAT_SECONDS)
     # Steps 1 and 2 were saved; 3 is done again.
-    held = 4 * INTERVAL + 7
-    assert again.goodput(3 * INTERVAL) == {"goodput": pytest.approx(3 * INTERVAL / held)}
+    held = 4 * HEARTBEAT_SECONDS + 7
+    assert again.goodput(3 * HEARTBEAT_SECONDS) == {
+        "goodput": pytest.approx(3 * HEARTBEAT_SECONDS / held)
+    }
     again.beat(3)
     third = Attempts(path, step=3)
     numbers = [json.loads(line)["start"] for line in path.read_text().splitlines()]
     assert numbers == [0] * 4 + [1] * 3 + [2]
-    assert third.goodput(3 * INTERVAL) == {"goodput": pytest.approx(3 * INTERVAL / held)}
+    assert third.goodput(3 * HEARTBEAT_SECONDS) == {
+        "goodput": pytest.approx(3 * HEARTBEAT_SECONDS / held)
+    }
 
 
 def test_other_processes_keep_nothing(clock, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     attempts = Attempts(None, step=0)
-    clock(2 * INTERVAL)
+    clock(2 * HEARTBEAT_SECONDS)
     attempts.beat(1)
     assert list(tmp_path.iterdir()) == []

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ttoaa.training import throughput
-from ttoaa.training.throughput import Profiler, steps_of
+from ttoaa.training.throughput import Profiler, parse_profile_steps
 
 LOOPS = 20
 add = jax.jit(lambda x: x + 1)
@@ -40,22 +40,22 @@ def traced(folder):
 
 @pytest.mark.parametrize(("text", "steps"), [("0:1", [0]), ("3:5", [3, 4]), ("11:99", [11])])
 def test_the_steps_that_a_range_names(text, steps):
-    assert list(steps_of(text, 12)) == steps
+    assert list(parse_profile_steps(text, 12)) == steps
 
 
 def test_no_range_names_no_steps():
-    assert not steps_of(None, 12)
+    assert not parse_profile_steps(None, 12)
 
 
 @pytest.mark.parametrize("text", ["", "3", "3:", "5:3", "3:3", "-1:2", "a:b", "1:2:3", "1.5:3"])
 def test_what_is_no_range_is_refused(text):
-    with pytest.raises(ValueError, match="is first:stop, such as 10:13, not"):
-        steps_of(text, 12)
+    with pytest.raises(ValueError, match="must be first:stop, such as 10:13, not"):
+        parse_profile_steps(text, 12)
 
 
 def test_a_range_behind_the_run_is_refused():
-    with pytest.raises(ValueError, match="--profile_steps=12:13 is behind the last step of a run"):
-        steps_of("12:13", 12)
+    with pytest.raises(ValueError, match="--profile_steps=12:13 is after the last step of a run"):
+        parse_profile_steps("12:13", 12)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from ttoaa.scoring.requests import Request
 from ttoaa.training import init_from, skip_policy
 from ttoaa.training.checkpoints import CheckpointWriter
 from ttoaa.training.controller_loop import ControllerLoop
-from ttoaa.training.device_feed import ahead, local_rows, place
+from ttoaa.training.device_feed import local_rows, place_batch, prefetch
 from ttoaa.training.job import Job
 from ttoaa.training.metrics_log import MetricsLog
 from ttoaa.training.multihost import exiting, from_primary, primary
@@ -137,7 +137,7 @@ class _Run:
                     self._boundary(step)
                 if step == steps:
                     break
-                if stopping.asked(step):
+                if stopping.received(step):
                     self._save(step)
                     raise Stopped(f"stopped at step {step} of {steps}, saved; run again to go on")
                 with self.ledger.phase("step"), profiler.step(step, self.state):
@@ -160,7 +160,7 @@ class _Run:
         like = self.program.batch
         rows = local_rows(like["tokens"].sharding, like["tokens"].shape)
         batches, boundary = self.job.batches(self.start, rows), self.job.controls.is_boundary
-        return ahead(batches, lambda batch: place(batch, rows, like), boundary)
+        return prefetch(batches, lambda batch: place_batch(batch, rows, like), boundary)
 
     def _boundary(self, step: int) -> None:
         """What is done between updates: probes, decisions, validation, then a checkpoint over it.

@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM, by hand or before a preemption; every process stops together."""
+"""Stop at SIGTERM, sent by hand or before a preemption, at the same step on every process."""
 
 import signal
 import types
@@ -9,38 +9,37 @@ from jax.experimental import multihost_utils
 
 
 class StopRequest:
-    """Says, the same on every process at the same step, whether the run is to save and stop.
+    """Whether the run should save and stop; the same on every process at the same step.
 
-    One process handles SIGTERM itself and stops at its next step. Several leave it to JAX, which
-    hears of a SIGTERM that any one of them gets and names a step, about a second later, that none
-    has passed yet; then `asked` must be called by all of them before every step, without a gap.
-    The two exclude each other, as the later handler replaces the earlier one without a word.
+    One process handles SIGTERM itself and stops at its next step. With several, JAX handles it: it
+    notices a SIGTERM to any of them and chooses a step, about a second later, that none has reached
+    yet. Only one handler can be installed, since the later one replaces the earlier.
 
-    A preemption is noticed where it comes as SIGTERM: GKE does so when it evicts a pod, SLURM with
-    `--signal=TERM@<seconds>`, `gcloud` and systemd when they stop a machine's services. A bare
+    A preemption is noticed if it arrives as SIGTERM: from GKE when it evicts a pod, from SLURM with
+    `--signal=TERM@<seconds>`, from `gcloud` and systemd when they stop a machine's services. A bare
     Cloud TPU VM whose program was started over ssh gets no signal before maintenance; the run then
-    ends as by a kill. Tried with signals to processes on one machine, not with a cloud's notices.
+    ends as if killed. Tested with signals to processes on one machine, not with a cloud's notices.
     """
 
     def __init__(self) -> None:
-        self._signals = 0
-        self._together = jax.distributed.is_initialized()
-        self._before: Any = None
+        self._received = False
+        self._several_processes = jax.distributed.is_initialized()
+        self._previous_handler: Any = None
 
     def __enter__(self) -> "StopRequest":
-        if not self._together:
-            self._before = signal.signal(signal.SIGTERM, self._note)
+        if not self._several_processes:
+            self._previous_handler = signal.signal(signal.SIGTERM, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self._together:
-            signal.signal(signal.SIGTERM, self._before)
+        if not self._several_processes:
+            signal.signal(signal.SIGTERM, self._previous_handler)
 
-    def asked(self, step: int) -> bool:
-        """To be called once before every step, by every process."""
-        if self._together:
+    def received(self, step: int) -> bool:
+        """Return whether to stop now; every process calls it once before every step."""
+        if self._several_processes:
             return bool(multihost_utils.reached_preemption_sync_point(step))
-        return self._signals > 0
+        return self._received
 
-    def _note(self, number: int, frame: types.FrameType | None) -> None:
-        self._signals += 1
+    def _handle(self, number: int, frame: types.FrameType | None) -> None:
+        self._received = True

@@ -1,20 +1,13 @@
-"""How fast: tokens a second, and MFU, the share of the chips' peak that the model's FLOPs make.
+"""Measure a run: tokens per second, MFU, goodput, seconds by phase, and profiler traces.
 
-The convention is one everywhere (DecoderConfig.flops_per_token): 6 · (parameters − input embedding)
-+ 6 · layers · width · length FLOPs a token, causal attention counted half, nothing that is computed
-twice counted twice, over the dense bfloat16 peak.
+MFU (model FLOPs utilisation) is the share of the devices' dense bfloat16 peak that the model's own
+FLOPs make up: 6 · (parameters − input embedding) + 6 · layers · width · length per token, causal
+attention counted half, recomputation not counted (DecoderConfig.flops_per_token).
 
-Goodput: the share of the time that a run held its machines in which it made progress.
-
-The useful time is the ledger's: a checkpoint carries it, so the steps that a kill undid are not in
-it. The time held is kept apart, in a file that no resume cuts back: every start and a sign of life
-now and then, so that what `kill -9` took is counted to within one such interval, or to within the
-compilation, validation or save that it hit. Start-up, compilation, saving, probing and steps done
-again are held and not useful; time between two starts is neither.
-
-Where the time went, by phase, carried over restarts: what "the cost of one" rests on.
-
-Profiler traces on demand: --profile_steps=10:13 traces the steps 10, 11 and 12, no others.
+Goodput is the share of the time that a run held its machines in which it made progress. The useful
+time is that of the ledger, which a checkpoint carries: steps that a kill undid are not in it. The
+time held is kept in a file that a resume does not cut back. Start-up, compilation, saving, probing
+and repeated steps are held time but not useful; the time between two starts is neither.
 """
 
 import contextlib
@@ -34,47 +27,51 @@ from ttoaa.workdir import read_json_lines, write_text
 
 
 def peak_flops() -> float | None:
-    """Of all devices together; None where the device is not known, never a guess."""
-    one = PEAK_FLOPS.get(jax.devices()[0].device_kind)
-    return one and one * jax.device_count()
+    """Return the peak of all devices together; None for a device that is not in the table."""
+    peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
+    return peak and peak * jax.device_count()
 
 
 def mfu(tokens_per_second: float, flops_per_token: float) -> float | None:
-    """Of all devices together; None ("unknown") where the device is not in the table."""
+    """Return the MFU of all devices together; None for a device that is not in the table."""
     peak = peak_flops()
     return peak and tokens_per_second * flops_per_token / peak
 
 
 class Speedometer:
-    """Speed over the time between two reads of the device, which is that of one step."""
+    """Measure speed from one read of a step's results to the next, which takes one step."""
 
     def __init__(self, tokens_per_step: int, flops_per_token: float) -> None:
         self._tokens, self._flops = tokens_per_step, flops_per_token
-        self._before: float | None = None
+        self._last: float | None = None
 
     def lap(self) -> dict[str, float]:
-        """To be called when a step's results were read: {"tokens_per_second", "mfu" if known}."""
-        now, before = time.perf_counter(), self._before
-        self._before = now
-        if before is None:
+        """Return "tokens_per_second", and "mfu" if known; call it when a step's results are read.
+
+        Empty at the first call and after a pause.
+        """
+        now, last = time.perf_counter(), self._last
+        self._last = now
+        if last is None:
             return {}
-        rate = self._tokens / (now - before)
+        rate = self._tokens / (now - last)
         share = mfu(rate, self._flops)
         return {"tokens_per_second": rate, **({} if share is None else {"mfu": share})}
 
     def pause(self) -> None:
-        """What comes until the next lap is not a step's time."""
-        self._before = None
+        """Do not count the time until the next lap."""
+        self._last = None
 
 
-INTERVAL = 30.0
-"""Seconds between two signs of life."""
+HEARTBEAT_SECONDS = 30.0
 
 
 class Attempts:
-    """Appends {"start", "time", "step"} to a file: number of the start, seconds since 1970, step.
+    """Record every start of a run, and heartbeats, as lines {"start", "time", "step"} of a file.
 
-    With None for a path, as on processes other than the primary, nothing is kept.
+    "start" numbers the starts, "time" is in seconds since 1970. So the time that a killed process
+    held is known to within one heartbeat, or to within the compilation, validation or save that the
+    kill interrupted. With None for a path, as on processes other than the primary, nothing is kept.
     """
 
     def __init__(self, path: pathlib.Path | None, step: int, began: float | None = None) -> None:
@@ -83,31 +80,31 @@ class Attempts:
         lines = read_json_lines(path) if path else []
         self._start = 1 + max((line["start"] for line in lines), default=-1)
         if path:
-            # Written anew, lest what follows is appended to a line that a kill cut short.
+            # Rewritten, in case a kill cut the last line short.
             write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
         self._began = time.time() if began is None else began
         self._held = held_seconds(lines)
         if began is not None:
-            self._note(step, began)
+            self._append(step, began)
         self.beat(step)
 
     def beat(self, step: int) -> None:
-        """A sign of life, written down if the last one is long ago."""
+        """Record a heartbeat if the last one is old."""
         self._step = step
-        if time.monotonic() - self._last >= INTERVAL:
+        if time.monotonic() - self._last >= HEARTBEAT_SECONDS:
             self._last = time.monotonic()
-            self._note(step, time.time())
+            self._append(step, time.time())
 
     def end(self) -> None:
-        """The last sign of life, of whoever ends in order."""
-        self._note(self._step, time.time())
+        """Record the end of a process that was not killed."""
+        self._append(self._step, time.time())
 
     def goodput(self, useful: float) -> dict[str, float]:
-        """{"goodput"}, of the seconds of useful steps of the whole run; empty before any time."""
+        """Return {"goodput"} for the seconds of useful steps of the whole run; empty at time 0."""
         held = self._held + max(0.0, time.time() - self._began)
         return {"goodput": min(1.0, useful / held)} if held > 0 else {}
 
-    def _note(self, step: int, seconds: float) -> None:
+    def _append(self, step: int, seconds: float) -> None:
         if self._path:
             with open(self._path, "a", encoding="utf-8") as file:
                 line = {"start": self._start, "time": round(seconds, 3), "step": step}
@@ -115,7 +112,7 @@ class Attempts:
 
 
 def held_seconds(lines: Iterable[Mapping[str, Any]]) -> float:
-    """From each start to its last sign of life; a clock that was set back counts as standing."""
+    """Sum the time from each start to its last heartbeat, ignoring a clock that was set back."""
     first: dict[int, float] = {}
     last: dict[int, float] = {}
     for line in lines:
@@ -126,7 +123,10 @@ def held_seconds(lines: Iterable[Mapping[str, Any]]) -> float:
 
 
 class Ledger:
-    """Seconds by phase. Phases may nest: the inner one's seconds are not counted twice."""
+    """Seconds by phase, over all starts of a run.
+
+    Phases may nest: the seconds of an inner phase do not count for the outer one.
+    """
 
     def __init__(self, seconds: Mapping[str, float] | None = None) -> None:
         self.seconds: dict[str, float] = dict(seconds or {})
@@ -145,29 +145,33 @@ class Ledger:
             self.seconds[name] = self.seconds.get(name, 0.0) + own
 
 
-STEPS = flags.DEFINE_string(
+PROFILE_STEPS = flags.DEFINE_string(
     "profile_steps",
     None,
     "steps to trace into <run>/profile, as first:stop; 10:13 traces steps 10, 11 and 12",
 )
 
 
-def steps_of(text: str | None, total: int) -> range:
-    """The steps that `text` names, of a run of `total`; ValueError where it names none."""
+def parse_profile_steps(text: str | None, total: int) -> range:
+    """Parse the flag for a run of `total` steps; an empty range without it.
+
+    Raises:
+        ValueError: the text is not first:stop, or the run has no such step.
+    """
     if text is None:
         return range(0)
     match = re.fullmatch(r"(\d+):(\d+)", text)
     if not match or not int(match[1]) < int(match[2]):
-        raise ValueError(f"--profile_steps is first:stop, such as 10:13, not {text!r}")
+        raise ValueError(f"--profile_steps must be first:stop, such as 10:13, not {text!r}")
     if int(match[1]) >= total:
-        raise ValueError(f"--profile_steps={text} is behind the last step of a run of {total}")
+        raise ValueError(f"--profile_steps={text} is after the last step of a run of {total}")
     return range(int(match[1]), min(int(match[2]), total))
 
 
 class Profiler:
-    """Traces these steps (step k takes batch k) into `folder`, on the primary process alone.
+    """Trace these steps (step k takes batch k) into `folder`, on the primary process only.
 
-    A run that is continued behind them traces nothing, so that a job may be restarted as it is.
+    A run that resumes after them traces nothing, so that a job can be restarted as it is.
     """
 
     def __init__(self, folder: pathlib.Path, steps: range) -> None:
@@ -175,7 +179,7 @@ class Profiler:
         self._steps = steps if primary() else range(0)
 
     def step(self, step: int, state: Any) -> contextlib.AbstractContextManager[Any]:
-        """To be held around the dispatch of a step; `state` is what the steps before it made.
+        """Return a context for the dispatch of a step; `state` is that before the step.
 
         It waits for the devices only where a trace begins or ends.
         """
@@ -195,7 +199,7 @@ class Profiler:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends a trace that the run ended in; what was dispatched should be done by then."""
+        """End a trace that was still open; dispatched steps should have finished by then."""
         if self._tracing:
             self._stop()
 

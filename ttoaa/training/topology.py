@@ -1,4 +1,4 @@
-"""What the bits of a run depend on beside its data and config: cores, devices, versions."""
+"""Cores, devices and versions: what a run's bits depend on in addition to its data and config."""
 
 import contextlib
 import importlib.metadata
@@ -14,10 +14,10 @@ from ttoaa.model.sharding import Layout
 
 
 def pin_cores(recorded: int | None = None) -> int:
-    """Pins how many cores XLA's CPU backend splits its work over, before the backend starts.
+    """Fix the number of cores that XLA's CPU backend uses, before the backend starts; return it.
 
-    On CPU that number changes the bits. A run that is continued takes the number that it began
-    with; NPROC in the environment overrides.
+    On CPU this number changes the bits, so a resumed run uses the number that it started with
+    (`recorded`). NPROC in the environment overrides both.
     """
     if "NPROC" not in os.environ:
         visible = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
@@ -26,15 +26,15 @@ def pin_cores(recorded: int | None = None) -> int:
 
 
 def split_cpu(batch: int, layout: Layout, recorded: int | None = None) -> None:
-    """Makes a CPU several devices, of a core each, before the backend starts.
+    """Split a CPU into several devices of one core each, before the backend starts.
 
-    A step is faster with its rows over two devices than on one with two threads
-    (tests.performance.devices measures it). As many as cores, but so that each has
-    two rows a pass; or as the layout asks, even beyond the cores. A run that is continued takes the
-    number that it began with. What XLA_FLAGS says, and several processes, are left alone.
+    Two devices are faster than one device with two threads (tests.performance.devices measures
+    it). The number is at most that of the cores, such that each device has two rows per pass; or
+    that of the layout, even beyond the cores. A resumed run uses the number that it started with
+    (`recorded`). Does nothing if XLA_FLAGS sets the number, or with several processes.
     """
-    told = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if told or jax.distributed.is_initialized():
+    by_flag = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if by_flag or jax.distributed.is_initialized():
         return
     least = layout.fsdp * layout.tensor * (layout.data or 1)
     cores = int(os.environ.get("NPROC", 1))
@@ -43,16 +43,19 @@ def split_cpu(batch: int, layout: Layout, recorded: int | None = None) -> None:
         exact = count == least if layout.data else count % least == 0
         return exact and batch % (count // layout.tensor) == 0
 
-    twice = [
+    two_rows_each = [
         n for n in range(least, cores + 1) if fits(n) and batch % (2 * n // layout.tensor) == 0
     ]
-    count = recorded if recorded and fits(recorded) else max(twice, default=least)
-    with contextlib.suppress(RuntimeError):  # the backend runs already, as in a notebook
+    count = recorded if recorded and fits(recorded) else max(two_rows_each, default=least)
+    with contextlib.suppress(RuntimeError):  # the backend has started already, as in a notebook
         jax.config.update("jax_num_cpu_devices", count)
 
 
 def topology() -> dict[str, Any]:
-    """Same values, same bits; another one continues a run only to float tolerance."""
+    """Describe the hardware and JAX version: a run resumed on the same ones has the same bits.
+
+    On others it agrees to float tolerance.
+    """
     return {
         "platform": jax.default_backend(),
         "device_kind": jax.devices()[0].device_kind,
@@ -65,8 +68,8 @@ def topology() -> dict[str, Any]:
 
 
 def provenance() -> dict[str, Any]:
-    """Versions and commit, for the record of a run."""
-    root = _checkout()
+    """Collect package versions, git commit and topology for the record of a run."""
+    root = _find_checkout()
     names = ("ttoaa", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
     return {
         "python": platform.python_version(),
@@ -77,8 +80,8 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def _checkout() -> pathlib.Path | None:
-    """The repository of this package; None where installed, perhaps inside another repository."""
+def _find_checkout() -> pathlib.Path | None:
+    """Return this package's repository; None if installed, maybe inside another repository."""
     root = pathlib.Path(__file__).resolve().parents[2]
     own = (root / "setup.py").exists() and _git(root, "rev-parse", "--show-toplevel") == str(root)
     return root if own else None
