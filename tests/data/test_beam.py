@@ -1,5 +1,6 @@
 """What Beam's workers make is what this process makes, to the byte; one goes on for the other."""
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -19,7 +20,9 @@ from ttoaa.data.corpus import Corpus
 from ttoaa.data.ngram_search import Patterns
 from ttoaa.data.prepare import document_statistics
 from ttoaa.data.prepare.pipeline import Prepare, prepare
+from ttoaa.data.prepare.shard_writer import WriteParts
 from ttoaa.data.prepare.workers import Local
+from ttoaa.data.sources import Mixture, Pool
 from ttoaa.data.sources.files import TextFiles
 from ttoaa.data.vocabulary import TrainBPE
 
@@ -118,9 +121,36 @@ def test_a_worker_that_does_not_see_the_folder_says_so(config, tmp_path, monkeyp
     monkeypatch.setattr(beam.workdir, "write_bytes", lambda path, content: None)
     engine = beam.Pipeline(HERE, tmp_path / "beam")
     with pytest.raises(
-        OSError, match=r"a worker does not see \S+/work\.pickle: all need a file system"
+        OSError, match=r"a worker does not see \S+/work\.json: all workers must share a file system"
     ):
         list(engine(document_statistics.TakeSurvey(config.source), ["anything"]))
+
+
+def test_work_reads_back_from_json_as_it_was(config, tmp_path):
+    groups = tuple(document_statistics.group_units(config.source, tmp_path / "s", 1))
+    cuts = tuple(document_statistics.Cut(k, k, 3, 7) for k in range(2))
+    corpus = prepare(config, tmp_path / "c", progress=False, engine=ALONE)
+    source = Mixture([config.source, Pool([config.source], (0.1,))], [1, 1e-300])
+    task = WriteParts(source, groups, corpus.tokenizer, 0.1, corpus.folder, tmp_path)
+    written = json.dumps(beam.encode([task, cuts, {3: None}, "☃", True]))
+    read, *rest = beam.decode(json.loads(written))
+    assert rest == [cuts, {3: None}, "☃", True]
+    tokenizers = read.tokenizer, corpus.tokenizer
+    assert dataclasses.replace(read, tokenizer=None) == dataclasses.replace(task, tokenizer=None)
+    assert len({(t.path, t.vocab_size, t.eos_id, t.fingerprint) for t in tokenizers}) == 1
+
+
+def test_what_workers_cannot_import_or_read_is_one_clear_error():
+    @dataclasses.dataclass
+    class Local:
+        pass
+
+    with pytest.raises(ValueError, match=r"workers cannot import .*Local: move it to a module"):
+        beam.encode(Local())
+    with pytest.raises(ValueError, match="workers cannot be sent a ndarray: make it a dataclass"):
+        beam.encode([np.zeros(3)])
+    with pytest.raises(ValueError, match=r"os:system is not a dataclass"):
+        beam.decode({"class": "os:system", "fields": {"command": "false"}})
 
 
 @pytest.mark.parametrize("length", [None, 32])

@@ -32,7 +32,7 @@ class Vocabulary(Protocol):
         """Raises ValueError for what `make` or `load` would find wrong, before any text is read."""
         ...
 
-    def make(self, texts: Iterable[str]) -> bytes:
+    def make(self, texts: Iterable[str | TokenIds]) -> bytes:
         """The content of tokenizer.json."""
         ...
 
@@ -65,7 +65,7 @@ class TrainBPE:
     def check(self) -> None:
         pass
 
-    def make(self, texts: Iterable[str]) -> bytes:
+    def make(self, texts: Iterable[str | TokenIds]) -> bytes:
         tokenizer = tokenizers.Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
@@ -110,7 +110,7 @@ class ExistingTokenizer:
         with storage.local(self.path) as path:
             self.load(path)
 
-    def make(self, texts: Iterable[str]) -> bytes:
+    def make(self, texts: Iterable[str | TokenIds]) -> bytes:
         return storage.read_bytes(self.path)
 
     def load(self, path: pathlib.Path) -> Tokenizer:
@@ -139,7 +139,7 @@ class SeqioTokenizer:
     def check(self) -> None:
         self.make(())
 
-    def make(self, texts: Iterable[str]) -> bytes:
+    def make(self, texts: Iterable[str | TokenIds]) -> bytes:
         return vocabulary_file(self._vocabulary(), self.name)
 
     def load(self, path: pathlib.Path) -> Tokenizer:

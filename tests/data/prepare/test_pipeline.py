@@ -104,9 +104,15 @@ def test_preparing_again_does_nothing(config, corpus):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"reserve_fraction": 0.3}, "reserve_fraction is 0.2 there and 0.3 here"),
-        ({"tokenizer": TrainBPE(401, 20)}, "tokenizer.vocab_size is 400 there and 401 here"),
-        ({"tokenizer": ExistingTokenizer("x")}, "'TrainBPE' there and 'ExistingTokenizer' here"),
+        ({"reserve_fraction": 0.3}, "made with reserve_fraction 0.2, now it would be 0.3"),
+        (
+            {"tokenizer": TrainBPE(401, 20)},
+            "made with tokenizer.vocab_size 400, now it would be 401",
+        ),
+        (
+            {"tokenizer": ExistingTokenizer("x")},
+            "made with tokenizer TrainBPE, now it would be ExistingTokenizer",
+        ),
     ],
 )
 def test_another_config_is_refused(config, corpus, changes, message):
@@ -168,6 +174,16 @@ def test_killed_it_goes_on_where_it_stopped(config, corpus, tmp_path, writes):
     assert bits(folder) == bits(corpus.folder)
     for path, stat in finished.items():
         assert (path.stat().st_mtime_ns, path.stat().st_ino) == (stat.st_mtime_ns, stat.st_ino)
+
+
+def test_leftovers_of_an_earlier_format_are_made_again(config, corpus, tmp_path):
+    """Samples were pickles once: nothing reads them, and they go with what is unfinished."""
+    folder = tmp_path / "c"
+    assert run_child(config, folder, writes=2) == -signal.SIGKILL
+    (sample,) = folder.glob("unfinished/sample-*.json")
+    sample.rename(sample.with_suffix(".pickle")).write_bytes(b"cos\nsystem\n(S'false'\ntR.")
+    prepare(config, folder, progress=False)
+    assert bits(folder) == bits(corpus.folder) and not (folder / "unfinished").exists()
 
 
 @pytest.fixture
@@ -302,7 +318,7 @@ def test_text_that_changed_under_an_unfinished_corpus_is_refused(config, tmp_pat
     source = dataclasses.replace(config.source, paths=[str(tmp_path / "text")])
     config = dataclasses.replace(config, source=source)
     assert run_child(config, tmp_path / "c", writes=8) == -signal.SIGKILL
-    with pytest.raises(ValueError, match=r"reserve_fraction is 0\.2 there"):
+    with pytest.raises(ValueError, match=r"made with reserve_fraction 0\.2, now it would be 0\.5"):
         prepare(dataclasses.replace(config, reserve_fraction=0.5), tmp_path / "c", progress=False)
     with open(tmp_path / "text" / "all.txt", "a") as file:
         file.write("more")

@@ -1,10 +1,9 @@
-"""What a source holds, read once by many workers before anything is written.
+"""Statistics of a source's documents, and the sample that a tokenizer is trained on.
 
-Consecutive units form groups, and a worker surveys a group at a time. The survey of a group is a
-file of a few bytes a document; from all of them follow the text's fingerprint, the splits' sizes
-and where the corpus is cut into parts, which any worker can then write without the ones before.
-
-What a tokenizer is trained on: a share of the training documents, drawn by text alone.
+Consecutive units of a source form groups. Workers survey a group at a time, before anything is
+written, into a file of a few bytes per document. From these files follow the fingerprint of the
+text, the sizes of the splits, and where the corpus is cut into parts, so that any worker can write
+any part. The sample is a share of the training documents, drawn by a hash of their text.
 """
 
 import array
@@ -14,7 +13,6 @@ import itertools
 import json
 import os
 import pathlib
-import pickle
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -23,7 +21,7 @@ import numpy as np
 
 from ttoaa import workdir
 from ttoaa.data.corpus import SPLITS
-from ttoaa.data.sources.base import Source, encoded, keyed_fraction
+from ttoaa.data.sources.base import Source, encode_document, keyed_fraction
 from ttoaa.data.tokenizer import TokenIds
 
 GROUP_BYTES = 64_000_000
@@ -32,24 +30,24 @@ GROUP_BYTES = 64_000_000
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Consecutive units, and where their survey is kept."""
+    """Consecutive units of a source."""
 
     units: tuple[str, ...]
     path: pathlib.Path
-    """Its name is a digest of all that decides its content, so one that is there is right."""
+    """Of their survey, named by a hash of what decides its content: a file there is right."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """The survey of a group of u units with n documents."""
+    """The survey of one group, with u units and n documents."""
 
     digest_ux32: np.ndarray
-    """uint8: sha256 over a unit's documents, the length of each before it (8 bytes)."""
+    """uint8: sha256 of a unit's documents, each preceded by its length in 8 bytes."""
     documents_u: np.ndarray
     most_tokens_u: np.ndarray
-    """A token of byte-level BPE spans a byte at least; EOS is not counted."""
+    """Upper bounds without EOS: a token of byte-level BPE spans at least one byte."""
     fraction_n: np.ndarray
-    """float64: where in [0, 1) a document's text falls; below the reserve's share: reserve."""
+    """float64 in [0, 1), from the text; a document below Prepare.reserve_fraction is reserve."""
     characters_n: np.ndarray
 
     @classmethod
@@ -60,10 +58,10 @@ class Counts:
 
 @dataclasses.dataclass(frozen=True)
 class Survey:
-    """What all groups hold together."""
+    """The survey of a whole source."""
 
     sha256: str
-    """Over the digests of the units, in order."""
+    """Of the digests of its units, in order."""
     most_tokens: int
     documents: dict[str, int]
     characters: dict[str, int]
@@ -71,7 +69,7 @@ class Survey:
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """Where part `number` begins: document `start` of a group; it may end in a later one."""
+    """The documents of part `number`: from document `start` of a group on, perhaps into others."""
 
     number: int
     group: int
@@ -79,38 +77,38 @@ class Cut:
     documents: int
 
 
-def group(source: Source, folder: pathlib.Path, size: int) -> list[Group]:
-    """All units in order, files together up to `size` bytes; units that are no files stay alone.
+def group_units(source: Source, folder: pathlib.Path, size: int) -> list[Group]:
+    """Group all units in order, files up to `size` bytes together, other units one by one.
 
-    The surveys are in `folder`; those of unchanged files may be there already.
+    Surveys are kept in `folder`, where those of unchanged files may exist from an earlier call.
     """
-    nonce = secrets.token_hex(8)  # what is no file may change unseen: its survey is of this call
+    nonce = secrets.token_hex(8)  # other units may change unnoticed: survey them again
     kind = [type(source).__name__, dataclasses.asdict(source)]  # type: ignore[call-overload]
     groups: list[Group] = []
     units: list[tuple[str, Any]] = []
     total = 0
 
-    def close() -> None:
+    def close_group() -> None:
         nonlocal total
-        told = json.dumps([kind, units], default=str)
-        name = hashlib.blake2b(told.encode(), digest_size=16).hexdigest()
+        content = json.dumps([kind, units], default=str)
+        name = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
         groups.append(Group(tuple(unit for unit, _ in units), folder / f"survey-{name}.npz"))
         units.clear()
         total = 0
 
     for unit in source.units():
-        version = _version(unit)
+        version = _file_version(unit)
         units.append((unit, version or nonce))
         total += version[0] if version else size
         if total >= size:
-            close()
+            close_group()
     if units:
-        close()
+        close_group()
     return groups
 
 
-def _version(unit: str) -> tuple[int, int] | None:
-    """Bytes and time of change of a unit that is the path of a file."""
+def _file_version(unit: str) -> tuple[int, int] | None:
+    """Return the size and modification time of a unit that is the path of a file."""
     if os.sep not in unit or not os.path.isfile(unit):
         return None
     stat = os.stat(unit)
@@ -119,17 +117,17 @@ def _version(unit: str) -> tuple[int, int] | None:
 
 @dataclasses.dataclass(frozen=True)
 class TakeSurvey:
-    """The task: surveys a group, yields 1 for each document."""
+    """The task: write the survey of a group; yields 1 for each document."""
 
     source: Source
 
     def __call__(self, group: Group) -> Iterator[int]:
         digests, documents_u, most_tokens_u = bytearray(), [], []
-        fraction_n, characters_n = array.array("d"), array.array("q")  # a unit may be a mixture
+        fraction_n, characters_n = array.array("d"), array.array("q")  # compact: may be of millions
         for unit in group.units:
             digest, before, size = hashlib.sha256(), len(characters_n), 0
             for name, text in self.source.documents(unit):
-                content = encoded(name, text)
+                content = encode_document(name, text)
                 digest.update(len(content).to_bytes(8, "little") + content)
                 size += len(text if isinstance(text, TokenIds) else content)
                 fraction_n.append(keyed_fraction("reserve", text))
@@ -149,8 +147,8 @@ class TakeSurvey:
             np.savez(file, **vars(counts))
 
 
-def merge(groups: Sequence[Group], reserve_fraction: float) -> Survey:
-    """The survey of all groups, from their files."""
+def merge_surveys(groups: Sequence[Group], reserve_fraction: float) -> Survey:
+    """Read and merge the surveys of all groups."""
     digest, size = hashlib.sha256(), 0
     documents, characters = np.zeros(2, np.int64), np.zeros(2, np.int64)
     for each in groups:
@@ -169,8 +167,8 @@ def merge(groups: Sequence[Group], reserve_fraction: float) -> Survey:
     )
 
 
-def cut(groups: Sequence[Group], characters: int) -> list[Cut]:
-    """Consecutive documents, in parts that end once they have that many characters."""
+def cut_parts(groups: Sequence[Group], characters: int) -> list[Cut]:
+    """Cut the documents into parts that end once they have that many characters."""
     sizes_by_group = (Counts.load(each.path).characters_n for each in groups)
     return list(_cut(sizes_by_group, characters))
 
@@ -184,7 +182,7 @@ def _cut(sizes_by_group: Iterable[np.ndarray], characters: int) -> Iterator[Cut]
             begun = begun or (index, start)
             base = int(end_n[start - 1]) if start else 0
             last = int(np.searchsorted(end_n, base + characters - carried))
-            if last == len(sizes_n):  # it goes on in the next group
+            if last == len(sizes_n):  # the part continues in the next group
                 carried += int(end_n[-1]) - base
                 before += last - start
                 break
@@ -195,13 +193,12 @@ def _cut(sizes_by_group: Iterable[np.ndarray], characters: int) -> Iterator[Cut]
         yield Cut(number, *begun, before)
 
 
-def read(
+def read_documents(
     source: Source, groups: Sequence[Group], index: int, start: int
 ) -> Iterator[tuple[str, str, float]]:
-    """(name, text, fraction) of the documents from number `start` of group `index` on.
+    """Yield (name, text, fraction) of the documents from number `start` of group `index` on.
 
-    Raises ValueError where a unit is not what was surveyed; documents added to its end are not
-    read.
+    Documents added to a unit since the survey are not read; ValueError for any other change.
     """
     for each in groups[index:]:
         counts = Counts.load(each.path)
@@ -214,14 +211,14 @@ def read(
             for fraction in map(float, counts.fraction_n[begin:end]):
                 name, text = next(found, (unit, ""))
                 if keyed_fraction("reserve", text) != fraction:
-                    raise ValueError(f"{name} changed since it was surveyed: start anew")
+                    raise ValueError(f"{name} changed since it was surveyed: start again")
                 yield name, text, fraction
         start = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class TakeSample:
-    """The task: leaves a group's share of the sample in a file; yields characters read."""
+    """The task: write a group's share of the sample; yields the characters read."""
 
     source: Source
     groups: tuple[Group, ...]
@@ -230,19 +227,23 @@ class TakeSample:
     folder: pathlib.Path
 
     def __call__(self, index: int) -> Iterator[int]:
-        documents = read(self.source, self.groups, index, 0)
+        documents = read_documents(self.source, self.groups, index, 0)
         number = Counts.load(self.groups[index].path).documents_u.sum()
-        taken = []
+        sample: list[Any] = []
         for _, text, fraction in itertools.islice(documents, int(number)):
             train = fraction >= self.reserve_fraction
             if train and keyed_fraction("tokenizer", text) < self.share:
-                taken.append(text)
+                is_ids = isinstance(text, TokenIds)
+                sample.append([text.vocabulary, text.ids.tolist()] if is_ids else text)
             yield len(text)
-        workdir.write_bytes(self._path(index), pickle.dumps(taken))  # may hold TokenIds
+        workdir.write_text(self._path(index), json.dumps(sample, ensure_ascii=False))
 
-    def texts(self, index: int) -> list[str]:
-        """What a group has of the sample, once it was read."""
-        return pickle.loads(self._path(index).read_bytes())
+    def texts(self, index: int) -> list[str | TokenIds]:
+        """Return a group's share of the sample, after this task has run on it."""
+        return [
+            each if isinstance(each, str) else TokenIds(np.array(each[1], np.int32), each[0])
+            for each in workdir.read_json(self._path(index))
+        ]
 
     def _path(self, index: int) -> pathlib.Path:
-        return self.folder / f"sample-{index:05d}.pickle"
+        return self.folder / f"sample-{index:05d}.json"

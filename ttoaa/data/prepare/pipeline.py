@@ -1,4 +1,4 @@
-"""Text to a corpus: survey the source, make the tokenizer, write the shards, then the manifest."""
+"""Prepare a corpus: survey the source, make the tokenizer, write the shards, then the manifest."""
 
 import dataclasses
 import itertools
@@ -17,11 +17,12 @@ from ttoaa import workdir
 from ttoaa.data.corpus import ANOTHER_FOLDER, MANIFEST, TOKENIZER, Corpus, Manifest
 from ttoaa.data.olmo_corpus import OlmoCorpus
 from ttoaa.data.prepare import document_statistics, shard_writer
+from ttoaa.data.prepare.document_statistics import Group, Survey, TakeSample, TakeSurvey
 from ttoaa.data.prepare.workers import Engine, Local, Task
 from ttoaa.data.sources.base import Source
 from ttoaa.data.sources.embedded import EmbeddedPython
 from ttoaa.data.sources.seqio_task import SeqioTask
-from ttoaa.data.tokenizer import Tokenizer
+from ttoaa.data.tokenizer import TokenIds, Tokenizer
 from ttoaa.data.vocabulary import NO_BPE, TrainBPE, Vocabulary
 from ttoaa.identity import check
 from ttoaa.locks import exclusive
@@ -34,14 +35,14 @@ _STATE = f"{UNFINISHED}/state.json"
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Prepare:
-    """What the corpus of a study is. Every field is part of the corpus' identity."""
+    """The corpus of a study; every field is part of the corpus' identity."""
 
     source: Source = dataclasses.field(default_factory=EmbeddedPython)
     tokenizer: Vocabulary = dataclasses.field(default_factory=TrainBPE)
     reserve_fraction: float = 0.1
     """The share of documents that no epoch trains on."""
     shard_characters: int = 32_000_000
-    """Text per shard, and so what a killed preparation does again at most."""
+    """Text per shard, and so the most that a killed preparation repeats."""
 
     def __post_init__(self) -> None:
         if not 0 < self.reserve_fraction < 1:
@@ -55,14 +56,14 @@ class Prepare:
             raise ValueError(f"Prepare: {NO_BPE}")
 
     def identity(self) -> dict[str, Any]:
-        """Dotted field names to values, and the kinds of source and tokenizer."""
+        """Return dotted field names and their values, as JSON; part of the corpus' bytes."""
         fields: dict[str, Any] = {}
         for name in ("source", "tokenizer"):
             part: Any = getattr(self, name)
             fields[name] = type(part).__name__
             fields |= {f"{name}.{k}": v for k, v in dataclasses.asdict(part).items()}
         fields |= {name: getattr(self, name) for name in ("reserve_fraction", "shard_characters")}
-        return json.loads(json.dumps(fields, default=str))  # as it reads back
+        return json.loads(json.dumps(fields, default=str))
 
 
 def prepare(
@@ -71,24 +72,25 @@ def prepare(
     progress: bool = True,
     engine: Engine | None = None,
 ) -> Corpus:
-    """Makes the corpus in `folder`, goes on where a killed call stopped, or finds it made.
+    """Prepare the corpus in `folder`, resume a killed preparation, or open a finished one.
 
-    The bytes are the same whatever engine runs it (by default this machine's processes), and one
-    goes on where another was stopped.
+    The bytes do not depend on the engine (by default, processes of this machine), and each engine
+    resumes what another left unfinished.
 
-    Raises ValueError, naming what differs, where the folder has a corpus of another config or the
-    source's text changed under an unfinished one, and where another process prepares it; OSError
-    where the disk has too little room.
+    Raises:
+        ValueError: the folder has a corpus of another config, the source's text changed since an
+            unfinished preparation began, or another process prepares the folder.
+        OSError: the disk has too little room.
     """
-    if isinstance(config, OlmoCorpus):  # its tokens stay where they are
+    if isinstance(config, OlmoCorpus):
         return config.make(folder)
     folder = pathlib.Path(folder)
     existed = (folder / MANIFEST).exists()
     if not existed:
         config.tokenizer.check()
         with exclusive(folder, "prepare", "prepared") as is_ours:
-            if not (folder / MANIFEST).exists():  # who was waited for may have made it
-                _make(_Work(config, folder, engine or Local(), progress))
+            if not (folder / MANIFEST).exists():  # a process waited for may have finished it
+                _make(_Job(config, folder, engine or Local(), progress))
             if not is_ours():
                 raise ValueError(f"{folder} was taken over by another process: start again")
     corpus = Corpus.open(folder, verify=existed)
@@ -98,13 +100,13 @@ def prepare(
 
 
 def is_begun(folder: pathlib.Path) -> bool:
-    """Whether the corpus of some config is there, made or half made."""
+    """Return whether the folder has a corpus, finished or not."""
     return any((folder / name).exists() for name in (MANIFEST, _STATE))
 
 
 @dataclasses.dataclass(frozen=True)
-class _Work:
-    """What is prepared, where, and by what."""
+class _Job:
+    """One preparation: what, where and with which engine."""
 
     config: Prepare
     folder: pathlib.Path
@@ -123,30 +125,31 @@ class _Work:
         return tqdm(desc=what, total=total, unit=unit, unit_scale=True, disable=not self.progress)
 
 
-def _make(work: _Work) -> None:
-    if (work.folder / _STATE).exists():
-        begun = workdir.read_json(work.folder / _STATE)
-        check(work.folder, begun["config"], work.config.identity(), ANOTHER_FOLDER)
+def _make(job: _Job) -> None:
+    """Run all stages that an earlier call did not finish."""
+    if (job.folder / _STATE).exists():
+        begun = workdir.read_json(job.folder / _STATE)
+        check(job.folder, begun["config"], job.config.identity(), ANOTHER_FOLDER)
     started = time.monotonic()
-    groups, surveyed = _survey(work)
+    groups, surveyed = _survey(job)
     seconds = {"survey": time.monotonic() - started}
-    _check_room(work, surveyed)
-    tokenizer, seconds = _begin(work, groups, surveyed, seconds)
-    written = _write_parts(work, groups, surveyed, tokenizer)
-    _finish(work, tokenizer, surveyed, written, seconds)
+    _check_room(job, surveyed)
+    tokenizer, seconds = _make_tokenizer(job, groups, surveyed, seconds)
+    written = _write_parts(job, groups, surveyed, tokenizer)
+    _write_manifest(job, tokenizer, surveyed, written, seconds)
 
 
 def _survey(
-    work: _Work,
-) -> tuple[tuple[document_statistics.Group, ...], document_statistics.Survey]:
-    source = work.config.source
+    job: _Job,
+) -> tuple[tuple[Group, ...], Survey]:
+    source = job.config.source
     groups = tuple(
-        document_statistics.group(source, work.unfinished, document_statistics.GROUP_BYTES)
+        document_statistics.group_units(source, job.unfinished, document_statistics.GROUP_BYTES)
     )
     missing = [group for group in groups if not group.path.exists()]
-    with work.bar("reading", None, " documents") as bar:
-        work.run(document_statistics.TakeSurvey(source), missing, bar)
-    surveyed = document_statistics.merge(groups, work.config.reserve_fraction)
+    with job.bar("reading", None, " documents") as bar:
+        job.run(TakeSurvey(source), missing, bar)
+    surveyed = document_statistics.merge_surveys(groups, job.config.reserve_fraction)
     if not all(surveyed.documents.values()):
         raise ValueError(
             f"{source.description}: of {sum(surveyed.documents.values())} documents "
@@ -156,53 +159,51 @@ def _survey(
     return groups, surveyed
 
 
-def _check_room(work: _Work, surveyed: document_statistics.Survey) -> None:
-    finished = shard_writer.finished_parts(work.unfinished).values()
+def _check_room(job: _Job, surveyed: Survey) -> None:
+    finished = shard_writer.finished_parts(job.unfinished).values()
     done = sum(shard.tokens for part in finished for shard in part.shards)
     tokens = surveyed.most_tokens + sum(surveyed.documents.values()) - done
     needed = _BYTES_PER_TOKEN * tokens
-    workdir.check_room(work.folder, needed, "the corpus", "free some, or use another --workdir")
+    workdir.check_room(job.folder, needed, "the corpus", "free some, or use another --workdir")
 
 
-def _begin(
-    work: _Work,
-    groups: tuple[document_statistics.Group, ...],
-    surveyed: document_statistics.Survey,
+def _make_tokenizer(
+    job: _Job,
+    groups: tuple[Group, ...],
+    surveyed: Survey,
     seconds: dict[str, float],
 ) -> tuple[Tokenizer, dict[str, float]]:
-    """The tokenizer, and the seconds spent before the first part; made once, then kept."""
-    vocabulary, source = work.config.tokenizer, work.config.source
-    path, state = work.folder / TOKENIZER, work.folder / _STATE
+    """Make or load the tokenizer; returns it with the seconds spent before the first part."""
+    vocabulary, source = job.config.tokenizer, job.config.source
+    path, state = job.folder / TOKENIZER, job.folder / _STATE
     if not state.exists():
         started = time.monotonic()
-        workdir.write_bytes(path, vocabulary.make(_sample(work, groups, surveyed)))
+        workdir.write_bytes(path, vocabulary.make(_sample(job, groups, surveyed)))
         seconds = {**seconds, "tokenizer": time.monotonic() - started}
-        begun = {"config": work.config.identity(), "text": surveyed.sha256, "seconds": seconds}
+        begun = {"config": job.config.identity(), "text": surveyed.sha256, "seconds": seconds}
         workdir.write_json(state, begun)
     begun = workdir.read_json(state)
     if begun["text"] != surveyed.sha256:
         raise ValueError(
-            f"{source.description} changed since {work.folder} was begun: "
-            f"remove that folder to start anew"
+            f"{source.description} changed since {job.folder} was begun: "
+            f"remove that folder and start again"
         )
     return vocabulary.load(path), begun["seconds"]
 
 
-def _sample(
-    work: _Work, groups: tuple[document_statistics.Group, ...], surveyed: document_statistics.Survey
-) -> Iterator[str]:
-    """The text to train a tokenizer on; what needs none costs nothing."""
-    config = work.config
+def _sample(job: _Job, groups: tuple[Group, ...], surveyed: Survey) -> Iterator[str | TokenIds]:
+    """Draw the texts to train a tokenizer on; none, at no cost, if it needs none."""
+    config = job.config
     wanted, there = config.tokenizer.training_characters, surveyed.characters["train"]
     reserve, share = config.reserve_fraction, wanted / there
-    task = document_statistics.TakeSample(config.source, groups, reserve, share, work.unfinished)
+    task = TakeSample(config.source, groups, reserve, share, job.unfinished)
     indices = range(len(groups) if wanted else 0)
     if indices:
-        with work.bar("sampling for the tokenizer", sum(surveyed.characters.values())) as bar:
-            work.run(task, indices, bar)
+        with job.bar("sampling for the tokenizer", sum(surveyed.characters.values())) as bar:
+            job.run(task, indices, bar)
 
-    def texts() -> Iterator[str]:
-        with work.bar("training the tokenizer", min(wanted, there)) as bar:
+    def texts() -> Iterator[str | TokenIds]:
+        with job.bar("training the tokenizer", min(wanted, there)) as bar:
             for text in itertools.chain.from_iterable(map(task.texts, indices)):
                 bar.update(len(text))
                 yield text
@@ -211,29 +212,29 @@ def _sample(
 
 
 def _write_parts(
-    work: _Work,
-    groups: tuple[document_statistics.Group, ...],
-    surveyed: document_statistics.Survey,
+    job: _Job,
+    groups: tuple[Group, ...],
+    surveyed: Survey,
     tokenizer: Tokenizer,
 ) -> list[shard_writer.Part]:
-    config = work.config
-    cuts = document_statistics.cut(groups, config.shard_characters)
-    finished = shard_writer.finished_parts(work.unfinished)
+    config = job.config
+    cuts = document_statistics.cut_parts(groups, config.shard_characters)
+    finished = shard_writer.finished_parts(job.unfinished)
     task = shard_writer.WriteParts(
-        config.source, groups, tokenizer, config.reserve_fraction, work.folder, work.unfinished
+        config.source, groups, tokenizer, config.reserve_fraction, job.folder, job.unfinished
     )
     todo = itertools.groupby((c for c in cuts if c.number not in finished), lambda c: c.group)
-    with work.bar("tokenizing", sum(surveyed.characters.values())) as bar:
+    with job.bar("tokenizing", sum(surveyed.characters.values())) as bar:
         bar.update(sum(part.characters for part in finished.values()))
-        work.run(task, [tuple(same) for _, same in todo], bar)
-    finished = shard_writer.finished_parts(work.unfinished)
+        job.run(task, [tuple(same) for _, same in todo], bar)
+    finished = shard_writer.finished_parts(job.unfinished)
     return [finished[cut.number] for cut in cuts]
 
 
-def _finish(
-    work: _Work,
+def _write_manifest(
+    job: _Job,
     tokenizer: Tokenizer,
-    surveyed: document_statistics.Survey,
+    surveyed: Survey,
     written: list[shard_writer.Part],
     seconds: dict[str, float],
 ) -> None:
@@ -246,16 +247,16 @@ def _finish(
         eos_id=tokenizer.eos_id,
         reserved_ids=(tokenizer.reserved_ids.start, tokenizer.reserved_ids.stop),
         documents=surveyed.documents,
-        source=work.config.source.description,
+        source=job.config.source.description,
         text=surveyed.sha256,
-        config=work.config.identity(),
+        config=job.config.identity(),
         shards=shards,
     )
     ledger = {
         "seconds": {**seconds, "tokenize": sum(part.seconds for part in written)},
         "tokens": sum(shard.tokens for shard in shards),
     }
-    for leftover in work.folder.glob("*.tmp-*"):
+    for leftover in job.folder.glob("*.tmp-*"):
         leftover.unlink()
-    workdir.write_json(work.folder / "ledger.json", ledger)
-    workdir.write_bytes(work.folder / MANIFEST, manifest.to_bytes())
+    workdir.write_json(job.folder / "ledger.json", ledger)
+    workdir.write_bytes(job.folder / MANIFEST, manifest.to_bytes())

@@ -1,4 +1,4 @@
-"""Documents to token shards, part by part; a finished part is never done again."""
+"""Write documents as token shards, part by part; a finished part is never written again."""
 
 import dataclasses
 import hashlib
@@ -13,7 +13,7 @@ import numpy as np
 
 from ttoaa import workdir
 from ttoaa.data.corpus import SPLITS, Shard, Split
-from ttoaa.data.prepare.document_statistics import Cut, Group, read
+from ttoaa.data.prepare.document_statistics import Cut, Group, read_documents
 from ttoaa.data.sources.base import Source
 from ttoaa.data.tokenizer import Tokenizer
 
@@ -22,7 +22,7 @@ _BATCH_CHARACTERS = 1_000_000
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A run of documents, as its shards (one a split; none for a split without documents)."""
+    """The shards of consecutive documents: one for each split that occurs among them."""
 
     characters: int
     seconds: float
@@ -42,7 +42,7 @@ class _Document(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class WriteParts:
-    """The task: writes parts that begin in the same group, reading it once; yields characters."""
+    """The task: write the parts that begin in a group, reading it once; yields characters."""
 
     source: Source
     groups: tuple[Group, ...]
@@ -55,11 +55,11 @@ class WriteParts:
         index, start = cuts[0].group, cuts[0].start
         documents = (
             _Document(name, text, "reserve" if fraction < self.reserve_fraction else "train")
-            for name, text, fraction in read(self.source, self.groups, index, start)
+            for name, text, fraction in read_documents(self.source, self.groups, index, start)
         )
         for cut in cuts:
             finished = cut.start - start
-            next(itertools.islice(documents, finished, finished), None)  # reads past them
+            next(itertools.islice(documents, finished, finished), None)  # skip finished parts
             yield from self._write(cut.number, itertools.islice(documents, cut.documents))
             start = cut.start + cut.documents
 
@@ -70,7 +70,7 @@ class WriteParts:
         for batch in _batches(documents):
             texts = [document.text for document in batch]
             for document, ids in zip(batch, self.tokenizer.encode_batch(texts), strict=True):
-                _check(document.name, ids, self.tokenizer)
+                _check_ids(document.name, ids, self.tokenizer)
                 tokens[document.split].append(np.append(ids, self.tokenizer.eos_id))
             size = sum(map(len, texts))
             characters += size
@@ -87,6 +87,7 @@ class WriteParts:
 
 
 def finished_parts(records: pathlib.Path) -> dict[int, Part]:
+    """Load the records of all finished parts, by number."""
     paths = records.glob("part-*.json")
     return {int(path.stem.removeprefix("part-")): Part.load(path) for path in paths}
 
@@ -108,11 +109,11 @@ def _batches(documents: Iterable[_Document]) -> Iterator[list[_Document]]:
         yield batch
 
 
-def _check(name: str, ids: np.ndarray, tokenizer: Tokenizer) -> None:
+def _check_ids(name: str, ids: np.ndarray, tokenizer: Tokenizer) -> None:
     if (ids >= tokenizer.reserved_ids.start).any() or (ids == tokenizer.eos_id).any():
         raise ValueError(
             f"{name} has text that {tokenizer.path} encodes as EOS or as a reserved id: "
-            f"mark that token as special in the tokenizer, or take the text out"
+            f"mark that token as special in the tokenizer, or remove the text"
         )
 
 

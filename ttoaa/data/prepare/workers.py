@@ -1,7 +1,7 @@
-"""Where the pieces of large work run: in this process, in several here, or as a pipeline of Beam.
+"""Engines that run the pieces of a large task: in this process, in several, or (data/beam) in Beam.
 
-A task does one piece at a call and leaves its result in a file, so every engine leaves the same
-files, and one goes on where another was stopped.
+A call of a task does one piece and writes its result to a file. So all engines write the same
+files, and each resumes what another left unfinished.
 """
 
 import contextlib
@@ -16,27 +16,29 @@ from concurrent import futures
 from typing import Any, Protocol
 
 Task = Callable[[Any], Iterator[int]]
-"""Picklable; does the piece of work that its argument names, yields how much of it is done."""
+"""Does the piece of work that its argument names, and yields the amounts done, for a bar.
 
-_EVERY = 0.2  # seconds between two reports of a worker
+Task and piece must be picklable, and for Beam made of what `data.beam.encode` takes."""
+
+_REPORT_SECONDS = 0.2  # between two reports of a worker
 
 
 class Engine(Protocol):
     def __call__(self, task: Task, pieces: Sequence[Any]) -> Iterator[int]:
-        """Runs the task on all pieces, in any order and place; yields how much is done, for a bar.
+        """Run the task on all pieces, in any order; yields the amounts done.
 
-        Raises ValueError, one line, for a piece that is at fault itself; OSError where something
-        around it failed, so that the same call may succeed later.
+        Raises ValueError, one line, for a fault of a piece itself; OSError where something around
+        it failed, so that the same call may succeed later.
         """
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Local:
-    """Processes of this machine: one for every core, unless told otherwise; one runs right here.
+    """Processes of this machine, by default one per core; a single one is this process.
 
-    Workers are started anew, not forked, and so import the main module: a script that prepares
-    several large files must do so under `if __name__ == "__main__":`.
+    Workers are spawned, not forked, and so import the main module: a script that prepares several
+    large files must do so under `if __name__ == "__main__":`.
     """
 
     processes: int | None = None
@@ -53,16 +55,16 @@ class Local:
 def _in_processes(task: Task, pieces: Sequence[Any], processes: int) -> Iterator[int]:
     context = multiprocessing.get_context("spawn")
     done, stop = context.SimpleQueue(), context.Event()
-    pool = futures.ProcessPoolExecutor(processes, context, _begin, (task, done, stop))
+    pool = futures.ProcessPoolExecutor(processes, context, _start_worker, (task, done, stop))
     try:
-        waiting = {pool.submit(_work, piece) for piece in pieces}
+        waiting = {pool.submit(_run_piece, piece) for piece in pieces}
         while waiting:
-            ended, waiting = futures.wait(waiting, _EVERY, futures.FIRST_COMPLETED)
+            ended, waiting = futures.wait(waiting, _REPORT_SECONDS, futures.FIRST_COMPLETED)
             for future in ended:
                 future.result()
             while not done.empty():
                 yield done.get()
-            # CPython's pool does not watch the worker that it started last.
+            # CPython's pool does not notice the death of the worker that it started last.
             if any(worker.exitcode for worker in [*(pool._processes or {}).values()]):
                 raise futures.process.BrokenProcessPool
     except futures.process.BrokenProcessPool as error:
@@ -77,26 +79,26 @@ _done: Any
 _stop: Any
 
 
-def _begin(task: Task, done: Any, stop: Any) -> None:
+def _start_worker(task: Task, done: Any, stop: Any) -> None:
     global _task, _done, _stop
     _task, _done, _stop = task, done, stop
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 
 def _die_with_parent() -> None:
-    """Else a worker whose parent was killed would write on beside whoever comes next."""
+    """End this worker when its parent is killed, so that it does not write next to a new one."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     multiprocessing.connection.wait([parent.sentinel])
     os._exit(1)
 
 
-def _work(piece: Any) -> None:
+def _run_piece(piece: Any) -> None:
     amount, reported = 0, time.monotonic()
     with contextlib.closing(_task(piece)) as steps:  # type: ignore[type-var]
         for step in steps:
             amount += step
-            if time.monotonic() - reported > _EVERY:
+            if time.monotonic() - reported > _REPORT_SECONDS:
                 _done.put(amount)
                 amount, reported = 0, time.monotonic()
             if _stop.is_set():

@@ -50,7 +50,7 @@ def all_documents(source: Source) -> Iterator[tuple[str, str]]:
         yield from source.documents(unit)
 
 
-def encoded(name: str, text: str | TokenIds) -> bytes:
+def encode_document(name: str, text: str | TokenIds) -> bytes:
     """The document's bytes; ValueError, naming it, for half a surrogate pair (JSON may)."""
     try:
         return text.encode()

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 import gin
 
-from ttoaa.data.sources.base import Source, all_documents, encoded, keyed_fraction
+from ttoaa.data.sources.base import Source, all_documents, encode_document, keyed_fraction
 
 
 @gin.configurable
@@ -142,6 +142,6 @@ class Pool:
         number, inner = unit.split(":", 1)
         rate = self.rates[int(number)]
         for name, text in self.sources[int(number)].documents(inner):
-            encoded(name, text)  # what the hash could not take is told by name
+            encode_document(name, text)  # what the hash could not take is told by name
             for _ in range(int(rate) + (keyed_fraction("pool", text) < rate % 1)):
                 yield name, text
