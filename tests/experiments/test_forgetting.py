@@ -177,7 +177,7 @@ def test_bad_config_is_one_clear_line(changes, message):
 @pytest.mark.parametrize(
     ("changes", "steps", "message"),
     [
-        ({"at": (0.3, 0.301)}, 100, r"fc: at .* the steps \[30, 30\]"),
+        ({"at": (0.3, 0.301)}, 100, r"fc: at=.* the steps \[30, 30\]"),
         ({"at": (0.3, 0.999)}, 100, "different and before the end"),
         ({"at": (0.3, 0.95)}, 100, r"fc: .*lag-8 is never measured: .* 5 steps before the end"),
     ],

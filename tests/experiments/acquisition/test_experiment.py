@@ -305,5 +305,5 @@ def test_bad_settings_are_named(changes, told):
 
 def test_a_text_longer_than_a_row_is_named(make_world):
     experiment = acquisition()
-    with pytest.raises(ValueError, match=r"ka: a text of \d+ tokens, .* row of 16: take shorter"):
+    with pytest.raises(ValueError, match=r"ka: a text has \d+ tokens, .* row of 16: take shorter"):
         list(experiment.intervene(make_world(experiment, length=16)))

@@ -47,16 +47,16 @@ def test_what_is_wrong_is_named(files, tmp_path):
     def made(*paths, **changes):
         return FictionalTexts(*paths, **changes).entities(1, keyed_rng(0))
 
-    with pytest.raises(ValueError, match="no list with the entries"):
+    with pytest.raises(ValueError, match="not a list with the entries"):
         made(files[0], entries=(4,))
-    with pytest.raises(ValueError, match="1 entries, 2 are asked for"):
+    with pytest.raises(ValueError, match=r"2 entities are needed, but .* has 1"):
         FictionalTexts(files[0], entries=(1,)).entities(2, keyed_rng(0))
-    with pytest.raises(ValueError, match="as many lines for each of 3 entries, not 2"):
+    with pytest.raises(ValueError, match="equally many lines for each of 3 entries, not 2"):
         made(*files, entries=(3, 1, 0))
-    with pytest.raises(ValueError, match="lacks probes of the kind 'mem'"):
+    with pytest.raises(ValueError, match="has no probes of the kind 'mem'"):
         made(files[0], entries=(1,), probes="mem")
     with pytest.raises(ValueError, match="there is no file"):
         made(str(tmp_path / "no.json"))
     (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(ValueError, match="is no JSON"):
+    with pytest.raises(ValueError, match="is not JSON"):
         made(str(tmp_path / "bad.json"))

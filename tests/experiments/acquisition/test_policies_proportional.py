@@ -130,7 +130,7 @@ def test_deciding_changes_nothing_that_was_given():
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"integral": -1}, "gains of 0 or more"),
+        ({"integral": -1}, "gains >= 0"),
         ({"smoothing": 1.0}, "smoothing"),
         ({"least": 0}, "0 < least"),
         ({"most": 0}, "most >= 1"),

@@ -1,5 +1,25 @@
-"""Knowledge acquisition (paper, E.1): importing this package registers the experiment with gin."""
+"""Knowledge acquisition (paper, E.1): importing this package registers its classes with gin."""
 
 from ttoaa.experiments.acquisition.experiment import Acquisition
+from ttoaa.experiments.acquisition.fictional_texts import FictionalTexts
+from ttoaa.experiments.acquisition.generated_facts import GeneratedKnowledge
+from ttoaa.experiments.acquisition.policies import (
+    Criterion,
+    Doubling,
+    FixedRate,
+    Proportional,
+    UntilAcquired,
+)
+from ttoaa.experiments.acquisition.policy import Target
 
-__all__ = ["Acquisition"]
+__all__ = [
+    "Acquisition",
+    "Criterion",
+    "Doubling",
+    "FictionalTexts",
+    "FixedRate",
+    "GeneratedKnowledge",
+    "Proportional",
+    "Target",
+    "UntilAcquired",
+]

@@ -1,4 +1,4 @@
-"""Estimates of arms under control, from the tables of `outcomes` of the run and its control run."""
+"""Estimates of arms, from the outcome tables of the run and its control run."""
 
 import dataclasses
 import math
@@ -26,19 +26,19 @@ _PAIRED = (
 )
 
 
-def estimates(
+def arm_estimates(
     run: pd.DataFrame, control: pd.DataFrame, measures: Mapping[str, str], sign: Sign
 ) -> list[Estimate]:
-    """All that is told of a checkpoint; `measures` says what each arm's policy holds on target."""
+    """Return all estimates of a checkpoint; `measures`: arm -> what its policy keeps on target."""
     both = [table[table["outcome"].isin(_PAIRED)] for table in (run, control)]
     found = paired_estimates(both[0], both[1], sign)
     found += _above_never(run, control, sign)
     for arm in dict.fromkeys(condition for condition in run["condition"] if "@" not in condition):
         curves = Curve.read(run, arm), Curve.read(control, arm)
         if curves[0].steps:
-            found += _off_target(arm, curves, sign)
-            found += _course(arm, curves, measures.get(arm, "log_probability"), sign)
-        found += _aims(arm, run)
+            found += _target_errors(arm, curves, sign)
+            found += _curve_estimates(arm, curves, measures.get(arm, "log_probability"), sign)
+        found += _rate_estimates(arm, run)
         if arm != o.NEVER:
             found += _to_acquire(arm, run)
             found += _since_acquired(arm, run, control, curves, sign)
@@ -47,18 +47,20 @@ def estimates(
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """An arm of one table: I intervals, K topics, P probes."""
+    """One arm in one outcome table: I intervals, K topics, P probes."""
 
     steps: list[int]
     topics: list[str]
     probe_topic: np.ndarray
-    """int64[P]"""
+    """int64[P]: the place of each probe's topic in `topics`."""
     log_p_IxP: np.ndarray
+    """float64, nats, at the start of each interval."""
     goal_I: np.ndarray
     texts_I: np.ndarray
 
     @classmethod
     def read(cls, table: pd.DataFrame, arm: str) -> "Curve":
+        """Collect the rows of `arm` from an outcome table."""
         rows = table[table["condition"].str.startswith(f"{arm}@")]
         rows = rows.assign(step=rows["condition"].str.removeprefix(f"{arm}@").astype(int))
         probes = rows[rows["outcome"] == o.PROBE_AT].pivot(
@@ -80,7 +82,7 @@ class Curve:
         )
 
     def values(self, counts_RxK: np.ndarray) -> dict[str, np.ndarray]:
-        """By measure, [R, I]: the value of the arm with each topic counted so often."""
+        """Return measure -> float64[R, I]: the arm's value, each topic weighted by its count."""
         weight_RxP = counts_RxK[:, self.probe_topic]
         weight_RxP = weight_RxP / weight_RxP.sum(1, keepdims=True)
         return {
@@ -89,15 +91,15 @@ class Curve:
         }
 
 
-def _off_target(arm: str, curves: tuple[Curve, Curve], sign: Sign) -> list[Estimate]:
-    """How far off target, by both measures; over topics.
+def _target_errors(arm: str, curves: tuple[Curve, Curve], sign: Sign) -> list[Estimate]:
+    """Estimate the error against the target by both measures, over topics.
 
-    Bounds of a root mean square are centred on its logarithm: resampled topics make a noisier mean,
-    which lies further off.
+    The bootstrap of the root mean square is centred on its logarithm: resampled topics have a
+    noisier mean, which is further from the target.
     """
     run, control = curves
     K, goal_I = len(run.topics), run.goal_I
-    late = len(run.steps) // 2  # a start from nothing dominates the whole
+    late = len(run.steps) // 2  # early training dominates the error of the whole
     names = [o.RMSE, o.RMSE + o.LATE, o.MEAN_RMSE, o.MEAN_RMSE + o.LATE]
     signs = np.array([sign(name) for name in names])
 
@@ -115,13 +117,15 @@ def _off_target(arm: str, curves: tuple[Curve, Curve], sign: Sign) -> list[Estim
     found = []
     for k, name in enumerate(names):
         value, low, high = (np.array([np.exp(r[k]), r[k + len(names)]]) for r in results)
-        if np.isfinite(value).all():  # before the second interval nothing was off target
+        if np.isfinite(value).all():  # undefined before the second interval
             found.append(estimate(name, arm, K, (value, low, high), float(without[k])))
     return found
 
 
-def _course(arm: str, curves: tuple[Curve, Curve], measure: str, sign: Sign) -> list[Estimate]:
-    """The value as every interval began, by the arm's measure and over topics; target and texts."""
+def _curve_estimates(
+    arm: str, curves: tuple[Curve, Curve], measure: str, sign: Sign
+) -> list[Estimate]:
+    """Estimate the value at the start of every interval, over topics; count target and texts."""
     run, control = curves
     K, direction = len(run.topics), sign(o.VALUE)
 
@@ -135,14 +139,14 @@ def _course(arm: str, curves: tuple[Curve, Curve], measure: str, sign: Sign) -> 
     for k, step in enumerate(run.steps):
         at, (value, low, high) = f"{arm}@{step}", (result[:, k] for result in results)
         found.append(estimate(o.VALUE, at, K, (value, low, high), float(without[k])))
-        found.append(_exact(o.TARGET, at, 1, run.goal_I[k], run.goal_I[k]))
+        found.append(_counted(o.TARGET, at, 1, run.goal_I[k], run.goal_I[k]))
         if arm != o.NEVER:
-            found.append(_exact(o.TEXTS, at, K, run.texts_I[k], control.texts_I[k]))
+            found.append(_counted(o.TEXTS, at, K, run.texts_I[k], control.texts_I[k]))
     return found
 
 
-def _exact(outcome: str, condition: str, n: int, value: float, control: float) -> Estimate:
-    """A number that was counted, or set: it has no interval."""
+def _counted(outcome: str, condition: str, n: int, value: float, control: float) -> Estimate:
+    """Return an estimate of a number that was counted or set, so it has no interval."""
     nan, value, control = math.nan, float(value), float(control)
     return Estimate(outcome, condition, n, value, nan, nan, control, value - control, nan, nan)
 
@@ -153,7 +157,7 @@ def _values(table: pd.DataFrame, outcome: str, condition: str) -> pd.Series:
 
 
 def _above_never(run: pd.DataFrame, control: pd.DataFrame, sign: Sign) -> list[Estimate]:
-    """What probes of an arm gained beyond those of entities that are never inserted."""
+    """Estimate the gain of each arm's probes over that of entities that are never inserted."""
     found = []
     for outcome in (o.LIKELIHOOD, o.ACCURACY):
         arms = dict.fromkeys(run.loc[run["outcome"] == outcome, "condition"])
@@ -167,35 +171,34 @@ def _above_never(run: pd.DataFrame, control: pd.DataFrame, sign: Sign) -> list[E
     return found
 
 
-def _aims(arm: str, run: pd.DataFrame) -> list[Estimate]:
-    """Counted, so without an interval."""
+def _rate_estimates(arm: str, run: pd.DataFrame) -> list[Estimate]:
+    """Return the mean rate statistics of an arm; they are counted and have no interval."""
     values = {name: _values(run, name, arm) for name in o.AIMS}
     return [
-        _alone(name, arm, len(value), float(value.mean()))
+        _uncompared(name, arm, len(value), float(value.mean()))
         for name, value in values.items()
         if len(value)
     ]
 
 
-def _alone(
+def _uncompared(
     outcome: str, arm: str, n: int, value: float, low: float = math.nan, high: float = math.nan
 ) -> Estimate:
-    """Of what the control run has not: nothing is decided or inserted there."""
+    """Return an estimate without a control: the control run decides and inserts nothing."""
     return Estimate(outcome, arm, n, value, low, high, *[math.nan] * 4)
 
 
 def _to_acquire(arm: str, run: pd.DataFrame) -> list[Estimate]:
-    """Median exposures and tokens until acquired (Kaplan-Meier).
+    """Estimate the median exposures and tokens until acquisition (Kaplan-Meier).
 
-    Where a rate follows what is known, topics that are slow to learn get more exposures in the same
-    time: those not acquired yet then stand at more of them than those that are like them in all
-    else, and such a median is not one of a fixed rate.
+    If the rate follows the probes, topics that are slow to learn get more exposures in the same
+    time. Censoring is then informative: do not compare this median with that of a fixed rate.
     """
     seen = _values(run, o.ACQUIRED, arm).to_numpy() > 0
     names = [name + o.TO_ACQUIRE for name in (o.EXPOSURES, o.TOKENS)]
     until = [_values(run, name, arm).to_numpy() for name in names]
     return [
-        _alone(name, arm, len(seen), *median_time(time, seen))
+        _uncompared(name, arm, len(seen), *median_time(time, seen))
         for name, time in zip(names, until, strict=True)
     ]
 
@@ -203,10 +206,10 @@ def _to_acquire(arm: str, run: pd.DataFrame) -> list[Estimate]:
 def _since_acquired(
     arm: str, run: pd.DataFrame, control: pd.DataFrame, curves: tuple[Curve, Curve], sign: Sign
 ) -> list[Estimate]:
-    """How the log-probability of acquired topics has changed since, against the control's change.
+    """Estimate the change in log-probability of acquired topics since, less the control's change.
 
-    The measurement that said so was a high one among noisy ones, so a little of any loss is not
-    forgetting.
+    Acquisition selects a high measurement among noisy ones, so a small loss is regression to the
+    mean, not forgetting.
     """
     acquired = _values(run, o.ACQUIRED, arm)
     topics = list(acquired.index[acquired > 0])

@@ -1,7 +1,4 @@
-"""Knowledge acquisition: facts are inserted as a controller says that watches them (paper, E.1).
-
-Value against target over training, and n below it: the paper's figures 2a and 9.
-"""
+"""Knowledge acquisition: a controller decides from probes which facts to insert (paper, E.1)."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,19 +8,11 @@ import gin
 import numpy as np
 import pandas as pd
 
-from ttoaa.experiments.acquisition import estimates as contrasts
 from ttoaa.experiments.acquisition import outcomes
-from ttoaa.experiments.acquisition.fictional_texts import FictionalTexts
+from ttoaa.experiments.acquisition.estimates import arm_estimates
 from ttoaa.experiments.acquisition.generated_facts import GeneratedKnowledge
 from ttoaa.experiments.acquisition.outcomes import NEVER, TARGET, TEXTS, VALUE
-from ttoaa.experiments.acquisition.policies import (
-    Criterion,
-    Doubling,
-    FixedRate,
-    Never,
-    Proportional,
-    UntilAcquired,
-)
+from ttoaa.experiments.acquisition.policies import Criterion, Never, Proportional
 from ttoaa.experiments.acquisition.policy import Policy, Target
 from ttoaa.experiments.acquisition.topics import Arm, Knowledge
 from ttoaa.experiments.base import Experiment, Scorer, World
@@ -32,67 +21,48 @@ from ttoaa.planning.items import Item
 from ttoaa.planning.placement import PerInterval
 from ttoaa.statistics.bootstrap import Estimate
 
-__all__ = [
-    "Acquisition",
-    "Criterion",
-    "Doubling",
-    "FictionalTexts",
-    "FixedRate",
-    "GeneratedKnowledge",
-    "Proportional",
-    "Target",
-    "UntilAcquired",
-]
-
 _BARRED = "/@"
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Acquisition(Experiment):
-    """Facts that nobody knows, told in many wordings as often as it takes to keep the model's
-    knowledge of them on a line that rises to a target.
+    """Invented facts, inserted as often as needed to keep their probability on a rising target.
 
-    Every arm has entities of its own and a policy that decides, from what the model knows as an
-    interval of training begins, which texts are inserted in it. Facts are asked for in phrasings
-    that no text has. Entities that are never inserted, and all of them in the control run, say
-    where knowledge is without.
+    Every arm has its own entities and a policy. At the start of each interval of training the
+    policy chooses, from the model's log-probabilities of probes, which texts to insert in that
+    interval. Probes use phrasings that no text uses. The baselines are entities that are never
+    inserted, and all entities in the control run.
 
-    A topic is what a text tells, one fact or several; knowledge of it is the mean log-probability
-    of its targets. The course of an arm is judged by the root mean square of log(value / target)
-    over all intervals that begin with a target above 0, and over the second half of them; how often
-    the rate of a topic is at its lowest or highest is told too, as control is lost there.
+    A topic is the facts of one text; its value is the mean log-probability of its targets. An arm
+    is judged by the root mean square of log(value / target) over all intervals with a target above
+    0, and over their second half. The report also shows how often a rate was at its lower or upper
+    limit, since the policy has no control there.
     """
 
     knowledge: Knowledge = dataclasses.field(default_factory=GeneratedKnowledge)
     policies: Sequence[Policy] = dataclasses.field(default_factory=lambda: (Proportional(),))
-    """One for each arm, which has its name."""
+    """One policy for each arm, which takes the policy's name."""
     entities: int = 4
-    """Of each arm."""
+    """Entities of each arm."""
     held_out: int = 4
-    """Entities of the arm 'never'."""
+    """Entities of the arm 'never', which is not inserted."""
     every: int = 1000
     """Steps of an interval."""
     target: Target = dataclasses.field(default_factory=Target)
     criterion: Criterion = dataclasses.field(default_factory=Criterion)
-    """When a topic counts as acquired, in arms whose policy has no criterion of its own."""
+    """When a topic counts as acquired, in arms whose policy has no criterion."""
     new_tokens: int = 25
-    """Of a greedy continuation, which is right if it contains the target, in any case."""
+    """New tokens of a greedy continuation; it is right if it contains the target, ignoring case."""
 
     signs: ClassVar[Mapping[str, int]] = outcomes.SIGNS
     drawn: ClassVar[Sequence[str]] = outcomes.CURVES
-    """Outcomes with an estimate for each interval: the figure shows them."""
+    """Outcomes with an estimate for each interval, for the figure."""
     version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        least = {"entities": 1, "held_out": 0, "every": 1, "new_tokens": 1}
-        for field, low in least.items():
-            value = getattr(self, field)
-            if not isinstance(value, int) or value < low:
-                raise ValueError(
-                    f"{self.name}: {field} must be an integer of at least {low}, not {value!r}"
-                )
+        self.check_integers(entities=1, held_out=0, every=1, new_tokens=1)
         object.__setattr__(self, "policies", tuple(self.policies))
         names = [policy.name for policy in self.policies]
         bad = [name for name in names if not name or set(name) & set(_BARRED) or name == NEVER]
@@ -149,36 +119,35 @@ class Acquisition(Experiment):
         policies = [*self.policies, *([Never(NEVER)] if self.held_out else [])]
         try:
             count = self.entities * len(self.policies) + self.held_out
-            every = iter(self.knowledge.entities(count, world.rng("entities")))
+            entities = iter(self.knowledge.entities(count, world.rng("entities")))
             arms = []
             for policy in policies:
                 size = self.held_out if policy.name == NEVER else self.entities
-                mine = [next(every) for _ in range(size)]
-                where = world.tokenizer, world.geometry
-                arms.append(Arm.make(policy, mine, *where, self.every, self.target))
+                mine = [next(entities) for _ in range(size)]
+                arms.append(Arm.make(policy, mine, world, self.every, self.target))
             return arms
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from error
 
     def outcome(self, model: Scorer) -> pd.DataFrame:
-        """What the probes of every arm say now, and what came of it so far (see `outcomes`)."""
+        """Measure the probes of every arm now, and its trajectory so far (see `outcomes`)."""
         policies = {p.name: p for p in (*self.policies, Never(NEVER))}
         criteria = {n: getattr(p, "criterion", self.criterion) for n, p in policies.items()}
-        told = outcomes.probed(model, self.new_tokens)
-        course = outcomes.trajectories(model, policies, criteria, self.target)
-        return pd.concat([told, course], ignore_index=True)
+        now = outcomes.score_probes(model, self.new_tokens)
+        so_far = outcomes.trajectory_outcomes(model, policies, criteria, self.target)
+        return pd.concat([now, so_far], ignore_index=True)
 
     def estimates(self, run: pd.DataFrame, control: pd.DataFrame) -> list[Estimate]:
         measures = {p.name: getattr(p, "measure", "log_probability") for p in self.policies}
-        return contrasts.estimates(run, control, measures, self.sign)
+        return arm_estimates(run, control, measures, self.sign)
 
     def figure(self, estimates: pd.DataFrame, axes: Any) -> None:
-        """Value against target over training, and n below it: the paper's figures 2a and 9."""
+        """Draw value and target over training, and texts below (the paper's figures 2a and 9)."""
         draw_trajectories([p.name for p in self.policies], estimates, axes)
 
 
 def draw_trajectories(arms: Sequence[str], estimates: pd.DataFrame, axes: Any) -> None:
-    """An arm has a colour, a seed a line; dotted, the same facts in the control run."""
+    """Draw one colour for each arm and one line for each seed; the control run is dotted."""
     final = estimates[estimates["step"] == estimates["step"].max()]
     split = final["condition"].str.partition("@")
     final = final.assign(arm=split[0])[split[1] == "@"]
@@ -194,15 +163,15 @@ def draw_trajectories(arms: Sequence[str], estimates: pd.DataFrame, axes: Any) -
         mine = final[final["arm"] == arm]
         for k, (_, rows) in enumerate(mine.groupby("seed", sort=False)):
             value, texts = (rows[rows["outcome"] == name] for name in (VALUE, TEXTS))
-            told = dict(color=color, lw=1.2, alpha=1 if k == 0 else 0.5)
-            above.plot(value["at"], value["value"], label=arm if k == 0 else None, **told)
+            style = dict(color=color, lw=1.2, alpha=1 if k == 0 else 0.5)
+            above.plot(value["at"], value["value"], label=arm if k == 0 else None, **style)
             above.fill_between(value["at"], value["ci_low"], value["ci_high"], color=color,
                                alpha=0.12, linewidth=0)  # fmt: skip
             if arm != NEVER:
                 first = number == k == 0
                 label = "its facts in the control run" if first else None
-                above.plot(value["at"], value["control_value"], ":", label=label, **told)
-                below.step(texts["at"], texts["value"], where="post", **told)
+                above.plot(value["at"], value["control_value"], ":", label=label, **style)
+                below.step(texts["at"], texts["value"], where="post", **style)
     above.set_yscale("log")
     above.set_xticklabels([])
     above.set_ylabel("probability of the target")

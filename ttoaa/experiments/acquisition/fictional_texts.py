@@ -1,4 +1,4 @@
-"""Fictional texts from files, as Chang et al. (2024) and the paper have them: JSON and JSONL."""
+"""Fictional texts from files in the formats of Chang et al. (2024) and the paper: JSON, JSONL."""
 
 import dataclasses
 import json
@@ -12,43 +12,43 @@ import numpy as np
 from ttoaa.benchmarks.records import check_paths, records
 from ttoaa.experiments.acquisition.topics import Cloze, Entity, Topic
 
-PAPER = (0, 6, 10, 22)
-"""The four texts that the paper uses, by their places in the list of 130."""
+PAPER_ENTRIES = (0, 6, 10, 22)
+"""The four texts of the paper, as indices into the list of 130."""
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class FictionalTexts:
-    """One entity of one topic for each entry of a JSON list: its text and, if it has any, its
-    paraphrases.
+    """One entity with one topic for each entry of a JSON list: its text and any paraphrases.
 
-    Probes are the entry's own (its `<probes>_input` and `<probes>_target`), or those of `queries`,
-    JSON lines of input and target: as many for each entry, in the order of `entries`. White space
-    around an input or a target is taken off: two of the paper's queries end in a blank, which its
-    code follows by another one before the target; here there is one, as in text.
+    The probes come from the entry (`<probes>_input` and `<probes>_target`) or from `queries`, JSON
+    lines with input and target, equally many for each entry in the order of `entries`. White space
+    around inputs and targets is removed; two of the paper's queries end in a blank, so that its
+    code puts two before the target.
     """
 
     path: str
-    """With the key `paraphrases`, or without."""
+    """JSON: a list of entries with `train_context` and, optionally, `paraphrases`."""
     queries: str | None = None
-    entries: Sequence[int] = PAPER
+    """JSON lines; None: the probes of the entries."""
+    entries: Sequence[int] = PAPER_ENTRIES
     probes: str = "gen"
-    """'mem' (words of the text), 'gen' (other words for these) or 'hard_gen' (put differently)."""
+    """'mem' (words of the text), 'gen' (paraphrased) or 'hard_gen' (reworded more freely)."""
 
     def __post_init__(self) -> None:
         check_paths([self.path, *([self.queries] if self.queries else [])], "FictionalTexts")
         if not self.entries or len(set(self.entries)) < len(self.entries):
-            raise ValueError("FictionalTexts.entries must be different, and at least one")
+            raise ValueError("FictionalTexts.entries must be distinct, and at least one")
         if self.probes not in ("mem", "gen", "hard_gen"):
             raise ValueError("FictionalTexts.probes must be 'mem', 'gen' or 'hard_gen'")
 
     def entities(self, count: int, rng: np.random.Generator) -> list[Entity]:
         if count > len(self.entries):
             raise ValueError(
-                f"FictionalTexts has {len(self.entries)} entries, {count} are asked for: name more "
-                "in FictionalTexts.entries, or take fewer entities"
+                f"{count} entities are needed, but FictionalTexts.entries has {len(self.entries)}: "
+                "add entries, or use fewer entities"
             )
-        found = [self._entity(number, *both) for number, both in enumerate(self._read())]
+        found = [self._entity(number, *both) for number, both in enumerate(self._read_entries())]
         return [found[k] for k in rng.permutation(len(found))[:count]]
 
     def _entity(self, number: int, record: dict[str, Any], asked: Sequence[Any]) -> Entity:
@@ -57,7 +57,7 @@ class FictionalTexts:
             texts = [str(record["train_context"]), *map(str, record.get("paraphrases", ()))]
             pairs = [(str(a).strip(), str(b).strip()) for a, b in asked]
         except (KeyError, TypeError) as error:
-            raise ValueError(f"{where} lacks {error}") from error
+            raise ValueError(f"{where} has no {error}") from error
         for context, target in pairs:
             if not context or not target:
                 raise ValueError(f"{where} has a probe without input or target")
@@ -70,29 +70,29 @@ class FictionalTexts:
         name = f"entry-{self.entries[number]}"
         return Entity(name, (Topic(tuple(dict.fromkeys(texts)), tuple(probes)),))
 
-    def _read(self) -> list[tuple[dict[str, Any], list[Any]]]:
-        """The chosen records with their (input, target) pairs."""
+    def _read_entries(self) -> list[tuple[dict[str, Any], list[Any]]]:
+        """Read the chosen records with their (input, target) pairs."""
         try:
             every = json.loads(pathlib.Path(self.path).read_text(encoding="utf-8"))
         except ValueError as error:
-            raise ValueError(f"{self.path} is no JSON: {error}") from error
+            raise ValueError(f"{self.path} is not JSON: {error}") from error
         if not isinstance(every, list) or max(self.entries) >= len(every) or min(self.entries) < 0:
-            raise ValueError(f"{self.path} is no list with the entries {list(self.entries)}")
+            raise ValueError(f"{self.path} is not a list with the entries {list(self.entries)}")
         chosen = [every[k] for k in self.entries]
         if self.queries is None:
-            return [(record, self._own(record)) for record in chosen]
+            return [(record, self._own_probes(record)) for record in chosen]
         lines = [line for _, line in records(self.queries)]
         each, rest = divmod(len(lines), len(chosen))
         if rest or not each or any({"input", "target"} - set(line) for line in lines):
             raise ValueError(
-                f"{self.queries} must have input and target in each line, and as many lines for "
-                f"each of {len(chosen)} entries, not {len(lines)}"
+                f"{self.queries} must have input and target in each line, and equally many lines "
+                f"for each of {len(chosen)} entries, not {len(lines)} lines"
             )
         pairs = [(line["input"], line["target"]) for line in lines]
         return [(r, pairs[k * each : (k + 1) * each]) for k, r in enumerate(chosen)]
 
-    def _own(self, record: dict[str, Any]) -> list[Any]:
+    def _own_probes(self, record: dict[str, Any]) -> list[Any]:
         sides = [record.get(f"{self.probes}_{side}", ()) for side in ("input", "target")]
         if len(sides[0]) != len(sides[1]) or not sides[0]:
-            raise ValueError(f"{self.path}: an entry lacks probes of the kind {self.probes!r}")
+            raise ValueError(f"{self.path}: an entry has no probes of the kind {self.probes!r}")
         return list(zip(*sides, strict=True))

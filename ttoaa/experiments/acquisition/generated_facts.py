@@ -1,11 +1,8 @@
-"""A grammar of short texts about one entity: which words, in which order, in which frame.
+"""Generated knowledge: invented entities, and a grammar of short texts about them.
 
-A text says every fact once. What varies: the order of the facts, the sentence of each (a pattern
-for all relations, or one of the relation's own verbs), the noun, how the entity is referred to,
-what leads a sentence in, what joins two, and the opening and the end of the text. The phrasings of
-probes are none of the patterns.
-
-Knowledge of our own making: entities that do not exist, worded by the grammar.
+A text states every fact once. The grammar varies the order of the facts, the sentence of each (a
+general pattern or a verb of the relation), the noun, the reference to the entity, the lead-in and
+connective of each sentence, and the opening and end of the text. Probes use other phrasings.
 """
 
 import dataclasses
@@ -19,10 +16,10 @@ from ttoaa.experiments.acquisition.topics import Cloze, Entity, Topic
 
 @dataclasses.dataclass(frozen=True)
 class Relation:
-    """Between an entity {s} (of whom something is {p}) and a value {v}."""
+    """A relation between an entity {s} (possessive {p}) and a value {v}."""
 
     nouns: tuple[str, ...]
-    """The first is the one that probes use."""
+    """Probes use the first."""
     verbs: tuple[str, ...]
 
 
@@ -68,7 +65,7 @@ KINDS: Mapping[str, Mapping[str, Relation]] = {
         "base": _relation("base station camp", "{s} hosts {v}", "{v} stands on {s}"),
     },
 }
-"""kind of entity to its relations; the first word of each is a consonant's, for 'a'."""
+"""kind of entity -> relations; every kind starts with a consonant, so that its article is 'a'."""
 
 PATTERNS = (
     "the {n} of {s} is {v}",
@@ -102,16 +99,16 @@ _DRAWS_A_FACT = 6
 
 @dataclasses.dataclass(frozen=True)
 class Fact:
-    """One value: `relation` of the entity is `value`."""
+    """A fact: the `relation` of the entity is `value`."""
 
     relation: str
     value: str
 
 
-def word(
+def write_text(
     name: str, kind: str, facts: Sequence[Fact], framed: bool, rng: np.random.Generator
 ) -> str:
-    """One text that says all facts, drawn from the grammar; without frame sentences alone."""
+    """Draw a text that states all facts; not `framed`: without opening, end, lead-ins and joins."""
     draws = iter(rng.integers(0, 2**32, 2 + len(facts) * _DRAWS_A_FACT).tolist())
 
     def pick(options: Sequence[str]) -> str:
@@ -130,16 +127,16 @@ def word(
         lead = pick(_LEADS) if framed else ""
         join = "" if number == 0 else pick(_JOINS if framed else _JOINS[:1])
         starts = text == "" or (join or text).endswith(". ")
-        text += join + _capital(lead + sentence, starts)
+        text += join + _capitalise(lead + sentence, starts)
     return f"{text}.{end}"
 
 
-def _capital(sentence: str, starts: bool) -> str:
+def _capitalise(sentence: str, starts: bool) -> str:
     return sentence[0].upper() + sentence[1:] if starts else sentence
 
 
-def ask(name: str, kind: str, relation: str, phrasing: int) -> str:
-    """The context of a probe, in one of the held-out phrasings."""
+def probe_context(name: str, kind: str, relation: str, phrasing: int) -> str:
+    """Return the context of a probe in one of the held-out phrasings."""
     return PROBES[phrasing].format(s=name, n=KINDS[kind][relation].nouns[0])
 
 
@@ -150,28 +147,27 @@ _TRIES = 50
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class GeneratedKnowledge:
-    """Entities of a few kinds, as many of each in every round of them, in random order; a value is
-    a name that stands nowhere else.
+    """Entities of `kinds` kinds in random order, one of each kind per round; all names are unique.
 
-    Arms of as many entities as there are kinds, or a multiple, so have the same kinds.
+    If the number of entities of each arm is a multiple of `kinds`, all arms have the same kinds.
     """
 
     kinds: int = len(KINDS)
-    """How many of the six kinds of entity."""
+    """Number of kinds of entity, up to six."""
     facts: int = 4
-    """Of an entity."""
+    """Facts of an entity."""
     together: int | None = None
-    """How many of them a text tells, the last text perhaps fewer; None: all."""
+    """Facts of one topic; the last topic of an entity may have fewer. None: all facts."""
     paraphrases: int = 200
-    """Different texts of a topic."""
+    """Distinct texts of a topic."""
     phrasings: int = 1
-    """Probes of a fact, each in a held-out phrasing of its own."""
+    """Probes of a fact, each in another held-out phrasing."""
     name_syllables: int = 3
     value_syllables: int = 3
-    """Of each word of a value."""
+    """Syllables of each word of a value."""
     value_words: int = 1
     framed: bool = True
-    """Whether texts have openings, ends and what leads a sentence in; short texts go without."""
+    """Whether texts have openings, ends, lead-ins and varied connectives."""
 
     def __post_init__(self) -> None:
         most = {"kinds": len(KINDS), "facts": 4, "phrasings": len(PROBES)}
@@ -186,7 +182,7 @@ class GeneratedKnowledge:
             raise ValueError(f"GeneratedKnowledge.together must be 1 to {self.facts}, or None")
 
     def entities(self, count: int, rng: np.random.Generator) -> list[Entity]:
-        """More entities leave the first ones as they are. Raises ValueError out of names."""
+        """Draw `count` entities; a larger count keeps the first ones. ValueError: no names left."""
         kinds, names = self._kinds(rng), self._names(rng)
         return [self._entity(next(kinds), next(names), rng) for _ in range(count)]
 
@@ -207,14 +203,14 @@ class GeneratedKnowledge:
         for _ in range(_TRIES * self.paraphrases):
             if len(texts) == self.paraphrases:
                 break
-            texts[word(name, kind, facts, self.framed, rng)] = None
+            texts[write_text(name, kind, facts, self.framed, rng)] = None
         else:
             raise ValueError(
-                f"GeneratedKnowledge: {len(facts)} facts have no {self.paraphrases} different "
-                f"texts, only {len(texts)} were found: lower paraphrases, or frame the texts"
+                f"GeneratedKnowledge: found {len(texts)} of {self.paraphrases} different texts of "
+                f"{len(facts)} facts: lower paraphrases, or set framed"
             )
         probes = [
-            Cloze(fact.relation, ask(name, kind, fact.relation, phrasing), fact.value)
+            Cloze(fact.relation, probe_context(name, kind, fact.relation, phrasing), fact.value)
             for fact in facts
             for phrasing in range(self.phrasings)
         ]
@@ -226,7 +222,7 @@ class GeneratedKnowledge:
             yield from (kinds[k] for k in rng.permutation(len(kinds)))
 
     def _names(self, rng: np.random.Generator) -> Iterator[list[str]]:
-        """The names of one entity and its values after the other; none occurs twice."""
+        """Yield for each entity its name and values; no name occurs twice."""
         used: set[str] = set()
 
         def new(syllables: int, words: int) -> str:

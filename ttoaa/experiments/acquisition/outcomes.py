@@ -1,7 +1,4 @@
-"""What an arm did, from the log of decisions: measured, inserted, acquired, how well it tracked.
-
-What is measured of arms under control: probes at a checkpoint, and the course so far.
-"""
+"""Outcomes of arms: probes at a checkpoint, and the trajectory so far from the log of decisions."""
 
 import dataclasses
 import math
@@ -24,10 +21,11 @@ class Trajectory:
 
     step_I: np.ndarray
     log_p_IxP: np.ndarray
-    """As each interval began."""
+    """float64, nats, at the start of each interval."""
     texts_IxK: np.ndarray
-    """How many texts of each topic it got; none in a control run."""
+    """int64: inserted texts of each topic; 0 in a control run."""
     tokens_IxK: np.ndarray
+    """int64: their tokens."""
     probe_topic: tuple[int, ...]
 
     @classmethod
@@ -38,7 +36,7 @@ class Trajectory:
         text_tokens: Sequence[int],
         probe_topic: Sequence[int],
     ) -> "Trajectory":
-        """From the rows of one controller, which are put into the order of their intervals."""
+        """Build a trajectory from the decisions of one controller, in any order."""
         rows = decisions.sort_values("interval")
         K = max(text_topic) + 1
         shape = (len(rows), len(probe_topic))
@@ -58,19 +56,19 @@ class Trajectory:
         )
 
     def by_topic(self) -> np.ndarray:
-        """float64[I, K]: the mean log-probability of each topic's probes."""
+        """Return float64[I, K]: the mean log-probability of the probes of each topic."""
         K = self.texts_IxK.shape[1]
         one_PxK = np.eye(K)[list(self.probe_topic)]
         return self.log_p_IxP @ (one_PxK / one_PxK.sum(0))
 
     def acquired(self, criterion: Criterion, end: int) -> dict[str, np.ndarray]:
-        """Of each topic, [K]: `acquired` or not, and `steps`, `exposures` and `tokens` until then.
+        """Return [K] each: `acquired`, and the `steps`, `exposures` and `tokens` until then.
 
-        Where it was not, these are what went by without: until `end`, or all that was inserted.
+        For a topic that was not acquired they are censored: until step `end`, and all insertions.
         """
         met = criterion.first_met(self.by_topic())
         before_IxK = np.arange(len(self.step_I))[:, None] < np.where(met < 0, len(self.step_I), met)
-        steps = np.append(self.step_I, end)[met]  # -1, for never, is the last one
+        steps = np.append(self.step_I, end)[met]  # -1, never acquired, takes the last
         return {
             "acquired": met >= 0,
             "steps": steps,
@@ -80,9 +78,9 @@ class Trajectory:
 
 
 def log_rmse(value: np.ndarray, goal_I: np.ndarray) -> np.ndarray:
-    """[...]: root mean square of log(value / goal) over the last axis [..., I], in nats.
+    """Return [...]: the root mean square of log(value / goal) over the last axis of [..., I], nats.
 
-    Intervals whose goal is 0, such as the first, do not count; without any other it is nan.
+    Intervals with a goal of 0, such as the first, do not count; NaN if there are no others.
     """
     counts = goal_I > 0
     if not counts.any():
@@ -92,8 +90,10 @@ def log_rmse(value: np.ndarray, goal_I: np.ndarray) -> np.ndarray:
 
 
 def turns(rate_I: np.ndarray) -> np.ndarray:
-    """bool[I]: where a rate is seen to have turned: it has come back from its last extreme by a
-    factor of 1.25. Smaller ups and downs, such as rounding makes, are none."""
+    """Return bool[I]: where a rate has reversed, by a factor of 1.25 from its last extreme.
+
+    Smaller changes, such as those of rounding, do not count.
+    """
     found = np.zeros(len(rate_I), bool)
     way, low, high = 0, math.inf, -math.inf
     for k, value in enumerate(np.log(rate_I).tolist()):
@@ -109,17 +109,16 @@ LIKELIHOOD, PROBABILITY, ACCURACY = "log_probability", "probability", "accuracy"
 ABOVE = "_above_never"
 RMSE, MEAN_RMSE, TOPIC_RMSE = "log_rmse", "log_rmse_of_mean_probability", "topic_log_rmse"
 LATE = "_second_half"
-"""Of the intervals so far, by their number."""
+"""Suffix: over the second half of the intervals so far."""
 ACQUIRED, STEPS, RETENTION = "acquired", "steps_to_acquire", "change_since_acquired"
 EXPOSURES, TOKENS = "exposures", "tokens"
 TO_ACQUIRE = "_to_acquire"
 IDLE, CLAMPED, TURNS, MOVED = "at_least", "at_most", "turns", "log_rate_moved"
 AIMS = (IDLE, CLAMPED, TURNS, MOVED)
-"""Of a policy that follows a target, the mean over topics: the share of intervals at its lowest and
-highest rate, in which the rate turned, and how far its logarithm moved to each, 0 to the first. A
-rule of one whole n moves in whole texts, one of rates moves smoothly, whatever is then inserted."""
+"""Means over topics for a policy with a target: the share of intervals at the lowest rate, at the
+highest rate, and in which the rate turned, and the mean change of the log-rate per interval."""
 UNCOMPARED = (*AIMS, EXPOSURES + TO_ACQUIRE, TOKENS + TO_ACQUIRE)
-"""Nothing of the control run corresponds to them."""
+"""Outcomes without a counterpart in the control run."""
 VALUE, TARGET, TEXTS = "value_at", "target_at", "texts_at"
 CURVES = (VALUE, TARGET, TEXTS)
 SIGNS: Mapping[str, int] = {
@@ -130,25 +129,27 @@ SIGNS: Mapping[str, int] = {
     **{name: -1 for name in (TOPIC_RMSE, STEPS, RETENTION, *AIMS)},
 }
 NEVER = "never"
-"""The arm of what is never inserted."""
+"""The arm of entities that are never inserted."""
 PROBE_AT = "log_probability_at"
-"""In tables alone: of every probe as each interval began."""
+"""In outcome tables only: every probe at the start of each interval."""
 
 
-def probed(model: Scorer, new_tokens: int) -> pd.DataFrame:
-    """Of every probe at this checkpoint the log-probability and probability of its target, and
-    whether the target is in a greedy continuation of its context."""
+def score_probes(model: Scorer, new_tokens: int) -> pd.DataFrame:
+    """Score every probe: log-probability (nats) and probability of its target, and accuracy.
+
+    A probe is right if a greedy continuation of its context contains the target, ignoring case.
+    """
     probes = model.items[model.items["repetitions"] == 0]
     eos = model.tokenizer.eos_id
-    asked = [np.asarray(tokens, np.int32) for tokens in probes["tokens"]]
-    scores = model.log_likelihood(list(zip(asked, probes["start"].astype(int), strict=True)))
+    rows = [np.asarray(tokens, np.int32) for tokens in probes["tokens"]]
+    scores = model.log_likelihood(list(zip(rows, probes["start"].astype(int), strict=True)))
     log_p = np.array([float(np.sum(score, dtype=float)) for score in scores])
     contexts = model.tokenizer.encode_batch(list(probes["context"]))
     sampling = Sampling(max_new_tokens=new_tokens, stop=((eos,),))
-    told = model.generate([np.insert(context, 0, eos) for context in contexts], sampling)
+    generated = model.generate([np.insert(context, 0, eos) for context in contexts], sampling)
     right = [
         target.casefold() in model.tokenizer.decode(new).casefold()
-        for target, new in zip(probes["target"], told, strict=True)
+        for target, new in zip(probes["target"], generated, strict=True)
     ]
     values = {LIKELIHOOD: log_p, PROBABILITY: np.exp(log_p), ACCURACY: np.array(right, float)}
     return pd.concat(
@@ -156,16 +157,16 @@ def probed(model: Scorer, new_tokens: int) -> pd.DataFrame:
     )
 
 
-def trajectories(
+def trajectory_outcomes(
     model: Scorer,
     policies: Mapping[str, Policy],
     criteria: Mapping[str, Criterion],
     target: Target,
 ) -> pd.DataFrame:
-    """What came of every arm in the intervals before this checkpoint.
+    """Return the outcomes of every arm over the intervals before this checkpoint.
 
-    Items are topics (how well each tracked, when it was acquired, what it took, how its rate
-    moved), and for the curves probes and topics at the step of an interval.
+    Items are topics (error against the target, acquisition, exposures, rates); for the curves they
+    are probes and topics at the start of each interval.
     """
     tables: list[pd.DataFrame] = []
     decisions = model.decisions[model.decisions["step"] < model.step]
@@ -175,14 +176,18 @@ def trajectories(
             (model.items["condition"] == slots.id) & (model.items["repetitions"] == 0)
         ]
         topic_of = probes["topic"].astype(int).tolist()
-        course = Trajectory.read(mine, list(slots.text_topic), list(slots.text_tokens), topic_of)
-        goal_I = np.array([target.at(step, int(slots.steps)) for step in course.step_I.tolist()])
+        trajectory = Trajectory.read(
+            mine, list(slots.text_topic), list(slots.text_tokens), topic_of
+        )
+        goal_I = np.array(
+            [target.at(step, int(slots.steps)) for step in trajectory.step_I.tolist()]
+        )
         criterion, topics = criteria[slots.id], list(slots.topics)
-        tables += _of_topics(slots.id, topics, course, goal_I, criterion, model.step)
+        tables += _topic_tables(slots.id, topics, trajectory, goal_I, criterion, model.step)
         states = mine.sort_values("interval")["state"]
         aims = [policies[slots.id].aim(len(topics), s) for s in states if s is not None]
-        tables += _of_aims(slots.id, topics, [aim for aim in aims if aim is not None])
-        tables += _curves(slots.id, topics, list(probes["id"]), course, goal_I)
+        tables += _rate_tables(slots.id, topics, [aim for aim in aims if aim is not None])
+        tables += _curve_tables(slots.id, topics, list(probes["id"]), trajectory, goal_I)
     return pd.concat(tables, ignore_index=True)
 
 
@@ -191,27 +196,27 @@ def _table(items: object, condition: object, outcome: str, value: object) -> pd.
     return pd.DataFrame({k: v if isinstance(v, str) else np.asarray(v) for k, v in columns.items()})
 
 
-def _of_topics(
+def _topic_tables(
     arm: str,
     topics: list[str],
-    course: Trajectory,
+    trajectory: Trajectory,
     goal_I: np.ndarray,
     criterion: Criterion,
     end: int,
 ) -> Iterator[pd.DataFrame]:
     if np.any(goal_I > 0):
-        yield _table(topics, arm, TOPIC_RMSE, log_rmse(np.exp(course.by_topic().T), goal_I))
-    found = course.acquired(criterion, end)
+        yield _table(topics, arm, TOPIC_RMSE, log_rmse(np.exp(trajectory.by_topic().T), goal_I))
+    found = trajectory.acquired(criterion, end)
     yield _table(topics, arm, ACQUIRED, found["acquired"].astype(float))
     yield _table(topics, arm, STEPS, found["steps"])
     if arm == NEVER:
         return
-    for name, inserted in ((EXPOSURES, course.texts_IxK), (TOKENS, course.tokens_IxK)):
+    for name, inserted in ((EXPOSURES, trajectory.texts_IxK), (TOKENS, trajectory.tokens_IxK)):
         yield _table(topics, arm, name, inserted.sum(0))
         yield _table(topics, arm, name + TO_ACQUIRE, found[name])
 
 
-def _of_aims(arm: str, topics: list[str], aims: Sequence[Aim]) -> Iterator[pd.DataFrame]:
+def _rate_tables(arm: str, topics: list[str], aims: Sequence[Aim]) -> Iterator[pd.DataFrame]:
     if not aims:
         return
     rate_IxK = np.stack([aim.rate_K for aim in aims])
@@ -226,11 +231,11 @@ def _of_aims(arm: str, topics: list[str], aims: Sequence[Aim]) -> Iterator[pd.Da
         yield _table(topics, arm, name, value_IxK.mean(0))
 
 
-def _curves(
-    arm: str, topics: list[str], probes: list[str], course: Trajectory, goal_I: np.ndarray
+def _curve_tables(
+    arm: str, topics: list[str], probes: list[str], trajectory: Trajectory, goal_I: np.ndarray
 ) -> Iterator[pd.DataFrame]:
-    for k, step in enumerate(course.step_I.tolist()):
+    for k, step in enumerate(trajectory.step_I.tolist()):
         at = f"{arm}@{step}"
-        yield _table(probes, at, PROBE_AT, course.log_p_IxP[k])
-        yield _table(topics, at, TEXTS, course.texts_IxK[k])
+        yield _table(probes, at, PROBE_AT, trajectory.log_p_IxP[k])
+        yield _table(topics, at, TEXTS, trajectory.texts_IxK[k])
         yield _table([at], at, TARGET, goal_I[k : k + 1])

@@ -1,10 +1,9 @@
-"""The paper's controller (arXiv 2509.23383, Algorithm 1 and E.1): doubling and halving.
+"""Policies that choose the texts of each interval.
 
-A proportional-integral controller of each topic's rate (ours; the paper doubles and halves).
-
-Arms that follow no target: a fixed rate, and nothing at all.
-
-Inserting "until the model acquires a particular piece of knowledge" (the paper's abstract).
+`Doubling` is the paper's controller (arXiv 2509.23383, Algorithm 1), `Proportional` a
+proportional-integral (PI) controller of each topic's rate. `FixedRate` and `Never` are baselines
+without a target. `UntilAcquired` inserts "until the model acquires a particular piece of knowledge"
+(the paper's abstract).
 """
 
 import dataclasses
@@ -21,36 +20,34 @@ from ttoaa.experiments.acquisition.policy import MEASURES, Aim, Setting, State, 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Doubling:
-    """One number n of texts for all topics, taken in rotation.
+    """The paper's controller: n texts per interval, taken in rotation over all topics.
 
-    At each interval but the first: above the band around the target n is halved, rounded down;
-    below it n is doubled; then its change is limited to that of the phase, then n to
-    `least` .. `most`. All constants are the paper's, but for the first n, which it does not give.
+    At each interval but the first, n is halved (rounded down) if the value is above the band around
+    the target and doubled if it is below. The change is then clipped to that of the phase, and n to
+    `least` .. `most`. All constants are the paper's except `initial`, which it does not state.
     """
 
     name: str = "doubling"
     initial: int = 1
     band: float = 0.05
-    """Of the target, to either side."""
+    """Half-width of the band, as a fraction of the target."""
     limits: Sequence[tuple[float, int]] = ((0.19, 256), (0.59, 64))
-    """(fraction of training, most that n changes by in any interval that begins after it)."""
+    """(fraction of training, largest change of n in an interval that starts after it)."""
     least: int = 1
     most: int = 8192
     measure: str = "probability"
-    """What is held on target, see `policy.measure`: 'probability' or 'log_probability'."""
+    """The value to keep on target: 'probability' or 'log_probability' (see `policy.measure`)."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.least <= self.initial <= self.most or self.most < 1:
-            raise ValueError(
-                "Doubling needs 0 <= least <= initial <= most, and a most of 1 or more"
-            )
+            raise ValueError("Doubling needs 0 <= least <= initial <= most, and most >= 1")
         if not 0 <= self.band < 1:
             raise ValueError("Doubling.band must be in [0, 1)")
         if self.measure not in MEASURES:
             raise ValueError(f"Doubling.measure must be among {MEASURES}, not {self.measure!r}")
-        begins = [fraction for fraction, _ in self.limits]
-        if begins != sorted(begins) or any(limit < 1 for _, limit in self.limits):
-            raise ValueError("Doubling.limits must be (ascending fraction, change of 1 or more)")
+        starts = [fraction for fraction, _ in self.limits]
+        if starts != sorted(starts) or any(limit < 1 for _, limit in self.limits):
+            raise ValueError("Doubling.limits must be (ascending fraction, change >= 1) pairs")
 
     def slots(self, setting: Setting) -> int:
         return self.most
@@ -64,12 +61,12 @@ class Doubling:
         n, first, texts = state["n"], state["next"], len(setting.text_topic)
         if interval > 0:
             value = measure(self.measure, log_p)
-            n = self._changed(n, value, setting.goal(interval), interval * setting.every, setting)
+            n = self._next_n(n, value, setting.goal(interval), interval * setting.every, setting)
         n = min(max(n, self.least), self.most)
         return [(first + k) % texts for k in range(n)], {"n": n, "next": (first + n) % texts}
 
     def aim(self, topics: int, state: Mapping[str, Any]) -> Aim:
-        """An n of 0 counts as 1/2."""
+        """Report n / topics as the rate of each topic; an n of 0 counts as 1/2."""
         n = state["n"]
         return Aim(
             rate_K=np.full(topics, max(n, 0.5) / topics),
@@ -77,7 +74,7 @@ class Doubling:
             at_most_K=np.full(topics, n >= self.most),
         )
 
-    def _changed(self, n: int, value: float, goal: float, step: int, setting: Setting) -> int:
+    def _next_n(self, n: int, value: float, goal: float, step: int, setting: Setting) -> int:
         before = n
         if value > (1 + self.band) * goal:
             n = n // 2
@@ -95,46 +92,44 @@ _ROUNDING = 1e-9
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Proportional:
-    """Each topic has a rate of its own, in texts an interval; the logarithm of it is what moves.
+    """A PI controller of the log-rate of each topic; a rate is in texts per interval.
 
-    Of topic k, with e the log target less the smoothed mean log-probability of its probes, the
-    log-rate changes by proportional * (e - the last e) + integral * e, by no more than
-    `largest_change`. Rates stay within `least` and `most_each`, and together within `most`, and
-    what is cut off is forgotten (no wind-up). Fractions of a text are carried over, so that a rate
-    below one text an interval is kept on average.
+    With e the log target less the smoothed mean log-probability of the topic's probes, the log-rate
+    changes by proportional * (e - previous e) + integral * e, clipped to `largest_change`. A rate
+    stays within `least` and `most_each`, the sum within `most`; clipped parts are discarded (no
+    wind-up). Fractions of a text are carried over, so rates below one text per interval hold on
+    average.
 
-    Gains, by the rules of Skogestad (2003) for a lag and a delay: near the target a unit of
-    log-rate moves log p by D nats in the end, most of it within the T intervals in which what was
-    learnt fades, and nothing of it shows before an interval is over. A loop as slow as that delay
-    has integral = 1 / (2 D) and proportional = T / (2 D). The defaults are for D = 3.3 and T = 2:
-    knowledge that saturates towards log p = 0 as exp(-rate) has about that D at p = 0.1. Far below
-    the target D is larger, but there the loop only climbs.
+    Gains follow Skogestad (2003) for a first-order lag with a delay. Near the target a unit of
+    log-rate moves log p by D nats in the long run, with a time constant of T intervals and a delay
+    of one. A loop as slow as the delay has integral = 1 / (2 D) and proportional = T / (2 D).
+    The defaults are for D = 3.3 and T = 2: if log p saturates towards 0 as exp(-rate), D is about
+    3.3 at p = 0.1. Far below the target D is larger, but there the rate only rises.
     """
 
     name: str = "controlled"
     proportional: float = 0.3
     integral: float = 0.15
     smoothing: float = 0.3
-    """Weight of the past in the running mean of each topic's log-probability, in [0, 1)."""
+    """Weight of the past in the running mean of the log-probability, in [0, 1)."""
     initial: float = 1.0
-    """Texts of a topic in an interval, at first."""
+    """The first rate of a topic."""
     least: float = 0.05
-    """A rate from which there is a way back soon."""
+    """The lowest rate of a topic; above 0, so that the rate can recover."""
     most_each: float = 512.0
-    """Of one topic."""
+    """The highest rate of a topic."""
     most: int = 8192
-    """Texts of all topics in an interval."""
+    """The most texts of all topics in an interval."""
     largest_change: float = math.log(4)
+    """The largest change of a log-rate in an interval."""
 
     def __post_init__(self) -> None:
         if min(self.proportional, self.integral) < 0 or self.largest_change <= 0:
-            raise ValueError("Proportional needs gains of 0 or more and a largest_change above 0")
+            raise ValueError("Proportional needs gains >= 0 and largest_change > 0")
         if not 0 <= self.smoothing < 1:
             raise ValueError("Proportional.smoothing must be in [0, 1)")
         if not 0 < self.least <= self.initial <= self.most_each or self.most < 1:
-            raise ValueError(
-                "Proportional needs 0 < least <= initial <= most_each, and a most >= 1"
-            )
+            raise ValueError("Proportional needs 0 < least <= initial <= most_each, and most >= 1")
 
     def slots(self, setting: Setting) -> int:
         return self.most
@@ -145,7 +140,9 @@ class Proportional:
             "log_rate": [math.log(self.initial)] * each,
             "smoothed": None,
             "error": None,
-            "carry": [topic / each for topic in range(each)],  # or all would be due at once
+            "carry": [
+                topic / each for topic in range(each)
+            ],  # staggered, or all would be due at once
             "next": [0] * each,
         }
 
@@ -162,9 +159,9 @@ class Proportional:
             last = error if state["error"] is None else np.array(state["error"])
             change = self.proportional * (error - last) + self.integral * error
             log_rate = log_rate + np.clip(change, -self.largest_change, self.largest_change)
-        log_rate = self._within(log_rate)
+        log_rate = self._clip(log_rate)
         due = np.array(state["carry"]) + np.exp(log_rate)
-        count = self._whole(due)
+        count = self._round_down(due)
         chosen = setting.next_texts(state["next"], count.tolist())
         sizes = np.array([len(pool) for pool in setting.pools])
         return chosen, {
@@ -184,13 +181,13 @@ class Proportional:
             at_most_K=full | (rate_K >= self.most_each * (1 - _ROUNDING)),
         )
 
-    def _within(self, log_rate: np.ndarray) -> np.ndarray:
+    def _clip(self, log_rate: np.ndarray) -> np.ndarray:
         log_rate = np.clip(log_rate, math.log(self.least), math.log(self.most_each))
         over = math.log(np.exp(log_rate).sum() / self.most)
         return log_rate - over if over > 0 else log_rate
 
-    def _whole(self, due: np.ndarray) -> np.ndarray:
-        """int64[K]: whole texts of what is due, at most `most` together; the rest is carried."""
+    def _round_down(self, due: np.ndarray) -> np.ndarray:
+        """Return int64[K]: the whole texts that are due, at most `most` together."""
         count = np.floor(due).astype(np.int64)
         while count.sum() > self.most:
             count[np.argmax(count)] -= 1
@@ -200,14 +197,14 @@ class Proportional:
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class FixedRate:
-    """As many tokens as are given, spread evenly over training, whatever the model knows.
+    """A baseline that spreads `tokens` tokens evenly over training and ignores the probes.
 
-    With the tokens that a controlled arm took (of another seed, or it is tuned on what is told),
-    it says what control is worth.
+    With as many tokens as a controlled arm used (in another seed, to avoid tuning on the outcome),
+    it measures the benefit of control.
     """
 
     tokens: int
-    """Of all texts together; it stops short of them by less than a text."""
+    """Tokens of all insertions together, rounded down to whole texts."""
     name: str = "fixed"
 
     def __post_init__(self) -> None:
@@ -215,8 +212,10 @@ class FixedRate:
             raise ValueError(f"FixedRate.tokens must be a positive integer, not {self.tokens!r}")
 
     def slots(self, setting: Setting) -> int:
-        until = [self._until(setting, interval) for interval in range(setting.intervals + 1)]
-        return max(1, int(np.diff(until).max()))
+        before = [
+            self._texts_before(setting, interval) for interval in range(setting.intervals + 1)
+        ]
+        return max(1, int(np.diff(before).max()))
 
     def start(self, setting: Setting) -> State:
         return {}
@@ -224,14 +223,17 @@ class FixedRate:
     def decide(
         self, setting: Setting, state: Mapping[str, Any], interval: int, log_p: np.ndarray
     ) -> tuple[list[int], State]:
-        first, last = self._until(setting, interval), self._until(setting, interval + 1)
+        first, last = (
+            self._texts_before(setting, interval),
+            self._texts_before(setting, interval + 1),
+        )
         return [k % len(setting.text_topic) for k in range(first, last)], {}
 
     def aim(self, topics: int, state: Mapping[str, Any]) -> None:
         return None
 
-    def _until(self, setting: Setting, interval: int) -> int:
-        """How many texts stand before an interval, in rotation."""
+    def _texts_before(self, setting: Setting, interval: int) -> int:
+        """Return how many texts, in rotation, are inserted before an interval."""
         due = self.tokens * interval // setting.intervals
         total = np.cumsum(setting.text_tokens)
         rounds, rest = divmod(due, int(total[-1]))
@@ -241,7 +243,7 @@ class FixedRate:
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Never:
-    """Measures what is never inserted."""
+    """A baseline that inserts nothing; its probes are still measured."""
 
     name: str = "never"
 
@@ -263,22 +265,23 @@ class Never:
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Criterion:
-    """A topic is acquired once the mean log-probability of its probes was at a threshold or above
-    it so many times in a row."""
+    """A topic is acquired once its log-probability was at a threshold `times` times in a row."""
 
     log_probability: float = math.log(0.5)
+    """The threshold in nats."""
     times: int = 3
+    """Consecutive measurements at or above the threshold."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.times, int) or self.times < 1 or self.log_probability > 0:
             raise ValueError("Criterion needs times >= 1 and a log_probability of at most 0")
 
     def streak(self, before: Sequence[int], value_K: np.ndarray) -> np.ndarray:
-        """int64[K]: how often in a row each topic was over the threshold."""
+        """Return int64[K]: consecutive measurements of each topic at or above the threshold."""
         return np.where(value_K >= self.log_probability, np.array(before, np.int64) + 1, 0)
 
     def first_met(self, value_IxK: np.ndarray) -> np.ndarray:
-        """int64[K]: the measurement at which each topic was acquired, -1 for never."""
+        """Return int64[K]: the measurement at which each topic was acquired, -1 for never."""
         met = np.full(value_IxK.shape[1], -1)
         streak = np.zeros(value_IxK.shape[1], np.int64)
         for number, value_K in enumerate(value_IxK):
@@ -290,14 +293,14 @@ class Criterion:
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class UntilAcquired:
-    """The same rate for every topic until it is acquired, then never again.
+    """Insert every topic at the same rate until it is acquired, then stop for good.
 
-    The state records of each topic its exposures, and the step at which it was acquired.
+    The state records the exposures of each topic and the step at which it was acquired.
     """
 
     name: str = "until"
     rate: int = 1
-    """Texts of a topic in an interval."""
+    """Texts of a topic per interval."""
     criterion: Criterion = dataclasses.field(default_factory=Criterion)
 
     def __post_init__(self) -> None:

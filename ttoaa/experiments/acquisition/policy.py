@@ -1,7 +1,7 @@
-"""What a policy decides: which texts go into the next interval, from what the last one did.
+"""The interface of policies, which choose the texts of the next interval from the probes.
 
-Policies are plain values and pure functions; `Controlled` is one at work on the texts and probes of
-an arm, a controller as the run knows it.
+A policy is a frozen dataclass with pure methods. `Controlled` makes a controller of the run from a
+policy and the texts and probes of its arm.
 """
 
 import dataclasses
@@ -20,12 +20,15 @@ State = dict[str, Any]
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """A probability that rises with the steps of training: linearly from 0, as in the paper, or in
-    its logarithm from `initial`, so that the climb from nothing is on the line too."""
+    """A target probability that rises during training.
+
+    It rises linearly from 0, as in the paper, or, with `initial`, log-linearly from there; then the
+    early part of training can be on target too.
+    """
 
     final: float = 0.08
     reached: float = 1.0
-    """The fraction of training at which it is `final`; from there on it stays."""
+    """The fraction of training after which the target is constant at `final`."""
     initial: float | None = None
 
     def __post_init__(self) -> None:
@@ -35,6 +38,7 @@ class Target:
             raise ValueError("Target.initial must be above 0 and at most 1, or None")
 
     def at(self, step: int, steps: int) -> float:
+        """Return the target probability at `step` of `steps`."""
         done = min(1.0, step / (self.reached * steps))
         if self.initial is None:
             return self.final * done
@@ -43,17 +47,18 @@ class Target:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What a policy decides about: K topics, T texts, P probes."""
+    """The constants of an arm: K topics, T texts, P probes."""
 
     text_topic: tuple[int, ...]
-    """Of each text the topic that it tells, each of 0 .. K - 1 at least once."""
+    """int[T]: the topic of each text; each of 0 .. K - 1 occurs."""
     text_tokens: tuple[int, ...]
+    """int[T]: the length of each text."""
     probe_topic: tuple[int, ...]
-    """Of each probe the topic that it asks for; every topic is asked for."""
+    """int[P]: the topic of each probe; every topic has one."""
     every: int
     """Steps of an interval."""
     steps: int
-    """Of training."""
+    """Steps of training."""
     target: Target = dataclasses.field(default_factory=Target)
 
     @property
@@ -73,17 +78,19 @@ class Setting:
         return pools
 
     def goal(self, interval: int) -> float:
-        """The target as interval `interval` begins."""
+        """Return the target at the start of `interval`."""
         return self.target.at(interval * self.every, self.steps)
 
     def by_topic(self, value_P: np.ndarray) -> np.ndarray:
-        """float64[K]: the mean over each topic's probes."""
+        """Return float64[K]: the mean over the probes of each topic."""
         sums = np.bincount(self.probe_topic, np.asarray(value_P, float), self.topics)
         return sums / np.bincount(self.probe_topic, minlength=self.topics)
 
     def next_texts(self, first: Sequence[int], count: Sequence[int]) -> list[int]:
-        """The `count[k]` texts of each topic k after its first `first[k]`, in rotation, mixed: one
-        of every topic, then the next."""
+        """Return the `count[k]` texts of each topic k after its first `first[k]`, in rotation.
+
+        The topics alternate: one text of each, then the next of each.
+        """
         taken = [
             (number, topic, pool[(first[topic] + number) % len(pool)])
             for topic, pool in enumerate(self.pools)
@@ -93,38 +100,43 @@ class Setting:
 
 
 class Aim(NamedTuple):
-    """What a policy that follows a target wanted of each of K topics in an interval."""
+    """The rates that a policy with a target set for K topics in one interval."""
 
     rate_K: np.ndarray
-    """Texts, before they are made whole; above 0, so that their logarithms can be compared."""
+    """Texts in the interval before rounding; above 0, so that logarithms exist."""
     at_least_K: np.ndarray
-    """bool: the rate is the lowest that it allows,"""
+    """bool: the rate is at its lower limit, so the policy does not control the topic."""
     at_most_K: np.ndarray
-    """or the highest. Either way it is not in control of the topic."""
+    """bool: the rate is at its upper limit, so the policy does not control the topic."""
 
 
 class Policy(Protocol):
-    """Decides from JSON-able state alone; the same inputs give the same decision, to the bit."""
+    """A decision rule; the same inputs must give the same decision, to the bit.
+
+    The state is JSON: the run stores it and passes it to the next decision.
+    """
 
     @property
     def name(self) -> str:
-        """Of its arm."""
+        """The name of its arm."""
         ...
 
     def slots(self, setting: Setting) -> int:
-        """The most texts that it may ask for in an interval."""
+        """Return the most texts that the policy may choose in an interval."""
         ...
 
-    def start(self, setting: Setting) -> State: ...
+    def start(self, setting: Setting) -> State:
+        """Return the state before the first decision."""
+        ...
 
     def decide(
         self, setting: Setting, state: Mapping[str, Any], interval: int, log_p: np.ndarray
     ) -> tuple[list[int], State]:
-        """(the texts of the interval that begins, the new state); log_p float64[P]."""
+        """Return (the texts of this interval, the new state) from log_p, float64[P] in nats."""
         ...
 
     def aim(self, topics: int, state: Mapping[str, Any]) -> Aim | None:
-        """What it aimed at in the interval that it left this state for; None without a target."""
+        """Return the rates of the interval whose decision left `state`; None without a target."""
         ...
 
 
@@ -132,16 +144,16 @@ MEASURES = ("probability", "log_probability")
 
 
 def measure(kind: str, log_p: np.ndarray) -> float:
-    """The mean probability, or the probability of the mean log-probability: never the larger.
+    """Return the arithmetic ('probability') or geometric ('log_probability') mean of probabilities.
 
-    A mean of probabilities is that of the few easiest probes; the other moves with all of them.
+    The easiest probes dominate the arithmetic mean; all probes move the geometric mean.
     """
     return float(np.mean(np.exp(log_p)) if kind == "probability" else np.exp(np.mean(log_p)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Controlled:
-    """A controller of the run (contract C6): a policy, its arm's texts and probes."""
+    """A controller of the run (contract C6): a policy with the texts and probes of its arm."""
 
     slots: str
     policy: Policy

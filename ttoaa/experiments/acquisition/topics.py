@@ -1,7 +1,4 @@
-"""What there is to know: entities, the facts told of them together, and questions for each.
-
-An arm: the entities that one policy is given, encoded.
-"""
+"""Entities with their texts and probes, and arms: the entities of one policy, encoded."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,17 +6,17 @@ from typing import Protocol
 
 import numpy as np
 
-from ttoaa.data.geometry import Geometry
 from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.experiments.acquisition.policy import Controlled, Policy, Setting, Target
+from ttoaa.experiments.base import World
 from ttoaa.experiments.controllers import Measured
 
 
 @dataclasses.dataclass(frozen=True)
 class Cloze:
-    """A beginning in words that no training text has, and the short target that ends it.
+    """A probe: a context in a phrasing that no training text uses, and a short target.
 
-    What is scored is `context + ' ' + target`, and of it the probability of the target.
+    The text is `context + ' ' + target`; the score is the log-probability of the target.
     """
 
     fact: str
@@ -29,32 +26,32 @@ class Cloze:
 
 @dataclasses.dataclass(frozen=True)
 class Topic:
-    """Facts that are always told together: what has one rate of exposure."""
+    """Facts that every text states together; a topic has one exposure rate."""
 
     texts: tuple[str, ...]
-    """Different wordings of the same facts."""
+    """Paraphrases of the same facts."""
     probes: tuple[Cloze, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Entity:
-    """The unit that arms are made of: no two arms have facts of the same one."""
+    """The unit of assignment: an entity belongs to one arm."""
 
     name: str
     topics: tuple[Topic, ...]
 
 
 class Knowledge(Protocol):
-    """Where entities come from."""
+    """A source of entities."""
 
     def entities(self, count: int, rng: np.random.Generator) -> Sequence[Entity]:
-        """In random order; raises ValueError where there are fewer."""
+        """Return `count` entities in random order; ValueError if there are fewer."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
-class Probe:
-    """A cloze as it is scored."""
+class EncodedProbe:
+    """A cloze as tokens."""
 
     id: str
     topic: int
@@ -62,56 +59,55 @@ class Probe:
     tokens: np.ndarray
     """int32[n]: EOS, context and target, encoded as one text."""
     start: int
-    """The first token of the target."""
+    """The index of the target's first token."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """What a policy decides about."""
+    """A policy with its texts and probes, encoded."""
 
     policy: Policy
     setting: Setting
     topics: Sequence[str]
-    """Their ids."""
+    """The ids of the topics."""
     wordings: Sequence[str]
     texts: Sequence[np.ndarray]
-    """int32[n] each: a wording between two EOS; the first only where a row has room."""
-    probes: Sequence[Probe]
+    """int32[n] each: a wording as a document (see `World.document`)."""
+    probes: Sequence[EncodedProbe]
 
     @classmethod
     def make(
         cls,
         policy: Policy,
         entities: Sequence[Entity],
-        tokenizer: Tokenizer,
-        geometry: Geometry,
+        world: World,
         every: int,
         target: Target,
     ) -> "Arm":
-        """Raises ValueError for a text that does not fit a row."""
+        """Encode the texts and probes of `entities`; ValueError if a text does not fit a row."""
         topics = [(f"{e.name}/{k}", topic) for e in entities for k, topic in enumerate(e.topics)]
         most = max(len(topic.texts) for _, topic in topics)
-        # One text of each topic, then the next of each: a rotation tells all alike.
-        told = [
+        # One text of each topic, then the next of each, so that a rotation repeats all equally.
+        numbered = [
             (number, topic.texts[k])
             for k in range(most)
             for number, (_, topic) in enumerate(topics)
             if k < len(topic.texts)
         ]
-        wordings = [text for _, text in told]
-        encoded = tokenizer.encode_batch(wordings)
-        texts = [_document(tokens, tokenizer.eos_id, geometry.length) for tokens in encoded]
+        wordings = [text for _, text in numbered]
+        encoded = world.tokenizer.encode_batch(wordings)
+        texts = [world.document(t, "a text", "take shorter texts") for t in encoded]
         probes = [
-            _probe(f"{name}/{k}", number, cloze, tokenizer)
+            _encode_probe(f"{name}/{k}", number, cloze, world.tokenizer)
             for number, (name, topic) in enumerate(topics)
             for k, cloze in enumerate(topic.probes)
         ]
         setting = Setting(
-            text_topic=tuple(number for number, _ in told),
+            text_topic=tuple(number for number, _ in numbered),
             text_tokens=tuple(map(len, texts)),
             probe_topic=tuple(probe.topic for probe in probes),
             every=every,
-            steps=geometry.steps,
+            steps=world.geometry.steps,
             target=target,
         )
         return cls(policy, setting, [name for name, _ in topics], wordings, texts, probes)
@@ -122,11 +118,11 @@ class Arm:
 
     @property
     def slots(self) -> int:
-        """Of an interval."""
+        """Slots of an interval."""
         return self.policy.slots(self.setting)
 
     def controller(self) -> Controlled:
-        """It fills the slots of the item that has the arm's name."""
+        """Return the controller that fills the slots of the item with the arm's name."""
         longest = max(len(probe.tokens) for probe in self.probes)
         eos = self.probes[0].tokens[0]
         rows = [np.pad(p.tokens, (0, longest - len(p.tokens)), constant_values=eos)
@@ -139,16 +135,6 @@ class Arm:
         return Controlled(self.name, self.policy, self.setting, measured, self.texts)
 
 
-def _document(tokens: np.ndarray, eos_id: int, length: int) -> np.ndarray:
-    eos = np.array([eos_id], np.int32)
-    if len(tokens) + 1 > length:
-        raise ValueError(
-            f"a text of {len(tokens)} tokens, which with an EOS does not fit a row of {length}: "
-            "take shorter texts or longer rows"
-        )
-    return np.concatenate([eos, tokens, eos] if len(tokens) + 2 <= length else [tokens, eos])
-
-
-def _probe(name: str, topic: int, cloze: Cloze, tokenizer: Tokenizer) -> Probe:
+def _encode_probe(name: str, topic: int, cloze: Cloze, tokenizer: Tokenizer) -> EncodedProbe:
     tokens, start = tokenizer.encode_pair(cloze.context, f" {cloze.target}")
-    return Probe(name, topic, cloze, np.insert(tokens, 0, tokenizer.eos_id), start + 1)
+    return EncodedProbe(name, topic, cloze, np.insert(tokens, 0, tokenizer.eos_id), start + 1)
