@@ -61,7 +61,7 @@ def test_it_only_reads_starts_no_device_and_prints_json(workdir):
         (["corpus", "plan", "control", "run", "tables"], [("prepare",)]),
         (["plan", "control", "run", "tables"], [("plan",)]),
         (["control", "run", "tables"], [("train", "--run=control")]),
-        (["control/finished.json", "run", "tables"], [("train", "--run=control")]),
+        (["control/finished.json", "run", "tables"], [("train", "--run=control"), ("evaluate",)]),
         (["plan", "run", "tables"], [("plan",)]),
         (["run", "tables/run"], [("train", "--run=run")]),
         (["run", "tables"], [("train", "--run=run"), ("evaluate",)]),
