@@ -155,7 +155,7 @@ def test_an_outcome_sees_what_was_decided_up_to_its_checkpoint(whole, step):
 
 def test_the_audit_re_derives_every_batch_of_the_run(whole):
     told = audit(Workdir(whole), STEPS, 0, hosts=(1, 2))
-    assert f"{STEPS} batches" in told and "with what the run decided, no difference" in told
+    assert f"{STEPS} batches" in told and "with the decisions of the run, no difference" in told
 
 
 def test_a_step_is_shown_with_what_was_decided(whole):

@@ -1,1 +1,1 @@
-"""Edits of the training stream: placement, the compiled plan, its audit."""
+"""Plan the edits of the training stream: items, placement, the compiled plan, checks and audit."""

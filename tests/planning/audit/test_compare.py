@@ -59,7 +59,7 @@ def test_no_difference_on_any_number_of_hosts(corpus_folder, tiny_plan, hosts):
 
 
 def test_more_hosts_than_rows_are_refused():
-    with pytest.raises(ValueError, match="a batch of 8 rows is cut for 1 to 8 hosts, not 9"):
+    with pytest.raises(ValueError, match="a batch of 8 rows can be cut for 1 to 8 hosts, not 9"):
         list(cuts(8, 9))
 
 
@@ -237,7 +237,7 @@ def test_a_kind_that_there_is_not_is_an_error(of_every_kind, tmp_path):
     kinds[3] = 4
     np.save(folder / "columns" / "kind.npy", kinds)
     reader = PlainReader(of_every_kind.folder.parent / "corpus", folder)
-    with pytest.raises(ValueError, match="edit 3 of the plan is of kind 4, which there is not"):
+    with pytest.raises(ValueError, match="edit 3 of the plan has the unknown kind 4"):
         [reader.step(step) for step in range(40)]
 
 
@@ -275,10 +275,12 @@ def test_what_a_run_decided_is_audited_too(controlled):
     sizes = [2 + (interval + k) % 5 % 3 for interval in range(6) for k in range(interval % 4)]
     assert sum(map(len, reader.filled.values())) == sum(sizes) + 3 * 3
     assert compare.audit(workdir, 40, 0, hosts=[1, 2]) == (
-        "24 batches (6,144 tokens and arms) audited as each of 1, 2 hosts, with what the run "
-        "decided, no difference"
+        "24 batches (6,144 tokens and arms) audited as each of 1, 2 hosts, with the decisions "
+        "of the run, no difference"
     )
-    with pytest.raises(ValueError, match="the run has decided so far on the steps 0 to 23, not 24"):
+    with pytest.raises(
+        ValueError, match="the run has decided steps 0 to 23: step 24 cannot be audited"
+    ):
         compare.audit(workdir, 0, 0, [24])
     arms = {arm["name"]: arm["id"] for arm in plan.arms}
     written = np.concatenate([reader.step(step)[1] for step in range(24)])
@@ -307,7 +309,7 @@ def test_where_nothing_is_decided_or_asked_there_is_nothing_to_audit(controlled)
     with pytest.raises(ValueError, match="--audit compares at least 1 batch, not 0"):
         compare.audit(workdir, 0, 0)
     (workdir.run("run") / controller_log.LOG_NAME).write_bytes(b"")
-    with pytest.raises(ValueError, match="run has decided nothing yet"):
+    with pytest.raises(ValueError, match="run has made no decision yet"):
         compare.audit(workdir, 5, 0)
 
 

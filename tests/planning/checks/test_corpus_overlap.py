@@ -76,7 +76,7 @@ def test_shares_are_those_of_sets(planned, corpus):
     found = overlap(corpus, plan, texts, 13, 1 << 20)
     expected = [by_hand(plan, corpus, texts.text(i), 13) for i in range(len(texts))]
     assert list(
-        zip(*(a.tolist() for a in (found.looked, found.found, found.times)), strict=True)
+        zip(*(a.tolist() for a in (found.searched, found.found, found.times)), strict=True)
     ) == (expected)
     assert (
         0 < (found.share == 1).sum() < len(texts) and ((found.share > 0) & (found.share < 1)).any()
@@ -90,7 +90,7 @@ def test_a_limit_takes_every_second_ngram_of_each(planned, corpus):
     every = int(np.maximum(texts.length - 12, 1).sum())
     found = overlap(corpus, plan, texts, 13, -(-every // 2))
     expected = [by_hand(plan, corpus, texts.text(i), 13, stride=2) for i in range(len(texts))]
-    assert found.looked.tolist() == [looked for looked, _, _ in expected]
+    assert found.searched.tolist() == [looked for looked, _, _ in expected]
     assert found.found.tolist() == [found for _, found, _ in expected]
 
 
@@ -113,7 +113,7 @@ def test_rows_by_condition_name_the_worst_items(planned, corpus):
     assert [row["condition"] for row in rows] == sorted(set(conditions))
     for row in rows:
         mine = conditions == row["condition"]
-        told = mine & (found.looked > 0)
+        told = mine & (found.searched > 0)
         assert (row["items"], row["too_short"]) == (mine.sum(), (mine & ~told).sum())
         assert row["items_covered"] == (found.share[told] >= 0.8).sum()
         assert row["items_with_any"] == (found.found[told] > 0).sum()

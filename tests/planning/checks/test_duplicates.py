@@ -139,7 +139,7 @@ def test_a_holdout_that_another_inserts_is_named(severity):
     (finding,) = identical(texts, severity, 5)
     assert finding.severity == severity and finding.check == "holdout" and finding.items == 1
     assert finding.message == (
-        "1 of 2 held-out items of a are texts that b inserts, word for word: a/i0 = b/i3"
+        "1 of 2 held-out items of a are identical to texts that b inserts: a/i0 = b/i3"
     )
     assert finding.examples == [{"item": "a/i0", "same_as": "b/i3"}]
 
@@ -148,14 +148,17 @@ def test_a_holdout_that_its_own_experiment_inserts_is_named():
     texts = make_texts({"a": [(True, COPY), (False, COPY)], "b": [(False, OTHER)]})
     (finding,) = identical(texts, "error", 5)
     assert finding.severity == "error" and finding.experiments == ("a",)
-    assert "1 of 1 held-out items of a are texts that the experiment itself" in finding.message
+    assert (
+        "1 of 1 held-out items of a are identical to texts that the experiment itself"
+        in finding.message
+    )
 
 
 def test_two_that_insert_the_same_are_told_once():
     texts = make_texts({"a": [(False, COPY)] * 2, "b": [(False, COPY), (False, OTHER)]})
     (finding,) = identical(texts, "error", 5)
     assert (finding.severity, finding.check) == ("warning", "identical")
-    assert finding.message.startswith("2 items of a are texts that b inserts too, word for word: ")
+    assert finding.message.startswith("2 items of a are identical to texts that b inserts: ")
 
 
 @pytest.mark.parametrize(("kept", "told"), [(30, False), (33, True)])
@@ -219,7 +222,7 @@ def test_an_eos_at_the_ends_is_no_part_of_a_text(plan_of, corpus):
 def test_what_controllers_may_insert_counts_as_inserted():
     """By an experiment that is neither the first nor the last."""
     texts = make_texts({"a": [(True, COPY)], "b": [(False, OTHER)], "c": [(True, LONG)]})
-    whole = texts.with_fillings(
+    whole = texts.with_slot_texts(
         [
             SlotTexts(
                 "b", "fast", 4, [np.array([0, *COPY, 0]), np.array([0, 0]), np.array([7, 8])]

@@ -1,4 +1,4 @@
-"""Room by tenth of training, removed texts, and the report of all checks."""
+"""Capacity by tenth of training, leaking holdouts, and the report of all checks."""
 
 import json
 
@@ -7,12 +7,12 @@ import pytest
 from fakes import Given, Planted
 
 from ttoaa.data.geometry import Geometry
-from ttoaa.planning.checks.duplicates import removed_and_inserted
 from ttoaa.planning.checks.findings import Checks
 from ttoaa.planning.checks.item_texts import ItemTexts
-from ttoaa.planning.checks.report import Capacity, check_plan, refuse
+from ttoaa.planning.checks.report import capacity_findings, capacity_table, check_plan, refuse
 from ttoaa.planning.items import Item
 from ttoaa.planning.placement import Explicit, Within
+from ttoaa.planning.store import summary_values
 
 
 def text(*tokens):
@@ -36,36 +36,38 @@ def plan(plan_of):
 
 
 def test_room_and_shares_are_those_counted_edit_by_edit(plan):
-    capacity = Capacity.of(plan)
+    summary = summary_values(plan)
     arms = {arm["id"]: arm["experiment"] for arm in plan.arms}
-    taken, kinds, rows = {}, {}, [0] * 10
+    tenths, kinds = ({name: [0] * n for name in summary["experiments"]} for n in (10, 4))
+    rows = [0] * 10
     for position in range(43 * 8):
         rows[10 * position // (43 * 8)] += 32
     for edit in range(len(plan.columns["arm"])):
         values = {name: int(column[edit]) for name, column in plan.columns.items()}
-        name, tenth = arms[values["arm"]], 10 * values["position"] // (43 * 8)
-        taken[name, tenth] = taken.get((name, tenth), 0) + values["length"]
-        kinds[name, values["kind"]] = kinds.get((name, values["kind"]), 0) + values["length"]
-    assert capacity.room.tolist() == rows
-    names = capacity.experiments
-    assert capacity.taken.tolist() == [[taken.get((n, t), 0) for t in range(10)] for n in names]
-    assert capacity.kinds.tolist() == [[kinds.get((n, k), 0) for k in range(4)] for n in names]
-    assert kinds["kept", 2] == 18 and kinds["kept", 3] == 14 and kinds["planted", 1] == 64
+        name = arms[values["arm"]]
+        tenths[name][10 * values["position"] // (43 * 8)] += values["length"]
+        kinds[name][values["kind"]] += values["length"]
+    assert summary["room_of_tenths"] == rows
+    for name, values in summary["experiments"].items():
+        assert values["tokens_of_tenths"] == tenths[name]
+        assert list(values["tokens_of_kinds"].values()) == kinds[name]
+        assert values["tokens"] == sum(tenths[name])
+    assert summary["edited_tokens"] == sum(arm["tokens"] for arm in plan.arms)
+    assert kinds["kept"][2:] == [18, 14] and kinds["planted"][1] == 64
+    assert json.loads((plan.folder / "summary.json").read_text()) == summary
 
 
-def test_a_crowded_tenth_is_told(plan_of):
-    items = (Item("rows", "c", 5, np.arange(1, 33), placement=Explicit(range(96, 101))),)
-    plan = plan_of([Given("full", items=items), Planted("planted")])
-    capacity = Capacity.of(plan)
-    assert capacity.findings(0.5) == []
-    (finding,) = capacity.findings(0.1)
-    assert finding.experiments[0] == "full" and "of tenth 4, most of it full" in finding.message
+def test_a_crowded_tenth_is_reported(plan_of):
+    items = (Item("rows", "c", 5, np.arange(1, 33), placement=Explicit((96, 97, 98, 99, 100))),)
+    summary = summary_values(plan_of([Given("full", items=items), Planted("planted")]))
+    assert capacity_findings(summary, 0.5) == []
+    (finding,) = capacity_findings(summary, 0.1)
+    assert finding.experiments[0] == "full" and "of tenth 4, most of it by full" in finding.message
 
 
 def test_the_table_and_the_values_say_the_same(plan):
-    capacity = Capacity.of(plan)
-    values = capacity.values()["experiments"]
-    lines = capacity.table().splitlines()
+    summary = summary_values(plan)
+    values, lines = summary["experiments"], capacity_table(summary).splitlines()
     assert len(lines) == 1 + 4 + 1 and len({len(line) for line in lines}) == 1
     for line in lines[1:-1]:
         name, tokens, share, *tenths = line.split()
@@ -75,11 +77,11 @@ def test_the_table_and_the_values_say_the_same(plan):
 
 @pytest.fixture(scope="module")
 def removing(plan_of, corpus):
-    """What a, b and c insert, hold out or remove; 7 8 9 stands in two texts and across two."""
+    """What a, b and c insert or hold out, and what d removes; c inserts a holdout of b."""
     items = {
         "a": [("in", 1, (5, 7, 8, 9, 6)), ("ends", 1, (4, 7, 8))],
         "b": [("begins", 1, (9, 4, 4)), ("out", 0, (7, 8, 9)), ("other", 1, (7, 8, 4))],
-        "c": [("two", 1, (7, 8, 9, 7, 8, 9))],
+        "c": [("two", 1, (7, 8, 9, 7, 8, 9)), ("same", 1, (7, 8, 9))],
         "d": [("gone", 0, (7, 8, 9)), ("goes", 0, (3, 3, 3))],
     }
     plan = plan_of(
@@ -96,18 +98,11 @@ def removing(plan_of, corpus):
     return plan, ItemTexts.of_plan(plan, corpus.eos_id)
 
 
-def test_a_removed_text_that_another_inserts_is_an_error(removing):
-    _, texts = removing
+def test_a_removed_text_is_no_holdout(removing, corpus):
+    plan, texts = removing
     assert [texts.name(i) for i in np.flatnonzero(texts.removed)] == ["d/gone", "d/goes"]
-    found = list(removed_and_inserted(texts, 5))
-    assert [(f.severity, f.check, f.experiments, f.items) for f in found] == [
-        ("error", "removed", ("d", "a"), 1),
-        ("error", "removed", ("d", "c"), 1),
-    ]
-    assert found[0].examples == [{"item": "a/in", "removed": "d/gone"}]
-    assert found[0].message.startswith(
-        "d removes texts that a inserts, in 1 of its items: a/in holds d/gone; leave"
-    )
+    found = check_plan(plan, corpus, Checks()).findings
+    assert [(f.check, f.experiments, f.items) for f in found] == [("holdout", ("b", "c"), 1)]
 
 
 def test_a_holdout_that_leaks_is_refused_where_that_is_an_error(plan_of, corpus):
@@ -116,7 +111,7 @@ def test_a_holdout_that_leaks_is_refused_where_that_is_an_error(plan_of, corpus)
 
     leaks = plan_of([given("held", 0), given("again", 1)])
     refuse(leaks, corpus, Checks())
-    with pytest.raises(ValueError, match="a holdout leaks: 1 of 1 held-out items of held are tex"):
+    with pytest.raises(ValueError, match="a holdout leaks: 1 of 1 held-out items of held are ide"):
         refuse(leaks, corpus, Checks(holdout="error"))
     for fine in ([given("held", 0), given("again", 0)], [given("a", 1), given("b", 1)]):
         refuse(plan_of(fine), corpus, Checks(holdout="error"))
@@ -135,18 +130,18 @@ def test_what_is_nearly_a_holdout_is_no_error(plan_of, corpus):
 
 def test_the_report_is_written_for_people_and_for_programs(removing, corpus, tmp_path):
     plan, _ = removing
-    report = check_plan(plan, corpus, Checks(), overlap=True)
+    report = check_plan(plan, corpus, Checks(holdout="error"), overlap=True)
     report.write(tmp_path)
     written, values = (
         (tmp_path / "checks.txt").read_text(),
         json.loads((tmp_path / "checks.json").read_text()),
     )
-    assert written.startswith(f"checks of plan {plan.hash[:12]}: 2 errors, 0 warnings, 0 notes\n")
-    assert report.short() in written and len(report.errors) == 2
+    assert written.startswith(f"checks of plan {plan.hash[:12]}: 1 error, 0 warnings, 0 notes\n")
+    assert report.short() in written and len(report.errors) == 1
     assert values["plan"] == plan.hash and values["left_out"] == []
-    assert [f["check"] for f in values["findings"]] == ["removed", "removed"]
+    assert [f["check"] for f in values["findings"]] == ["holdout"]
     assert [row["condition"] for row in values["overlap"]] == ["c", "c", "c", "c"]
-    assert values["capacity"]["experiments"]["c"]["tokens"] == 6
+    assert values["capacity"]["experiments"]["c"]["tokens"] == 9
     quick = check_plan(plan, corpus, Checks())
     assert quick.overlap is None and "--check=overlap" in quick.short().splitlines()[-1]
 
@@ -156,18 +151,18 @@ def test_a_large_new_plan_leaves_out_what_takes_long_and_says_so(removing, corpu
     size = int(texts.length[~texts.removed].sum())
     large = Checks(similar_up_to=size - 1)
     told = check_plan(plan, corpus, large, new=True).short()
-    assert "not checked: texts that are nearly the same (--check)" in told
+    assert "not checked: near-duplicate texts (run with --check)" in told
     for report in (
         check_plan(plan, corpus, large),
         check_plan(plan, corpus, Checks(similar_up_to=size), new=True),
     ):
-        assert "nearly" not in report.short()
+        assert "near-dup" not in report.short()
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"holdout": "fatal"}, "Checks.holdout is one of"),
+        ({"holdout": "fatal"}, "Checks.holdout must be one of"),
         ({"ngram": 0}, "Checks.ngram must be at least 1, not 0"),
         ({"similar": 0.0}, "Checks.similar must be a share above 0, up to 1"),
         ({"covered": 1.5}, "Checks.covered must be a share above 0, up to 1"),

@@ -1,7 +1,4 @@
-"""What the loader gives each host of a step, in any cut of the batch, to be audited.
-
-The command's audit: which batches, loaded on how many hosts, and what is said of them.
-"""
+"""The audit of a plan: compare the loader's batches with those of the reference reader (C5)."""
 
 import itertools
 import pathlib
@@ -20,12 +17,12 @@ from ttoaa.workdir import Workdir
 
 
 def cuts(batch: int, hosts: int) -> Iterator[tuple[str, list[np.ndarray]]]:
-    """(name, rows of every host): in one piece each, and every n-th row.
+    """Yield (name, rows of every host): contiguous rows for each host, and every n-th row.
 
-    A batch's sharding may cut it either way (see `training.device_feed.local_rows`).
+    The sharding of a batch may cut it either way (see `training.device_feed.local_rows`).
     """
     if not 1 <= hosts <= batch:
-        raise ValueError(f"a batch of {batch} rows is cut for 1 to {batch} hosts, not {hosts}")
+        raise ValueError(f"a batch of {batch} rows can be cut for 1 to {batch} hosts, not {hosts}")
     rows = np.arange(batch)
     yield "", list(np.array_split(rows, hosts))
     if hosts > 1:
@@ -39,9 +36,9 @@ def load_shares(
     hosts: Sequence[int] = (1,),
     filled: SlotOverlay | None = None,
 ) -> Iterator[Share]:
-    """What the loader gives for these steps to each host of 1, 2, … hosts: step by step.
+    """Load the rows of each host for these steps, for each number of `hosts`, step by step.
 
-    With `filled`, after what a run decided for its controllers' slots.
+    With `filled`, controllers' slots hold what a run decided.
     """
     geometry, order = plan.geometry, Order(**plan.contents["order"])
     shares = [
@@ -58,8 +55,8 @@ def load_shares(
             yield Share(step, rows, batch["tokens"], batch["arms"], host)
 
 
-_VERIFIED = 1 << 33  # bytes of shards up to which each is hashed: some seconds
-_COUNTED = 1_000
+_VERIFIED = 1 << 33  # bytes: the shards of a larger corpus are not hashed, to save time
+_COUNTED = 1_000  # differences
 
 
 def audit(
@@ -69,45 +66,44 @@ def audit(
     steps: Sequence[int] = (),
     hosts: Sequence[int] = (1,),
 ) -> str:
-    """Compares `steps`, or `count` random ones, with what the loader gives on so many hosts.
+    """Compare the loader with the reference reader on `steps`, or on `count` random steps.
 
-    Where a run has begun that has controllers, both sides fill the slots that it decided on.
-
-    Returns what a person is told. Raises ValueError, naming the first difference, where there is
-    one, and for a plan or a corpus that is damaged.
+    Each batch is loaded for each number of `hosts`. If a run with controllers has begun, both sides
+    fill the slots that it decided. Returns a line for the user. Raises ValueError, naming the first
+    difference, if there is one, and for a damaged plan or corpus.
     """
     plan = Plan.open(workdir.plan)
-    corpus, left_out = _opened(workdir, plan)
+    corpus, note = _open_corpus(workdir, plan)
     geometry, run = plan.geometry, workdir.run("run")
     controlled = (run / controller_log.SLOT_TEXTS_FOLDER / "index.json").exists()
     reader = PlainReader(workdir.corpus, workdir.plan, run if controlled else None)
-    filled = _filled(plan, run) if controlled else None
+    filled = _slot_overlay(plan, run) if controlled else None
     stop = min(reader.decided, geometry.steps)
     if not stop:
-        raise ValueError(f"{run} has decided nothing yet, so that no batch of it can be audited")
+        raise ValueError(f"{run} has made no decision yet: audit it after the first interval")
     if not steps and count < 1:
         raise ValueError(f"--audit compares at least 1 batch, not {count}")
     if any(step >= stop for step in steps):
-        why = " has decided so far on" if stop < geometry.steps else " has"
-        raise ValueError(f"the run{why} the steps 0 to {stop - 1}, not {max(steps)}")
+        what = "has decided steps" if stop < geometry.steps else "has steps"
+        raise ValueError(f"the run {what} 0 to {stop - 1}: step {max(steps)} cannot be audited")
     chosen = list(steps)
     if not steps:
         chosen = sorted(np.random.default_rng(seed).permutation(stop)[:count].tolist())
     shares = load_shares(corpus, plan, chosen, hosts, filled)
     found = list(itertools.islice(differences(reader, shares), _COUNTED))
     if found:
-        many = f"{_COUNTED:,} or more" if len(found) == _COUNTED else f"{len(found):,}"
-        raise ValueError(f"the audit found {many} differences; first: {found[0]}")
+        count_text = f"{_COUNTED:,} or more" if len(found) == _COUNTED else f"{len(found):,}"
+        raise ValueError(f"the audit found {count_text} differences; first: {found[0]}")
     where = "" if tuple(hosts) == (1,) else f" as each of {', '.join(map(str, hosts))} hosts"
     tokens = len(chosen) * geometry.batch * geometry.length
     return (
         f"{len(chosen)} batches ({tokens:,} tokens and arms) audited{where}, "
-        f"{'with what the run decided, ' if controlled else ''}no difference{left_out}"
+        f"{'with the decisions of the run, ' if controlled else ''}no difference{note}"
     )
 
 
-def _filled(plan: Plan, run: pathlib.Path) -> SlotOverlay:
-    """The transform that follows the loader in a run with controllers, after all it decided."""
+def _slot_overlay(plan: Plan, run: pathlib.Path) -> SlotOverlay:
+    """Return the transform that fills slots, after all decisions of a run."""
     filled = SlotOverlay(
         plan, controller_log.load_slot_texts(run / controller_log.SLOT_TEXTS_FOLDER)
     )
@@ -116,8 +112,8 @@ def _filled(plan: Plan, run: pathlib.Path) -> SlotOverlay:
     return filled
 
 
-def _opened(workdir: Workdir, plan: Plan) -> tuple[Corpus, str]:
-    """The plan's corpus, and what has to be said of it: a very large one is not hashed."""
+def _open_corpus(workdir: Workdir, plan: Plan) -> tuple[Corpus, str]:
+    """Open the plan's corpus; also return a note if it is too large to be hashed."""
     corpus = Corpus.open(workdir.corpus, verify=False)
     if corpus.fingerprint != plan.contents["corpus"]:
         raise ValueError(f"{plan.folder} was made for another corpus than {corpus.folder}")

@@ -1,11 +1,8 @@
-"""What controllers decided for their slots, read plainly from the files of plan and run (C6).
+"""Re-derive batches from the files of a study, for comparison with the loader (C5, C6).
 
-As `audit`, it shares no code with what made the decisions or writes them over the stream.
-
-Re-derives batches from the files of a study, to be compared with what the loader gives (C5).
-
-This is the second opinion: it imports nothing from loader, planner, order or corpus. It is written
-row by row in plain Python from the formats as documented, so that a fault in the fast code shows.
+An independent implementation: it imports nothing from loader, planner, order, corpus or
+controllers, and composes row by row in plain Python from the documented formats, so that it shows
+errors in the fast code.
 """
 
 import bisect
@@ -24,51 +21,54 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 Texts = dict[tuple[int, int], list[int]]
-"""(item, copy) of a slot to the token ids that fill it."""
+"""The token ids in each slot, by (item, copy)."""
 
 
-def decided(plan: pathlib.Path, run: pathlib.Path) -> tuple[Texts, int]:
-    """(what fills the slots, the first step that nothing is decided for).
+def read_decisions(plan: pathlib.Path, run: pathlib.Path) -> tuple[Texts, int]:
+    """Return the texts in the slots, and the first step without decisions.
 
-    Raises ValueError where the log's chain of hashes is broken.
+    Raises ValueError if the log's chain of hashes is broken.
     """
     contents = json.loads((plan / "plan.json").read_text(encoding="utf-8"))["contents"]
     index = json.loads((run / "controllers" / "index.json").read_text(encoding="utf-8"))
     tokens, starts = (np.load(run / "controllers" / f"{n}.npy") for n in ("tokens", "starts"))
-    lines, texts, ends, number = _lines(run / "decisions.jsonl"), {}, [], 0
-    for filling in index["fillings"]:
-        item, copies = _item(plan, contents, filling["experiment"], filling["slots"])
-        every, end = filling["every"], 0
-        each = copies // -(-contents["geometry"]["steps"] // every)  # slots of an interval
+    lines, texts, ends, number = _read_log(run / "decisions.jsonl"), {}, [], 0
+    for controller in index["fillings"]:
+        name = controller["experiment"], controller["slots"]
+        item, copies = _find_item(plan, contents, *name)
+        every, end = controller["every"], 0
+        per_interval = copies // -(-contents["geometry"]["steps"] // every)
         for line in lines:
-            if (line["experiment"], line["slots"]) != (filling["experiment"], filling["slots"]):
+            if (line["experiment"], line["slots"]) != name:
                 continue
             for k, chosen in enumerate(line["chosen"]):
                 first, last = starts[number + chosen], starts[number + chosen + 1]
-                texts[item, line["interval"] * each + k] = tokens[first:last].tolist()
+                texts[item, line["interval"] * per_interval + k] = tokens[first:last].tolist()
             end = max(end, (line["interval"] + 1) * every)
         ends.append(end)
-        number += filling["texts"]
+        number += controller["texts"]
     return texts, min(ends)
 
 
-def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The whole lines of the log; a last one that a kill cut short is none."""
+def _read_log(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Return the complete lines of the log, without an incomplete last one."""
     lines: list[dict[str, Any]] = []
     raws = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     for raw in raws:
         line = json.loads(raw)
-        told = line.pop("hash")
+        digest = line.pop("hash")
         text = json.dumps(line, sort_keys=True)
-        whole = hashlib.sha256(text.encode()).hexdigest() == told
-        if not whole or (lines and line["previous"] != lines[-1]["hash"]):
+        intact = hashlib.sha256(text.encode()).hexdigest() == digest
+        if not intact or (lines and line["previous"] != lines[-1]["hash"]):
             raise ValueError(f"{path} is damaged: line {len(lines) + 1} breaks its chain of hashes")
-        lines.append({**line, "hash": told})
+        lines.append({**line, "hash": digest})
     return lines
 
 
-def _item(plan: pathlib.Path, contents: dict[str, Any], name: str, slots: str) -> tuple[int, int]:
-    """(number among all items of the plan, copies) of an experiment's item."""
+def _find_item(
+    plan: pathlib.Path, contents: dict[str, Any], name: str, slots: str
+) -> tuple[int, int]:
+    """Return (number among all items of the plan, copies) of an experiment's item."""
     with pa.OSFile(os.fspath(plan / "items" / f"{name}.parquet")) as file:
         table = pq.read_table(file, columns=["id", "repetitions"]).to_pydict()
     row = table["id"].index(slots)
@@ -82,24 +82,24 @@ _TOKENS, _RESERVE, _SLOT, _MARK = range(4)  # the plan's column `kind`
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """What a loader gave one host of one step."""
+    """The rows of one step that the loader gave to one host."""
 
     step: int
     rows: np.ndarray
-    """int64[b], the rows of the batch that are the host's."""
+    """int64[b]: the rows of the batch."""
     tokens: np.ndarray
     """int32[b, L]"""
     arms: np.ndarray
     """uint16[b, L]"""
     host: str = ""
-    """Which host of how many, for a person."""
+    """Which host of how many, for messages."""
 
 
 class PlainReader:
     """Composes any training row from `corpus/` and `plan/` alone.
 
-    Columns stay on disk, so that a plan of any size opens at once. With a `run` its controllers'
-    slots are filled as it decided, up to the step `decided`; without, they are empty.
+    Columns stay on disk, so a plan of any size opens at once. With a `run`, its controllers' slots
+    are filled as decided, up to the step `decided`; without, they are empty.
     """
 
     def __init__(
@@ -114,20 +114,20 @@ class PlainReader:
         self.filled: Texts = {}
         self.decided: int = self.steps
         if run is not None:
-            self.filled, self.decided = decided(plan, run)
+            self.filled, self.decided = read_decisions(plan, run)
         names = ("position", "offset", "length", "source", "kind", "arm", "item", "repetition")
         columns = {n: np.load(plan / "columns" / f"{n}.npy", "r") for n in names}
         self.edits = {n: np.asarray(column) for n, column in columns.items()}  # faster to index
         self.tokens = np.load(plan / "tokens.npy", "r")
 
     def step(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """(tokens int32[B, L], arms uint16[B, L]) of one step."""
+        """Return (tokens int32[B, L], arms uint16[B, L]) of one step."""
         rows = [self.row(step * self.batch + row) for row in range(self.batch)]
         tokens, arms = zip(*rows, strict=True)
         return np.array(tokens, np.int32), np.array(arms, np.uint16)
 
     def row(self, position: int) -> tuple[list[int], list[int]]:
-        """The token ids and the arm ids of the row at a place of the training order."""
+        """Return the token ids and the arm ids of the row at a position of the training order."""
         window = window_at(position, self.train, self.order)
         tokens = self.corpus.window("train", window, self.length)
         arms = [0] * self.length
@@ -142,19 +142,19 @@ class PlainReader:
         return tokens, arms
 
     def _text(self, edit: int, there: list[int]) -> list[int]:
-        """What an edit writes where the corpus has the tokens `there`."""
+        """Return what an edit writes over the corpus tokens `there`."""
         kind, source = int(self.edits["kind"][edit]), int(self.edits["source"][edit])
         if kind == _TOKENS:
             text: list[int] = self.tokens[source : source + len(there)].tolist()
             return text
         if kind == _RESERVE:
             return self.corpus.window("reserve", source, self.length)[: len(there)]
-        if kind == _SLOT:  # a controller's: what it decided, or nothing yet
+        if kind == _SLOT:  # what the controller chose, or nothing yet
             copy = int(self.edits["item"][edit]), int(self.edits["repetition"][edit])
             return self.filled.get(copy, [])
-        if kind == _MARK:  # of tokens that stay what they are
+        if kind == _MARK:  # keeps the tokens
             return there
-        raise ValueError(f"edit {edit} of the plan is of kind {kind}, which there is not")
+        raise ValueError(f"edit {edit} of the plan has the unknown kind {kind}")
 
 
 class PlainCorpus:
@@ -170,6 +170,7 @@ class PlainCorpus:
         self.tables: dict[tuple[str, int], tuple[list[dict[str, Any]], list[int]]] = {}
 
     def count(self, split: str, length: int) -> int:
+        """Return the number of windows of a split."""
         if self.numbering is None:
             return self._table(split, length)[1][-1]
         train: int = self.numbering["train"]
@@ -177,23 +178,23 @@ class PlainCorpus:
         return train if split == "train" else after
 
     def window(self, split: str, window: int, length: int) -> list[int]:
-        """The token ids of one window; those of an order file are numbered by its entries."""
+        """Return the token ids of one window; an order file numbers windows by its entries."""
         if not 0 <= window < self.count(split, length):
             raise ValueError(f"window {window} of {split} does not exist")
         if self.numbering is not None:
             first = self.numbering["first"] + (self.numbering["train"] if split == "reserve" else 0)
             entry, width = first + window, np.dtype(self.numbering["dtype"]).itemsize
             file, begin = pathlib.Path(self.numbering["file"]), self.numbering["offset"]
-            (window,) = _integers(file, begin + entry * width, 1, self.numbering["dtype"])
+            (window,) = _read_integers(file, begin + entry * width, 1, self.numbering["dtype"])
             split = "all"
         shards, starts = self._table(split, length)
         place = bisect.bisect_right(starts, window) - 1
         shard, inside = shards[place], window - starts[place]
         begin = shard.get("offset", 0) + inside * length * np.dtype(self.dtype).itemsize
-        return _integers(self.folder / shard["name"], begin, length, self.dtype)
+        return _read_integers(self.folder / shard["name"], begin, length, self.dtype)
 
     def _table(self, split: str, length: int) -> tuple[list[dict[str, Any]], list[int]]:
-        """The split's shards, and the first window of each and of none."""
+        """Return the split's shards, and the first window of each, then the number of windows."""
         if (split, length) not in self.tables:
             shards = [shard for shard in self.manifest["shards"] if shard["split"] == split]
             counts = (shard["tokens"] // length for shard in shards)
@@ -202,9 +203,9 @@ class PlainCorpus:
 
 
 def differences(reader: PlainReader, loaded: Iterable[Share]) -> Iterator[str]:
-    """A line for each token at which a loader's share and the reader differ.
+    """Yield a line for each token at which a loader's share and the reader differ.
 
-    All shares of a step must come one after the other: each step is derived once.
+    The shares of a step must be consecutive: each step is derived once.
     """
     for step, shares in itertools.groupby(loaded, lambda share: share.step):
         tokens, arms = reader.step(step)
@@ -229,15 +230,15 @@ def differences(reader: PlainReader, loaded: Iterable[Share]) -> Iterator[str]:
 
 
 def window_at(position: int, total: int, order: dict[str, Any]) -> int:
-    """The training window at a place of the training order, of `total` an epoch."""
+    """Return the training window at a position of the order, of `total` windows an epoch."""
     epoch, place = divmod(position, total)
     if order.get("first_in_order") and epoch == 0:
         return place  # the order file's own numbers
     return _permute(place, total, order["seed"], epoch)
 
 
-def _integers(path: pathlib.Path, begin: int, count: int, dtype: str) -> list[int]:
-    """`count` little-endian integers of a file from byte `begin` on."""
+def _read_integers(path: pathlib.Path, begin: int, count: int, dtype: str) -> list[int]:
+    """Read `count` little-endian integers of a file from byte `begin` on."""
     code = {"uint16": "H", "uint32": "I", "int32": "i", "uint64": "Q", "int64": "q"}[dtype]
     with open(path, "rb") as file:
         file.seek(begin)
@@ -246,7 +247,7 @@ def _integers(path: pathlib.Path, begin: int, count: int, dtype: str) -> list[in
 
 
 def _permute(place: int, total: int, seed: int, epoch: int) -> int:
-    """The keyed Feistel permutation of order.py, once more, on Python integers."""
+    """Apply the keyed Feistel permutation of `data/order.py`, in Python integers."""
     bits = 1
     while (1 << (2 * bits)) < total:
         bits += 1

@@ -1,1 +1,1 @@
-"""Checks across the experiments of a plan, before a run is paid for."""
+"""Checks across the experiments of a plan, before the run."""

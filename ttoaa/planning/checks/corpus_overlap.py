@@ -1,9 +1,8 @@
-"""How much of each item the corpus has already, by n-grams, as decontamination tools report it.
+"""Measure how much of each item the corpus contains already, by n-grams.
 
-An item is covered to the share of its n-grams (13 tokens, as in Brown et al., 2020, appendix C)
-that stand in a window that is trained on; one shorter than that is covered if it stands there
-whole. Windows are those of the run's order, but for rows that the plan replaces by windows of the
-reserve, and those.
+The share of an item is that of its n-grams (13 tokens, as in Brown et al., 2020, appendix C) that
+occur in a window that the run trains on; a shorter item is searched for as a whole. Windows of rows
+that the plan replaces do not count, the reserve windows that replace them do.
 """
 
 import dataclasses
@@ -15,80 +14,84 @@ from ttoaa.data.corpus import Corpus
 from ttoaa.data.ngram_search import Patterns, scan
 from ttoaa.data.order import Order
 from ttoaa.planning.checks.findings import Finding
-from ttoaa.planning.checks.item_texts import ItemTexts, counted
+from ttoaa.planning.checks.item_texts import ItemTexts, ranges
 from ttoaa.planning.items import RESERVE
 from ttoaa.planning.plan import Plan
 
-_SHORTEST = 5  # tokens: fewer stand anywhere by chance
+_SHORTEST = 5  # tokens: shorter texts occur by chance
 _BLOCK = 1 << 20  # tokens of reserve windows read at a time
 
 
 @dataclasses.dataclass(frozen=True)
 class Overlap:
-    """Of n texts, each: how many n-grams were looked for, how many found, how often in all."""
+    """The n-grams of n texts in the corpus."""
 
     texts: ItemTexts
-    looked: np.ndarray
-    """int64[n]; 0 where the text is too short to tell."""
+    searched: np.ndarray
+    """int64[n]: n-grams searched for; 0 where the text is too short."""
     found: np.ndarray
-    """int64[n]"""
+    """int64[n]: n-grams found."""
     times: np.ndarray
-    """int64[n]: occurrences in trained windows of all its n-grams together."""
+    """int64[n]: occurrences of all its n-grams in windows trained on."""
 
     @property
     def share(self) -> np.ndarray:
-        """float64[n]"""
-        return self.found / np.maximum(self.looked, 1)
+        """float64[n]: found n-grams over searched ones."""
+        return self.found / np.maximum(self.searched, 1)
 
 
 def overlap(
     corpus: Corpus, plan: Plan, texts: ItemTexts, n: int, most: int, progress: bool = False
 ) -> Overlap:
-    """Looks for at most about `most` n-grams in all, spread evenly over every text."""
-    place, length, owner = _chosen(texts, n, most)
-    looked = np.bincount(owner, minlength=len(texts))
+    """Search the corpus for at most about `most` n-grams, evenly spaced in every text."""
+    place, length, owner = _choose_ngrams(texts, n, most)
+    searched = np.bincount(owner, minlength=len(texts))
     found, times = np.zeros(len(texts), np.int64), np.zeros(len(texts), np.int64)
-    for size in (n, None):  # those of one length apart: short ones make a scan slow
+    for size in (n, None):  # short ones in a scan of their own, which they slow down
         group = np.flatnonzero(length == n if size else length < n)
         if not len(group):
             continue
         rows = [
             texts.at(np.arange(p, p + k)) for p, k in zip(place[group], length[group], strict=True)
         ]
-        different, which = _different(rows)
-        count = _counts(corpus, plan, Patterns(different), progress)[which]
+        different, which = _unique_rows(rows)
+        count = _count_occurrences(corpus, plan, Patterns(different), progress)[which]
         found += np.bincount(owner[group], count > 0, len(texts)).astype(np.int64)
         times += np.bincount(owner[group], count, len(texts)).astype(np.int64)
-    return Overlap(texts, looked, found, times)
+    return Overlap(texts, searched, found, times)
 
 
-def _chosen(texts: ItemTexts, n: int, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(first token, length, whose) of every n-gram that is looked for: int64[k] each."""
+def _choose_ngrams(
+    texts: ItemTexts, n: int, most: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (first token, length, text) of every n-gram to search for, int64[k] each."""
     fits = np.maximum(texts.length - n + 1, 1)
     stride = max(1, -(-int(fits.sum()) // most))
     count = np.where(texts.length >= _SHORTEST, -(-fits // stride), 0)
     owner = np.repeat(np.arange(len(texts)), count)
     return (
-        texts.start[owner] + counted(count) * stride,
+        texts.start[owner] + ranges(count) * stride,
         np.minimum(texts.length, n)[owner],
         owner,
     )
 
 
-def _different(rows: list[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
-    """(each once, which of them each row is)."""
+def _unique_rows(rows: list[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return (the different rows, the index of each row among them)."""
     first: dict[bytes, int] = {}
     which = np.array([first.setdefault(row.tobytes(), len(first)) for row in rows])
     firsts = np.unique(which, return_index=True)[1]
     return [rows[i] for i in firsts], which
 
 
-def _counts(corpus: Corpus, plan: Plan, patterns: Patterns, progress: bool) -> np.ndarray:
-    """int64[patterns]: occurrences inside windows that the run trains on."""
+def _count_occurrences(
+    corpus: Corpus, plan: Plan, patterns: Patterns, progress: bool
+) -> np.ndarray:
+    """Count the occurrences of patterns within windows that the run trains on, int64[patterns]."""
     length = plan.geometry.length
-    there = scan(corpus, "train", patterns, length, progress=progress)
-    trained = _trained(corpus, plan)[there.where // length]
-    count = np.bincount(there.pattern[trained], minlength=len(patterns))
+    occurrences = scan(corpus, "train", patterns, length, progress=progress)
+    trained = _trained_windows(corpus, plan)[occurrences.where // length]
+    count = np.bincount(occurrences.pattern[trained], minlength=len(patterns))
     inserted = np.unique(plan.columns["source"][plan.columns["kind"] == RESERVE])
     step = max(1, _BLOCK // length)
     for first in range(0, len(inserted), step):
@@ -99,8 +102,8 @@ def _counts(corpus: Corpus, plan: Plan, patterns: Patterns, progress: bool) -> n
     return count
 
 
-def _trained(corpus: Corpus, plan: Plan) -> np.ndarray:
-    """bool[windows]: which training windows the run reaches in a row that is not replaced."""
+def _trained_windows(corpus: Corpus, plan: Plan) -> np.ndarray:
+    """Return which training windows the run uses in a row that is not replaced, bool[n]."""
     order, sequences = Order(**plan.contents["order"]), plan.geometry.sequences
     reached = np.zeros(order.num_windows, bool)
     replaced = plan.columns["position"][plan.columns["kind"] == RESERVE]
@@ -113,7 +116,7 @@ def _trained(corpus: Corpus, plan: Plan) -> np.ndarray:
 
 
 def by_condition(found: Overlap, dirty: float, worst: int) -> list[dict[str, Any]]:
-    """A row for each experiment and condition, with its `worst` items."""
+    """Summarise each experiment and condition in a row, with its `worst` items."""
     texts = found.texts
     conditions = np.asarray(texts.conditions.to_pylist(), object)
     names, code = np.unique(conditions.astype(str), return_inverse=True)
@@ -121,18 +124,18 @@ def by_condition(found: Overlap, dirty: float, worst: int) -> list[dict[str, Any
     rows = []
     for number in np.unique(group):
         items = np.flatnonzero(group == number)
-        told = items[found.looked[items] > 0]
-        share = found.share[told]
-        order = told[np.argsort(-share, kind="stable")[:worst]]
+        long_enough = items[found.searched[items] > 0]
+        share = found.share[long_enough]
+        order = long_enough[np.argsort(-share, kind="stable")[:worst]]
         rows.append(
             {
                 "experiment": texts.experiments[number // len(names)],
                 "condition": str(names[number % len(names)]),
                 "items": len(items),
-                "too_short": len(items) - len(told),
+                "too_short": len(items) - len(long_enough),
                 "held_out": int(texts.held_out[items].sum()),
-                "ngrams": int(found.looked[told].sum()),
-                "mean_share": float(share.mean()) if len(told) else None,
+                "ngrams": int(found.searched[long_enough].sum()),
+                "mean_share": float(share.mean()) if len(long_enough) else None,
                 "items_with_any": int((share > 0).sum()),
                 "items_covered": int((share >= dirty).sum()),
                 "worst": [
@@ -150,14 +153,14 @@ def by_condition(found: Overlap, dirty: float, worst: int) -> list[dict[str, Any
 
 
 def findings(rows: list[dict[str, Any]], n: int, dirty: float) -> list[Finding]:
-    """A warning for each condition with items that the corpus has to the share `dirty` or more."""
+    """Warn of each condition with items whose share in the corpus is `dirty` or more."""
     return [
         Finding(
             severity="warning",
             check="overlap",
             message=f"{row['items_covered']:,} of {row['items']:,} items of "
-            f"{row['experiment']}/{row['condition']} stand to {dirty:.0%} or more of their "
-            f"{n}-grams in what is trained on anyway: {row['worst'][0]['item']} to "
+            f"{row['experiment']}/{row['condition']} have {dirty:.0%} or more of their "
+            f"{n}-grams in the corpus: {row['worst'][0]['item']} has "
             f"{row['worst'][0]['share']:.0%}",
             experiments=(row["experiment"],),
             items=row["items_covered"],
@@ -169,18 +172,18 @@ def findings(rows: list[dict[str, Any]], n: int, dirty: float) -> list[Finding]:
 
 
 def table(rows: list[dict[str, Any]], n: int) -> str:
-    """The rows, aligned, for a person."""
+    """Format the rows as a table."""
     names = [f"{row['experiment']}/{row['condition']}" for row in rows]
-    wide = max([len(name) for name in names], default=4)
+    width = max([len(name) for name in names], default=4)
     lines = [
-        f"{'condition':{wide}}  {'items':>9}  {'with any':>9}  {'covered':>9}  "
+        f"{'condition':{width}}  {'items':>9}  {'with any':>9}  {'covered':>9}  "
         f"{f'mean share of {n}-grams':>24}  worst"
     ]
     for name, row in zip(names, rows, strict=True):
         worst = ", ".join(f"{w['item']} {w['share']:.0%}" for w in row["worst"][:3])
         mean = "-" if row["mean_share"] is None else f"{row['mean_share']:.2%}"
         lines.append(
-            f"{name:{wide}}  {row['items']:>9,}  {row['items_with_any']:>9,}  "
+            f"{name:{width}}  {row['items']:>9,}  {row['items_with_any']:>9,}  "
             f"{row['items_covered']:>9,}  {mean:>24}  {worst}".rstrip()
         )
     return "\n".join(lines)

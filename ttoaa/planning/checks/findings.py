@@ -1,7 +1,4 @@
-"""What a check has to say: one line for a person, the same as values for a program.
-
-From when on the checks of a plan tell something, and how severe it is.
-"""
+"""Findings of the plan checks, and the thresholds and severities that a config sets."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,7 +11,7 @@ SEVERITIES = ("error", "warning", "note")
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """An error is a plan that must not be run, a warning one that a person must have looked at."""
+    """A finding: an error forbids the run, a warning needs a look before the run."""
 
     severity: str
     check: str
@@ -24,36 +21,38 @@ class Finding:
     examples: Sequence[dict[str, Any]] = ()
 
     def line(self) -> str:
+        """Format the finding for checks.txt."""
         return f"{self.severity:8} {self.check:10} {self.message}"
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Checks:
-    """What is told of texts that experiments share, with each other or with the corpus."""
+    """Thresholds and severities of the plan checks."""
 
     holdout: str = "warning"
-    """What a held-out item is that is inserted after all: 'error' refuses the plan, and warns of
-    one of which nearly the same is."""
+    """The severity of a held-out item that is also inserted. 'error' refuses the plan, and makes a
+    near-duplicate a warning."""
     shingle: int = 8
-    """Tokens of the n-grams by which texts of experiments are compared."""
+    """n of the n-grams, in tokens, by which texts of experiments are compared."""
     similar: float = 0.8
-    """The share of an item's n-grams in another experiment's texts from which it is told."""
+    """Report an item if at least this share of its n-grams is in another experiment's texts."""
     similar_up_to: int = 1 << 26
-    """Tokens of all items together up to which a new plan is compared so; --check always does."""
+    """Compare n-grams for a new plan only up to this many tokens of items; --check always does."""
     ngram: int = 13
-    """Tokens of the n-grams that are looked for in the corpus."""
+    """n of the n-grams, in tokens, that are searched for in the corpus."""
     ngrams: int = 1 << 20
-    """How many are, at most: where the items have more, every second, third, … of each."""
+    """Search for at most about this many; if items have more, for every second, third, …."""
     covered: float = 0.8
-    """The share of an item's n-grams in the corpus from which it is told."""
+    """Report an item if at least this share of its n-grams is in the corpus."""
     crowded: float = 0.5
-    """The share of a tenth of training that experiments take from which it is told."""
+    """Report a tenth of training if experiments cover at least this share of it."""
     examples: int = 5
+    """Examples listed for each finding."""
 
     def __post_init__(self) -> None:
         if self.holdout not in SEVERITIES:
-            raise ValueError(f"Checks.holdout is one of {SEVERITIES}, not {self.holdout!r}")
+            raise ValueError(f"Checks.holdout must be one of {SEVERITIES}, not {self.holdout!r}")
         for name in ("shingle", "ngram", "ngrams", "examples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"Checks.{name} must be at least 1, not {getattr(self, name)}")
