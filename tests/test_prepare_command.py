@@ -85,7 +85,7 @@ def test_a_corpus_is_made_published_and_fetched_by_another(folder, tmp_path):
     gin, url = f"--gin_file={folder}/study.gin", f"file://{tmp_path}/bucket/corpus"
     code, said, error = run(tmp_path / "one", gin, f"--to={url}")
     assert code == 0, error
-    assert "is ready: train" in said and f"{url} has it now" in said
+    assert "is ready: train" in said and f"{url} has the corpus now" in said
     drawn = [line for line in said.splitlines() if "characters of 60 documents of text of" in line]
     assert [line.rsplit(".", 1)[1] for line in drawn] == ["jsonl", "parquet"]
 
@@ -93,11 +93,14 @@ def test_a_corpus_is_made_published_and_fetched_by_another(folder, tmp_path):
         tmp_path / "two", gin, f"--from={url}", "--gin_bindings=TrainBPE.reserved=9"
     )
     assert code == 1 and not (tmp_path / "two" / "corpus").exists()
-    assert error[0].endswith("made by another config: tokenizer.reserved is 32 there and 9 here")
+    assert error[0].endswith(
+        "/corpus was made with tokenizer.reserved 32, now it would be 9: use another --from, or "
+        "change the config"
+    )
 
     code, said, error = run(tmp_path / "three", gin, f"--from={url}", f"--to={url}")
     assert code == 0, error
-    assert "is ready" in said and "had it already" in said and "tokenizing" not in said
+    assert "is ready" in said and "had the corpus already" in said and "tokenizing" not in said
     one, three = (Corpus.open(tmp_path / name / "corpus") for name in ("one", "three"))
     assert one.fingerprint == three.fingerprint
 
@@ -109,7 +112,7 @@ def test_input_of_any_kind_and_a_sentencepiece_model(folder, tmp_path):
     flags = [f"--gin_file={folder}/study.gin", f"--input={tmp_path}/in", "--field=body"]
     code, said, error = run(tmp_path, *flags, f"--tokenizer={folder}/small.model")
     assert code == 0, error
-    assert f"passes over 1 files, of no kind that is read: {tmp_path}/in/c.csv" in said
+    assert f"skips 1 files of other types, such as {tmp_path}/in/c.csv" in said
     corpus = Corpus.open(tmp_path / "corpus")
     assert sum(corpus.manifest.documents.values()) == 120
     assert corpus.eos_id == 2 and corpus.tokenizer.decode([corpus.eos_id]) == "⟨eos⟩"
@@ -146,8 +149,8 @@ def test_input_may_be_a_folder_of_tfds(folder, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--field=body"], "prepare: --field is of --input: give both, or bind it in the config"),
-        (["--eos=</s>"], "prepare: --eos is of --tokenizer: give both, or bind it in the config"),
+        (["--field=body"], "prepare: --field needs --input: give both, or bind it in the config"),
+        (["--eos=</s>"], "prepare: --eos needs --tokenizer: give both, or bind it in the config"),
         (["--input={}/c.parquet"], "has no column 'text': set TextFiles.field (--field) to one of"),
     ],
 )

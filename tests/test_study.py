@@ -88,7 +88,7 @@ def test_what_is_done_is_not_done_again(finished, tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(study, "_Runner", InThisProcess)
     assert studies.main(study, workdir) == 0
     out = capsys.readouterr().out
-    for line in ("was there already", "control is finished already", "run is finished already"):
+    for line in ("exists already", "control is finished already", "run is finished already"):
         assert line in out
     assert "plan is made already" in out and "evaluate: 1 tables written" in out
     touched = {p.name for p in before if p.stat().st_mtime_ns != before[p]}

@@ -38,7 +38,7 @@ _WINDOW = flags.DEFINE_integer(
 
 
 def main(argv: Sequence[str]) -> None:
-    """`argv` is what absl knows nothing of: the command's name, what to do, Beam's options."""
+    """Run a task; `argv` is the command's name, the task, and the options of Beam."""
     commands = {"prepare": _prepare, "scan": _scan}
     if len(argv) < 2 or argv[1] not in commands:
         raise ValueError(f"name the task: ttoaa beam {' or '.join(commands)}")
@@ -49,14 +49,14 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _options(rest: Sequence[str]) -> "PipelineOptions":
-    """Beam's own. It passes over what it does not know: a flag of ours, mistyped, is refused."""
+    """Parse Beam's options; ValueError for a mistyped flag of ours, which Beam would ignore."""
     from ttoaa.data import beam
 
     options = beam.PipelineOptions(list(rest))
     everything = options.get_all_options(retain_unknown_options=True)
     for name in sorted(everything.keys() - options.get_all_options()):
         if ours := difflib.get_close_matches(name, flags.FLAGS, 1, 0.8):
-            raise ValueError(f"there is no --{name}: do you mean --{ours[0]}?")
+            raise ValueError(f"there is no --{name}: did you mean --{ours[0]}?")
     return options
 
 
@@ -66,7 +66,7 @@ def _prepare(options: "PipelineOptions") -> None:
     study, folder = config.load_from_flags(), config.workdir_from_flags().corpus
     existed = (folder / MANIFEST).exists()
     corpus = prepare_with_beam(study.prepare, folder, options)
-    found = "was there already" if existed else "is ready"
+    found = "exists already" if existed else "is ready"
     print(f"beam: {folder} {found}: {corpus.describe()}; {corpus.manifest.source}")
 
 
@@ -76,7 +76,7 @@ def _scan(options: "PipelineOptions") -> None:
     if _PATTERNS.value is None:
         raise ValueError("scan needs --patterns")
     corpus = Corpus.open(config.workdir_from_flags().corpus, verify=False)
-    patterns = _read(pathlib.Path(_PATTERNS.value).expanduser(), corpus.tokenizer)
+    patterns = _load_patterns(pathlib.Path(_PATTERNS.value).expanduser(), corpus.tokenizer)
     found = scan_with_beam(corpus, _SPLIT.value, patterns, options, _WINDOW.value)
     path = scan_path(corpus, _SPLIT.value, patterns, _WINDOW.value)
     print(
@@ -85,19 +85,20 @@ def _scan(options: "PipelineOptions") -> None:
     )
 
 
-def _read(path: pathlib.Path, tokenizer: Tokenizer) -> Patterns:
+def _load_patterns(path: pathlib.Path, tokenizer: Tokenizer) -> Patterns:
+    """Load a file of Patterns.save (.npz), or JSON lines with a text or tokens each."""
     if path.suffix == ".npz":
         return Patterns.load(path)
     sequences = []
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):  # of bytes: \n alone
         try:
-            told = json.loads(line)
-            found = np.array(told["tokens"]) if "tokens" in told else tokenizer.encode(told["text"])
+            given = json.loads(line)
+            tokens = given["tokens"] if "tokens" in given else tokenizer.encode(given["text"])
+            sequences.append(np.array(tokens))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}:{number} has neither a text nor tokens: {error}") from error
-        if not len(found):
-            raise ValueError(f"{path}:{number} has no token: take that line out")
-        sequences.append(found)
+        if not len(tokens):
+            raise ValueError(f"{path}:{number} has no tokens: remove that line")
     return Patterns(sequences)
 
 

@@ -22,6 +22,7 @@ from ttoaa.data.sources.files import TextFiles
 from ttoaa.data.sources.mixture import Mixture
 from ttoaa.data.sources.readers import RECORDS
 from ttoaa.data.sources.tfds_dataset import INFO
+from ttoaa.identity import check
 
 _INPUT = flags.DEFINE_list(
     "input",
@@ -61,12 +62,12 @@ def main(argv: Sequence[str]) -> None:
     folder = config.workdir_from_flags().corpus
     existed = (folder / MANIFEST).exists()
     if _FROM.value and not existed:
-        storage.stage(_FROM.value, folder, check=functools.partial(_check, chosen))
+        storage.stage(_FROM.value, folder, check=functools.partial(_check_manifest, chosen))
     source = getattr(chosen, "source", None)
     if not existed:
-        _tell_passed_over(source)
+        _report_skipped(source)
     corpus = prepare(chosen, folder)
-    found = "was there already" if existed else "is ready"
+    found = "exists already" if existed else "is ready"
     print(
         f"prepare: {folder} {found}: {corpus.describe()}; "
         f"{corpus.vocab_size:,} ids; {corpus.manifest.source}"
@@ -75,55 +76,46 @@ def main(argv: Sequence[str]) -> None:
         print(f"prepare: {drawn}")
     if _TO.value:
         new = storage.publish(folder, _TO.value)
-        print(f"prepare: {_TO.value} {'has it now' if new else 'had it already'}")
+        print(f"prepare: {_TO.value} {'has the corpus now' if new else 'had the corpus already'}")
 
 
-def _tell_passed_over(source: Any) -> None:
-    for each in getattr(source, "sources", ()):  # those of a mixture, which may be mixtures
-        _tell_passed_over(each)
-    files = source.passed_over() if isinstance(source, TextFiles) else []
+def _report_skipped(source: Any) -> None:
+    for each in getattr(source, "sources", ()):  # of a mixture, which may hold mixtures
+        _report_skipped(each)
+    files = source.skipped() if isinstance(source, TextFiles) else []
     if files:
-        print(f"prepare: passes over {len(files)} files, of no kind that is read: {files[0]} …")
+        print(f"prepare: skips {len(files)} files of other types, such as {files[0]}")
 
 
-def _check(chosen: Any, content: bytes) -> None:
-    """Refuses a corpus of another config before it is fetched."""
+def _check_manifest(chosen: Any, content: bytes) -> None:
+    """Raise ValueError for the manifest of a corpus of another config."""
     try:
-        there, here = Manifest.from_bytes(content).config, chosen.identity()
+        made = Manifest.from_bytes(content).config
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{_FROM.value} has no corpus manifest: {error}") from error
-    for name in there | here:
-        if there.get(name) != here.get(name):
-            raise ValueError(
-                f"{_FROM.value} was made by another config: {name} is {there.get(name)!r} there "
-                f"and {here.get(name)!r} here"
-            )
+    check(_FROM.value, made, chosen.identity(), "use another --from, or change the config")
 
 
 def _bindings() -> list[str]:
-    """The flags as gin bindings, so that the study's config remembers them."""
+    """Return the flags as gin bindings, which the study's config keeps."""
     options = [flag for flag in (_FIELD, _RECORDS, _UNDECODABLE) if flag.value is not None]
     if options and not _INPUT.value:
-        raise ValueError(f"--{options[0].name} is of --input: give both, or bind it in the config")
+        raise ValueError(f"--{options[0].name} needs --input: give both, or bind it in the config")
     if _EOS.present and not _TOKENIZER.value:
-        raise ValueError("--eos is of --tokenizer: give both, or bind it in the config")
+        raise ValueError("--eos needs --tokenizer: give both, or bind it in the config")
     lines = []
     if _INPUT.value:
-        paths = [_absolute(path) for path in _INPUT.value]
-        a_dataset = len(paths) == 1 and (pathlib.Path(paths[0]) / INFO).is_file()
-        kind, parameter = ("TfdsDataset", "folder") if a_dataset else ("TextFiles", "paths")
+        paths = [storage.absolute(path) for path in _INPUT.value]
+        is_tfds = len(paths) == 1 and (pathlib.Path(paths[0]) / INFO).is_file()
+        kind, parameter = ("TfdsDataset", "folder") if is_tfds else ("TextFiles", "paths")
         lines += [f"Prepare.source = @{kind}()"]
-        lines += [f"{kind}.{parameter} = {(paths[0] if a_dataset else paths)!r}"]
+        lines += [f"{kind}.{parameter} = {(paths[0] if is_tfds else paths)!r}"]
         lines += [f"{kind}.{flag.name} = {flag.value!r}" for flag in options]
     if _TOKENIZER.value:
-        path = _absolute(_TOKENIZER.value)
+        path = storage.absolute(_TOKENIZER.value)
         lines += ["Prepare.tokenizer = @ExistingTokenizer()", f"ExistingTokenizer.path = {path!r}"]
         lines += [f"ExistingTokenizer.eos = {_EOS.value!r}"]
     return lines
-
-
-def _absolute(path: str) -> str:
-    return path if storage.is_url(path) else str(pathlib.Path(path).expanduser().resolve())
 
 
 if __name__ == "__main__":

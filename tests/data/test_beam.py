@@ -201,7 +201,7 @@ def test_the_command_prepares_and_scans(tmp_path, capsys):
     assert command("prepare", workdir, gin, RUNNER) is None
     assert "/corpus is ready: train " in capsys.readouterr().out
     assert command("prepare", workdir, RUNNER) is None
-    assert "was there already" in capsys.readouterr().out
+    assert "exists already" in capsys.readouterr().out
     corpus = Corpus.open(tmp_path / "work" / "corpus")
 
     tokens = np.fromfile(corpus.folder / "train-00000.bin", "<u2")[:12].tolist()
@@ -221,8 +221,8 @@ def test_the_command_prepares_and_scans(tmp_path, capsys):
     assert "p.jsonl:2 has neither a text nor tokens" in wrong
     (tmp_path / "p.jsonl").write_text('{"text": "ein\u2028zwei\x85"}\n{"text": ""}\n')
     wrong = command(*asked, f"--patterns={tmp_path / 'p.jsonl'}")
-    assert wrong.endswith("p.jsonl:2 has no token: take that line out")
-    assert command(*asked, "--splt=reserve") == "beam: there is no --splt: do you mean --split?"
+    assert wrong.endswith("p.jsonl:2 has no tokens: remove that line")
+    assert command(*asked, "--splt=reserve") == "beam: there is no --splt: did you mean --split?"
     assert command("plan", workdir).startswith("beam: name the task: ")
 
 

@@ -1,1 +1,1 @@
-"""Corpora: sources, tokenizers, shards, the training order and the loader."""
+"""Corpora: sources, tokenizers, shards, the training order, and the loader."""

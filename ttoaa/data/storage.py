@@ -28,6 +28,11 @@ def is_url(path: str | os.PathLike[str]) -> bool:
     return "://" in str(path)
 
 
+def absolute(path: str) -> str:
+    """Return the absolute path of a file; a URL as it is."""
+    return path if is_url(path) else str(pathlib.Path(path).expanduser().resolve())
+
+
 def filesystem(url: str) -> tuple[Any, str]:
     """Return fsspec's file system for a URL, and the path in it.
 

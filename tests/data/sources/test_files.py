@@ -105,7 +105,7 @@ def test_what_is_passed_over_is_told(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("text")
     source = TextFiles([str(tmp_path), str(tmp_path / "a.txt")])
-    assert source.passed_over() == [f"{tmp_path}/b.csv", f"{tmp_path}/c.jsonl.bz2"]
+    assert source.skipped() == [f"{tmp_path}/b.csv", f"{tmp_path}/c.jsonl.bz2"]
 
 
 def test_a_folder_at_a_url_is_read_as_the_same_one_here(tmp_path):
@@ -139,20 +139,20 @@ def test_what_a_url_needs_is_said():
 @pytest.mark.parametrize("cut", [1, 3, 400])
 def test_a_zst_file_cut_short_is_named(tmp_path, cut):
     (tmp_path / "a.jsonl.zst").write_bytes(zstd(jsonl())[:-cut])
-    with pytest.raises(ValueError, match=r"a\.jsonl\.zst is not a whole zstd file"):
+    with pytest.raises(ValueError, match=r"a\.jsonl\.zst is not a complete zstd file"):
         texts(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl.zst", b"no zstd", "is not a whole zstd file"),
+        ("a.jsonl.zst", b"no zstd", "is not a complete zstd file"),
         ("a.jsonl.zst", zstd(b'{"text": "caf\xe9"}'), "a.jsonl.zst:1 is not UTF-8 at byte 13"),
-        ("a.jsonl", b'["text"]', "a.jsonl:1 is no JSON object but a list"),
-        ("a.jsonl", b"[" * 100_000, "a.jsonl:1 is no JSON object: maximum recursion"),
+        ("a.jsonl", b'["text"]', "a.jsonl:1 is not a JSON object but a list"),
+        ("a.jsonl", b"[" * 100_000, "a.jsonl:1 is not a JSON object: maximum recursion"),
         ("a.jsonl", b'{"body": "", "id": 1}', r"\(--field\) to one of 'body', 'id'"),
-        ("a.parquet", b"PAR1 no more", "is not a whole Parquet file"),
-        ("a.array_record", b"no records", "is not a whole ArrayRecord file"),
+        ("a.parquet", b"PAR1 no more", "is not a complete Parquet file"),
+        ("a.array_record", b"no records", "is not a complete ArrayRecord file"),
     ],
 )
 def test_bad_files_are_named(tmp_path, name, content, message):
@@ -238,7 +238,7 @@ def test_tfds_is_read_without_tensorflow(built):
 def test_bad_tfds_datasets_are_named(built, tmp_path):
     folder = built["array_record"]
     cases = [
-        (TfdsDataset(str(folder.parent)), "is no TFDS dataset, as it has no dataset_info.json"),
+        (TfdsDataset(str(folder.parent)), "is not a TFDS dataset: it has no dataset_info.json"),
         (TfdsDataset(str(folder), split="test"), r"no split 'test': there are \['train'\]"),
         (TfdsDataset(str(folder), field="body"), r"no 'body': there are \['id', 'text'\]"),
         (TfdsDataset(str(folder), field="id"), r"train\[0\] has no text in 'id'"),
@@ -253,9 +253,7 @@ def test_bad_tfds_datasets_are_named(built, tmp_path):
     for source, message in cases:
         with pytest.raises(ValueError, match=message):
             list(all_documents(source))
-    with pytest.raises(
-        ValueError, match=r"has a TFDS dataset \(1\.0\.0/dataset_info\.json\): read"
-    ):
+    with pytest.raises(ValueError, match=r"has a TFDS dataset \(1\.0\.0/dataset_info\.json\): use"):
         texts(folder.parent)
 
 

@@ -218,7 +218,7 @@ def test_a_mixture_is_the_same_at_every_reading_until_a_task_ends(path):
         (SeqioTask("cats", "no.such.module"), "'no.such.module' cannot be imported"),
         (SeqioTask("cats", split="test"), r"no split 'test': there are \['train'\]"),
         (SeqioTask("cats", features=("inputs",)), "no feature 'inputs'"),
-        (SeqioTask("bytes"), "ByteVocabulary, which is of no tokenizer file: set SeqioTask.use"),
+        (SeqioTask("bytes"), "ByteVocabulary, which has no tokenizer file: set SeqioTask.use"),
     ],
 )
 def test_bad_tasks_are_named(source, message):

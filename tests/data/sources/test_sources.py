@@ -67,11 +67,11 @@ def test_long_files_are_cut_at_empty_lines_and_nothing_is_lost(tmp_path):
     ("name", "content", "message"),
     [
         ("x.txt", b"caf\xe9", "x.txt is not UTF-8 at byte 3"),
-        ("x.pdf", b"%PDF", "x.pdf is none of .txt"),
+        ("x.pdf", b"%PDF", "x.pdf has an unknown type: use one of .txt"),
         ("x.jsonl", b'{"text": "a"}\n{"body": "b"}\n', "x.jsonl:2 has no 'text'"),
-        ("x.jsonl", b'{"text": "a"}\nbroken\n', "x.jsonl:2 is no JSON object"),
+        ("x.jsonl", b'{"text": "a"}\nbroken\n', "x.jsonl:2 is not a JSON object"),
         ("x.jsonl", b'{"text": 7}\n', "x.jsonl:1 has no text in 'text' but a value of type int"),
-        ("x.jsonl.gz", b"no gzip", "x.jsonl.gz is not a whole gzip file"),
+        ("x.jsonl.gz", b"no gzip", "x.jsonl.gz is not a complete gzip file"),
     ],
 )
 def test_bad_files_are_named(tmp_path, name, content, message):
@@ -92,7 +92,7 @@ def test_a_damaged_gzip_is_named(tmp_path, damage):
     else:
         content[-6] ^= 1  # of the checksum
     (tmp_path / "x.jsonl.gz").write_bytes(content)
-    with pytest.raises(ValueError, match=r"x\.jsonl\.gz is not a whole gzip file"):
+    with pytest.raises(ValueError, match=r"x\.jsonl\.gz is not a complete gzip file"):
         texts(tmp_path)
 
 

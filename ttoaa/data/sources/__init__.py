@@ -1,4 +1,4 @@
-"""Where text comes from: each source yields (name, text) documents in a fixed order."""
+"""Sources of text: each yields (name, text) documents in a fixed order."""
 
 from ttoaa.data.sources.base import Source, all_documents, keyed_fraction
 from ttoaa.data.sources.embedded import EmbeddedPython

@@ -1,4 +1,4 @@
-"""What a source of documents is, and what its documents are told apart by."""
+"""The protocol of a source of documents, and the hash that splits and samples documents."""
 
 import contextlib
 import hashlib
@@ -9,22 +9,22 @@ from ttoaa.data.tokenizer import TokenIds
 
 
 class Source(Protocol):
-    """A frozen dataclass; its fields are what makes two corpora the same."""
+    """A frozen dataclass of plain fields, which are part of the corpus' identity."""
 
     @property
     def description(self) -> str:
-        """One line for people."""
+        """Describe the source in one line."""
         ...
 
     def units(self) -> Sequence[str]:
-        """Names of what can be read apart, by several processes, such as files; in order."""
+        """List the names, in order, of what processes can read separately, such as files."""
         ...
 
     def documents(self, unit: str) -> Iterator[tuple[str, str]]:
-        """Names (for messages) and texts of a unit; the same in the same order at every call.
+        """Yield (name, text) of a unit's documents, the same in the same order at every call.
 
-        A `TokenIds` may stand in place of a text. Raises ValueError or OSError, naming the file
-        and what to do, for what cannot be read.
+        Names are for messages. A `TokenIds` may replace a text. Raises ValueError or OSError, with
+        the file and what to do, for what cannot be read.
         """
         ...
 
@@ -45,13 +45,13 @@ def needs_package(user: str) -> Iterator[None]:
 
 
 def all_documents(source: Source) -> Iterator[tuple[str, str]]:
-    """Those of all units, in order."""
+    """Yield the documents of all units, in order."""
     for unit in source.units():
         yield from source.documents(unit)
 
 
 def encode_document(name: str, text: str | TokenIds) -> bytes:
-    """The document's bytes; ValueError, naming it, for half a surrogate pair (JSON may)."""
+    """Return a document's bytes; ValueError, naming it, for a lone surrogate (valid in JSON)."""
     try:
         return text.encode()
     except UnicodeEncodeError as error:
@@ -59,6 +59,6 @@ def encode_document(name: str, text: str | TokenIds) -> bytes:
 
 
 def keyed_fraction(key: str, text: str | TokenIds) -> float:
-    """A number in [0, 1) that depends on key and text alone; uniform over texts."""
+    """Hash key and text to a number in [0, 1), uniform over texts."""
     digest = hashlib.blake2b(text.encode(), digest_size=8, key=key.encode()).digest()
     return (int.from_bytes(digest, "little") >> 11) / 2**53

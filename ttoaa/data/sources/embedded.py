@@ -1,4 +1,4 @@
-"""Real text that every machine has: the Python installation."""
+"""Text that every machine has: the Python installation."""
 
 import dataclasses
 import itertools
@@ -17,8 +17,8 @@ from ttoaa.data.sources.base import keyed_fraction
 class EmbeddedPython:
     """The Python installation it runs on: its language reference, then its library's sources.
 
-    Real text that needs no network. Sources of 200 bytes to 200 kB count, tests last, so that
-    `max_characters` takes the best first; the order of what it took is then a fixed shuffle.
+    Needs no network. Library files of 200 bytes to 200 kB are used, tests last, so that
+    `max_characters` keeps the best; the documents kept are then shuffled by a hash.
     """
 
     max_characters: int | None = None
@@ -46,14 +46,14 @@ class EmbeddedPython:
         yield from sorted(taken, key=lambda document: keyed_fraction("order", document[1]))
 
 
-# Other people's packages, tables of numbers, and the reference's topics once more.
-_LEFT_OUT = {"site-packages", "dist-packages", "encodings", "pydoc_data"}
+# Installed packages, tables of numbers, and the reference's topics a second time.
+_EXCLUDED = {"site-packages", "dist-packages", "encodings", "pydoc_data"}
 
 
 def _topics() -> Iterator[tuple[str, str]]:
     try:
         from pydoc_data.topics import topics
-    except ImportError:  # some distributions package it apart
+    except ImportError:  # some distributions package it separately
         return
     for name in sorted(topics):
         if len(topics[name]) >= 200:
@@ -63,12 +63,12 @@ def _topics() -> Iterator[tuple[str, str]]:
 def _library() -> Iterator[tuple[str, str]]:
     root = pathlib.Path(sysconfig.get_path("stdlib"))
     paths = [path.relative_to(root) for path in root.rglob("*.py")]
-    paths = [path for path in paths if not _LEFT_OUT & {*path.parts}]
+    paths = [path for path in paths if not _EXCLUDED & {*path.parts}]
     for path in sorted(paths, key=lambda path: (_is_test(path), path.as_posix())):
         content = (root / path).read_bytes()
         try:
             text = content.decode()
-        except UnicodeDecodeError:  # the library's tests hold files in other encodings
+        except UnicodeDecodeError:  # some of the library's tests are in other encodings
             continue
         if 200 <= len(content) <= 200_000:
             yield path.as_posix(), text

@@ -1,4 +1,4 @@
-"""Text in files of every kind, local or at a URL."""
+"""Text files, JSON lines, Parquet and ArrayRecord files, local or at URLs."""
 
 import dataclasses
 import itertools
@@ -22,23 +22,23 @@ KINDS = PLAIN + LINES + TABLES + RECORDS
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class TextFiles:
-    """Files, or folders of files, in order of name; paths, or URLs such as gs://bucket/folder.
+    """Files, or folders of files in order of name; paths, or URLs such as gs://bucket/folder.
 
-    JSON lines (.jsonl; .gz, .zst) and Parquet have a document a line or row, under `field`.
-    ArrayRecord files have one a record. A plain file (.txt, .md, .py) is one document, or many
-    where a `separator` is given; longer ones are cut near `document_characters`, at an empty line
-    if there is one, since a book in one piece could only go to training or to the reserve whole.
-    A file at a URL is copied to a temporary local one while it is read.
+    A line of JSON lines (.jsonl; .gz, .zst), a row of Parquet and a record of ArrayRecord is a
+    document; `field` names its text. A plain file (.txt, .md, .py) is one document, or several if
+    there is a `separator`. Longer documents are cut near `document_characters`, preferably at an
+    empty line, because a document belongs to training or to the reserve as a whole. A file at a
+    URL is read through a temporary local copy.
     """
 
     paths: Sequence[str]
     field: str = "text"
     records: readers.Records | None = None
-    """What a record of an ArrayRecord file is: UTF-8 'text', a 'json' object, a tf 'example'."""
+    """Content of an ArrayRecord file's records: UTF-8 'text', 'json' objects or tf 'example's."""
     separator: str | None = None
     document_characters: int | None = 20_000
     undecodable: Literal["error", "replace"] = "error"
-    """What to do with bytes that are not UTF-8; U+FFFD replaces them."""
+    """For bytes that are not UTF-8: an error, or U+FFFD in their place."""
 
     def __post_init__(self) -> None:
         if isinstance(self.paths, str) or not self.paths:
@@ -46,7 +46,7 @@ class TextFiles:
         if self.records not in (None, *readers.RECORDS):
             raise ValueError(f"TextFiles.records must be one of {readers.RECORDS}")
         if self.separator == "":
-            raise ValueError("TextFiles.separator must not be empty: leave it out")
+            raise ValueError("TextFiles.separator must not be empty: use None")
         if self.document_characters is not None and self.document_characters < 100:
             raise ValueError("TextFiles.document_characters must be at least 100")
         if self.undecodable not in ("error", "replace"):
@@ -57,10 +57,10 @@ class TextFiles:
         return "text of " + ", ".join(map(str, self.paths))
 
     def units(self) -> Sequence[str]:
-        return [file for path in self.paths for file in _files(str(path))]
+        return [file for path in self.paths for file in _list_files(str(path))]
 
-    def passed_over(self) -> list[str]:
-        """Files in its folders that are of no kind that it reads."""
+    def skipped(self) -> list[str]:
+        """List the files in its folders that it does not read, because of their type."""
         inside = [(path, storage.files_in(str(path)) or []) for path in self.paths]
         return [
             f"{path}/{name}"
@@ -86,7 +86,7 @@ class TextFiles:
         return self._plain(path, name, replace)
 
     def _plain(self, path: pathlib.Path, name: str, replace: bool) -> Iterator[tuple[int, str]]:
-        text = readers.decoded(path.read_bytes(), name, replace)
+        text = readers.decode(path.read_bytes(), name, replace)
         parts = [text] if self.separator is None else text.split(self.separator)
         limit = self.document_characters
         pieces = itertools.chain.from_iterable(
@@ -95,16 +95,16 @@ class TextFiles:
         yield from enumerate(pieces, 1)
 
 
-def _files(path: str) -> list[str]:
-    """That file, or those of the folder in order of name; hidden ones are not."""
+def _list_files(path: str) -> list[str]:
+    """List that file, or a folder's files in order of name, without hidden ones."""
     inside = storage.files_in(path)
     if inside is None:
         if not path.endswith(KINDS):
-            raise ValueError(f"input {path} is none of {', '.join(KINDS)}")
+            raise ValueError(f"input {path} has an unknown type: use one of {', '.join(KINDS)}")
         return [path]
     datasets = [name for name in inside if name.split("/")[-1] == INFO]
     if datasets:
-        raise ValueError(f"input {path} has a TFDS dataset ({datasets[0]}): read it by TfdsDataset")
+        raise ValueError(f"input {path} has a TFDS dataset ({datasets[0]}): use TfdsDataset")
     found = [name for name in inside if name.endswith(KINDS) and not _is_hidden(name)]
     if not found:
         raise ValueError(f"input {path} has no {', '.join(KINDS)} file")
@@ -117,6 +117,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _pieces(text: str, limit: int) -> Iterator[str]:
+    """Cut a text into pieces of limit / 2 to limit characters, at the best mark there is."""
     start = 0
     while len(text) - start > limit:
         for mark in ("\n\n", "\n", " ", ""):

@@ -1,4 +1,4 @@
-"""Several sources as one: in exact proportions, or each at a rate."""
+"""Several sources as one: interleaved in exact proportions, or each at its own rate."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -12,25 +12,24 @@ from ttoaa.data.sources.base import Source, all_documents, encode_document, keye
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """Documents of several sources, interleaved so that at every prefix they follow the weights.
+    """Documents of several sources, interleaved so that every prefix follows the weights.
 
-    The next document is of the source that is furthest behind its weight, in characters or in
-    documents: a source is ahead by its longest document at most, and behind by at most its weight
-    times the sum of the longest documents of all. Nothing is random. Who is behind depends on all
-    that came before, so a mixture is read as one unit, by one process; `Pool` is for what many
-    should read.
+    The next document comes from the source furthest behind its weight, in characters or documents.
+    A source is ahead by at most its longest document, and behind by at most its weight times the
+    sum of the longest documents of all sources. Nothing is random. Since each choice depends on
+    all earlier ones, one process reads the whole mixture; several can read a `Pool`.
     """
 
     sources: Sequence[Source]
     weights: Sequence[float]
-    """Relative to each other."""
+    """Positive, of any sum."""
     by: Literal["characters", "documents"] = "characters"
     when_one_ends: Literal["stop", "go on", "repeat"] = "stop"
-    """Stop there, so that the weights hold for all that was read; go on with the others, so that
-    all is read once; or begin it again, until each has been read once."""
+    """'stop': the weights hold for everything read. 'go on': read the other sources to their end.
+    'repeat': read the source again, until each has been read at least once."""
 
     drawn: ClassVar[tuple["Drawn", ...]] = ()
-    """What each source gave, once all has been read in this process."""
+    """How much each source gave, after the mixture was read in this process."""
 
     def __post_init__(self) -> None:
         if not self.sources or len(self.sources) != len(self.weights):
@@ -86,13 +85,13 @@ class Mixture:
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """How much a source has given to a mixture."""
+    """How much a source gave to a mixture."""
 
     source: str
     documents: int = 0
     characters: int = 0
     passes: int = 1
-    """The one it is in included."""
+    """Including the current one."""
 
     def __str__(self) -> str:
         times = "" if self.passes == 1 else f", read {self.passes} times"
@@ -110,12 +109,11 @@ class Drawn:
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Pool:
-    """All of several sources, one after the other, each document as often as its source's rate.
+    """All of several sources, one after the other, with documents repeated at a source's rate.
 
-    A rate of 0.3 takes three documents of ten, chosen by a keyed hash of the text alone; 2.3 takes
-    all twice and three of ten once more. The units are those of the sources, so any number of
-    processes can read it. A run's order shuffles the whole corpus: that one source lies behind
-    another there has no effect on training.
+    A rate of 0.3 keeps three documents of ten, chosen by a hash of their text; 2.3 repeats all
+    twice and three of ten once more. The units are those of the sources, so several processes can
+    read it. Training shuffles the corpus, so the order of the sources has no effect on it.
     """
 
     sources: Sequence[Source]
@@ -142,6 +140,6 @@ class Pool:
         number, inner = unit.split(":", 1)
         rate = self.rates[int(number)]
         for name, text in self.sources[int(number)].documents(inner):
-            encode_document(name, text)  # what the hash could not take is told by name
+            encode_document(name, text)  # names a document that cannot be hashed
             for _ in range(int(rate) + (keyed_fraction("pool", text) < rate % 1)):
                 yield name, text

@@ -1,8 +1,8 @@
-"""One function for each kind of file: its documents, numbered from 1.
+"""Readers for each type of file: they yield documents, numbered from 1.
 
-`path` is where the file lies, `name` what messages call it. Each raises ValueError, naming the
-file and what to do, for a file that is damaged or lacks what is asked for. `replace` says what
-becomes of bytes that are not UTF-8: U+FFFD, or an error.
+`path` is the local file, `name` its name in messages. Each reader raises ValueError, with the file
+and what to do, for a damaged file or a missing field. With `replace`, U+FFFD replaces bytes that
+are not UTF-8; otherwise they are an error.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ RECORDS = ("text", "json", "example")
 _BATCH = 1024  # rows or records read at once
 
 
-def decoded(content: bytes, name: str, replace: bool) -> str:
+def decode(content: bytes, name: str, replace: bool) -> str:
     try:
         return content.decode(errors="replace" if replace else "strict")
     except UnicodeDecodeError as error:
@@ -36,29 +36,29 @@ def decoded(content: bytes, name: str, replace: bool) -> str:
 
 
 def lines(path: pathlib.Path, name: str, field: str, replace: bool) -> Iterator[tuple[int, str]]:
-    """A JSON object a line; empty lines are none."""
-    with _opened(path, name) as file:
+    """Read a JSON object per line; empty lines are skipped."""
+    with _open_lines(path, name) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                yield number, _of_json(line, f"{name}:{number}", field, replace)
+                yield number, _text_of_json(line, f"{name}:{number}", field, replace)
 
 
 def table(path: pathlib.Path, name: str, field: str, replace: bool) -> Iterator[tuple[int, str]]:
-    """A row each of a Parquet file, of which only that column is read, a batch at a time."""
+    """Read one column of a Parquet file, a batch at a time."""
     number = 0
-    with _told(name, "Parquet file"), pa.OSFile(str(path)) as native:  # never a Python file
+    with _one_line_errors(name, "Parquet file"), pa.OSFile(str(path)) as native:  # see parquet_io
         file = pq.ParquetFile(native)
         names = file.schema_arrow.names
         if field not in names:
-            raise ValueError(f"{name} has no column {field!r}: {_fix(field, names)}")
+            raise ValueError(f"{name} has no column {field!r}: {_suggest_field(names)}")
         for batch in file.iter_batches(_BATCH, columns=[field], use_threads=False):
-            for value in _undecoded(batch.column(0)).to_pylist():
+            for value in _as_bytes(batch.column(0)).to_pylist():
                 number += 1
                 yield number, text(value, f"{name}:{number}", field, replace)
 
 
-def _undecoded(column: pa.Array) -> pa.Array:
-    """Strings as their bytes: Arrow would decode them with no word of the row."""
+def _as_bytes(column: pa.Array) -> pa.Array:
+    """Return strings as bytes, since Arrow's own decoding errors do not name the row."""
     if isinstance(column, pa.DictionaryArray):
         column = column.dictionary_decode()
     kinds = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}
@@ -68,87 +68,90 @@ def _undecoded(column: pa.Array) -> pa.Array:
 def records(
     path: pathlib.Path, name: str, field: str, replace: bool, kind: Records | None
 ) -> Iterator[tuple[int, str]]:
-    """The records of an ArrayRecord file; `field` is of those that have any."""
+    """Read the records of an ArrayRecord file; `field` is for those of JSON objects or examples."""
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
     if kind is None:
         raise ValueError(
-            f"{name} has records of an unknown kind: set TextFiles.records (--records) "
+            f"{name} has records of unknown content: set TextFiles.records (--records) "
             f"to one of {', '.join(RECORDS)}"
         )
-    with _told(name, "ArrayRecord file"):
+    with _one_line_errors(name, "ArrayRecord file"):
         source = ArrayRecordDataSource(str(path))
         for start in range(0, len(source), _BATCH):
             found = source.__getitems__(range(start, min(start + _BATCH, len(source))))
             for number, record in enumerate(found, start + 1):
-                yield number, _of_record(record, f"{name}:{number}", field, replace, kind)
+                yield number, _text_of_record(record, f"{name}:{number}", field, replace, kind)
 
 
 @contextlib.contextmanager
-def _told(name: str, kind: str) -> Iterator[None]:
-    """What libraries raise for a damaged file, as one line that names it."""
+def _one_line_errors(name: str, kind: str) -> Iterator[None]:
+    """Turn what libraries raise for a damaged file into a ValueError of one line."""
     try:
         yield
     except PermissionError:
         raise
     except (pa.ArrowException, OSError, RuntimeError, EOFError, zlib.error) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{name} is not a whole {kind}: {reason}") from error
+        raise ValueError(f"{name} is not a complete {kind}: {reason}") from error
 
 
 @contextlib.contextmanager
-def _opened(path: pathlib.Path, name: str) -> Iterator[BinaryIO]:
+def _open_lines(path: pathlib.Path, name: str) -> Iterator[BinaryIO]:
     if name.endswith(".gz"):
-        with _told(name, "gzip file"), gzip.open(path, "rb") as file:
+        with _one_line_errors(name, "gzip file"), gzip.open(path, "rb") as file:
             yield cast(BinaryIO, file)
     elif name.endswith(".zst"):
-        # Arrow's reader: it takes files of several frames, and notices one that is cut short.
-        with _told(name, "zstd file"), pa.input_stream(str(path), compression="zstd") as native:
+        # Arrow reads several frames in one file, and notices a file that is cut short.
+        with (
+            _one_line_errors(name, "zstd file"),
+            pa.input_stream(str(path), compression="zstd") as native,
+        ):
             yield cast(BinaryIO, io.BufferedReader(native, 1 << 20))
     else:
         with open(path, "rb") as file:
             yield file
 
 
-def _of_json(line: bytes, name: str, field: str, replace: bool) -> str:
-    content = decoded(line, name, replace).removeprefix("\ufeff")
+def _text_of_json(line: bytes, name: str, field: str, replace: bool) -> str:
+    content = decode(line, name, replace).removeprefix("\ufeff")
     try:
         value: Any = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{name} is no JSON object: {error}") from error
+        raise ValueError(f"{name} is not a JSON object: {error}") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{name} is no JSON object but a {type(value).__name__}")
+        raise ValueError(f"{name} is not a JSON object but a {type(value).__name__}")
     if field not in value:
-        raise ValueError(f"{name} has no {field!r}: {_fix(field, list(value))}")
+        raise ValueError(f"{name} has no {field!r}: {_suggest_field(list(value))}")
     return text(value[field], name, field, replace)
 
 
-def _of_record(record: bytes, name: str, field: str, replace: bool, kind: Records) -> str:
+def _text_of_record(record: bytes, name: str, field: str, replace: bool, kind: Records) -> str:
     if kind == "text":
-        return decoded(record, name, replace)
+        return decode(record, name, replace)
     if kind == "json":
-        return _of_json(record, name, field, replace)
+        return _text_of_json(record, name, field, replace)
     with needs_package(name):
         from tensorflow_datasets.proto import tf_example_pb2  # imports no TensorFlow
     try:
         features = tf_example_pb2.Example.FromString(record).features.feature
-    except Exception as error:  # protobuf's own kind, which moved between its versions
-        raise ValueError(f"{name} is no tf.train.Example: {error}") from error
+    except Exception as error:  # of a type that depends on protobuf's version
+        raise ValueError(f"{name} is not a tf.train.Example: {error}") from error
     if field not in features:
-        raise ValueError(f"{name} has no {field!r}: {_fix(field, list(features))}")
+        raise ValueError(f"{name} has no {field!r}: {_suggest_field(list(features))}")
     values = list(features[field].bytes_list.value)
     return text(values[0] if len(values) == 1 else values, name, field, replace)
 
 
 def text(value: Any, name: str, field: str, replace: bool) -> str:
-    """A field's value as text."""
+    """Return a field's value as text; ValueError where it is not one."""
     if isinstance(value, str):
         return value
     if isinstance(value, bytes):
-        return decoded(value, name, replace)
+        return decode(value, name, replace)
     raise ValueError(f"{name} has no text in {field!r} but a value of type {type(value).__name__}")
 
 
-def _fix(field: str, there: list[str]) -> str:
-    known = ", ".join(map(repr, sorted(there)[:8])) or "none"
+def _suggest_field(names: list[str]) -> str:
+    known = ", ".join(map(repr, sorted(names)[:8])) or "none"
     return f"set TextFiles.field (--field) to one of {known}"

@@ -1,4 +1,4 @@
-"""A seqio Task or Mixture: the tokens that it makes, or the text before it is tokenised."""
+"""A seqio Task or Mixture: its token ids, or its text before tokenization."""
 
 import contextlib
 import dataclasses
@@ -20,31 +20,31 @@ from ttoaa.data.tokenizer import TokenIds
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class SeqioTask:
-    """The examples of a Task or Mixture, one epoch, unshuffled, in the order that seqio gives.
+    """The examples of a Task or Mixture: one epoch, unshuffled, in seqio's order.
 
-    With `use='tokens'` an example's ids are kept exactly, whatever preprocessing made them, so the
-    corpus' tokenizer must be the Task's vocabulary: `Prepare.tokenizer = @SeqioTokenizer()`. An
-    EOS ends a document; one at the end of an example is not doubled. With `use='text'` it is the
-    text of `<feature>_pretokenized`, for a corpus of any tokenizer.
+    With `use='tokens'` the ids of an example are kept exactly, so the corpus' tokenizer must be
+    the Task's vocabulary: `Prepare.tokenizer = @SeqioTokenizer()`. An EOS ends a document; one at
+    the end of an example is not doubled. With `use='text'` the text of `<feature>_pretokenized` is
+    read, for a corpus of any tokenizer.
 
-    A Task's order is that of its files. A Mixture draws by TensorFlow's random numbers of `seed`,
-    which fixes them for a version of TensorFlow; it ends where its first Task does (seqio's
-    stop_on_empty_dataset). `ttoaa`'s own `Mixture` needs no randomness.
+    A Task has the order of its files. A Mixture draws with TensorFlow's random numbers for `seed`,
+    which are fixed for a version of TensorFlow, and ends where its first Task does (seqio's
+    stop_on_empty_dataset). The `Mixture` of this package needs no randomness.
     """
 
     name: str
     module: str | None = None
-    """Imported first: where the Task is added to seqio's registry."""
+    """The module that adds the Task to seqio's registry; imported first."""
     split: str = "train"
     features: Sequence[str] = ("targets",)
-    """Joined in this order: ('inputs', 'targets') for tasks that have both."""
+    """Concatenated in this order, such as ('inputs', 'targets')."""
     use: Literal["tokens", "text"] = "tokens"
     seed: int | None = None
-    """Of a Mixture's draws (seqio's own is 42) and of random preprocessors, which must have one."""
+    """For a Mixture's draws (seqio's default is 42), and for random preprocessors (required)."""
     use_cached: bool = False
-    """seqio's own offline cache of the Task."""
+    """Whether to read seqio's offline cache of the Task."""
     shards: int = 1
-    """How many processes can read it at once (seqio's ShardInfo). The order depends on it."""
+    """How many processes can read it in parallel (seqio's ShardInfo); changes the order."""
 
     def __post_init__(self) -> None:
         if isinstance(self.features, str) or not self.features:
@@ -67,15 +67,17 @@ class SeqioTask:
         if self.use == "tokens":
             vocabulary = vocabulary_of(found, self.features)
             fingerprint = hashlib.sha256(vocabulary_file(vocabulary, self.name)).hexdigest()
-        for number, example in enumerate(_told(self.name, self._examples(found, index, shards))):
+        for number, example in enumerate(
+            _one_line_errors(self.name, self._examples(found, index, shards))
+        ):
             name = f"{self.name}:{self.split}[{unit}][{number}]"
-            parts = [_part(example, feature, self.use, name) for feature in self.features]
+            parts = [_read_feature(example, feature, self.use, name) for feature in self.features]
             if self.use == "text":
-                text = "".join(readers.decoded(part, name, replace=False) for part in parts)
+                text = "".join(readers.decode(part, name, replace=False) for part in parts)
                 if text.strip():
                     yield name, text
                 continue
-            for ids in _documents(np.concatenate(parts), vocabulary.eos_id):
+            for ids in _split_at_eos(np.concatenate(parts), vocabulary.eos_id):
                 yield name, TokenIds(ids, fingerprint)
 
     def _examples(self, found: Any, index: int, shards: int) -> Iterator[dict[str, Any]]:
@@ -103,21 +105,21 @@ class SeqioTask:
 
 
 def find(name: str, module: str | None) -> Any:
-    """The Task or Mixture of that name, after importing the module that may add it.
+    """Return a Task or Mixture by name, after importing the module that adds it.
 
-    Raises ValueError, saying what to set, where there is none.
+    Raises ValueError, with what to set, where there is none.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up notes
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # no start-up messages
     with needs_package(f"seqio's {name}"):
         import seqio
         import tensorflow as tf
 
-    with contextlib.suppress(RuntimeError):  # too late: someone uses it already
-        tf.config.set_visible_devices([], "GPU")  # it would take all of the memory
+    with contextlib.suppress(RuntimeError):  # too late: it is in use already
+        tf.config.set_visible_devices([], "GPU")  # it would take all of its memory
     if module is not None:
         try:
             importlib.import_module(module)
-        except Exception as error:  # whatever that module raises
+        except Exception as error:  # of any type
             raise ValueError(
                 f"SeqioTask.module {module!r} cannot be imported: {type(error).__name__}: {error}"
             ) from error
@@ -131,7 +133,7 @@ def find(name: str, module: str | None) -> Any:
 
 
 def vocabulary_of(found: Any, features: Sequence[str]) -> Any:
-    """The one vocabulary that all these features have."""
+    """Return the vocabulary of all these features; ValueError where they have several."""
     there = found.output_features
     unknown = [feature for feature in features if feature not in there]
     if unknown:
@@ -145,19 +147,19 @@ def vocabulary_of(found: Any, features: Sequence[str]) -> Any:
 
 
 def vocabulary_file(vocabulary: Any, name: str) -> bytes:
-    """The content of the tokenizer file that a seqio vocabulary is made of."""
+    """Return the content of the tokenizer file behind a seqio vocabulary."""
     for attribute in ("tokenizer_file", "sentencepiece_model_file"):
         path = getattr(vocabulary, attribute, None)
         if path is not None:
             return storage.read_bytes(path)
     raise ValueError(
-        f"seqio's {name} has a {type(vocabulary).__name__}, which is of no tokenizer file: "
+        f"seqio's {name} has a {type(vocabulary).__name__}, which has no tokenizer file: "
         f"set SeqioTask.use = 'text'"
     )
 
 
-def _told(name: str, examples: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """What TensorFlow raises, as one line."""
+def _one_line_errors(name: str, examples: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Turn what TensorFlow raises into a ValueError of one line."""
     import tensorflow as tf
 
     try:
@@ -167,15 +169,15 @@ def _told(name: str, examples: Iterator[dict[str, Any]]) -> Iterator[dict[str, A
         raise ValueError(f"seqio's {name} fails: {reason}") from error
 
 
-def _part(example: dict[str, Any], feature: str, use: str, name: str) -> Any:
+def _read_feature(example: dict[str, Any], feature: str, use: str, name: str) -> Any:
     key = feature if use == "tokens" else f"{feature}_pretokenized"
     if key not in example:
         raise ValueError(f"{name} has no {key!r}: there are {sorted(example)}")
     return np.asarray(example[key], np.int32) if use == "tokens" else example[key]
 
 
-def _documents(ids_n: np.ndarray, eos_id: int) -> Iterator[np.ndarray]:
-    """Those parts of an example that EOS ends; a last one may do without."""
+def _split_at_eos(ids_n: np.ndarray, eos_id: int) -> Iterator[np.ndarray]:
+    """Yield the documents of an example, without EOS; the last one may have none."""
     ends = np.flatnonzero(ids_n == eos_id) + 1
     for piece in np.split(ids_n, ends):
         kept = piece[:-1] if piece.size and piece[-1] == eos_id else piece

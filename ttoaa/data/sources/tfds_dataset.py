@@ -1,4 +1,4 @@
-"""A TFDS dataset, by random access and without TensorFlow."""
+"""A TFDS dataset, read by random access and without TensorFlow."""
 
 import dataclasses
 import pathlib
@@ -12,24 +12,24 @@ from ttoaa.data.sources import readers
 from ttoaa.data.sources.base import needs_package
 
 _UNIT = 10_000  # examples
-_BATCH = 1000
+_BATCH = 1000  # examples
 INFO = "dataset_info.json"
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class TfdsDataset:
-    """A split of a dataset that TFDS prepared as ArrayRecord or Parquet; an example a document.
+    """A split of a dataset that TFDS prepared as ArrayRecord or Parquet; one document per example.
 
-    `folder` is that of one version, such as …/c4/en/3.1.0. The order is that of the files: TFDS
-    shuffles by a hash of the key when it prepares them.
+    `folder` is that of one version, such as …/c4/en/3.1.0. Documents have the order of the files,
+    which TFDS shuffled by a hash of the key when it prepared them.
     """
 
     folder: str
     split: str = "train"
     field: str = "text"
     undecodable: Literal["error", "replace"] = "error"
-    """What to do with bytes that are not UTF-8; U+FFFD replaces them."""
+    """For bytes that are not UTF-8: an error, or U+FFFD in their place."""
 
     def __post_init__(self) -> None:
         if self.undecodable not in ("error", "replace"):
@@ -55,20 +55,20 @@ class TfdsDataset:
                     yield name, text
 
     def _open(self) -> Any:
-        """A sequence of examples as dictionaries. Raises ValueError, saying what to do."""
+        """Open the split as a sequence of dictionaries; ValueError, with what to do, otherwise."""
         if storage.is_url(self.folder):
             raise ValueError(f"{self.folder} is at a URL: copy the dataset to a local disk first")
         if not (pathlib.Path(self.folder) / INFO).is_file():
             raise ValueError(
-                f"{self.folder} is no TFDS dataset, as it has no {INFO}: "
+                f"{self.folder} is not a TFDS dataset: it has no {INFO}; "
                 f"name the folder of one version, such as …/1.0.0"
             )
         with needs_package(self.folder):
             import tensorflow_datasets as tfds
         try:
             builder = tfds.builder_from_directory(self.folder)
-        except Exception as error:  # of many kinds, for a damaged file
-            raise ValueError(f"{self.folder} is no readable TFDS dataset: {error}") from error
+        except Exception as error:  # of many types, for a damaged file
+            raise ValueError(f"{self.folder} is not a readable TFDS dataset: {error}") from error
         splits, fields = sorted(builder.info.splits), sorted(builder.info.features)
         if self.split not in splits:
             raise ValueError(f"{self.folder} has no split {self.split!r}: there are {splits}")
@@ -85,6 +85,6 @@ class TfdsDataset:
         if len(source) != stated:  # TFDS 4.9.10 writes 400 of 1,000 examples to a Parquet file
             raise ValueError(
                 f"{self.folder} holds {len(source):,} examples of {self.split}, its {INFO} says "
-                f"{stated:,}: prepare it anew, with file_format='array_record'"
+                f"{stated:,}: prepare it again, with file_format='array_record'"
             )
         return source

@@ -9,12 +9,12 @@ a config that says `Study.prepare = @OlmoCorpus()`, `ttoaa prepare` does the sam
 tokenizer is copied: the token files must stay where they are.
 """
 
-import pathlib
 from collections.abc import Sequence
 
 from absl import flags
 
 from ttoaa import command_line, config
+from ttoaa.data import storage
 from ttoaa.data.corpus import HASH_KINDS
 from ttoaa.data.olmo_corpus import OlmoCorpus
 
@@ -55,32 +55,28 @@ def main(argv: Sequence[str]) -> None:
     del argv
     chosen = config.load_from_flags(_bindings()).prepare
     if not isinstance(chosen, OlmoCorpus):
-        raise ValueError("the study's corpus is no OlmoCorpus: give --files and --order")
+        raise ValueError("the study's corpus is not an OlmoCorpus: give --files and --order")
     corpus = chosen.make(config.workdir_from_flags().corpus)
     print(f"olmo: {corpus.folder}: {corpus.describe()}; {corpus.manifest.source}")
 
 
 def _bindings() -> list[str]:
-    """The flags as gin bindings."""
+    """Return the flags as gin bindings, which the study's config keeps."""
     if _EOS.present and not _TOKENIZER.value:
-        raise ValueError("--eos is of --tokenizer: give both, or bind it in the config")
+        raise ValueError("--eos needs --tokenizer: give both, or bind it in the config")
     lines = []
     if _FILES.value:
-        files = [_absolute(path) for path in _FILES.value]
+        files = [storage.absolute(path) for path in _FILES.value]
         lines += ["Study.prepare = @OlmoCorpus()", f"OlmoCorpus.files = {files!r}"]
     if _ORDER.value:
-        lines += [f"OlmoCorpus.order = {_absolute(_ORDER.value)!r}"]
+        lines += [f"OlmoCorpus.order = {storage.absolute(_ORDER.value)!r}"]
     if _TOKENIZER.value:
         lines += ["OlmoCorpus.tokenizer = @ExistingTokenizer()"]
-        lines += [f"ExistingTokenizer.path = {_absolute(_TOKENIZER.value)!r}"]
+        lines += [f"ExistingTokenizer.path = {storage.absolute(_TOKENIZER.value)!r}"]
         lines += [f"ExistingTokenizer.eos = {_EOS.value!r}"]
     plain = (_EOS_ID, _DTYPE, _LENGTH, _FIRST, _TRAIN, _DIGEST)
     given = [flag for flag in plain if flag.value is not None]
     return lines + [f"OlmoCorpus.{flag.name} = {flag.value!r}" for flag in given]
-
-
-def _absolute(path: str) -> str:
-    return path if "://" in path else str(pathlib.Path(path).expanduser().resolve())
 
 
 if __name__ == "__main__":
