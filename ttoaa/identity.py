@@ -124,13 +124,13 @@ def _describe(value: Any, path: str, defaulted: list[str]) -> Any:
     inner = functools.partial("{}.{}".format, path) if path else str
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [field for field in dataclasses.fields(value) if field.init and field.repr]
+        parts = {
+            f.name: _describe(getattr(value, f.name), inner(f.name), defaulted) for f in fields
+        }
         for field in fields:
             if _is_default(field, getattr(value, field.name)):
                 defaulted.append(inner(field.name))
-        return {
-            "type": type(value).__name__,
-            **{f.name: _describe(getattr(value, f.name), inner(f.name), defaulted) for f in fields},
-        }
+        return {"type": type(value).__name__, **parts}
     if isinstance(value, Mapping):
         return {str(k): _describe(value[k], inner(str(k)), defaulted) for k in value}
     if isinstance(value, list | tuple):

@@ -91,7 +91,7 @@ def test_who_says_that_it_inserts_nothing_is_held_to_it(tiny_study, corpus):
         (Probing("e"), "reserve windows or probes"),
     ):
         worlds = make_worlds([experiment], 0, geometry, corpus, 8)
-        with pytest.raises(ValueError, match=f"e says that it inserts nothing, and has {what}"):
+        with pytest.raises(ValueError, match=f"e declares inserts = False but has {what}"):
             intervene([experiment], worlds)
 
 

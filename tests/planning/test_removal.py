@@ -219,7 +219,7 @@ def test_one_that_says_it_inserts_nothing_removes_nothing(plan_of):
     class Quiet(Removing):
         inserts: ClassVar = False
 
-    with pytest.raises(ValueError, match="quiet says that it inserts nothing, and removes texts"):
+    with pytest.raises(ValueError, match="quiet declares inserts = False but removes texts"):
         plan_of((Quiet("quiet", texts=(("x", [1, 2]),)),))
 
 

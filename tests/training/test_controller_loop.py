@@ -287,10 +287,13 @@ def test_a_bad_decision_is_one_line_and_is_not_logged(plan, tmp_path, changes, t
 @pytest.mark.parametrize(
     ("measured", "told"),
     [
-        ({"start": np.array([0, 3])}, "probe 0 is of 5 tokens, its target .* from 0 to 5"),
-        ({"stop": np.array([5, 3])}, "probe 1 .* from 3 to 3"),
-        ({"stop": np.array([6, 5])}, "probe 0 .* from 3 to 6"),
-        ({"stop": np.array([5])}, r"not of the shapes \(2, 5\), \(2,\) and \(1,\)"),
+        (
+            {"start": np.array([0, 3])},
+            "target of probe 0, tokens 0 to 5 of 5, must hold a token and have one before",
+        ),
+        ({"stop": np.array([5, 3])}, "probe 1, tokens 3 to 3"),
+        ({"stop": np.array([6, 5])}, "probe 0, tokens 3 to 6"),
+        ({"stop": np.array([5])}, r"not the shapes \(2, 5\), \(2,\) and \(1,\)"),
         ({"tokens_NxL": np.full((2, 5), 31)}, "probe 0 has a token outside the vocabulary of 31"),
     ],
 )
@@ -344,5 +347,7 @@ def test_fingerprints_tell_what_a_run_depends_on():
         "gain": True, "texts": True, "every": False, "measured": False,
     }  # fmt: skip
     assert control.controllers_fingerprint([("e", dataclasses.replace(made))]) == prints[""]
-    with pytest.raises(ValueError, match="made of plain values, not of <object"):
+    with pytest.raises(
+        ValueError, match=r"e/a\.3\.gain must be made of .* plain values, not <object"
+    ):
         control.controllers_fingerprint([("e", dataclasses.replace(made, gain=object()))])

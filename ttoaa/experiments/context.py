@@ -1,4 +1,4 @@
-"""The world of each experiment of a study: its random stream and its windows of the reserve."""
+"""The contexts (`World`) of all experiments of a study, and their items, probes and identities."""
 
 import dataclasses
 import functools
@@ -30,9 +30,10 @@ def make_worlds(
     validation: int,
     removals: Removals | None = None,
 ) -> dict[str, World]:
-    """One World for each experiment, by name; `validation` reserve windows belong to nobody.
+    """Return the World of each experiment by name, with disjoint reserve windows.
 
-    No one's windows hold a text that an experiment removes; `removals` are those, if asked already.
+    The `validation` windows of the validation set are left out, and so are windows that hold a text
+    which an experiment removes. `removals` saves collecting the removed texts again.
     """
     names = [experiment.name for experiment in experiments]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -49,14 +50,14 @@ def make_worlds(
 def ask_removals(
     experiments: Sequence[Experiment], seed: int, geometry: Geometry, corpus: Corpus
 ) -> Removals:
-    """What the experiments remove; it is asked in worlds that have no windows yet."""
+    """Collect the texts that the experiments remove, before reserve windows are assigned."""
     none = np.empty(0, np.int64)
     asked = {
         e.name: [*e.removes(_world(e.name, seed, geometry, corpus, none))] for e in experiments
     }
     for e in experiments:
         if asked[e.name] and not e.inserts:
-            raise ValueError(f"{e.name} says that it inserts nothing, and removes texts")
+            raise ValueError(f"{e.name} declares inserts = False but removes texts")
     return Removals(asked, geometry.length)
 
 
@@ -66,7 +67,7 @@ def _world(name: str, seed: int, geometry: Geometry, corpus: Corpus, windows: np
 
 
 def validation_tokens(corpus: Corpus, geometry: Geometry, validation: int) -> np.ndarray:
-    """int32[validation, L]: the validation set, the same for every seed."""
+    """Return int32[validation, L]: the validation set, the same for every seed."""
     windows, _ = split_reserve(corpus.num_windows("reserve", geometry.length), validation)
     return corpus.windows("reserve", windows, geometry.length)
 
@@ -74,18 +75,19 @@ def validation_tokens(corpus: Corpus, geometry: Geometry, validation: int) -> np
 def intervene(
     experiments: Sequence[Experiment], worlds: Mapping[str, World]
 ) -> dict[str, Intervention]:
-    """What every experiment does, by name; items are made anew each time they are gone through."""
+    """Return the interventions by experiment; iterating over their items generates them."""
     for e in experiments:
         if not e.inserts:
             _check_inserts_nothing(e, worlds[e.name])
     return {
-        e.name: Intervention(_Asked(e, worlds[e.name]), worlds[e.name].windows) for e in experiments
+        e.name: Intervention(_LazyItems(e, worlds[e.name]), worlds[e.name].windows)
+        for e in experiments
     }
 
 
 @dataclasses.dataclass(frozen=True)
-class _Asked:
-    """The items of an experiment, of which a million need not be in memory at once."""
+class _LazyItems:
+    """The items of an experiment, generated on each iteration and never all in memory."""
 
     experiment: Experiment
     world: World
@@ -99,7 +101,7 @@ def _check_inserts_nothing(experiment: Experiment, world: World) -> None:
     inserted = [item.id if isinstance(item, Item) else item.ids[0] for item in each]
     if inserted or len(world.windows) or experiment.probes(world):
         what = f"item {inserted[0]!r}" if inserted else "reserve windows or probes"
-        raise ValueError(f"{experiment.name} says that it inserts nothing, and has {what}")
+        raise ValueError(f"{experiment.name} declares inserts = False but has {what}")
 
 
 def describe_experiments(experiments: Sequence[Experiment]) -> dict[str, Any]:
@@ -135,12 +137,12 @@ def check_planned(plan: Plan, experiments: Sequence[Experiment]) -> None:
 
 
 def _planned(plan: Plan) -> dict[str, Any]:
-    """The experiments' configuration when the plan was made, by name."""
+    """Return the configuration of the experiments when the plan was made, by name."""
     return plan.meta.get("experiments", {}).get("experiments", {})
 
 
 def probes_fingerprint(probes: ProbeList) -> str:
-    """sha256 of all (experiment, probe) pairs: the control run must measure the run's probes."""
+    """Return the sha256 of all (experiment, probe) pairs, which the control run must share."""
     digest = hashlib.sha256()
     for name, probe in sorted(probes, key=lambda pair: (pair[0], pair[1].name)):
         steps = [int(step) for step in probe.steps]

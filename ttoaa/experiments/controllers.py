@@ -1,37 +1,40 @@
-"""What a controller is: a probe of the model decides the edits of the next interval (contract C6).
+"""The interface of controllers: a probe decides the insertions of each interval (contract C6).
 
-Data and pure functions only. The loop measures and logs, the loader writes what was decided.
+Only data and pure functions: the training loop measures and logs, the loader inserts.
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
+from ttoaa.identity import digest
 from ttoaa.planning.controller_log import SlotTexts
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What is measured: log p of each row's target, summed over its tokens, in nats."""
+    """The probes of a controller: each gives the summed log-probability of its target, in nats."""
 
     tokens_NxL: np.ndarray
-    """int32[N, L], a row for each target, EOS-padded; L need not be that of training."""
+    """int32[N, L]: one row for each target, padded with EOS; L may differ from training."""
     start: np.ndarray
-    """int[N]: the first token of the target, at least 1."""
+    """int[N]: index of the target's first token, at least 1."""
     stop: np.ndarray
-    """int[N]: after its last one."""
+    """int[N]: index after the target's last token."""
 
 
 class Controller(Protocol):
-    """A frozen dataclass of plain values: the same inputs give the same decisions, to the bit."""
+    """A controller: a frozen dataclass of plain values with pure methods.
+
+    The same inputs must give the same decisions, to the bit.
+    """
 
     @property
     def slots(self) -> str:
-        """Id of the experiment's item whose copies are the slots: `Item.slot`, placed by
-        `PerInterval(every)`, as many copies as intervals times slots of one."""
+        """The id of the item whose copies are the slots: it has `Item.slot`, the placement
+        `PerInterval(every)`, and intervals x (slots of an interval) repetitions."""
         ...
 
     @property
@@ -44,35 +47,37 @@ class Controller(Protocol):
 
     @property
     def texts(self) -> Sequence[np.ndarray]:
-        """int32[n] each, no longer than a slot: what it may insert."""
+        """The texts that it may insert: int32[n] each, no longer than a slot."""
         ...
 
     def start(self) -> dict[str, Any]:
-        """The state before the first decision, as JSON has it."""
+        """Return the state before the first decision, as JSON."""
         ...
 
     def decide(
         self, state: Mapping[str, Any], interval: int, log_p: np.ndarray
     ) -> tuple[list[int], dict[str, Any]]:
-        """(texts, by their index, that fill the first slots of an interval; the new state).
+        """Return (indices of the texts that fill the first slots of `interval`, the new state).
 
-        `log_p` float64[N] was measured at the interval's first step, before its batch was seen.
-        `state` is what the last decision left, once through JSON.
+        Args:
+            state: what the previous decision returned, after a round trip through JSON.
+            interval: the number of the interval, from 0.
+            log_p: float64[N], measured at the interval's first step before its batch was seen.
         """
         ...
 
 
 Named = tuple[str, Controller]
-"""An experiment's name, and a controller of it."""
+"""(name of the experiment, controller)."""
 
 
 def slot_texts(controllers: Sequence[Named]) -> list[SlotTexts]:
-    """What each may insert, and where."""
+    """Return the texts and slots of each controller."""
     return [SlotTexts(name, c.slots, c.every, c.texts) for name, c in controllers]
 
 
 def check_controllers(controllers: Sequence[Named], vocab_size: int) -> None:
-    """Raises ValueError, naming the experiment, for what cannot be measured or inserted."""
+    """Raise ValueError, naming the experiment, for probes or texts that are not valid."""
     seen = set()
     for name, controller in controllers:
         who = f"{name}/{controller.slots}"
@@ -83,13 +88,13 @@ def check_controllers(controllers: Sequence[Named], vocab_size: int) -> None:
         tokens, start, stop = measured.tokens_NxL, measured.start, measured.stop
         if tokens.ndim != 2 or not len(tokens) == len(start) == len(stop):
             raise ValueError(
-                f"{who}: Measured is of tokens int[N, L], start int[N] and stop int[N], not of the "
+                f"{who}: Measured needs tokens int[N, L], start int[N] and stop int[N], not the "
                 f"shapes {tokens.shape}, {np.shape(start)} and {np.shape(stop)}"
             )
         for row in np.flatnonzero((start < 1) | (stop <= start) | (stop > tokens.shape[1])):
             raise ValueError(
-                f"{who}: probe {row} is of {tokens.shape[1]} tokens, its target cannot be those "
-                f"from {start[row]} to {stop[row]}: it needs a token before it, and one at least"
+                f"{who}: the target of probe {row}, tokens {start[row]} to {stop[row]} of "
+                f"{tokens.shape[1]}, must hold a token and have one before it"
             )
         for what, texts in (("probe", tokens), ("text", controller.texts)):
             for number, text in enumerate(texts):
@@ -100,38 +105,12 @@ def check_controllers(controllers: Sequence[Named], vocab_size: int) -> None:
 
 
 def measured_fingerprint(controllers: Sequence[Named]) -> str:
-    """sha256 of what is measured and when: the same in the control run."""
-    return _sha256([(name, c.slots, c.every, c.measured) for name, c in controllers])
+    """Return the sha256 of the probes and their steps, which the control run must share."""
+    return digest({f"{name}/{c.slots}": (c.every, c.measured) for name, c in controllers})
 
 
 def controllers_fingerprint(controllers: Sequence[Named]) -> str:
-    """sha256 of probes, texts and parameters. Raises ValueError for values that are not plain."""
-    return _sha256(
-        [(name, c.slots, c.every, c.measured, tuple(c.texts), c) for name, c in controllers]
+    """Return the sha256 of probes, texts and parameters; ValueError if not plain values."""
+    return digest(
+        {f"{name}/{c.slots}": (c.every, c.measured, c.texts, c) for name, c in controllers}
     )
-
-
-def _sha256(value: Any) -> str:
-    digest = hashlib.sha256()
-    _update(digest, value)
-    return digest.hexdigest()
-
-
-def _update(digest: Any, value: Any) -> None:
-    """Each value with its kind and size before it, so that no two values read alike."""
-    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf":
-        digest.update(f"array {value.dtype.str} {value.shape} ".encode())
-        digest.update(np.ascontiguousarray(value).tobytes())
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        digest.update(f"{type(value).__qualname__} ".encode())
-        _update(digest, {f.name: getattr(value, f.name) for f in dataclasses.fields(value)})
-    elif isinstance(value, Mapping):
-        _update(digest, list(value.items()))
-    elif isinstance(value, list | tuple):
-        digest.update(f"{len(value)} values ".encode())
-        for each in value:
-            _update(digest, each)
-    elif value is None or isinstance(value, bool | int | float | str):
-        digest.update(f"{value!r} ".encode())
-    else:
-        raise ValueError(f"a controller is made of plain values, not of {value!r:.100}")
