@@ -3,7 +3,7 @@
 import pytest
 
 from ttoaa.benchmarks import formats
-from ttoaa.benchmarks.formats import BENCHMARKS, question
+from ttoaa.benchmarks.formats import BENCHMARKS, format_question
 
 CORK = ("Question: Which of these floats?\nAnswer:", (" a stone", " a cork", " a key"), 1)
 BREAD = ("Question: Where is bread baked?\nAnswer:", (" shed", " oven", " oven mill"), 1)
@@ -63,7 +63,7 @@ CASES = [
 @pytest.mark.parametrize(("benchmark", "record", "expected"), CASES)
 def test_a_record_is_the_text_that_it_should_be(benchmark, record, expected):
     context, continuations, label = expected
-    made = question(benchmark, record, 7)
+    made = format_question(benchmark, record, 7)
     assert made.contexts == (context,) * len(continuations)
     assert (made.continuations, made.label) == (continuations, label)
     kind = "mmlu_human_aging" if benchmark == "mmlu" else benchmark
@@ -73,7 +73,7 @@ def test_a_record_is_the_text_that_it_should_be(benchmark, record, expected):
 
 @pytest.mark.parametrize("answer", [{"answer": "2"}, {"label": 1}])
 def test_winogrande_is_scored_after_its_blank(answer):
-    made = question("winogrande", {**FELL, **answer}, 0)
+    made = format_question("winogrande", {**FELL, **answer}, 0)
     assert made.contexts == ("The cup fell as the cup", "The cup fell as the shelf")
     assert made.continuations == (" was wet.", " was wet.")
     assert (made.label, made.unconditional) == (1, None)
@@ -120,7 +120,7 @@ def test_no_field_is_missing_without_an_error(benchmark, record, change):
     assert len(paths) >= 2
     for path in paths:
         with pytest.raises(ValueError, match=f"^record 3 of {benchmark} ") as error:
-            question(benchmark, changed(record, path, change), 3)
+            format_question(benchmark, changed(record, path, change), 3)
         assert "\n" not in str(error.value)
         # Without the field that tells the hub's records from TFDS's, one of TFDS's is missed.
         assert (change == "none at all" and path[-1] in TELLING) or path[-1] in str(error.value)
@@ -142,17 +142,17 @@ def test_no_field_is_missing_without_an_error(benchmark, record, change):
         ("arc_easy", {**ASKED, "choices": ["a"], "answerKey": "A"}, "3 of arc_easy is malformed"),
         ("mmlu", {**SUBJECT, "choices": "ab", "answer": 0}, "'choices' must be a list of texts"),
         ("mmlu", {**SUBJECT, "answer": 2}, "mmlu_human_aging-3 has 2 options and label 2"),
-        ("race", {}, "no format is named 'race': take one of arc_easy"),
+        ("race", {}, "no format is named 'race': use one of arc_easy"),
     ],
 )
 def test_bad_records_are_one_clear_line(benchmark, record, message):
     with pytest.raises(ValueError, match=message) as error:
-        question(benchmark, record, 3)
+        format_question(benchmark, record, 3)
     assert "\n" not in str(error.value)
 
 
 def test_outcomes_are_those_that_olmes_reports():
-    reported = {name: formats.outcome(name) for name in BENCHMARKS}
+    reported = {name: formats.reported_outcome(name) for name in BENCHMARKS}
     assert {name for name, value in reported.items() if value == "acc_mutual_info"} == {
         "arc_challenge", "csqa", "openbookqa"
     }  # fmt: skip
@@ -161,8 +161,8 @@ def test_outcomes_are_those_that_olmes_reports():
         "acc_norm"
     }
     for name in ("mmlu_human_aging", "arc-easy", "social_i_qa"):
-        assert formats.outcome(name) == "acc_norm"
+        assert formats.reported_outcome(name) == "acc_norm"
     with pytest.raises(ValueError, match="no format is named 'capital'"):
-        formats.outcome("capital")
+        formats.reported_outcome("capital")
     # Who is scored by PMI says after what.
     assert all(e.unconditional for e in BENCHMARKS.values() if e.outcome == "acc_mutual_info")

@@ -92,8 +92,8 @@ def test_parquet_reads_all_files_and_says_what_is_wrong(tmp_path):
     with pytest.raises(ValueError, match="question x-3 has 2 options and label 2"):
         ParquetQuestions([bad]).questions(1, rng)
     bad = write(tmp_path / "e.parquet", [(["q\nAnswer:", "q\nAnswer: b"], 0, "x", 4)])
-    with pytest.raises(ValueError, match="question x-4 has an option without text"):
+    with pytest.raises(ValueError, match="question x-4 has an empty option"):
         ParquetQuestions([bad]).questions(1, rng)
     bad = write(tmp_path / "f.parquet", [(["q\nAnswer: a", None], 0, "x", 5)])
-    with pytest.raises(ValueError, match="question x-5 has an option that is no text"):
+    with pytest.raises(ValueError, match="question x-5 has an option that is not a text"):
         ParquetQuestions([bad]).questions(1, rng)

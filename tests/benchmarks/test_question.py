@@ -1,6 +1,6 @@
 import pytest
 
-from ttoaa.benchmarks.question import Question, enough, with_shots
+from ttoaa.benchmarks.question import Question, require_count, with_shots
 
 
 def question(id, context, *continuations, label=0, benchmark="b"):
@@ -34,10 +34,12 @@ def test_shots_must_be_of_the_benchmark_and_not_the_question():
 
 def test_enough_counts_the_longest_choice():
     questions = [question("short", "Q", " a", " bb"), question("long", "Q", " a", " bbb")]
-    assert enough(questions, 2, None, "It") == enough(questions, 2, 5, "It") == questions
-    assert [q.id for q in enough(questions, 1, 4, "It")] == ["short"]
-    with pytest.raises(ValueError, match="2 questions are needed, but It has only 1: ask for"):
-        enough(questions, 2, 4, "It")
+    assert (
+        require_count(questions, 2, None, "It") == require_count(questions, 2, 5, "It") == questions
+    )
+    assert [q.id for q in require_count(questions, 1, 4, "It")] == ["short"]
+    with pytest.raises(ValueError, match="2 questions are needed, but It has only 1: lower"):
+        require_count(questions, 2, 4, "It")
 
 
 @pytest.mark.parametrize(
@@ -45,7 +47,7 @@ def test_enough_counts_the_longest_choice():
     [
         ((("a",), (" b", " c"), 0), "question q has 1 contexts, 2 continuations"),
         ((("a", "a"), (" b", " c"), 2), "question q has 2 options and label 2"),
-        ((("a", "a"), (" b", " "), 0), "question q has an option without text"),
+        ((("a", "a"), (" b", " "), 0), "question q has an empty option"),
     ],
 )
 def test_a_question_that_is_none_is_an_error(fields, message):

@@ -57,9 +57,9 @@ def test_shots_are_solved_before_each_record_and_count_as_characters(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (lines(CUP) + b"{'a': 1}\n", r"a\.jsonl:2 is no JSON object"),
-        (lines(CUP) + b"[1, 2]\n", r"a\.jsonl:2 is no JSON object"),
-        (lines(CUP) + b'{"goal": "\xff"}\n', r"a\.jsonl:2 is no JSON object"),
+        (lines(CUP) + b"{'a': 1}\n", r"a\.jsonl:2 is not a JSON object"),
+        (lines(CUP) + b"[1, 2]\n", r"a\.jsonl:2 is not a JSON object"),
+        (lines(CUP) + b'{"goal": "\xff"}\n', r"a\.jsonl:2 is not a JSON object"),
         (lines(CUP, {**CUP, "goal": None}), r"a\.jsonl:2: record 1 of piqa is malformed: 'goal'"),
         (lines({**CUP, "label": 2}), r"a\.jsonl:1: question piqa-0 has 2 options and label 2"),
     ],
@@ -76,7 +76,7 @@ def test_a_bad_file_is_named(tmp_path, source):
     whole = gzip.compress(lines(*[CUP] * 50))
     for name, content in (("cut.jsonl.gz", whole[:-20]), ("plain.jsonl.gz", lines(CUP))):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match=f"{name} is not a whole gzip file|{name}:1 has no"):
+        with pytest.raises(ValueError, match=f"{name} is not a complete gzip file|{name}:1 has no"):
             source([str(tmp_path / name)]).questions(1, RNG)
     for paths in ("a.jsonl", []):
         with pytest.raises(ValueError, match="paths must be a list of paths"):
@@ -127,10 +127,16 @@ def test_requests_without_an_unconditional_half_have_none(tmp_path):
         ([TWO[0], {**TWO[1], "label": 0}], r"with labels \[1, 0\]"),
         ([*TWO, *HALF, *OTHER], "some questions have unconditional requests, others have none"),
         ([*HALF], "some questions have unconditional requests"),
-        ([*TWO, HALF[0], request(1_000_004, 1, 1, "B:", " b")], "and one context"),
-        ([*TWO, HALF[0], request(1_000_004, 1, 1, "A:", " c")], "must have its continuations"),
+        ([*TWO, HALF[0], request(1_000_004, 1, 1, "B:", " b")], "must share one context"),
+        (
+            [*TWO, HALF[0], request(1_000_004, 1, 1, "A:", " c")],
+            "context and have its continuations",
+        ),
         ([{**TWO[0], "request": {"context": "Q"}}], r"a\.jsonl:1 has no 'continuation'"),
-        ([request(4, 0, 0, None, " a")], r"a\.jsonl:1 is no .* request: 'context' must be a text"),
+        (
+            [request(4, 0, 0, None, " a")],
+            r"a\.jsonl:1 is not a .* request: 'context' must be a text",
+        ),
         ([request(4, 0, 0, "Q", None)], "'continuation' must be a text and not empty, not None"),
         ([request("x", 0, 0, "Q", " a")], "'doc_id' must be a whole number, not 'x'"),
     ],
@@ -145,7 +151,7 @@ def test_requests_that_do_not_fit_are_one_clear_line(tmp_path, records, message)
 def test_files_need_no_tensorflow(tmp_path):
     path = write(tmp_path / "a.jsonl", lines(CUP))
     code = (
-        "import sys; from ttoaa.benchmarks.generated_questions import RecordQuestions\n"
+        "import sys; from ttoaa.benchmarks import RecordQuestions\n"
         f"assert len(RecordQuestions([{path!r}], 'piqa').questions(1, None)) == 1\n"
         "assert not {'tensorflow', 'seqio', 'jax'} & set(sys.modules)"
     )

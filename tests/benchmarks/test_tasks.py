@@ -105,7 +105,7 @@ def test_other_errors_of_tensorflow_stay_what_they_are(data_dir, monkeypatch):
     def broken(*_):
         raise RuntimeError("no such thing")
 
-    monkeypatch.setattr(formats, "question", broken)
+    monkeypatch.setattr(formats, "format_question", broken)
     with pytest.raises(tf.errors.OpError, match="no such thing"):
         TaskQuestions("piqa", data_dir=data_dir).questions(1, RNG)
 

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from ttoaa.benchmarks.generated_questions import GeneratedQuestions, item_question, randomise
-from ttoaa.benchmarks.question import Question
+from ttoaa.benchmarks.generated_questions import GeneratedQuestions
+from ttoaa.benchmarks.question import Question, question_from_item, randomise_groups
 from ttoaa.benchmarks.readers import RecordQuestions
 from ttoaa.experiments.contamination import Contamination
 from ttoaa.planning.placement import Uniform, Within
@@ -67,7 +67,7 @@ def test_items_depend_on_seed_and_name_alone(make_world, same_items):
 def test_randomisation_keeps_the_mix_and_is_uniform():
     made = [question(f"{b}{i}", "c", " x", benchmark=b)
             for b, n in (("big", 600), ("small", 200)) for i in range(n)]  # fmt: skip
-    groups = randomise(made, [400, 200, 40], keyed_rng("r"))
+    groups = randomise_groups(made, [400, 200, 40], keyed_rng("r"))
     assert [len(g) for g in groups] == [400, 200, 40]
     assert len({q.id for g in groups for q in g}) == 640
     for group in groups:
@@ -75,7 +75,9 @@ def test_randomisation_keeps_the_mix_and_is_uniform():
         assert abs(share - len(group) / 4) <= 1
     # Every question is equally likely to land in the last group (p = 40/800), whatever its place.
     hits = Counter(
-        q.id for k in range(200) for q in randomise(made, [400, 200, 40], keyed_rng("u", k))[2]
+        q.id
+        for k in range(200)
+        for q in randomise_groups(made, [400, 200, 40], keyed_rng("u", k))[2]
     )
     thirds = [sum(hits[f"big{i}"] for i in range(start, start + 200)) for start in (0, 200, 400)]
     assert all(abs(count - 2000) < 5 * np.sqrt(2000) for count in thirds)
@@ -230,10 +232,10 @@ def test_a_plan_s_table_holds_what_pmi_needs(plan_of, tmp_path):
         questions=source, groups=((0, 1), (4, 1)), primary="accuracy/4x", normalisation="pmi"
     )
     rows = plan_of([experiment]).items("bc").sort_values("id")
-    made = [item_question(row, unconditional=True) for row in rows.itertuples()]
+    made = [question_from_item(row, unconditional=True) for row in rows.itertuples()]
     assert made == source.questions(2, keyed_rng("a"))
     assert {question.unconditional for question in made} == {"Answer:"}
-    assert item_question(next(rows.itertuples()), unconditional=False).unconditional is None
+    assert question_from_item(next(rows.itertuples()), unconditional=False).unconditional is None
 
 
 def table(values):
@@ -355,8 +357,14 @@ def test_bad_config_is_one_clear_line(changes, message):
 
 def test_bad_questions_are_one_clear_line(make_world):
     for source, message in (
-        (Given(question("q", "A", " b", " c"), question("q", "D", " e", " f")), "q is there twice"),
-        (Given(question("p", "A", " b", " c"), question("q", "A", " c", " b")), "q is there twice"),
+        (
+            Given(question("q", "A", " b", " c"), question("q", "D", " e", " f")),
+            "question q is a duplicate of",
+        ),
+        (
+            Given(question("p", "A", " b", " c"), question("q", "A", " c", " b")),
+            "question q is a duplicate of",
+        ),
         (GeneratedQuestions(subject_syllables=1), "raise subject_syllables"),
     ):
         experiment = contamination(questions=source, groups=((0, 100), (144, 1)))

@@ -1,12 +1,11 @@
 """Ten benchmarks as cloze texts, in the formats of OLMES v0.1 (Gu et al., 2024), without shots.
 
-A record is a benchmark's own: a dict as TFDS yields it, bytes decoded, or a line of JSON with the
-fields that the benchmark has on the Hugging Face hub. Each format names the fields that it reads.
+A record is a dict as TFDS yields it (bytes decoded), or a line of JSON with the benchmark's fields
+on the Hugging Face hub. Each format documents the fields that it reads.
 
-The texts are those that OLMES's code (allenai/OLMo-Eval, olmes_v0_1) makes of the same records, but
-for two things. TFDS has HellaSwag's context in one piece: where its second part begins is a guess
-(see `hellaswag`). And OLMES opens MMLU's contexts with a line that names the subject, which is not
-done here.
+The texts are those of OLMES's code (allenai/OLMo-Eval, olmes_v0_1) with two exceptions. TFDS joins
+the two parts of HellaSwag's context, so the boundary is a guess (see `hellaswag`). OLMES starts
+MMLU's contexts with a line that names the subject; we do not.
 """
 
 import dataclasses
@@ -14,10 +13,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 from ttoaa.benchmarks.question import Question
-from ttoaa.benchmarks.records import Record, number, text, texts
+from ttoaa.benchmarks.records import Record, integer_field, text_field, texts_field
 
 Cloze = tuple[Sequence[str], Sequence[str], int]
-"""(contexts, continuations, label) of a question's choices."""
+"""(contexts, continuations, label) of a question."""
 
 
 def _asked(asked: str, options: Sequence[str], label: int, lead: str = "Question: ") -> Cloze:
@@ -26,121 +25,126 @@ def _asked(asked: str, options: Sequence[str], label: int, lead: str = "Question
 
 
 def _lettered(asked: str, record: Record) -> Cloze:
-    """Choices with letters (or, in TFDS, the letters' numbers), one of which is the key."""
-    options = texts(record["choices"], "text")
+    """Format choices labelled with letters (in TFDS: their numbers); answerKey is one label."""
+    options = texts_field(record["choices"], "text")
     letters, key = list(record["choices"]["label"]), record["answerKey"]
     key = key.strip() if isinstance(key, str) else key
     return _asked(asked, options, letters.index(key) if key in letters else -1)
 
 
 def arc(record: Record) -> Cloze:
-    """question, choices {text, label}, answerKey."""
-    return _lettered(text(record, "question"), record)
+    """Format the fields question, choices {text, label}, answerKey."""
+    return _lettered(text_field(record, "question"), record)
 
 
 def boolq(record: Record) -> Cloze:
-    """passage, question, and label (SuperGLUE's, as in TFDS) or answer (google/boolq's).
+    """Format the fields passage, question, and label (SuperGLUE, TFDS) or answer (google/boolq).
 
-    OLMES takes SuperGLUE's, whose passages begin with their title. The first choice is yes.
+    OLMES uses SuperGLUE, whose passages start with their title. The first choice is yes.
     """
-    asked = f"{text(record, 'question')}?"
-    yes = number(record, "answer" if "answer" in record else "label")
+    asked = f"{text_field(record, 'question')}?"
+    yes = integer_field(record, "answer" if "answer" in record else "label")
     label = {1: 0, 0: 1}.get(yes, -1)
-    return _asked(asked, ("yes", "no"), label, f"{text(record, 'passage')}\nQuestion: ")
+    return _asked(asked, ("yes", "no"), label, f"{text_field(record, 'passage')}\nQuestion: ")
 
 
 def csqa(record: Record) -> Cloze:
-    """The hub's commonsense_qa: question, choices {text, label}, answerKey.
+    """Format the hub's commonsense_qa: question, choices {text, label}, answerKey.
 
-    Or TFDS's cos_e, which has the same questions: question, choices (a list), answer (a text).
+    TFDS has the same questions as cos_e: question, choices (a list), answer (a text).
     """
-    asked = text(record, "question")
+    asked = text_field(record, "question")
     if "answerKey" in record:
         return _lettered(asked, record)
-    options, answer = texts(record, "choices"), text(record, "answer")
+    options, answer = texts_field(record, "choices"), text_field(record, "answer")
     return _asked(asked, options, options.index(answer) if answer in options else -1)
 
 
 def hellaswag(record: Record) -> Cloze:
-    """activity_label, endings, label, and ctx_a and ctx_b (the hub's) or context and source_id.
+    """Format activity_label, endings, label, and ctx_a and ctx_b (hub) or context and source_id.
 
-    The choices go on with a text about an activity. OLMES capitalises ctx_b as `str.capitalize`
-    does. WikiHow's texts have none; of the others, TFDS's context ends with it, and it is taken to
-    be what follows the last full stop.
+    OLMES applies `str.capitalize` to ctx_b. WikiHow's texts have no ctx_b; in other texts it ends
+    TFDS's context, and we take it to be the part after the last full stop.
     """
     if "ctx_a" in record:
-        start = text(record, "ctx_a")
-        rest = text(record, "ctx_b", may_be_empty=True)
-    elif text(record, "source_id").startswith("wikihow"):
-        start, rest = text(record, "context"), ""
+        start = text_field(record, "ctx_a")
+        rest = text_field(record, "ctx_b", may_be_empty=True)
+    elif text_field(record, "source_id").startswith("wikihow"):
+        start, rest = text_field(record, "context"), ""
     else:
-        before, stop, rest = text(record, "context").rpartition(". ")
+        before, stop, rest = text_field(record, "context").rpartition(". ")
         start = before + stop.rstrip()
-    activity = text(record, "activity_label")
+    activity = text_field(record, "activity_label")
     context = _without_brackets(f"{activity}: {start} {rest.capitalize()}")
-    endings = texts(record, "endings")
+    endings = texts_field(record, "endings")
     continuations = [f" {_without_brackets(ending)}" for ending in endings]
-    return [context] * len(endings), continuations, number(record, "label")
+    return [context] * len(endings), continuations, integer_field(record, "label")
 
 
 def _without_brackets(words: str) -> str:
-    """WikiHow's [title] ends a sentence; its other marks, such as [step], say nothing."""
+    """Replace WikiHow's [title] with a full stop and remove its other marks, such as [step]."""
     sentences = re.sub(r"\.? \[title\]", ". ", words.strip())
     return re.sub(r"\[.*?\]", "", sentences).replace("  ", " ")
 
 
 def mmlu(record: Record) -> Cloze:
-    """question, choices (a list), answer (the number of one); and subject, see `question`."""
-    options = texts(record, "choices")
-    return _asked(text(record, "question").strip(), options, number(record, "answer"))
+    """Format question, choices (a list), answer (an index); subject names the benchmark."""
+    options = texts_field(record, "choices")
+    return _asked(text_field(record, "question").strip(), options, integer_field(record, "answer"))
 
 
 def openbookqa(record: Record) -> Cloze:
-    """The hub's: question_stem, choices {text, label}, answerKey.
+    """Format the hub's question_stem, choices {text, label}, answerKey.
 
-    Or TFDS's: question {stem, choice_A, …, choice_D}, answerKey (a number).
+    TFDS has question {stem, choice_A, …, choice_D}, answerKey (a number).
     """
     if "question_stem" in record:
-        return _lettered(text(record, "question_stem"), record)
+        return _lettered(text_field(record, "question_stem"), record)
     question = record["question"]
-    options = [text(question, f"choice_{letter}") for letter in "ABCD"]
-    return _asked(text(question, "stem"), options, number(record, "answerKey"))
+    options = [text_field(question, f"choice_{letter}") for letter in "ABCD"]
+    return _asked(text_field(question, "stem"), options, integer_field(record, "answerKey"))
 
 
 def piqa(record: Record) -> Cloze:
-    """goal, sol1, sol2, label."""
-    options = [text(record, name) for name in ("sol1", "sol2")]
-    return _asked(text(record, "goal"), options, number(record, "label"), "Goal: ")
+    """Format goal, sol1, sol2, label."""
+    options = [text_field(record, name) for name in ("sol1", "sol2")]
+    return _asked(text_field(record, "goal"), options, integer_field(record, "label"), "Goal: ")
 
 
 def socialiqa(record: Record) -> Cloze:
-    """context, question, answerA, answerB, answerC, label (from 1)."""
-    options = [text(record, f"answer{letter}") for letter in "ABC"]
-    asked = f"{text(record, 'context')} {text(record, 'question')}"
-    return _asked(asked, options, number(record, "label") - 1)
+    """Format context, question, answerA, answerB, answerC, label (from 1)."""
+    options = [text_field(record, f"answer{letter}") for letter in "ABC"]
+    asked = f"{text_field(record, 'context')} {text_field(record, 'question')}"
+    return _asked(asked, options, integer_field(record, "label") - 1)
 
 
 def winogrande(record: Record) -> Cloze:
-    """sentence, option1, option2, and answer (the hub's, from 1) or label (TFDS's, from 0).
+    """Format sentence, option1, option2, and answer (hub, from 1) or label (TFDS, from 0).
 
-    The choices fill a blank, _, and what follows the blank is scored.
+    The choices fill a blank, _, and the text after the blank is scored.
     """
-    before, blank, after = text(record, "sentence").partition("_")
+    before, blank, after = text_field(record, "sentence").partition("_")
     if not blank:
         raise ValueError("'sentence' must have a blank, _")
-    options = [text(record, name) for name in ("option1", "option2")]
-    label = number(record, "answer") - 1 if "answer" in record else number(record, "label")
+    options = [text_field(record, name) for name in ("option1", "option2")]
+    label = (
+        integer_field(record, "answer") - 1
+        if "answer" in record
+        else integer_field(record, "label")
+    )
     return [before + option for option in options], [f" {after.strip()}"] * 2, label
 
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
+    """The format of one benchmark."""
+
     cloze: Callable[[Record], Cloze]
     outcome: str
-    """The one of `ttoaa.scoring.multiple_choice` that OLMES reports for the cloze format."""
+    """The outcome of `ttoaa.scoring.multiple_choice` that OLMES reports for the cloze format."""
     unconditional: str | None = "Answer:"
     tfds: str | None = None
-    """Dataset in TFDS with its version; None where it has none: RecordQuestions reads lines."""
+    """TFDS dataset and version; None: not in TFDS, read JSON lines with RecordQuestions."""
     split: str = "validation"
 
 
@@ -160,30 +164,31 @@ BENCHMARKS: Mapping[str, Benchmark] = {
 }
 
 
-def named(benchmark: str) -> Benchmark:
+def get_benchmark(benchmark: str) -> Benchmark:
+    """Return a benchmark by name; ValueError if there is none."""
     if benchmark not in BENCHMARKS:
-        raise ValueError(f"no format is named {benchmark!r}: take one of {', '.join(BENCHMARKS)}")
+        raise ValueError(f"no format is named {benchmark!r}: use one of {', '.join(BENCHMARKS)}")
     return BENCHMARKS[benchmark]
 
 
-def outcome(benchmark: str) -> str:
-    """What OLMES reports for a question of `benchmark`, be it MMLU's of one subject.
+def reported_outcome(benchmark: str) -> str:
+    """Return the outcome that OLMES reports for `benchmark`, also for one subject of MMLU.
 
-    Names may be as in the files of Bordt et al. (2025): arc-easy, social_i_qa.
+    Accepts the names in the files of Bordt et al. (2025): arc-easy, social_i_qa.
     """
     name = benchmark.replace("-", "_").replace("social_i_qa", "socialiqa")
-    return named("mmlu" if name.startswith("mmlu_") else name).outcome
+    return get_benchmark("mmlu" if name.startswith("mmlu_") else name).outcome
 
 
-def question(benchmark: str, record: Record, place: int) -> Question:
-    """Record number `place` of a benchmark as a question; its benchmark is the subject's for MMLU.
+def format_question(benchmark: str, record: Record, place: int) -> Question:
+    """Format record number `place` of a benchmark as a question; MMLU's benchmark is the subject.
 
-    Raises ValueError for a field that is missing or empty and for a question without answer.
+    Raises ValueError for a missing or empty field and for a question without an answer.
     """
-    entry = named(benchmark)
+    entry = get_benchmark(benchmark)
     try:
         contexts, continuations, label = entry.cloze(record)
-        kind = f"mmlu_{text(record, 'subject')}" if benchmark == "mmlu" else benchmark
+        kind = f"mmlu_{text_field(record, 'subject')}" if benchmark == "mmlu" else benchmark
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         problem = f"has no {error}" if isinstance(error, KeyError) else f"is malformed: {error}"
         raise ValueError(f"record {place} of {benchmark} {problem}") from error

@@ -1,13 +1,12 @@
-"""What a multiple-choice question is: a context and a continuation for each choice.
+"""Multiple-choice questions, sources of them, and their assignment to groups and experiments.
 
-A model chooses by the likelihood of the continuations (see `ttoaa.scoring.multiple_choice`).
-
-One source of questions for several experiments, none of which gets another's.
+A question has a context and a continuation for each choice; a model chooses by the likelihood of
+the continuations (see `ttoaa.scoring.multiple_choice`).
 """
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import gin
 import numpy as np
@@ -17,7 +16,7 @@ from ttoaa.statistics.bootstrap import keyed_rng
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """One choice for each context and continuation; the full text of choice k is their sum."""
+    """A question: choice k is contexts[k] + continuations[k]; `label` is the right choice."""
 
     id: str
     benchmark: str
@@ -25,7 +24,7 @@ class Question:
     continuations: tuple[str, ...]
     label: int
     unconditional: str | None = None
-    """A context that tells nothing of the question: what a continuation is worth without it."""
+    """A context without the question, to score a continuation on its own (PMI)."""
 
     def __post_init__(self) -> None:
         n = len(self.continuations)
@@ -36,7 +35,7 @@ class Question:
         if not 0 <= self.label < n:
             raise ValueError(f"question {self.id} has {n} options and label {self.label}")
         if not all(text.strip() for text in self.continuations):
-            raise ValueError(f"question {self.id} has an option without text of its own")
+            raise ValueError(f"question {self.id} has an empty option")
 
     @property
     def texts(self) -> list[str]:
@@ -45,32 +44,34 @@ class Question:
 
 
 class Source(Protocol):
+    """A source of questions (`Contamination.questions`)."""
+
     def questions(self, count: int, rng: np.random.Generator) -> list[Question]:
-        """At least `count` questions; ValueError where there are fewer."""
+        """Return at least `count` questions; ValueError if there are fewer."""
         ...
 
 
 def with_shots(question: Question, shots: Sequence[Question]) -> Question:
-    """The question after solved ones of its benchmark, an empty line between them.
+    """Return the question after the solved ones of its benchmark, separated by empty lines.
 
-    Of MMLU a benchmark is a subject. Raises ValueError where `shots` has none of the benchmark,
-    or the question itself.
+    A benchmark of MMLU is a subject. Raises ValueError if `shots` has none of the benchmark, or
+    contains the question.
     """
     mine = [shot.texts[shot.label] for shot in shots if shot.benchmark == question.benchmark]
     if shots and not mine:
-        raise ValueError(f"no shot is of {question.benchmark}: give solved questions of it")
+        raise ValueError(f"no shot is of {question.benchmark}: add solved questions of it")
     if question.texts[question.label] in mine:
-        raise ValueError(f"question {question.id} is itself among the shots: take others")
+        raise ValueError(f"question {question.id} is itself among the shots: use other shots")
     prefix = "".join(f"{text}\n\n" for text in mine)
     return dataclasses.replace(
         question, contexts=tuple(prefix + context for context in question.contexts)
     )
 
 
-def enough(
+def require_count(
     questions: Iterable[Question], count: int, max_characters: int | None, kind: str
 ) -> list[Question]:
-    """Those all of whose choices are short enough; ValueError where that is fewer than `count`."""
+    """Return the questions whose choices all fit `max_characters`; ValueError below `count`."""
     found = [
         question
         for question in questions
@@ -78,29 +79,84 @@ def enough(
     ]
     if len(found) < count:
         raise ValueError(
-            f"{count} questions are needed, but {kind} has only {len(found)}: ask for fewer (an "
-            "experiment's groups), give more files, or raise max_characters"
+            f"{count} questions are needed, but {kind} has only {len(found)}: lower the "
+            "experiment's groups, add files, or raise max_characters"
         )
     return found
+
+
+def check_distinct(questions: Sequence[Question]) -> None:
+    """Raise ValueError for duplicates, which could be in training and in the holdout."""
+    seen: dict[object, str] = {}
+    for question in questions:
+        for key in (question.id, frozenset(question.texts)):
+            if key in seen:
+                raise ValueError(f"question {question.id} is a duplicate of {seen[key]}")
+            seen[key] = question.id
+
+
+def randomise_groups(
+    questions: Sequence[Question], sizes: Sequence[int], rng: np.random.Generator
+) -> list[list[Question]]:
+    """Draw disjoint groups of the given sizes, each with the same mix of benchmarks.
+
+    The questions of each benchmark are shuffled and spread evenly over [0, 1), and a group is an
+    interval of that line, so its share of a benchmark is exact to about one question.
+    """
+    benchmarks = np.array([question.benchmark for question in questions])
+    place = np.empty(len(questions))
+    for benchmark in np.unique(benchmarks):
+        members = rng.permutation(np.flatnonzero(benchmarks == benchmark))
+        place[members] = (np.arange(len(members)) + rng.random()) / len(members)
+    order = np.argsort(place)[: sum(sizes)]
+    return [[questions[i] for i in part] for part in np.split(order, np.cumsum(sizes)[:-1])]
+
+
+def question_fields(question: Question) -> dict[str, Any]:
+    """Return the fields that an item keeps for `question_from_item`."""
+    fields = {
+        "benchmark": question.benchmark,
+        "contexts": list(question.contexts),
+        "continuations": list(question.continuations),
+        "label": question.label,
+    }
+    if question.unconditional is not None:
+        fields["unconditional"] = question.unconditional
+    return fields
+
+
+def question_from_item(item: Any, unconditional: bool) -> Question:
+    """Restore the question of an item.
+
+    `unconditional` keeps the unconditional context, which costs one request more for every choice.
+    """
+    return Question(
+        item.id,
+        item.benchmark,
+        tuple(item.contexts),
+        tuple(item.continuations),
+        int(item.label),
+        item.unconditional if unconditional else None,
+    )
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class PartOf:
-    """Part number `part` of the `parts` into which the questions of `whole` are divided at random.
+    """Part `part` of the questions of `whole`, which are divided at random into `parts`.
 
-    Every experiment draws groups by itself, so two of them on the same files would train on each
-    other's holdouts: give them different parts. Who gets which question follows from `key` alone,
-    so all seeds of a study have the same parts; of each benchmark they get equally many, to one
-    question. For sources that give all that they have, as those of files and tasks do.
+    Two experiments on the same files would train on each other's holdouts, because each draws its
+    own groups: give them different parts. The division depends on `key` alone, so all seeds of a
+    study share it, and each part gets equally many questions of a benchmark (to within one).
+    `whole` must return all its questions, as files and tasks do.
     """
 
     whole: Source
     part: int = 0
     parts: int = 2
     key: int = 0
-    """Another one makes other parts. Only where key, parts and the whole are the same in all
-    experiments that share is no question in two of them; a record that is there twice may be."""
+    """Another key divides differently. Parts are disjoint only if key, parts and whole are the same
+    in all experiments that share the questions and the files have no duplicates."""
 
     def __post_init__(self) -> None:
         if not all(isinstance(n, int) for n in (self.part, self.parts)) or self.parts < 1:
@@ -114,7 +170,7 @@ class PartOf:
         by_benchmark: dict[str, list[int]] = {}
         for k, question in enumerate(every):
             by_benchmark.setdefault(question.benchmark, []).append(k)
-        # Dealt like cards: the next benchmark begins where the last one ended.
+        # Dealt like cards: each benchmark continues where the last one ended.
         dealt = [k for places in by_benchmark.values() for k in own.permutation(places).tolist()]
         mine = [every[k] for k in sorted(dealt[self.part :: self.parts])]
-        return enough(mine, count, None, f"part {self.part} of {self.parts}")
+        return require_count(mine, count, None, f"part {self.part} of {self.parts}")

@@ -1,9 +1,4 @@
-"""Questions from a benchmark's records: lines of JSON, put into their format here.
-
-Questions from files of ranked-classification requests, as evaluation suites publish them.
-
-Questions from Parquet files of full texts, split where their choices begin to differ.
-"""
+"""Sources that read questions from files: records, ranked-classification requests, Parquet."""
 
 import dataclasses
 import itertools
@@ -17,77 +12,77 @@ import pandas as pd
 
 from ttoaa import parquet_io
 from ttoaa.benchmarks import formats, records
-from ttoaa.benchmarks.question import Question, enough, with_shots
-from ttoaa.benchmarks.records import number, text
+from ttoaa.benchmarks.question import Question, require_count, with_shots
+from ttoaa.benchmarks.records import integer_field, text_field
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class RecordQuestions:
-    """Questions of one benchmark from JSON lines (.jsonl or .jsonl.gz) of its own records.
+    """Questions of one benchmark from its records as JSON lines (.jsonl or .jsonl.gz).
 
-    The fields are those of the Hugging Face hub or of TFDS (see `formats`); a question's id is the
-    benchmark and the number of its record, over all files. No TensorFlow is needed.
+    The fields are those of the Hugging Face hub or of TFDS (see `formats`). A question's id is the
+    benchmark and the number of its record, counted over all files. Needs no TensorFlow.
     """
 
     paths: Sequence[str]
     benchmark: str
     shots: str | None = None
-    """A file of records of the same kind, solved before each question in that order."""
+    """A file of records of the same kind, prepended to each question with their solutions."""
     max_characters: int | None = None
-    """Only questions all of whose choices, with their shots, are at most this long."""
+    """Skip questions with a longer choice, shots included; None: keep all."""
 
     def __post_init__(self) -> None:
-        formats.named(self.benchmark)
+        formats.get_benchmark(self.benchmark)
 
     def questions(self, count: int, rng: np.random.Generator) -> list[Question]:
         records.check_paths(self.paths, "RecordQuestions")
         shots = read_shots(self.benchmark, self.shots)
-        questions = _read_record_file(self.benchmark, self.paths)
+        questions = _read_questions(self.benchmark, self.paths)
         found = (with_shots(question, shots) for question in questions)
-        return enough(found, count, self.max_characters, "RecordQuestions")
+        return require_count(found, count, self.max_characters, "RecordQuestions")
 
 
 def read_shots(benchmark: str, path: str | None) -> list[Question]:
-    """The solved questions in a file of records; none without a file."""
+    """Read the solved questions in a file of records; an empty list if `path` is None."""
     if path is None:
         return []
     records.check_paths([path], "shots")
-    return list(_read_record_file(benchmark, [path]))
+    return list(_read_questions(benchmark, [path]))
 
 
-def _read_record_file(benchmark: str, paths: Sequence[str]) -> Iterator[Question]:
-    lines = itertools.chain.from_iterable(map(records.records, paths))
+def _read_questions(benchmark: str, paths: Sequence[str]) -> Iterator[Question]:
+    lines = itertools.chain.from_iterable(map(records.read_records, paths))
     for place_in_file, (place, record) in enumerate(lines):
         try:
-            yield formats.question(benchmark, record, place_in_file)
+            yield formats.format_question(benchmark, record, place_in_file)
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
 
 
 UNCONDITIONAL = 1_000_000
-"""Added to a question's doc_id in the requests that score its options without it."""
+"""Offset of the doc_id of requests that score the options without the question."""
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class RequestQuestions:
-    """Questions from JSON lines (.jsonl or .jsonl.gz) as in OLMES: a line for each choice.
+    """Questions from ranked-classification requests as OLMES publishes them (.jsonl, .jsonl.gz).
 
-    A line has request.context and request.continuation, task_name, doc_id, idx (which choice) and
-    label. Lines whose doc_id is 1,000,000 higher ask for the same continuations after a context
-    that is the same for all of them: the half that PMI needs. Every question has it or none. Shots
-    are part of the contexts. A question's id is its task's name and its doc_id.
+    A line is one choice: request.context, request.continuation, task_name, doc_id, idx (the choice)
+    and label. Lines whose doc_id is 1,000,000 higher score the same continuations after one common
+    context, for PMI; all questions have such lines or none. Shots are part of the contexts. A
+    question's id is its task_name and doc_id.
     """
 
     paths: Sequence[str]
     max_characters: int | None = None
-    """Only questions all of whose choices are at most this long, with what stands before them."""
+    """Skip questions with a longer choice, context included; None: keep all."""
 
     def questions(self, count: int, rng: np.random.Generator) -> list[Question]:
         records.check_paths(self.paths, "RequestQuestions")
         found = itertools.chain.from_iterable(map(_read_requests, self.paths))
-        return enough(found, count, self.max_characters, "RequestQuestions")
+        return require_count(found, count, self.max_characters, "RequestQuestions")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +96,7 @@ class _Line:
 
 
 def _read_requests(path: str) -> Iterator[Question]:
-    lines = [_line(place, record) for place, record in records.records(path)]
+    lines = [_parse_line(place, record) for place, record in records.read_records(path)]
     groups: dict[tuple[str, int], list[_Line]] = {}
     for line in lines:
         groups.setdefault((line.task, line.doc), []).append(line)
@@ -110,45 +105,46 @@ def _read_requests(path: str) -> Iterator[Question]:
         if options != list(range(len(choices))) or len({line.label for line in choices}) != 1:
             raise ValueError(
                 f"{path}: the choices of {task} {doc} are {options}, with labels "
-                f"{[line.label for line in choices]}: they must be 0, 1, …, with one label"
+                f"{[line.label for line in choices]}: they must be 0, 1, … with one label"
             )
         choices.sort(key=lambda line: line.option)
     wanted = [key for key in groups if key[1] < UNCONDITIONAL]
-    halves = [(task, doc + UNCONDITIONAL) for task, doc in wanted]
-    found = [groups.pop(half, None) for half in halves]
+    blank = [(task, doc + UNCONDITIONAL) for task, doc in wanted]
+    found = [groups.pop(key, None) for key in blank]
     if len(groups) > len(wanted) or (any(found) and not all(found)):
         raise ValueError(f"{path}: some questions have unconditional requests, others have none")
-    for key, half in zip(wanted, found, strict=True):
-        yield _question(path, groups[key], half)
+    for key, unconditional in zip(wanted, found, strict=True):
+        yield _question(path, groups[key], unconditional)
 
 
-def _line(place: str, record: dict[str, Any]) -> _Line:
+def _parse_line(place: str, record: dict[str, Any]) -> _Line:
     try:
         return _Line(
-            text(record, "task_name"),
-            number(record, "doc_id"),
-            number(record, "idx"),
-            number(record, "label"),
-            text(record["request"], "context", may_be_empty=True),
-            text(record["request"], "continuation"),
+            text_field(record, "task_name"),
+            integer_field(record, "doc_id"),
+            integer_field(record, "idx"),
+            integer_field(record, "label"),
+            text_field(record["request"], "context", may_be_empty=True),
+            text_field(record["request"], "continuation"),
         )
     except KeyError as error:
         raise ValueError(f"{place} has no {error}") from error
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{place} is no ranked-classification request: {error}") from error
+        raise ValueError(f"{place} is not a ranked-classification request: {error}") from error
 
 
-def _question(path: str, choices: list[_Line], half: list[_Line] | None) -> Question:
+def _question(path: str, choices: list[_Line], blank: list[_Line] | None) -> Question:
+    """Build a question from the lines of its choices and those without the question."""
     first = choices[0]
     continuations = tuple(line.continuation for line in choices)
     unconditional = None
-    if half is not None:
-        unconditional = half[0].context
-        same = {line.context for line in half} == {unconditional}
-        if not same or tuple(line.continuation for line in half) != continuations:
+    if blank is not None:
+        unconditional = blank[0].context
+        same = {line.context for line in blank} == {unconditional}
+        if not same or tuple(line.continuation for line in blank) != continuations:
             raise ValueError(
-                f"{path}: the unconditional requests of {first.task} {first.doc} must have its "
-                "continuations, and one context"
+                f"{path}: the unconditional requests of {first.task} {first.doc} must share one "
+                "context and have its continuations"
             )
     return Question(
         f"{first.task}-{first.doc}",
@@ -165,34 +161,36 @@ def _question(path: str, choices: list[_Line], half: list[_Line] | None) -> Ques
 class ParquetQuestions:
     """Benchmark questions in OLMES cloze format, as released with Bordt et al. (2025).
 
-    Parquet columns: options (the full text of every choice), label, benchmark, question-id. Where
-    all choices share an "Answer:" or "Solution:" line the continuation is what follows it; else
-    (HellaSwag) it starts at the last word boundary that they share. For benchmarks of `cloze`
-    (WinoGrande) the choices fill a blank, and what follows the blank is scored.
+    Parquet columns: options (the full text of every choice), label, benchmark, question-id. If all
+    choices share an "Answer:" or "Solution:" line, the continuation is the text after it; otherwise
+    (HellaSwag) it starts at the last word boundary that they share. In the benchmarks of `cloze`
+    (WinoGrande) the choices fill a blank, and the text after the blank is scored.
     """
 
     paths: Sequence[str]
     max_characters: int | None = None
-    """Only questions all of whose choices are at most this long; None takes all."""
+    """Skip questions with a longer choice; None: keep all."""
     cloze: Sequence[str] = ("winogrande",)
 
     def questions(self, count: int, rng: np.random.Generator) -> list[Question]:
         records.check_paths(self.paths, "ParquetQuestions")
         table = pd.concat([_read_parquet_questions(path) for path in self.paths], ignore_index=True)
         columns = (table[name] for name in _COLUMNS)
-        found = (self._question(*values) for values in zip(*columns, strict=True))
-        return enough(found, count, self.max_characters, "ParquetQuestions")
+        found = (self._split(*values) for values in zip(*columns, strict=True))
+        return require_count(found, count, self.max_characters, "ParquetQuestions")
 
-    def _question(
+    def _split(
         self, options: Sequence[str], label: int, benchmark: str, number: object
     ) -> Question:
         name = f"{benchmark}-{number}"
         if len(options) < 2:
             raise ValueError(f"question {name} has {len(options)} options and label {label}")
         if not all(isinstance(text, str) for text in options):
-            raise ValueError(f"question {name} has an option that is no text")
+            raise ValueError(f"question {name} has an option that is not a text")
         starts = (
-            _after_blank(options) if benchmark in self.cloze else [_shared(options)] * len(options)
+            _starts_after_blank(options)
+            if benchmark in self.cloze
+            else [_shared_start(options)] * len(options)
         )
         contexts = tuple(text[:i] for text, i in zip(options, starts, strict=True))
         continuations = tuple(text[i:] for text, i in zip(options, starts, strict=True))
@@ -210,8 +208,8 @@ def _read_parquet_questions(path: str) -> pd.DataFrame:
     return table[list(_COLUMNS)]
 
 
-def _shared(options: Sequence[str]) -> int:
-    """Where the continuations start, counted in characters."""
+def _shared_start(options: Sequence[str]) -> int:
+    """Return the character at which the continuations start."""
     prefix = _common_prefix(options)
     for tag in ("\nAnswer:", "\nSolution:"):
         if tag in prefix:
@@ -219,8 +217,8 @@ def _shared(options: Sequence[str]) -> int:
     return max(0, prefix.rfind(" "))
 
 
-def _after_blank(options: Sequence[str]) -> list[int]:
-    """Where the text after the blank starts in each choice, at a word boundary."""
+def _starts_after_blank(options: Sequence[str]) -> list[int]:
+    """Return for each choice the character at which the text after the blank starts."""
     start = _common_prefix(options).rfind(" ") + 1
     suffix = _common_prefix([text[start:][::-1] for text in options])[::-1]
     boundary = re.search(r"\W", suffix)

@@ -1,7 +1,4 @@
-"""The fields of a record, checked: Python would write None into a text without a word.
-
-Records of JSON, a line each, plain or gzipped.
-"""
+"""Records as JSON lines, plain or gzipped, and validated access to their fields."""
 
 import gzip
 import json
@@ -13,21 +10,21 @@ from typing import Any
 Record = Mapping[str, Any]
 
 
-def text(record: Record, name: str, may_be_empty: bool = False) -> str:
-    """A field that holds text; KeyError without it, ValueError where it holds none."""
-    return _checked(record[name], name, may_be_empty)
+def text_field(record: Record, name: str, may_be_empty: bool = False) -> str:
+    """Return a field that holds text; KeyError if it is missing, ValueError if it is not text."""
+    return _check_text(record[name], name, may_be_empty)
 
 
-def texts(record: Record, name: str) -> list[str]:
-    """A field that holds a list of texts, none of them empty."""
+def texts_field(record: Record, name: str) -> list[str]:
+    """Return a field that holds a list of non-empty texts."""
     values = record[name]
     if not isinstance(values, list | tuple):
         raise ValueError(f"{name!r} must be a list of texts, not {values!r}")
-    return [_checked(value, name) for value in values]
+    return [_check_text(value, name) for value in values]
 
 
-def number(record: Record, name: str) -> int:
-    """A field that holds a whole number, or its digits."""
+def integer_field(record: Record, name: str) -> int:
+    """Return a field that holds an integer or its digits."""
     value = record[name]
     digits = isinstance(value, str) and value.strip().lstrip("-").isdecimal()
     if not digits and not isinstance(value, int):
@@ -35,14 +32,14 @@ def number(record: Record, name: str) -> int:
     return int(value)
 
 
-def _checked(value: Any, name: str, may_be_empty: bool = False) -> str:
+def _check_text(value: Any, name: str, may_be_empty: bool = False) -> str:
     if not isinstance(value, str) or not (may_be_empty or value.strip()):
         raise ValueError(f"{name!r} must be a text and not empty, not {value!r}")
     return value
 
 
 def check_paths(paths: Sequence[str], kind: str) -> None:
-    """Raises ValueError where `paths` is no list of files that exist; `kind` is who asks."""
+    """Raise ValueError unless `paths` is a list of existing files; `kind` is the class to name."""
     if isinstance(paths, str) or not paths:
         raise ValueError(f"{kind}.paths must be a list of paths, not {paths!r}")
     for path in paths:
@@ -50,8 +47,8 @@ def check_paths(paths: Sequence[str], kind: str) -> None:
             raise ValueError(f"{kind}: there is no file {path}")
 
 
-def records(path: str | pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """("file:line", record) of each line that is not empty; ValueError names a bad one."""
+def read_records(path: str | pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield ("file:line", record) of each non-empty line; ValueError names a bad line."""
     number = 0
     opener = gzip.open if str(path).endswith(".gz") else open
     with opener(path, "rb") as file:
@@ -60,9 +57,9 @@ def records(path: str | pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 if line.strip():
                     record = json.loads(line)
                     if not isinstance(record, dict):
-                        raise ValueError(f"{path}:{number} is no JSON object: {line[:40]!r}")
+                        raise ValueError(f"{path}:{number} is not a JSON object: {line[:40]!r}")
                     yield f"{path}:{number}", record
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"{path} is not a whole gzip file: {error}") from error
+            raise ValueError(f"{path} is not a complete gzip file: {error}") from error
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}:{number} is no JSON object: {error}") from error
+            raise ValueError(f"{path}:{number} is not a JSON object: {error}") from error

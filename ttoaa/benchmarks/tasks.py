@@ -1,8 +1,8 @@
 """The OLMES formats as seqio Tasks over TFDS.
 
-Only calling something here imports seqio, and with it TensorFlow. TFDS downloads a dataset where
-it is first read. That is untested: tested are TFDS's own builders over local files in the form of
-the originals.
+Functions here import seqio and TensorFlow when they are called. TFDS downloads a dataset at its
+first use. Our tests do not cover the download: they run TFDS's builders over local files in the
+original form.
 """
 
 import dataclasses
@@ -14,14 +14,14 @@ import gin
 import numpy as np
 
 from ttoaa.benchmarks import formats
-from ttoaa.benchmarks.question import Question, enough, with_shots
+from ttoaa.benchmarks.question import Question, require_count, with_shots
 from ttoaa.benchmarks.readers import read_shots
 from ttoaa.data.sources.base import needs_package
 
 TASKS: Mapping[str, str] = {
     name: f"olmes_rc_{name}" for name, entry in formats.BENCHMARKS.items() if entry.tfds
 }
-"""Names of the Tasks; the benchmarks that TFDS lacks (MMLU, Social IQa) have none."""
+"""benchmark -> Task; TFDS does not have MMLU and Social IQa."""
 
 
 def register_tasks(
@@ -29,14 +29,14 @@ def register_tasks(
     data_dir: str | None = None,
     shots: Mapping[str, Sequence[Question]] | None = None,
 ) -> list[str]:
-    """Registers a seqio Task for each benchmark, in place of an earlier one; returns the names.
+    """Register a seqio Task for each benchmark, replacing an earlier one, and return the names.
 
-    An example is one choice: `inputs` and `targets` (texts: tokens are made of both at once, see
-    `ttoaa.scoring.requests`), `question` and `benchmark` (texts), `option` and `label` (int32). The
-    choices of a question follow each other. `shots` are solved questions of a benchmark.
+    An example is one choice: `inputs` and `targets` (text; encode them together, see
+    `ttoaa.scoring.requests`), `question` and `benchmark` (text), `option` and `label` (int32). The
+    choices of a question are consecutive. `shots` are solved questions of a benchmark.
     """
     for benchmark in benchmarks:
-        _check(benchmark)
+        _require_tfds(benchmark)
     with needs_package(f"The benchmark {', '.join(benchmarks)}"):
         import seqio
         import tensorflow as tf
@@ -60,14 +60,14 @@ def register_tasks(
     return [TASKS[benchmark] for benchmark in benchmarks]
 
 
-def _check(benchmark: str) -> None:
-    if formats.named(benchmark).tfds is None:
+def _require_tfds(benchmark: str) -> None:
+    if formats.get_benchmark(benchmark).tfds is None:
         raise ValueError(f"TFDS has no {benchmark}: read its JSON lines with RecordQuestions")
 
 
 @dataclasses.dataclass(frozen=True)
 class _Choices:
-    """A preprocessor: records in, one example for each choice out."""
+    """A seqio preprocessor from records to one example for each choice."""
 
     benchmark: str
     shots: tuple[Question, ...]
@@ -85,12 +85,12 @@ class _Choices:
         }
 
         def choices(number: Any, record: Any) -> dict[str, Any]:
-            def made(number: np.ndarray, *values: Any) -> list[np.ndarray]:
+            def format_record(number: np.ndarray, *values: Any) -> list[np.ndarray]:
                 packed = _plain(tf.nest.pack_sequence_as(record, values))
-                return self._columns(formats.question(self.benchmark, packed, int(number)))
+                return self._columns(formats.format_question(self.benchmark, packed, int(number)))
 
             inputs = [number, *tf.nest.flatten(record)]
-            columns = tf.numpy_function(made, inputs, list(kinds.values()), stateful=False)
+            columns = tf.numpy_function(format_record, inputs, list(kinds.values()), stateful=False)
             return {
                 key: tf.ensure_shape(column, [None])
                 for key, column in zip(kinds, columns, strict=True)
@@ -111,7 +111,7 @@ class _Choices:
 
 
 def _plain(value: Any) -> Any:
-    """Bytes as text, arrays as lists."""
+    """Convert bytes to text and arrays to lists, recursively."""
     if isinstance(value, Mapping):
         return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, bytes):
@@ -122,9 +122,9 @@ def _plain(value: Any) -> Any:
 
 
 def _examples(dataset: Any) -> Iterator[Mapping[str, Any]]:
-    """The examples as plain values. A preprocessor's ValueError is one again.
+    """Yield examples as plain values and restore a preprocessor's ValueError.
 
-    TensorFlow makes an error of its own of it: the type's name, the message, a traceback.
+    TensorFlow wraps it in its own error: the type's name, the message, a traceback.
     """
     import tensorflow as tf
 
@@ -140,23 +140,23 @@ def _examples(dataset: Any) -> Iterator[Mapping[str, Any]]:
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class TaskQuestions:
-    """The questions of one benchmark from its seqio Task, so from TFDS; imports TensorFlow.
+    """The questions of one benchmark from TFDS, by its seqio Task; imports TensorFlow.
 
-    A question's id is the benchmark and its number in the split, in TFDS's order.
+    A question's id is the benchmark and its number in TFDS's order of the split.
     """
 
     benchmark: str
     split: str | None = None
-    """By default the one that OLMES reports."""
+    """None: the split that OLMES reports."""
     data_dir: str | None = None
-    """Of TFDS; by default where TFDS keeps its datasets."""
+    """The folder of TFDS; None: its default."""
     shots: str | None = None
-    """A file of records (JSON lines), solved before each question in that order."""
+    """A file of records (JSON lines), prepended to each question with their solutions."""
     max_characters: int | None = None
-    """Only questions all of whose choices, with their shots, are at most this long."""
+    """Skip questions with a longer choice, shots included; None: keep all."""
 
     def __post_init__(self) -> None:
-        _check(self.benchmark)
+        _require_tfds(self.benchmark)
 
     def questions(self, count: int, rng: np.random.Generator) -> list[Question]:
         shots = {self.benchmark: read_shots(self.benchmark, self.shots)}
@@ -166,7 +166,7 @@ class TaskQuestions:
         split = self.split or formats.BENCHMARKS[self.benchmark].split
         task = seqio.TaskRegistry.get(name)
         examples = _examples(task.get_dataset(None, split, shuffle=False))
-        return enough(self._grouped(examples), count, self.max_characters, "TaskQuestions")
+        return require_count(self._grouped(examples), count, self.max_characters, "TaskQuestions")
 
     def _grouped(self, examples: Iterator[Mapping[str, Any]]) -> Iterator[Question]:
         unconditional = formats.BENCHMARKS[self.benchmark].unconditional

@@ -9,14 +9,15 @@ import numpy as np
 import pandas as pd
 
 from ttoaa.benchmarks import formats
-from ttoaa.benchmarks.generated_questions import (
-    GeneratedQuestions,
+from ttoaa.benchmarks.generated_questions import GeneratedQuestions
+from ttoaa.benchmarks.question import (
+    Question,
+    Source,
     check_distinct,
-    item_fields,
-    item_question,
-    randomise,
+    question_fields,
+    question_from_item,
+    randomise_groups,
 )
-from ttoaa.benchmarks.question import Question, Source
 from ttoaa.experiments.base import Experiment, Scorer, World
 from ttoaa.planning.items import Item
 from ttoaa.planning.placement import Placement, Uniform
@@ -95,7 +96,7 @@ class Contamination(Experiment):
             questions = self.questions.questions(sum(sizes), world.rng("questions"))
             check_distinct(questions)
             self._check_unconditional(questions)
-            groups = randomise(questions, sizes, world.rng("groups"))
+            groups = randomise_groups(questions, sizes, world.rng("groups"))
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from error
         for (repetitions, _), group in zip(self.groups, groups, strict=True):
@@ -107,11 +108,11 @@ class Contamination(Experiment):
                     tokens=self._document(question, world),
                     placement=self.placement,
                     text=question.texts[question.label],
-                    fields=item_fields(question),
+                    fields=question_fields(question),
                 )
 
     def _outcome_name(self, benchmark: str) -> str:
-        return NORMALISATIONS[self.normalisation] or formats.outcome(benchmark)
+        return NORMALISATIONS[self.normalisation] or formats.reported_outcome(benchmark)
 
     def _check_unconditional(self, questions: Sequence[Question]) -> None:
         for question in questions:
@@ -131,7 +132,7 @@ class Contamination(Experiment):
     def outcome(self, model: Scorer) -> pd.DataFrame:
         """Per question: accuracy (ties shared) and the log-likelihood of the gold choice (nats)."""
         questions = [
-            item_question(item, self._outcome_name(item.benchmark) == PMI)
+            question_from_item(item, self._outcome_name(item.benchmark) == PMI)
             for item in model.items.itertuples()
         ]
         scored = score_questions(model.log_likelihood, model.tokenizer, questions, document=True)

@@ -9,7 +9,7 @@ from typing import Any
 import gin
 import numpy as np
 
-from ttoaa.benchmarks.records import check_paths, records
+from ttoaa.benchmarks.records import check_paths, read_records
 from ttoaa.experiments.acquisition.topics import Cloze, Entity, Topic
 
 PAPER_ENTRIES = (0, 6, 10, 22)
@@ -81,7 +81,7 @@ class FictionalTexts:
         chosen = [every[k] for k in self.entries]
         if self.queries is None:
             return [(record, self._own_probes(record)) for record in chosen]
-        lines = [line for _, line in records(self.queries)]
+        lines = [line for _, line in read_records(self.queries)]
         each, rest = divmod(len(lines), len(chosen))
         if rest or not each or any({"input", "target"} - set(line) for line in lines):
             raise ValueError(
