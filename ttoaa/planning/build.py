@@ -13,9 +13,9 @@ from ttoaa.data.geometry import Geometry
 from ttoaa.data.order import Order
 from ttoaa.data.repetition_filter import RepetitionFilter
 from ttoaa.planning.checks.findings import Checks
-from ttoaa.planning.checks.report import refuse
+from ttoaa.planning.checks.report import refuse_leaks
 from ttoaa.planning.compiler import compile_plan
-from ttoaa.planning.composed_rows import Edit, masked_edits, seams
+from ttoaa.planning.composed_rows import Edit, find_seams, masked_edits
 from ttoaa.planning.controller_log import SlotTexts
 from ttoaa.planning.items import Intervention
 from ttoaa.planning.plan import Edits
@@ -24,10 +24,10 @@ from ttoaa.planning.removal import (
     Removals,
     check_slot_texts,
     dirty_windows,
-    items_of,
-    replacements,
-    rows_with,
-    whole_rows,
+    draw_replacements,
+    find_rows,
+    overwritten_rows,
+    removal_items,
 )
 from ttoaa.planning.reserve import split_reserve
 from ttoaa.planning.store import store, summary_text, summary_values
@@ -72,16 +72,16 @@ def replace_rows(
     for each in slots:
         check_slot_texts(each, removals)
     vocab, seed = corpus.vocab_size, order.seed
-    covered = [whole_rows(name, each.items, geometry, vocab) for name, each in found.items()]
-    rows = rows_with(removals, corpus, order, geometry, seed, np.concatenate(covered))
+    covered = [overwritten_rows(name, each.items, geometry, vocab) for name, each in found.items()]
+    rows = find_rows(removals, corpus, order, geometry, seed, np.concatenate(covered))
     _, pool = split_reserve(corpus.num_windows("reserve", geometry.length), validation)
     taken = [dirty_windows(removals, corpus, geometry.length)]
     taken += [each.windows for each in found.values()]
-    windows = replacements(removals, rows, pool, np.concatenate(taken), seed)
+    windows = draw_replacements(removals, rows, pool, np.concatenate(taken), seed)
     for name, own in found.items():
         items, owned = own.items, own.windows
         if name in removals.names:
-            items = (*items, *items_of(name, removals, rows, windows))
+            items = (*items, *removal_items(name, removals, rows, windows))
             ours = removals.owner[rows.text] == removals.names.index(name)
             owned = np.concatenate([owned, windows[ours]])
         found[name] = Intervention(CheckedItems(name, items, removals), owned)
@@ -120,7 +120,7 @@ def build_plan(
             made = _seams(plan, inputs)
             redrawn.update(made.keys())
             if not made:
-                refuse(plan, inputs.corpus, inputs.checks, inputs.slots)
+                refuse_leaks(plan, inputs.corpus, inputs.checks, inputs.slots)
                 warnings = _masked(plan, inputs)
                 text = summary_text(summary_values(plan))
                 text += "".join(f"warning: {line}\n" for line in warnings)
@@ -139,7 +139,7 @@ def _seams(plan: Edits, inputs: PlanInputs) -> Mapping[Edit, Any]:
     """Edits that make a removed text together with what surrounds them."""
     if not inputs.removals:
         return {}
-    return seams(plan, inputs.corpus, inputs.order, inputs.removals, inputs.slots)
+    return find_seams(plan, inputs.corpus, inputs.order, inputs.removals, inputs.slots)
 
 
 def _masked(plan: Edits, inputs: PlanInputs) -> list[str]:

@@ -1,8 +1,8 @@
 """Checks on composed rows: the corpus in training order with the plan's edits written over it.
 
-`seams` finds removed texts that an edit creates where it joins the corpus or another edit; rows
-without edits were scanned as corpus windows before. `masked_edits` counts the edits in rows that
-OLMo's repetition filter takes out of the loss.
+`find_seams` finds removed texts that an edit creates where it joins the corpus or another edit;
+rows without edits were scanned as corpus windows before. `masked_edits` counts the edits in rows
+that OLMo's repetition filter takes out of the loss.
 """
 
 import dataclasses
@@ -54,7 +54,7 @@ def _split(positions: np.ndarray, length: int) -> Iterator[np.ndarray]:
         yield positions[first : first + size]
 
 
-def seams(
+def find_seams(
     plan: Edits,
     corpus: Corpus,
     order: Order,

@@ -59,7 +59,7 @@ def at_occurrences(
     return AtOccurrences(positions, offsets[inside][which])
 
 
-def whole_rows(
+def overwritten_rows(
     name: str, items: Iterable[Item | Items], geometry: Geometry, vocab: int
 ) -> np.ndarray:
     """Return the rows that items of an experiment overwrite entirely by fixed placements, int64[n].
@@ -155,7 +155,7 @@ class Rows:
     """int64[texts]: how often each text would occur in the run without any edits."""
 
 
-def rows_with(
+def find_rows(
     removals: Removals,
     corpus: Corpus,
     order: Order,
@@ -191,7 +191,7 @@ def rows_with(
     )
 
 
-def replacements(
+def draw_replacements(
     removals: Removals, rows: Rows, pool: np.ndarray, taken: np.ndarray, seed: int
 ) -> np.ndarray:
     """Draw a reserve window of `pool` for each row, none of the `taken`, int64[n]."""
@@ -202,7 +202,9 @@ def replacements(
     return draw_windows(keys, pool, taken)
 
 
-def items_of(name: str, removals: Removals, rows: Rows, windows: np.ndarray) -> Iterator[Items]:
+def removal_items(
+    name: str, removals: Removals, rows: Rows, windows: np.ndarray
+) -> Iterator[Items]:
     """Yield the items of an experiment's removals: held-out texts, then the rows it replaces.
 
     `windows` int64[n] are the replacements of all rows.

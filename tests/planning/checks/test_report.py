@@ -9,7 +9,7 @@ from fakes import Given, Planted
 from ttoaa.data.geometry import Geometry
 from ttoaa.planning.checks.findings import Checks
 from ttoaa.planning.checks.item_texts import ItemTexts
-from ttoaa.planning.checks.report import capacity_findings, capacity_table, check_plan, refuse
+from ttoaa.planning.checks.report import capacity_findings, capacity_table, check_plan, refuse_leaks
 from ttoaa.planning.items import Item
 from ttoaa.planning.placement import Explicit, Within
 from ttoaa.planning.store import summary_values
@@ -110,11 +110,11 @@ def test_a_holdout_that_leaks_is_refused_where_that_is_an_error(plan_of, corpus)
         return Given(name, items=(Item("i", "c", repetitions, text(1, 2, 3), fields=fields),))
 
     leaks = plan_of([given("held", 0), given("again", 1)])
-    refuse(leaks, corpus, Checks())
+    refuse_leaks(leaks, corpus, Checks())
     with pytest.raises(ValueError, match="a holdout leaks: 1 of 1 held-out items of held are ide"):
-        refuse(leaks, corpus, Checks(holdout="error"))
+        refuse_leaks(leaks, corpus, Checks(holdout="error"))
     for fine in ([given("held", 0), given("again", 0)], [given("a", 1), given("b", 1)]):
-        refuse(plan_of(fine), corpus, Checks(holdout="error"))
+        refuse_leaks(plan_of(fine), corpus, Checks(holdout="error"))
 
 
 def test_what_is_nearly_a_holdout_is_no_error(plan_of, corpus):

@@ -158,17 +158,17 @@ def nearest(
         at = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
         hit = np.flatnonzero((known[at] == hashes) & ~texts.held_out[owner + items.start])
         hits = np.unique((owner[hit] + items.start) * len(known) + at[hit])
-        whose, ngram = np.divmod(hits, len(known))
+        text, ngram = np.divmod(hits, len(known))
         count = first[ngram + 1] - first[ngram]
-        whose = np.repeat(whose, count)
+        text = np.repeat(text, count)
         asker = pair[np.repeat(first[ngram], count) + ranges(count)]
-        fit = texts.experiment[whose] == other[asker]
-        pairs, common = np.unique(asker[fit] * len(texts) + whose[fit], return_counts=True)
-        asker, whose = np.divmod(pairs, len(texts))
-        order = np.lexsort((whose, -common, asker))
+        fit = texts.experiment[text] == other[asker]
+        pairs, common = np.unique(asker[fit] * len(texts) + text[fit], return_counts=True)
+        asker, text = np.divmod(pairs, len(texts))
+        order = np.lexsort((text, -common, asker))
         top = order[np.flatnonzero(np.diff(asker[order], prepend=-1))]
         better = top[common[top] > most[asker[top]]]
-        best[asker[better]], most[asker[better]] = whose[better], common[better]
+        best[asker[better]], most[asker[better]] = text[better], common[better]
     return best, most / np.array([len(each) for each in wanted])
 
 
@@ -186,13 +186,13 @@ def identical(texts: ItemTexts, holdout: str, examples: int) -> Iterator[Finding
     held = texts.held_out[matches.item]
     for pair in _by_experiments(texts, matches.where(held)):
         name, other, count = _names(texts, pair)
-        whose = "the experiment itself inserts" if name == other else f"{other} inserts"
+        source = "the experiment itself inserts" if name == other else f"{other} inserts"
         total = int((texts.held_out & (texts.experiment == texts.experiment[pair.item[0]])).sum())
         yield Finding(
             severity=holdout,
             check="holdout",
             message=f"{count:,} of {total:,} held-out items of {name} are identical to texts "
-            f"that {whose}{_list_examples(texts, pair, examples)}",
+            f"that {source}{_list_examples(texts, pair, examples)}",
             experiments=tuple(dict.fromkeys((name, other))),
             items=count,
             examples=_examples(texts, pair, examples),

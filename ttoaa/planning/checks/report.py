@@ -112,7 +112,7 @@ def capacity_table(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def refuse(
+def refuse_leaks(
     plan: Edits, corpus: Corpus, checks: Checks, slot_texts: Sequence[SlotTexts] = ()
 ) -> None:
     """Raise ValueError for held-out items that are inserted, if the config makes that an error.
