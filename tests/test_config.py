@@ -85,11 +85,11 @@ def test_the_quickstart_reloads_to_an_equal_study(tmp_path):
         ("Execution.microbatch = 0", "Execution.microbatch must be a positive integer or None"),
         ("Study.geometry = 3", "Study.geometry must be Geometry, not 3"),
         ("AdamW.schedule = 0.1", "AdamW.schedule must be Schedule, not 0.1"),
-        ("Study.geometry = @Geometry", "write @Name() with the brackets"),
-        ("AdamW.schedule = @ConstantLinear", "write @Name() with the brackets"),
-        ("Study.experiments = [@Forgetting]", "write @Name() with the brackets"),
+        ("Study.geometry = @Geometry", "write @Name() with the parentheses"),
+        ("AdamW.schedule = @ConstantLinear", "write @Name() with the parentheses"),
+        ("Study.experiments = [@Forgetting]", "write @Name() with the parentheses"),
         ("Study.experiments = @Forgetting()", "bad config: "),
-        ("Study.experiments = [3]", "holds 3, which is no experiment"),
+        ("Study.experiments = [3]", "holds 3, which is not an experiment"),
         ("Study.validation_sequences = -1", "validation_sequences must not be negative"),
         ("late/Planted.placement = 'late'", "Planted.placement must be"),
         ("late/Planted.name = 'a b'", "name must be letters"),
@@ -104,7 +104,7 @@ def test_what_is_wrong_is_one_line_that_names_it(gin_file, line, message):
 def test_a_missing_value_and_a_missing_file_are_named(gin_file, tmp_path):
     gin_file.write_text(gin_file.read_text().replace("Geometry.steps = 30", ""))
     assert "Geometry" in error_of(gin_file) and "steps" in error_of(gin_file)
-    assert error_of(tmp_path / "no.gin") == f"there is no gin file {tmp_path / 'no.gin'}"
+    assert error_of(tmp_path / "no.gin") == f"gin file {tmp_path / 'no.gin'} does not exist"
 
 
 def test_an_include_is_found_beside_the_file(gin_file, tmp_path):
@@ -184,7 +184,7 @@ def test_the_folder_remembers_its_study(from_flags, gin_file, tmp_path):
 
 
 def test_a_folder_without_a_study_is_named(from_flags):
-    with pytest.raises(ValueError, match=r"work holds no study yet: name its config by --gin_file"):
+    with pytest.raises(ValueError, match=r"work holds no study yet: name its config with --gin_file"):
         from_flags()
 
 

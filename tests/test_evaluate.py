@@ -165,8 +165,8 @@ def test_only_some_experiments_and_steps(scored, capsys):
     ("flag", "message"),
     [
         ("--experiments=lat", "no experiment is named 'lat'"),
-        ("--steps=11", "there is no checkpoint '11', only [10, 20, 30]"),
-        ("--steps=ten", "there is no checkpoint 'ten'"),
+        ("--steps=11", "no checkpoint '11', only [10, 20, 30]"),
+        ("--steps=ten", "no checkpoint 'ten'"),
     ],
 )
 def test_what_is_not_there_is_named(finished, flag, message):

@@ -37,7 +37,7 @@ def test_of_a_finished_study(workdir):
     assert told["experiments"] == ["planted", "late", "forgetting"] and told["next"] == []
     assert seed["tables"] == {"made": 18, "asked": 18, "missing": [], "damaged": [], "later": []}
     assert text(workdir).splitlines()[-1] == (
-        f"next: nothing, all is done; open {workdir / 'report.html'}"
+        f"next: nothing, everything is done; open {workdir / 'report.html'}"
     )
     assert "control  finished at step 30; checkpoints 10 20 30" in text(workdir)
 
@@ -96,7 +96,7 @@ def test_missing_and_damaged_and_set_aside(workdir):
     assert "    missing  run step 20: late" in told and told.count("    damaged  ") == 3
     assert told.splitlines()[-2:] == [
         f"  {command(workdir, 'evaluate')}",
-        "next: mend what is damaged, as its line says",
+        "next: repair what is damaged, as its line says",
     ]
 
 
@@ -115,7 +115,7 @@ def test_who_is_at_what(workdir):
         assert seed["jobs"] == [job.owner] and told["next"] == []
         shown = text(workdir)
         assert f"running  run step 20: late, by {job.owner} for 0 s, seen 0 s ago" in shown
-        assert "next: nothing to type, what lacks is under way" in shown
+        assert "next: nothing to run, the missing parts are in progress" in shown
     assert status.read(workdir)["next"] == [command(workdir, "evaluate")]
 
 
@@ -158,7 +158,7 @@ def test_a_run_of_another_plan_is_told_and_the_rest_is_shown(workdir):
     tables = told["seeds"][0]["tables"]
     assert "run was made with plan" in tables["damaged"][0]
     assert told["seeds"][0]["run"]["finished"] and (tables["made"], tables["asked"]) == (0, 0)
-    assert not told["done"] and text(workdir).splitlines()[-1].startswith("next: mend what is")
+    assert not told["done"] and text(workdir).splitlines()[-1].startswith("next: repair what is")
 
 
 def test_the_folder_may_be_named_as_for_other_commands(workdir, capsys):
@@ -177,5 +177,5 @@ def test_what_is_no_study(tmp_path, there, capsys):
         folder.mkdir()
     with pytest.raises(SystemExit) as left:
         status.main([str(folder)])
-    assert str(left.value).startswith(f"status: {folder} holds no study: begin one with python -m")
+    assert str(left.value).startswith(f"status: {folder} holds no study: start one with python -m")
     assert not list(pathlib.Path(tmp_path).rglob("*.*"))

@@ -1,4 +1,4 @@
-"""From flags and gin files to one `Study`: all is resolved and checked before work starts."""
+"""Resolve flags and gin files to one `Study`, and check everything before work starts."""
 
 import contextlib
 import dataclasses
@@ -39,7 +39,7 @@ flags.adopt_module_key_flags(study_flags)
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """All that a study is, made by gin from its config file."""
+    """The config of a study, built by gin."""
 
     name: str
     prepare: Prepare | OlmoCorpus
@@ -50,10 +50,10 @@ class Study:
     execution: Execution = dataclasses.field(default_factory=Execution)
     layout: Layout = dataclasses.field(default_factory=Layout)
     init_from: InitFrom | None = None
-    """What control run and run begin from, instead of random weights."""
+    """The checkpoint that both runs start from, instead of random weights."""
     validation_sequences: int = 64
     checks: Checks = dataclasses.field(default_factory=Checks)
-    """What is told of texts that experiments share, when the plan is made."""
+    """What planning reports about texts that experiments share."""
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -62,24 +62,24 @@ class Study:
         for experiment in self.experiments:
             if not isinstance(experiment, Experiment):
                 raise ValueError(
-                    f"Study.experiments holds {experiment!r}, which is no experiment: "
-                    "write @Name() with the brackets"
+                    f"Study.experiments holds {experiment!r}, which is not an experiment: "
+                    "write @Name() with the parentheses"
                 )
         object.__setattr__(self, "experiments", tuple(self.experiments))
 
 
 def load_from_flags(more: Sequence[str] = ()) -> Study:
-    """The study of --gin_file and --gin_bindings, or the one that the workdir remembers.
+    """Load the study of --gin_file and --gin_bindings, or the one that the workdir remembers.
 
-    `more` are bindings that a command makes of flags of its own. What is resolved is written to
-    `<workdir>/config.gin`, so that later commands need the workdir alone.
+    `more` are bindings that a command makes from its flags. The resolved config is written to
+    `<workdir>/config.gin`, so that later commands need only the workdir.
     """
     logging.getLogger("jax").setLevel(logging.WARNING)  # absl shows what libraries say at INFO
     workdir = workdir_from_flags()
     files = [pathlib.Path(name) for name in GIN_FILE.value]
     if not files:
         if not workdir.config.exists():
-            raise ValueError(f"{workdir.root} holds no study yet: name its config by --gin_file")
+            raise ValueError(f"{workdir.root} holds no study yet: name its config with --gin_file")
         files = [workdir.config]
     bindings = [*GIN_BINDINGS.value, *more]
     study, resolved = load(files, bindings)
@@ -90,13 +90,13 @@ def load_from_flags(more: Sequence[str] = ()) -> Study:
 
 
 def _refuse_other(workdir: Workdir, study: Study) -> None:
-    """Refuse settings other than those that decided bits which are there already."""
+    """Raise ValueError for settings other than those that the existing corpus and runs have."""
     prepared, trained = is_begun(workdir.corpus), bool(workdir.seeds())
     if not (prepared or trained) or not workdir.config.exists():
         return
     begun = load([workdir.config])[0]
     made, now = (identity(**_decided(each, trained)) for each in (begun, study))
-    check(workdir.root, made, now, "go on with --workdir alone, or use another --workdir")
+    check(workdir.root, made, now, "continue with --workdir alone, or use another --workdir")
 
 
 def _decided(study: Study, trained: bool) -> dict[str, Any]:
@@ -115,36 +115,36 @@ def _decided(study: Study, trained: bool) -> dict[str, Any]:
 
 
 def only(study: Study, names: Sequence[str] | None) -> Study:
-    """The study with these experiments alone; all of them without names."""
+    """Return the study with only these experiments; with all of them if there are no names."""
     if not names:
         return study
     known = {experiment.name: experiment for experiment in study.experiments}
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise ValueError(f"no experiment is named {unknown[0]!r}: there are {sorted(known)}")
+        raise ValueError(f"no experiment is named {unknown[0]!r}: the study has {sorted(known)}")
     return dataclasses.replace(study, experiments=[known[name] for name in names])
 
 
 def cache_compilations(workdir: Workdir) -> None:
-    """Lets the processes of a study share XLA's compilations, and restarts save theirs."""
+    """Share compiled programs between the processes of a study, and across restarts."""
     jax.config.update("jax_compilation_cache_dir", str(workdir.compilation_cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def load(files: Sequence[pathlib.Path], bindings: Sequence[str] = ()) -> tuple[Study, str]:
-    """(study, resolved config): parses, builds everything, refuses bindings that no one uses."""
+    """Return (study, resolved config); raise ValueError for a binding that nothing uses."""
     try:
         return _load(files, bindings)
     finally:
-        gin.clear_config()  # or whoever makes one of these classes by hand would get them
+        gin.clear_config()  # bindings must not apply to objects that are made by hand later
 
 
 def _load(files: Sequence[pathlib.Path], bindings: Sequence[str]) -> tuple[Study, str]:
     excused: Bindings = {}
     if bindings:
-        # A single binding may make some of the files' moot (another source, say): these are
-        # excused by being of use without it.
+        # A single binding may replace what other bindings configure (such as another source).
+        # Bindings that are used without it are not errors.
         with contextlib.suppress(ValueError):
             _parse(files)
             _build()
@@ -163,8 +163,8 @@ def _parse(files: Sequence[pathlib.Path], bindings: Sequence[str] = ()) -> None:
     _include_folders.clear()
     for file in files:
         if not file.is_file():
-            raise ValueError(f"there is no gin file {file}")
-    with _told(), _quiet():
+            raise ValueError(f"gin file {file} does not exist")
+    with _one_line_errors(), _without_logging():
         for file in files:
             _search_includes(file.resolve())
         gin.parse_config_files_and_bindings(
@@ -187,7 +187,7 @@ gin.config.register_file_reader(
 
 
 def _search_includes(file: pathlib.Path) -> None:
-    """An `include` may be relative to the folder of its file or to the one above configs/."""
+    """Let an `include` be relative to the folder of its file, or to that folder's parent."""
     for folder in (file.parent, file.parent.parent):
         _include_folders.append(folder)
         for name in re.findall(r"^include\s+['\"](.+)['\"]", file.read_text(), re.MULTILINE):
@@ -196,13 +196,13 @@ def _search_includes(file: pathlib.Path) -> None:
 
 
 def _build() -> Study:
-    with _told():
+    with _one_line_errors():
         return gin.get_configurable("Study")()
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """gin, tokenize and whatever the config imports raise many kinds: one line of each."""
+def _one_line_errors() -> Iterator[None]:
+    """Turn any error of gin, or of what the config imports, into one line."""
     try:
         yield
     except Exception as error:
@@ -210,7 +210,7 @@ def _told() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _without_logging() -> Iterator[None]:
     """gin's own readers log an error for every include that they do not find."""
     logging.disable(logging.ERROR)
     try:
@@ -220,18 +220,18 @@ def _quiet() -> Iterator[None]:
 
 
 def _one_line(error: BaseException) -> str:
-    """The error itself and gin's note of the file and line, without the empty lines between."""
+    """The error and gin's note of the file and line, on one line."""
     return " ".join(str(error).split())[:400] or repr(error)
 
 
 def _bindings(text: str) -> Bindings:
-    """Every binding in a config string; a value may go on in indented lines."""
+    """Every binding in a config string; a value may continue on indented lines."""
     found = re.findall(r"^([\w./-]+)\s*=(.*(?:\n[ \t]+.*)*)", text, re.MULTILINE)
     return {(tuple(n.split("/")[:-1]), n.split("/")[-1]): "".join(v.split()) for n, v in found}
 
 
 def _refuse_unused(given: Bindings, used: Bindings) -> None:
-    """A mistyped scope or a bare macro parses without a word; here it is an error."""
+    """Raise ValueError for a mistyped scope or an unused macro, which gin accepts silently."""
     for scopes, name in sorted(given):
         if not any(_same(name, n) and set(scopes) <= set(s) for s, n in used):
             full = "/".join((*scopes, name))
@@ -239,7 +239,7 @@ def _refuse_unused(given: Bindings, used: Bindings) -> None:
 
 
 def _refuse_overruled(given: Bindings, bound: Bindings, used: Bindings) -> None:
-    """A single binding must be in force: a scoped one, as saved configs have, may overrule it."""
+    """Raise ValueError if a scoped binding, as saved configs have, overrides a given one."""
     _refuse_unused(given, used)
     for scopes, name in sorted(given):
         values = {v for (s, n), v in bound.items() if s == scopes and _same(name, n)}
@@ -252,22 +252,22 @@ def _refuse_overruled(given: Bindings, bound: Bindings, used: Bindings) -> None:
 
 
 def _same(name: str, other: str) -> bool:
-    """Whether two names, one of which may lack its module, mean the same parameter."""
+    """Whether two names mean the same parameter; one of them may omit its module."""
     if not ("." in name and "." in other):
         return name == other  # a macro
     return f".{name}".endswith(f".{other}") or f".{other}".endswith(f".{name}")
 
 
 def _check_types(value: Any) -> None:
-    """Refuses a field of another type than its annotation, in `value` and all that it is made of.
+    """Raise ValueError for a field that does not have its annotated type, recursively.
 
-    gin takes any value for anything, and a reference without brackets for what it would make.
+    gin checks no types, and accepts a reference without parentheses in place of an object.
     """
     hints = typing.get_type_hints(type(value))
     for field in dataclasses.fields(value):
         given, name = getattr(value, field.name), f"{type(value).__name__}.{field.name}"
         if callable(given) and not dataclasses.is_dataclass(type(given)):
-            raise ValueError(f"{name} is {given!r}: write @Name() with the brackets")
+            raise ValueError(f"{name} is {given!r}: write @Name() with the parentheses")
         hint = hints[field.name]
         if not _fits(given, hint):
             raise ValueError(f"{name} must be {getattr(hint, '__name__', hint)}, not {given!r}")
@@ -277,7 +277,7 @@ def _check_types(value: Any) -> None:
 
 
 def _fits(given: Any, hint: Any) -> bool:
-    """As far as can be told: what meets a protocol is a dataclass, and generics go unchecked."""
+    """Whether the value fits: protocols accept any dataclass, generics are not checked."""
     if getattr(hint, "_is_protocol", False):
         return dataclasses.is_dataclass(given)
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)

@@ -16,7 +16,7 @@ from ttoaa.evaluation.watch import span
 from ttoaa.workdir import Workdir
 
 _MOST = 12
-"""Lines about what lacks."""
+"""Lines about missing tables at most."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -35,64 +35,65 @@ def main(argv: Sequence[str] | None = None) -> None:
     if folder is None:
         parser.error("name the study's folder")
     try:
-        told = read(folder)
+        state = read(folder)
     except (ValueError, OSError) as error:
         sys.exit(f"status: {error}")
-    print(json.dumps(told) if asked.json else "\n".join(lines(told)))
+    print(json.dumps(state) if asked.json else "\n".join(lines(state)))
 
 
 def read(root: pathlib.Path) -> dict[str, Any]:
-    """The state of the study in that folder; ValueError where there is none, or a bad config."""
+    """Return the state of the study in a folder; ValueError if it has no study or a bad config."""
     root = root.expanduser().resolve()
     if not Workdir(root).config.exists():
         raise ValueError(
-            f"{root} holds no study: begin one with python -m ttoaa.study --workdir={root} "
+            f"{root} holds no study: start one with python -m ttoaa.study --workdir={root} "
             "--gin_file=…"
         )
-    from ttoaa import config  # what is above says its error at once
+    from ttoaa import config  # imported late, so that the error above is immediate
     from ttoaa.evaluation.study_status import study_status
 
     return study_status(config.load([Workdir(root).config])[0], root)
 
 
-def lines(told: dict[str, Any]) -> Iterator[str]:
-    """The state as text."""
-    yield f"{told['study']} in {told['workdir']}"
-    yield f"corpus     {'made' if told['corpus'] else 'missing'}"
-    for of in told["seeds"]:
+def lines(state: dict[str, Any]) -> Iterator[str]:
+    """Yield the state as lines of text."""
+    yield f"{state['study']} in {state['workdir']}"
+    yield f"corpus     {'made' if state['corpus'] else 'missing'}"
+    for of in state["seeds"]:
         yield f"seed {of['seed']}"
-        yield f"  control  {_run(of['control'], told['steps'])}"
+        yield f"  control  {_run(of['control'], state['steps'])}"
         yield f"  plan     {'made (' + of['plan'][:12] + ')' if of['plan'] else 'missing'}"
-        yield f"  run      {_run(of['run'], told['steps'])}"
+        yield f"  run      {_run(of['run'], state['steps'])}"
         yield from _tables(of)
-    yield f"report     {told['report']}"
-    if told["next"]:
-        yield from ("next:", *(f"  {command}" for command in told["next"]))
-    if any(of["tables"]["damaged"] for of in told["seeds"]):
-        yield "next: mend what is damaged, as its line says"
-    elif told["done"]:
-        yield f"next: nothing, all is done; open {Workdir(pathlib.Path(told['workdir'])).report}"
-    elif not told["next"]:
-        yield "next: nothing to type, what lacks is under way"
+    yield f"report     {state['report']}"
+    if state["next"]:
+        yield from ("next:", *(f"  {command}" for command in state["next"]))
+    if any(of["tables"]["damaged"] for of in state["seeds"]):
+        yield "next: repair what is damaged, as its line says"
+    elif state["done"]:
+        report = Workdir(pathlib.Path(state["workdir"])).report
+        yield f"next: nothing, everything is done; open {report}"
+    elif not state["next"]:
+        yield "next: nothing to run, the missing parts are in progress"
 
 
 def _run(run: dict[str, Any], steps: int) -> str:
-    told = "training" if run["training"] else "interrupted"
+    phase = "training" if run["training"] else "interrupted"
     if run["finished"]:
-        told = f"finished at step {steps:,}"
+        phase = f"finished at step {steps:,}"
     elif run["step"] is not None:
-        told += f", at step {run['step']:,} of {steps:,} {span(run['quiet_seconds'])} ago"
+        phase += f", at step {run['step']:,} of {steps:,} {span(run['quiet_seconds'])} ago"
     elif not run["training"]:
         return "not begun"
     there = " ".join(str(step) for step in run["checkpoints"])
-    return f"{told}; checkpoints {there}" if there else f"{told}; no checkpoint"
+    return f"{phase}; checkpoints {there}" if there else f"{phase}; no checkpoint"
 
 
 def _tables(of: dict[str, Any]) -> Iterator[str]:
     tables = of["tables"]
-    yield f"  tables   {tables['made']} of {tables['asked']} for the checkpoints that are there"
+    yield f"  tables   {tables['made']} of {tables['asked']} for the existing checkpoints"
     for name in tables["later"]:
-        yield f"    {name} is not in the plan: it inserts nothing and was added afterwards"
+        yield f"    {name} is not in the plan: it inserts nothing and was added later"
     for lease in of["running"]:
         what = f"{lease['run']} step {lease['step']}: {lease['experiment']}"
         since, quiet = span(lease["seconds"]), span(lease["quiet_seconds"])
@@ -102,10 +103,10 @@ def _tables(of: dict[str, Any]) -> Iterator[str]:
     for work in tables["missing"][:_MOST]:
         yield f"    missing  {work['run']} step {work['step']}: {', '.join(work['experiments'])}"
     if len(tables["missing"]) > _MOST:
-        yield f"    missing  … and of {len(tables['missing']) - _MOST} checkpoints more"
+        yield f"    missing  … and tables of {len(tables['missing']) - _MOST} more checkpoints"
     yield from (f"    damaged  {text}" for text in tables["damaged"])
     for path in (*of["control"]["set_aside"], *of["run"]["set_aside"]):
-        yield f"    damaged  {path} was set aside by the trainer, which went on without it"
+        yield f"    damaged  {path} was set aside by the trainer, which continued without it"
 
 
 if __name__ == "__main__":

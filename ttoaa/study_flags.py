@@ -1,4 +1,4 @@
-"""The flags that all commands take, quick to import: what only looks at a study needs no more."""
+"""The flags that all commands take. Quick to import: no JAX, no gin."""
 
 import pathlib
 from collections.abc import Sequence
@@ -24,13 +24,13 @@ def workdir_from_flags() -> Workdir:
 
 
 def optional(name: str, alone: str, help_: str) -> "flags.Flag[str]":
-    """A flag that means `alone` where it stands without a value; a value needs the '='."""
+    """Define a flag that means `alone` if it is given without a value; a value needs '='."""
     serializer = flags.ArgumentSerializer[str]()
     return flags.Flag(_Optional(alone), serializer, name, None, help_, boolean=True)
 
 
 class _Optional(flags.ArgumentParser[str]):
-    """What absl gives for a bare flag of two values is 'true'."""
+    """Parse the value; absl passes 'true' for a flag without one."""
 
     def __init__(self, alone: str) -> None:
         super().__init__()

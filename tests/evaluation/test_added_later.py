@@ -33,7 +33,7 @@ def test_it_is_scored_on_all_checkpoints_without_training(workdir, finished, cap
     assert studies.main(evaluate, workdir) == 0
     out = capsys.readouterr().out
     assert "evaluate: 6 tables written" in out
-    assert "asked is not in the plan: it inserts nothing and was added afterwards" in out
+    assert "asked is not in the plan: it inserts nothing and was added later" in out
     after = studies.contents(workdir)
     assert all(after[path] == before[path] for path in before if path.name != "ledger.json")
     model = config.load([workdir / "config.gin"])[0].model

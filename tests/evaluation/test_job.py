@@ -251,7 +251,7 @@ def test_what_failed_is_tried_again_when_the_checkpoint_is_another(finished, beg
 
 
 def test_it_gives_up_without_news_and_says_for_what(finished, begun, monkeypatch, capsys):
-    monkeypatch.setattr(watch, "TELL", 0.05)
+    monkeypatch.setattr(watch, "REPORT_EVERY", 0.05)
     deliver(finished[0], begun, "control", 10)
     shutil.copy(finished[0] / "control/attempts.jsonl", begun / "control")
     began = time.monotonic()
@@ -259,7 +259,7 @@ def test_it_gives_up_without_news_and_says_for_what(finished, begun, monkeypatch
     assert written == 3 and len(failures) == 1 and time.monotonic() - began > 0.3
     assert failures[0].startswith("gave up after 0 s without news, waiting for control was at step")
     assert failures[0].endswith("run has not begun")
-    assert "evaluate: waits for control was at step" in capsys.readouterr().out
+    assert "evaluate: waiting for control was at step" in capsys.readouterr().out
     shutil.rmtree(begun / "plan")
     with pytest.raises(GaveUp, match=r"waiting for the plan \(python -m ttoaa.plan"):
         run(begun, watch=True, give_up_after=0.05)
@@ -280,7 +280,7 @@ def test_a_step_that_never_came_is_a_failure(finished, begun):
         end(finished[0], begun, kind)
     written, failures = run(begun, steps=[10, 15], watch=True)
     assert written == 6
-    assert failures == [f"{k} step 15: there is no checkpoint of it, or no longer" for k in RUNS]
+    assert failures == [f"{k} step 15: no such checkpoint, or it was deleted" for k in RUNS]
 
 
 def test_a_damaged_table_is_named_and_the_others_are_made(finished, begun):
@@ -330,7 +330,7 @@ def test_what_was_deleted_unscored_is_told_once(finished, begun, capsys, monkeyp
         written, failures = run(begun, steps, watch=True)
         line = f"evaluate: {told}: 2 (run step 20, 30)\n"
         assert capsys.readouterr().out.count(line) == (steps is None)
-        lost = [f"run step {s}: there is no checkpoint of it, or no longer" for s in steps or ()]
+        lost = [f"run step {s}: no such checkpoint, or it was deleted" for s in steps or ()]
         assert failures == lost and written == (6 if steps else 12)
 
 
@@ -348,7 +348,7 @@ def test_seconds_that_no_ledger_has_are_told(finished, begun, capsys, monkeypatc
         assert run(begun) == (3, [])
     path = begun / "tables/ledger.json"
     assert not path.exists()
-    assert f"s of work are in no ledger: {path} is in use" in capsys.readouterr().out
+    assert f"s of work are missing from the ledger: {path} is in use" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

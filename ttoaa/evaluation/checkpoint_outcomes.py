@@ -1,6 +1,6 @@
-"""How a checkpoint lies on the devices of an evaluation, whatever devices it was made on.
+"""Score a checkpoint: restore its parameters once, then make a table for each experiment.
 
-One checkpoint's outcomes: parameters restored once, a table for each experiment.
+The evaluation mesh does not depend on the devices that the checkpoint was trained on.
 """
 
 import contextlib
@@ -27,18 +27,18 @@ from ttoaa.training.multihost import first_line
 
 
 def layout_for(layout: Layout, devices: int) -> Layout:
-    """The training layout's parts as far as so many devices go; what is left are replicas.
+    """Return the training layout as far as the number of devices allows; the rest are replicas.
 
-    A part's size divides that of training, so whatever the training layout cut can be cut so.
+    Each size divides that of training, so whatever training sharded can be sharded this way.
     """
     tensor = math.gcd(layout.tensor, devices)
     return Layout(fsdp=math.gcd(layout.fsdp, devices // tensor), tensor=tensor)
 
 
 def mesh_for(study: Study) -> Mesh | None:
-    """Over all devices; None where there is only one.
+    """Return a mesh over all devices; None if there is only one.
 
-    Raises ValueError where there are none for this process, or several processes share them.
+    Raises ValueError if no device is free for this process, or several processes share them.
     """
     try:
         devices, processes = jax.devices(), jax.process_count()
@@ -49,7 +49,7 @@ def mesh_for(study: Study) -> Mesh | None:
         ) from error
     if processes > 1:
         raise ValueError(
-            f"an evaluation job is one process, and its devices are those of {processes}: give "
+            f"an evaluation job is one process, but its devices belong to {processes}: give "
             "each job its own (on a TPU host, TPU_PROCESS_BOUNDS=1,1,1 and "
             "TPU_CHIPS_PER_PROCESS_BOUNDS=2,2,1); jobs in one folder share the work"
         )
@@ -57,13 +57,13 @@ def mesh_for(study: Study) -> Mesh | None:
 
 
 def abstract_on(study: Study, mesh: Mesh | None) -> Any:
-    """The parameters to restore, each with where it lies."""
+    """The abstract parameters to restore, each with its sharding."""
     abstract = abstract_params(study.model)
     return abstract if mesh is None else with_shardings(abstract, shardings(mesh, abstract))
 
 
 def within(mesh: Mesh | None) -> contextlib.AbstractContextManager[Any]:
-    """The mesh in context, where there is one."""
+    """Set the mesh, if there is one."""
     return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
@@ -74,21 +74,21 @@ class Scores:
     handle: StudyHandle
 
     def open(self) -> None:
-        """Raises ValueError for what is the study's fault, and no outcome's."""
+        """Open what every outcome needs; raise ValueError for errors of the study as a whole."""
         _ = self.handle.corpus, self.mesh
 
     def kept(self, work: Work) -> contextlib.AbstractContextManager[None]:
-        """Within, the checkpoint stays; raises pins.Gone where it has just been deleted."""
+        """Pin the checkpoint; raise CheckpointGone if it has just been deleted."""
         return pin(self.handle.workdir.run(work.kind) / "checkpoints", work.step)
 
     def restore(self, work: Work) -> Any:
-        """The parameters, on this job's devices; raises CheckpointError where they are no good."""
+        """Read the parameters onto this job's devices; raise CheckpointError if damaged."""
         folder = self.handle.workdir.run(work.kind) / "checkpoints"
         abstract = abstract_on(self.handle.config, self.mesh)
         return read_checkpoint(folder, work.step, params=abstract)["params"]
 
     def table(self, work: Work, experiment: Experiment, params: Any) -> pd.DataFrame:
-        """Raises whatever the outcome raises."""
+        """Run the outcome and return its table; raises whatever the outcome raises."""
         run, name = self.handle.workdir.run(work.kind), experiment.name
         with within(self.mesh):
             return experiment.outcome(

@@ -1,8 +1,9 @@
-"""The evaluation job: takes what lacks, checkpoint by checkpoint, until nothing does (C10).
+"""Score missing (checkpoint, experiment) pairs until none remain (contract C10).
 
-Several jobs may run in one folder. Each prefers a checkpoint that no other is at, so that few are
-restored twice, and helps at others' when none is left. It holds the lease of one table at a time,
-and takes the next of the same checkpoint before it drops the last, so that its place is seen.
+Several jobs may run in one folder. Each prefers a checkpoint that no other job works on, so that
+few are restored twice, and helps with the others when none is left. A job holds the lease of one
+table at a time, and acquires the next of the same checkpoint before it releases the last, so that
+others see which checkpoint it works on.
 """
 
 import time
@@ -31,14 +32,17 @@ def evaluate(
     steps: Sequence[int] | None = None,
     patience: Patience | None = None,
 ) -> tuple[int, list[str]]:
-    """(tables written, failures): one failing outcome or checkpoint does not hide the others."""
+    """Score what is missing; return (tables written, failures).
+
+    A failing outcome or checkpoint does not affect the others.
+    """
     waiting = Waiting(workdir, patience or Patience())
     while waiting.watch and not (workdir.plan / "plan.json").exists():
         waiting.on("the plan (run python -m ttoaa.plan)")
     handle = StudyHandle(study, workdir)
     plan = handle.plan
     for name in added_later(plan, study.experiments):
-        print(f"evaluate: {name} is not in the plan: it inserts nothing and was added afterwards")
+        print(f"evaluate: {name} is not in the plan: it inserts nothing and was added later")
     worklist = WorkList(study, workdir, plan.hash, steps)
     there = worklist.checkpoints()
     if not there and not waiting.watch:
@@ -46,13 +50,13 @@ def evaluate(
     runs = [(kind, step) for kind in RUNS for step in steps or ()]
     asked = runs if waiting.watch else [where for where in runs if where in there]
     with Leases(workdir.tables / "leases", waiting.patience.stale) as leases:
-        leases.acquire(f"job-{leases.owner}")  # so that ttoaa.status sees a job that waits
+        leases.acquire(f"job-{leases.owner}")  # so that ttoaa.status sees a waiting job
         job = _Job(worklist, Scores(handle), leases)
-        told = job.run(waiting, asked)
+        gave_up = job.run(waiting, asked)
         leases.remove_stale()
-    if waiting.watch and steps is None and not told and (missed := worklist.missed()):
+    if waiting.watch and steps is None and not gave_up and (missed := worklist.missed()):
         print(f"evaluate: {missed}")
-    return job.written, [*job.failures(), *worklist.unscored(asked), *told]
+    return job.written, [*job.failures(), *worklist.unscored(asked), *gave_up]
 
 
 class _Job:
@@ -66,7 +70,7 @@ class _Job:
         self.bar = tqdm.tqdm(desc=label, unit="table", dynamic_ncols=True)
 
     def run(self, waiting: Waiting, asked: Sequence[tuple[str, int]]) -> list[str]:
-        """Until nothing is left to do or to wait for; why not, where it gives up."""
+        """Work until nothing is left to do or to wait for; return why it gave up, if it did."""
         try:
             with self.bar:
                 while not self._over(waiting, asked):
@@ -78,17 +82,17 @@ class _Job:
             self._note(last=True)
 
     def failures(self) -> list[str]:
-        """What failed, and no other job has made since; what is damaged."""
+        """What failed and no other job has made since, and what is damaged."""
         failed = {
-            where: told
-            for where, (work, told) in self.failed.items()
+            where: reason
+            for where, (work, reason) in self.failed.items()
             if any(not self.worklist.is_made(work, e) for e in work.lacking)
         }
         return list({**self.worklist.faults, **failed}.values())
 
     def _over(self, waiting: Waiting, asked: Sequence[tuple[str, int]]) -> bool:
-        """Does a checkpoint's part of the work, or waits; True where nothing is left of both."""
-        # Before the look: a run that was over then had all its checkpoints there.
+        """Score part of one checkpoint, or wait; return True when nothing is left of either."""
+        # Before the work list: a run that has ended by now has all of its checkpoints.
         unfinished = [str(p) for p in progress(waiting.workdir).values() if not p.finished]
         todo = [work for work in map(self._without_failed, self.worklist.look()) if work.lacking]
         self.bar.total = self.bar.n + sum(len(work.lacking) for work in todo)
@@ -111,7 +115,7 @@ class _Job:
         return False
 
     def _note(self, last: bool = False) -> None:
-        """Adds this job's seconds to the study's; later, where another job does so just now."""
+        """Add this job's seconds to the study's ledger; later, if another job does so just now."""
         tries = 100 if last else 1
         path = self.worklist.workdir.tables / "ledger.json"
         while self.ledger.seconds and not self.leases.acquire("ledger"):
@@ -119,7 +123,8 @@ class _Job:
             if not tries:
                 if last:
                     seconds = sum(self.ledger.seconds.values())
-                    print(f"evaluate: {span(seconds)} of work are in no ledger: {path} is in use")
+                    lost = f"{span(seconds)} of work are missing from the ledger"
+                    print(f"evaluate: {lost}: {path} is in use")
                 return
             time.sleep(0.05)
         if not self.ledger.seconds:
@@ -134,7 +139,7 @@ class _Job:
             self.leases.release("ledger")
 
     def _without_failed(self, work: Work) -> Work:
-        """Nothing is tried twice by one job, unless the checkpoint is another by now."""
+        """Leave out what this job failed at, unless the checkpoint has been replaced since."""
 
         def failed(name: str) -> bool:
             before = self.failed.get((work.kind, work.step, name))
@@ -144,7 +149,7 @@ class _Job:
         return work._replace(lacking=left)
 
     def _take(self, todo: Sequence[Work]) -> tuple[Work, Experiment] | None:
-        """A free table, rather of a checkpoint that no other job is at."""
+        """A free table, preferably of a checkpoint that no other job works on."""
         busy = [lease.name for lease in self.leases.of_others()]
         alone = [w for w in todo if not any(name.startswith(w.prefix) for name in busy)]
         first = [(work, work.lacking[0]) for work in alone]
@@ -152,7 +157,7 @@ class _Job:
         return next((one for one in (*first, *every) if self._is_ours(*one)), None)
 
     def _is_ours(self, work: Work, experiment: Experiment) -> bool:
-        """Takes the lease of a table that is still to be made."""
+        """Acquire the lease of a table that still has to be made."""
         lease = work.lease(experiment)
         if not self.leases.acquire(lease):
             return False
@@ -162,12 +167,12 @@ class _Job:
         return True
 
     def _score(self, work: Work, experiment: Experiment) -> None:
-        """That table, and then what is free of the same checkpoint."""
+        """Make this table, then free ones of the same checkpoint."""
         self.scores.open()
         held: Experiment | None = experiment
         rest = iter([e for e in work.lacking if e is not experiment])
         try:
-            # Kept to the end: should this job die, another can go on with the checkpoint.
+            # Pinned to the end: if this job dies, another can continue with the checkpoint.
             with self.scores.kept(work):
                 with self.ledger.phase("restore"):
                     params = self.scores.restore(work)
@@ -187,17 +192,17 @@ class _Job:
 
     def _commit(self, work: Work, experiment: Experiment, params: Any) -> None:
         name = experiment.name
-        self.worklist.checkpoints()  # so that none comes and goes unseen
+        self.worklist.checkpoints()  # so that no checkpoint is deleted unseen
         path = self.worklist.workdir.table(work.kind, work.step, name)
         try:
             with self.ledger.phase(f"score/{name}"):
                 table = self.scores.table(work, experiment, params)
             if not self.leases.holds(work.lease(experiment)):
-                return  # this job stood so long that another took it for dead
+                return  # this job stalled for so long that another considered it dead
             parquet_io.write_outcomes(table, path, work.sources[name])
             self.written += 1
             self.bar.update()
-        except Exception as error:  # whatever a third party's outcome raises
-            told = f"{name} on {work.kind} step {work.step}: {error!r}"
-            self.failed[work.kind, work.step, name] = work._replace(lacking=[experiment]), told
+        except Exception as error:  # outcomes of third parties may raise anything
+            reason = f"{name} on {work.kind} step {work.step}: {error!r}"
+            self.failed[work.kind, work.step, name] = work._replace(lacking=[experiment]), reason
         self._note()

@@ -1,4 +1,4 @@
-"""What of a study is done, running, missing and damaged, and what to type next; only reads."""
+"""What is done, running, missing and damaged in a study, and what to run next. Only reads."""
 
 import pathlib
 import shlex
@@ -17,10 +17,10 @@ from ttoaa.workdir import Workdir
 
 
 def study_status(study: Study, root: pathlib.Path) -> dict[str, Any]:
-    """Of all seeds, as plain values that JSON can hold."""
+    """Return the state of all seeds as JSON values."""
     prepared = (Workdir(root).corpus / MANIFEST).exists()
     seeds = [_seed(study, Workdir(root, seed)) for seed in Workdir(root).seeds() or [0]]
-    told = {
+    state = {
         "workdir": str(root),
         "study": study.name,
         "experiments": [experiment.name for experiment in study.experiments],
@@ -30,8 +30,8 @@ def study_status(study: Study, root: pathlib.Path) -> dict[str, Any]:
         "report": _report(root),
     }
     scored = all(seed["scored"] for seed in seeds)
-    following = _next(told, scored)
-    return {**told, "next": following, "done": scored and told["report"] == "made"}
+    following = _next(state, scored)
+    return {**state, "next": following, "done": scored and state["report"] == "made"}
 
 
 def _seed(study: Study, workdir: Workdir) -> dict[str, Any]:
@@ -57,10 +57,10 @@ def _seed(study: Study, workdir: Workdir) -> dict[str, Any]:
 
 
 def _look(study: Study, workdir: Workdir, plan: Plan) -> dict[str, Any]:
-    """What is made, missing and damaged; raises ValueError where that cannot be told."""
+    """Count made, missing and damaged tables; raise ValueError if they cannot be read."""
     check_planned(plan, study.experiments)
     worklist = WorkList(study, workdir, plan.hash)
-    # A table that a job has open lacks all the same, until it is written.
+    # A table that a job works on is missing until it is written.
     lacking = worklist.look()
     asked = len(worklist.checkpoints()) * len(study.experiments)
     unread = sum(1 if name else len(study.experiments) for *_, name in worklist.faults)
@@ -76,13 +76,13 @@ def _look(study: Study, workdir: Workdir, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _run(workdir: Workdir, told: Progress) -> dict[str, Any]:
-    folder = workdir.root / told.run / "checkpoints"
+def _run(workdir: Workdir, progress: Progress) -> dict[str, Any]:
+    folder = workdir.root / progress.run / "checkpoints"
     return {
-        "finished": told.finished,
-        "training": told.training,
-        "step": told.step,
-        "quiet_seconds": told.quiet,
+        "finished": progress.finished,
+        "training": progress.training,
+        "step": progress.step,
+        "quiet_seconds": progress.quiet,
         "checkpoints": committed_steps(folder),
         "set_aside": [str(path) for path in sorted(folder.glob("damaged-*"))],
     }
@@ -109,17 +109,17 @@ def _report(root: pathlib.Path) -> str:
     return "older than its tables" if any(later) else "made"
 
 
-def _next(told: dict[str, Any], scored: bool) -> list[str]:
-    """Commands, in the order in which to type them; empty where all is done or under way."""
+def _next(state: dict[str, Any], scored: bool) -> list[str]:
+    """Commands in the order to run them; empty if everything is done or in progress."""
 
     def command(module: str, seed: int = 0, *more: str) -> str:
-        own = [f"--workdir={shlex.quote(told['workdir'])}", *([f"--seed={seed}"] if seed else [])]
+        own = [f"--workdir={shlex.quote(state['workdir'])}", *([f"--seed={seed}"] if seed else [])]
         return " ".join(["python -m", f"ttoaa.{module}", *own, *more])
 
-    if not told["corpus"]:
+    if not state["corpus"]:
         return [command("prepare")]
     found = []
-    for of in told["seeds"]:
+    for of in state["seeds"]:
         seed, control, run = of["seed"], of["control"], of["run"]
         busy = control["training"] or run["training"]
         if not of["plan"]:
@@ -130,6 +130,6 @@ def _next(told: dict[str, Any], scored: bool) -> list[str]:
             found.append(command("train", seed, "--run=run"))
         if of["tables"]["missing"] and not (of["jobs"] or of["running"]):
             found.append(command("evaluate", seed, *(["--watch"] if busy else [])))
-    if scored and told["report"] != "made":
+    if scored and state["report"] != "made":
         found.append(command("report"))
     return found

@@ -1,6 +1,6 @@
-"""How far a study's runs are, from their records and leases alone: nothing here starts JAX.
+"""Follow runs while they train: their progress, and how long an evaluation job waits for them.
 
-How long an evaluation job waits, for what, and what it says meanwhile.
+Progress is read from records and leases; JAX is not initialised.
 """
 
 import dataclasses
@@ -15,28 +15,28 @@ from ttoaa.workdir import RUNS, Workdir, read_json, read_json_lines
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """One run. Its trainer notes a step and the time every half minute or so."""
+    """Progress of one run, whose trainer records its step about every half minute."""
 
     run: str
     step: int | None
-    """Of the last note; None where there is none yet."""
+    """The last recorded step; None if there is none yet."""
     quiet: float | None
-    """Seconds since then."""
+    """Seconds since that record."""
     finished: bool
     training: bool
-    """Whether a trainer that lives has it in hand."""
+    """Whether a live trainer holds the run."""
 
     def __str__(self) -> str:
         if self.finished:
             return f"{self.run} is finished"
         if self.step is None or self.quiet is None:
             return f"{self.run} is starting" if self.training else f"{self.run} has not begun"
-        told = f"{self.run} was at step {self.step:,} {span(self.quiet)} ago"
-        return told if self.training else f"{told}, and nobody trains it"
+        text = f"{self.run} was at step {self.step:,} {span(self.quiet)} ago"
+        return text if self.training else f"{text}, and no trainer is running"
 
 
 def progress(workdir: Workdir) -> dict[str, Progress]:
-    """Of the control run and the run."""
+    """Return the progress of the control run and the run, by name."""
     found = {}
     for kind in RUNS:
         folder = workdir.run(kind)
@@ -52,63 +52,63 @@ def progress(workdir: Workdir) -> dict[str, Progress]:
 
 
 def span(seconds: float) -> str:
-    """A duration as one reads it: 40 s, 12 min, 3 h, 2 days."""
+    """Format a duration: 40 s, 12 min, 3 h, 2 days."""
     for unit, length in (("days", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} s"
 
 
-TELL = 60.0
-"""Seconds of waiting between two lines about it."""
+REPORT_EVERY = 60.0
+"""Seconds between two lines that say what a job waits for."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Patience:
-    """What a job waits for, and how long."""
+    """How long a job waits for new work."""
 
     watch: bool = False
-    """Until both runs are over, beside what other jobs are at."""
+    """Wait until both runs have ended and other jobs have finished their tables."""
     give_up_after: float | None = None
-    """Seconds without news of runs or other jobs; None waits for ever."""
+    """Seconds without news of runs or other jobs; None waits indefinitely."""
     stale: float = LEASE_STALE
-    """Seconds without a sign of life after which this job counts as dead."""
+    """Seconds without a heartbeat after which others consider this job dead."""
     poll: float = 2.0
-    """Seconds between two looks."""
+    """Seconds between two polls."""
 
 
 class GaveUp(ValueError):
-    """Nothing happened for as long as the job was to wait."""
+    """There was no news for as long as the job should wait."""
 
 
 class Waiting:
-    """Sleeps between two looks, says now and then for what, and gives up when asked to."""
+    """Sleep between polls, report what is awaited, and give up after a limit."""
 
     def __init__(self, workdir: Workdir, patience: Patience) -> None:
         self.workdir, self.patience, self.watch = workdir, patience, patience.watch
         self._news: Any = None
-        self._since = self._told = time.monotonic()
+        self._since = self._reported = time.monotonic()
 
     def restart(self) -> None:
-        """There is news that no run shows: a table, another job that lives."""
+        """Reset the limit: there is news that no run shows, such as a table or a live job."""
         self._since = time.monotonic()
 
     def on(self, what: str) -> None:
-        """Raises GaveUp where there has been no news of anything for too long."""
+        """Sleep for one poll; raise GaveUp after too long without news."""
         now, limit = time.monotonic(), self.patience.give_up_after
         news = [_stamps(self.workdir, kind) for kind in RUNS]
         if news != self._news:
             self._news, self._since = news, now
         if limit is not None and now - self._since > limit:
             raise GaveUp(f"gave up after {span(limit)} without news, waiting for {what}")
-        if now - self._told >= TELL:
-            self._told = now
-            tqdm.tqdm.write(f"evaluate: waits for {what}")
+        if now - self._reported >= REPORT_EVERY:
+            self._reported = now
+            tqdm.tqdm.write(f"evaluate: waiting for {what}")
         time.sleep(self.patience.poll)
 
 
 def _stamps(workdir: Workdir, kind: str) -> list[Any]:
-    """What changes when a run goes on."""
+    """Values that change when a run progresses."""
     run = workdir.run(kind)
     files = [run / "attempts.jsonl", run / "finished.json", workdir.plan / "plan.json"]
     times = [path.stat().st_mtime_ns if path.exists() else 0 for path in files]

@@ -1,4 +1,4 @@
-"""What a study's evaluation lacks: checkpoints, and the experiments without a table of them."""
+"""The work list of an evaluation: checkpoints, and the experiments whose tables are missing."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -13,18 +13,18 @@ from ttoaa.training.checkpoint_io import CheckpointError, committed_steps, read_
 from ttoaa.workdir import RUNS, Workdir
 
 _MOST = 12
-"""Steps that one line names."""
+"""Steps that one line lists at most."""
 
 Where = tuple[str, int, str]
-"""(run, step, experiment); '' for the checkpoint as a whole."""
+"""(run, step, experiment); the experiment is '' for the whole checkpoint."""
 
 
 Stamp = tuple[int, int]
-"""Tells a checkpoint from a later one of the same step: time and number of its meta's file."""
+"""(mtime, inode) of a checkpoint's metadata: distinguishes it from a later one of the same step."""
 
 
 class Work(NamedTuple):
-    """A checkpoint, and what its tables are made of, by experiment."""
+    """A checkpoint with missing tables, and what its tables are made of, by experiment."""
 
     kind: str
     step: int
@@ -37,39 +37,39 @@ class Work(NamedTuple):
 
     @property
     def prefix(self) -> str:
-        """What the names of all its leases begin with."""
+        """The prefix of the names of its leases."""
         return f"{self.kind}-{self.step:08d}-"
 
 
 class WorkList:
-    """Looked at again and again while runs go on; metas of checkpoints are read once."""
+    """Polled while runs train; the metadata of a checkpoint is read once."""
 
     def __init__(
         self, study: Study, workdir: Workdir, plan: str, steps: Sequence[int] | None = None
     ) -> None:
-        """`plan` is the plan's hash; `steps` are those asked for, by default all."""
+        """`plan` is the plan's hash; `steps` are the requested ones, by default all."""
         self.study, self.workdir, self.plan, self.steps = study, workdir, plan, steps
         self.outcomes = outcome_fingerprints(study.experiments)
         self.faults: dict[Where, str] = {}
-        """What is damaged, as of the last look."""
+        """What was damaged at the last poll."""
         self._seen: set[tuple[str, int]] = set()
         self._metas: dict[pathlib.Path, tuple[Stamp, dict[str, Any]]] = {}
         self._made: dict[pathlib.Path, tuple[int, dict[str, str] | None]] = {}
 
     def checkpoints(self) -> list[tuple[str, int]]:
-        """(run, step) of all finished checkpoints, those of a step together, the oldest first.
+        """Return (run, step) of all committed checkpoints, ordered by step.
 
-        So a curve grows from its beginning, what retention takes next is scored first, and a run
-        stands beside its control.
+        Curves then grow from their start, checkpoints that retention deletes next are scored first,
+        and both runs are scored together.
         """
         found = [(step, kind) for kind in RUNS for step in committed_steps(self._folder(kind))]
         self._seen.update((kind, step) for step, kind in found)
         return [(kind, step) for step, kind in sorted(found)]
 
     def look(self) -> list[Work]:
-        """All that lacks; `faults` says what cannot be told.
+        """Return all missing work; `faults` then lists what could not be read.
 
-        Raises ValueError where control run, run and plan do not belong together.
+        Raises ValueError if control run, run and plan do not belong together.
         """
         self.faults = {}
         there = self.checkpoints()
@@ -93,27 +93,27 @@ class WorkList:
         return self.steps is None or step in self.steps
 
     def made_of(self, experiment: Experiment) -> dict[str, str]:
-        """What its tables are made of beside a checkpoint."""
+        """What its tables are made of, in addition to a checkpoint."""
         return {"plan": self.plan, "outcome": self.outcomes[experiment.name]}
 
     def is_made(self, work: Work, experiment: Experiment) -> bool:
-        """Whether the table has been written, perhaps just now by another job."""
+        """Whether the table exists by now, perhaps written by another job."""
         return self._source(work.kind, work.step, experiment) == work.sources[experiment.name]
 
     def unscored(self, runs: Sequence[tuple[str, int]]) -> list[str]:
-        """Which of these have no checkpoint, and not every table of an earlier one either."""
+        """List the checkpoints that do not exist and whose tables are not complete either."""
         return [
-            f"{kind} step {step}: there is no checkpoint of it, or no longer"
+            f"{kind} step {step}: no such checkpoint, or it was deleted"
             for kind, step in runs
             if self._is_lost(kind, step)
         ]
 
     def missed(self) -> str:
-        """One line on checkpoints that were seen and deleted before they were scored, or ''."""
+        """Return one line on checkpoints that were deleted before they were scored, or ''."""
         lost = [where for where in sorted(self._seen) if self._is_lost(*where)]
         by_kind = {kind: [step for its, step in lost if its == kind] for kind in RUNS}
-        told = "; ".join(f"{kind} step {_listed(at)}" for kind, at in by_kind.items() if at)
-        line = f"checkpoints that were deleted before they were scored: {len(lost)} ({told})"
+        listed = "; ".join(f"{kind} step {_listed(at)}" for kind, at in by_kind.items() if at)
+        line = f"checkpoints that were deleted before they were scored: {len(lost)} ({listed})"
         return line if lost else ""
 
     def _is_lost(self, kind: str, step: int) -> bool:
@@ -132,7 +132,7 @@ class WorkList:
             return False
 
     def _source(self, kind: str, step: int, experiment: Experiment) -> dict[str, str] | None:
-        """What the table was made of, None without one; ValueError where it is damaged."""
+        """What the table was made of; None without a table; ValueError if it is damaged."""
         path = self.workdir.table(kind, step, experiment.name)
         stamp = path.stat().st_mtime_ns if path.exists() else 0
         if self._made.get(path, (-1,))[0] != stamp:
@@ -149,7 +149,7 @@ class WorkList:
                 self._metas[checkpoint] = stamp, read_meta(folder, step)
             return self._metas[checkpoint]
         except (CheckpointError, OSError) as error:
-            if self._is_asked(step) and checkpoint.exists():  # or the trainer just deleted it
+            if self._is_asked(step) and checkpoint.exists():  # the trainer may just have deleted it
                 self.faults[kind, step, ""] = leave_out(error, checkpoint)
             return None
 
@@ -158,7 +158,7 @@ class WorkList:
         control = controls[-1] if controls else {}
         for (kind, _), meta in metas.items():
             expected = {**control, "plan": self.plan if kind == "run" else "none"}
-            expected.pop("controllers", None)  # a control run's decide nothing
+            expected.pop("controllers", None)  # in a control run they decide nothing
             identity.check(self.workdir.run(kind), meta["identity"], expected, identity.RETRAIN)
 
     def _folder(self, kind: str) -> pathlib.Path:
@@ -175,9 +175,9 @@ def leave_out(error: Exception, checkpoint: pathlib.Path) -> str:
 
 
 def known_steps(workdir: Workdir, names: Sequence[str], coming: bool) -> list[int]:
-    """Steps as numbers; ValueError for one without a checkpoint, unless more are `coming`."""
+    """Parse steps; raise ValueError for one without a checkpoint, unless more are `coming`."""
     there = {step for kind in RUNS for step in committed_steps(workdir.run(kind) / "checkpoints")}
     for name in names:
         if not name.isdecimal() or not (coming or int(name) in there):
-            raise ValueError(f"--steps: there is no checkpoint {name!r}, only {sorted(there)}")
+            raise ValueError(f"--steps: no checkpoint {name!r}, only {sorted(there)}")
     return [int(name) for name in names]
