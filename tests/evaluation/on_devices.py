@@ -14,7 +14,7 @@ from ttoaa import config
 from ttoaa.evaluation.checkpoint_outcomes import Scores
 from ttoaa.evaluation.work_list import WorkList
 from ttoaa.model.sharding import Layout
-from ttoaa.planning.plan import Plan
+from ttoaa.study_handle import StudyHandle
 from ttoaa.workdir import Workdir
 
 LAYOUTS = {
@@ -24,9 +24,10 @@ LAYOUTS = {
 }
 
 
-def told_of(study, workdir, plan):
-    (work,) = WorkList(study, workdir, plan.hash, [30]).look()[:1]
-    scores = Scores(study, workdir, plan)
+def told_of(study, workdir):
+    handle = StudyHandle(study, workdir)
+    (work,) = WorkList(study, workdir, handle.plan.hash, [30]).look()[:1]
+    scores = Scores(handle)
     params = scores.restore(work)
     head = params["head"]
     table = scores.table(work, study.experiments[0], params)
@@ -41,8 +42,8 @@ def told_of(study, workdir, plan):
 
 if __name__ == "__main__":
     workdir = Workdir(pathlib.Path(sys.argv[1]))
-    study, plan = config.load([workdir.config])[0], Plan.open(workdir.plan)
+    study = config.load([workdir.config])[0]
     config.cache_compilations(workdir)
     assert jax.device_count() == 8
     studies = {name: dataclasses.replace(study, layout=layout) for name, layout in LAYOUTS.items()}
-    print(json.dumps({name: told_of(s, workdir, plan) for name, s in studies.items()}))
+    print(json.dumps({name: told_of(s, workdir) for name, s in studies.items()}))

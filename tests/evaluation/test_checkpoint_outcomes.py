@@ -47,7 +47,9 @@ def test_a_device_that_another_process_holds_is_one_line(tiny_study, monkeypatch
 
 def test_several_processes_are_refused(tiny_study, monkeypatch):
     monkeypatch.setattr(checkpoint_outcomes.jax, "process_count", lambda: 16)
-    with pytest.raises(ValueError, match=r"one process, .* those of 16: .*TPU_PROCESS_BOUNDS"):
+    with pytest.raises(
+        ValueError, match=r"one process, .* devices belong to 16: .*TPU_PROCESS_BOUNDS"
+    ):
         mesh_for(tiny_study)
 
 

@@ -59,13 +59,13 @@ def tables(workdir):
 @pytest.fixture
 def commits(monkeypatch):
     """How often each table was written."""
-    counted, write = collections.Counter(), module.tables.write
+    counted, write = collections.Counter(), module.parquet_io.write_outcomes
 
     def count(table, path, source):
         counted["/".join(path.parts[-3:])] += 1
         write(table, path, source)
 
-    monkeypatch.setattr(module.tables, "write", count)
+    monkeypatch.setattr(module.parquet_io, "write_outcomes", count)
     return counted
 
 
@@ -261,7 +261,7 @@ def test_it_gives_up_without_news_and_says_for_what(finished, begun, monkeypatch
     assert failures[0].endswith("run has not begun")
     assert "evaluate: waiting for control was at step" in capsys.readouterr().out
     shutil.rmtree(begun / "plan")
-    with pytest.raises(GaveUp, match=r"waiting for the plan \(python -m ttoaa.plan"):
+    with pytest.raises(GaveUp, match=r"waiting for the plan \(run python -m ttoaa.plan"):
         run(begun, watch=True, give_up_after=0.05)
 
 

@@ -19,6 +19,7 @@ from ttoaa.planning.audit.compare import audit
 from ttoaa.planning.controller_log import read_log
 from ttoaa.planning.inspect import PlanView
 from ttoaa.planning.plan import Plan
+from ttoaa.study_handle import StudyHandle
 from ttoaa.training.checkpoint_io import committed_steps
 from ttoaa.workdir import Workdir
 
@@ -144,7 +145,7 @@ def test_the_texts_are_kept_with_the_run(whole):
 @pytest.mark.parametrize("step", [6, 12, 16])
 def test_an_outcome_sees_what_was_decided_up_to_its_checkpoint(whole, step):
     study, _ = config.load([whole / "config.gin"])
-    scores = Scores(study, Workdir(whole), Plan.open(whole / "plan"))
+    scores = Scores(StudyHandle(study, Workdir(whole)))
     experiment = study.experiments[-1]
     assert isinstance(experiment, Steered)
     found = scores.table(Work("run", step, (0, 0), {}, []), experiment, None)
