@@ -260,7 +260,10 @@ def test_more_arms_than_the_step_has_room_for_are_refused(finished, tmp_path):
     workdir = studies.copy(finished[0], tmp_path / "work", "plan")
     arms = len(Plan.open(workdir / "plan").arms)
     error = studies.main(train, workdir, "--run=run", f"--gin_bindings=Training.max_arms = {arms}")
-    assert f"the plan has {arms} arms beside the corpus, Training.max_arms is only {arms}" in error
+    assert (
+        f"the plan has {arms} arms in addition to the corpus, Training.max_arms is only {arms}"
+        in error
+    )
     assert not (workdir / "run").exists()
 
 

@@ -183,6 +183,7 @@ class StudyHandle:
             geometry=config.geometry,
             checks=config.checks,
             repetition_filter=config.training.repetition_filter,
+            max_arms=config.training.max_arms,
         )
         made_for = {name: value for name, value in self._made_for().items() if name != "geometry"}
         made_for |= {"vocabulary": self.corpus.manifest.vocabulary, **self._reserve_use()}

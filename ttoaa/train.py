@@ -22,6 +22,7 @@ from ttoaa.experiments import controllers
 from ttoaa.experiments.context import probes_fingerprint
 from ttoaa.locks import exclusive_trainer
 from ttoaa.model.sharding import make_mesh
+from ttoaa.planning.build import check_arms
 from ttoaa.planning.injection import Overlay, SlotOverlay
 from ttoaa.study_handle import StudyHandle
 from ttoaa.training import init_from, multihost, throughput
@@ -50,12 +51,7 @@ def check_run(handle: StudyHandle, kind: str) -> None:
         )
     if kind == "run":
         handle.check_plan_fits()
-        arms = len(handle.plan.arms)
-        if arms >= study.training.max_arms:
-            raise ValueError(
-                f"the plan has {arms} arms beside the corpus, Training.max_arms is only "
-                f"{study.training.max_arms}: raise it"
-            )
+        check_arms(handle.plan, study.training.max_arms)
 
 
 def identity_of(handle: StudyHandle, kind: str, controls: ControllerSet) -> dict[str, Any]:

@@ -178,13 +178,13 @@ def refused(workdir, kind="run"):
     return error
 
 
-def test_a_text_longer_than_its_slot_is_refused_before_the_control_run(study):
+def test_a_text_longer_than_its_slot_is_refused_when_the_plan_is_made(study):
     workdir = study("longer")
     path = workdir / "config.gin"
     path.write_text(path.read_text() + "\nSteered.text_length = 9\n")
-    error = refused(workdir, "control")
+    error = studies.main(plan, workdir)
     assert "steered/fact-0: text 0 has 9 tokens, its slot holds 1 to 8" in error
-    assert not (workdir / "control").exists()
+    assert not (workdir / "plan").exists()
 
 
 def test_other_texts_are_another_run(whole, tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from ttoaa.planning.checks.report import refuse_leaks
 from ttoaa.planning.compiler import compile_plan
 from ttoaa.planning.composed_rows import Edit, find_seams, masked_edits
 from ttoaa.planning.controller_log import SlotTexts
+from ttoaa.planning.injection import SlotOverlay
 from ttoaa.planning.items import Intervention
 from ttoaa.planning.plan import Edits
 from ttoaa.planning.removal import (
@@ -50,6 +51,8 @@ class PlanInputs:
     geometry: Geometry
     checks: Checks
     repetition_filter: RepetitionFilter | None
+    max_arms: int
+    """Arms that the training step has room for, the corpus included."""
 
 
 def replace_rows(
@@ -120,6 +123,7 @@ def build_plan(
             made = _seams(plan, inputs)
             redrawn.update(made.keys())
             if not made:
+                _check_trainable(plan, inputs)
                 refuse_leaks(plan, inputs.corpus, inputs.checks, inputs.slots)
                 warnings = _masked(plan, inputs)
                 text = summary_text(summary_values(plan))
@@ -133,6 +137,21 @@ def build_plan(
                 f"{edit[0]}: copy {edit[2]} of item {edit[1]!r} makes the removed text {removed} "
                 "together with the corpus wherever it is placed: change one of them"
             )
+
+
+def _check_trainable(plan: Edits, inputs: PlanInputs) -> None:
+    """Raise ValueError for what a run would refuse: slots that do not fit, or too many arms."""
+    SlotOverlay(plan, inputs.slots)
+    check_arms(plan, inputs.max_arms)
+
+
+def check_arms(plan: Edits, max_arms: int) -> None:
+    """Raise ValueError if the training step has no room for the arms of the plan."""
+    if len(plan.arms) >= max_arms:
+        raise ValueError(
+            f"the plan has {len(plan.arms)} arms in addition to the corpus, Training.max_arms is "
+            f"only {max_arms}: raise it"
+        )
 
 
 def _seams(plan: Edits, inputs: PlanInputs) -> Mapping[Edit, Any]:
