@@ -36,8 +36,8 @@ def test_what_nobody_can_make_again_is_left_out_and_all_else_made(workdir, capsy
     assert status.read(workdir)["next"] == [f"python -m ttoaa.report --workdir={workdir}"]
     assert studies.main(report, workdir) in (0, None)
     told = (
-        "tables left out, as they are of another plan or of an earlier version of their outcome, "
-        "and their checkpoints are gone: late at step 10, 20; planted at step 10, 20"
+        "tables left out, because they are of another plan or of an earlier version of their "
+        "outcome and their checkpoints are gone: late at step 10, 20; planted at step 10, 20"
     )
     assert f"report: {told}\n" in capsys.readouterr().out
     assert f"{told}." in (workdir / "report.html").read_text()
@@ -66,7 +66,7 @@ def test_the_final_step_is_one_whose_outcomes_all_count(tmp_path):
     assert steps == {"a": [40], "b": [20, 40]}
     assert found.notes == ("Steps after 40 are left out, as not all of their outcomes count.",)
     page.write(tmp_path, "study", experiments, left)
-    with pytest.raises(ValueError, match="no step has only outcomes that are current"):
+    with pytest.raises(ValueError, match="every step has a stale table"):
         collect(tmp_path, experiments, {*left, Workdir(tmp_path).table("control", 40, "b")})
 
 

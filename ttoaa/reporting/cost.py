@@ -1,4 +1,4 @@
-"""The cost of one: what the pooled study took, against one training run for each experiment."""
+"""The cost of the pooled study relative to one training run per experiment."""
 
 import dataclasses
 import pathlib
@@ -23,7 +23,7 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """All parts. A separate run is taken to cost as many seconds of steps as the pooled run."""
+    """All parts, assuming that a separate run takes as many seconds of steps as the pooled run."""
 
     experiments: int
     parts: tuple[Part, ...]
@@ -38,22 +38,22 @@ class Cost:
 
     @property
     def gross_saving(self) -> float:
-        """Of the runs' training steps alone: 1 - 1/N."""
+        """The saving in training steps of the runs alone: 1 - 1/N."""
         return 1 - 1 / self.experiments
 
     @property
     def net_saving(self) -> float:
-        """Of all seconds, control, probes and evaluation counted on both sides."""
+        """The saving in all seconds, with control run, probes and evaluation on both sides."""
         return 1 - self.pooled / self.separate if self.separate else 0.0
 
 
 def cost_of_one(root: pathlib.Path, seeds: Sequence[int], experiments: int) -> Cost:
-    """Sums the ledgers of all seeds.
+    """Sum the ledgers of all seeds.
 
-    Probes and scoring belong to single experiments, so that separate studies make each of them
-    once as well. Separate studies share one control run. What remains (corpus, plan, compilation,
-    validation, checkpoints) is counted once on both sides, though every separate run would pay for
-    its own: the saving is a lower bound. Work that a kill lost is in no ledger.
+    Probes and scoring belong to single experiments, so separate studies make each of them once as
+    well. Separate studies share one control run. The rest (corpus, plan, compilation, validation,
+    checkpoints) is counted once on both sides, although every separate run would pay for it: the
+    saving is a lower bound. Ledgers do not include work that was lost by a kill.
     """
     folders = [Workdir(root, seed) for seed in seeds]
     training = {k: [_seconds(folder.run(k)) for folder in folders] for k in RUNS}
@@ -80,7 +80,7 @@ def cost_of_one(root: pathlib.Path, seeds: Sequence[int], experiments: int) -> C
 
 
 def added(root: pathlib.Path, seeds: Sequence[int], experiments: Sequence[str]) -> pd.DataFrame:
-    """What each experiment added: edits, tokens and their share; seconds of probes and scoring.
+    """Return what each experiment added: edits, tokens, and seconds of probes and scoring.
 
     Edits and tokens are those of the first seed's plan, seconds are sums over seeds.
     """
@@ -107,7 +107,7 @@ def added(root: pathlib.Path, seeds: Sequence[int], experiments: Sequence[str]) 
 
 
 def read_ledger(folder: pathlib.Path) -> dict[str, Any]:
-    """The ledger of one command's folder; empty where there is none."""
+    """Read the ledger of a command's folder; empty if there is none."""
     path = folder / "ledger.json"
     return read_json(path) if path.exists() else {}
 

@@ -1,6 +1,6 @@
-"""Which tables of a study may be reported: those of its plan, and of its outcomes as they are.
+"""Estimates of every step and seed from outcome tables, and the rows of summary.json.
 
-From outcome tables to estimates of every step and seed, and to the rows of summary.json.
+Only tables of the current plan, and of the outcomes as they are defined now, are reported.
 """
 
 import contextlib
@@ -21,10 +21,10 @@ from ttoaa.workdir import RUNS, Workdir
 
 
 def stale_tables(folder: Workdir, plan: str, outcomes: Mapping[str, str]) -> list[pathlib.Path]:
-    """Tables that are not, and that nobody can make again, as their checkpoints are gone.
+    """Return stale tables that cannot be made again because their checkpoints are gone.
 
-    `plan` is the plan's hash, `outcomes` are the fingerprints by experiment. Raises ValueError for
-    a table that is not and can be made again.
+    `plan` is the plan's hash, `outcomes` are the outcome fingerprints by experiment. Raises
+    ValueError for a stale table whose checkpoint exists.
     """
     found = []
     for kind in RUNS:
@@ -46,14 +46,14 @@ def stale_tables(folder: Workdir, plan: str, outcomes: Mapping[str, str]) -> lis
 
 
 def described(paths: Sequence[pathlib.Path]) -> str:
-    """One line on what is left out."""
+    """Return one line on the tables that are left out."""
     steps: dict[str, set[int]] = {}
     for path in paths:
         steps.setdefault(path.stem, set()).add(int(path.parent.name))
-    told = (f"{name} at step {', '.join(map(str, sorted(at)))}" for name, at in steps.items())
+    listed = (f"{name} at step {', '.join(map(str, sorted(at)))}" for name, at in steps.items())
     return (
-        "tables left out, as they are of another plan or of an earlier version of their outcome, "
-        f"and their checkpoints are gone: {'; '.join(told)}"
+        "tables left out, because they are of another plan or of an earlier version of their "
+        f"outcome and their checkpoints are gone: {'; '.join(listed)}"
     )
 
 
@@ -68,7 +68,7 @@ _SUMMARY = (
 
 @dataclasses.dataclass(frozen=True)
 class StudyEstimates:
-    """What the study's outcome tables say.
+    """The estimates of a study.
 
     `table` has a row for each estimate: experiment, seed, step, primary and the columns of
     `Estimate`. `notes` names everything that was left out of it.
@@ -85,25 +85,25 @@ def collect(
     experiments: Sequence[Experiment],
     without: Set[pathlib.Path] = frozenset(),
 ) -> StudyEstimates:
-    """Estimates of all evaluated checkpoints of all seeds in the study's folder.
+    """Estimate all evaluated checkpoints of all seeds in the study's folder.
 
-    Tables in `without` are taken for absent: the final step is the last that has none of them.
+    Tables in `without` count as missing: the final step is the last one without any of them.
 
-    Raises ValueError where the final step lacks a table of the run or of its control. Left out,
-    and named in the notes, are a table without its counterpart at an earlier step, and a seed that
-    is still in training while another one is done.
+    Raises ValueError if a table of the run or control run is missing at the final step. At earlier
+    steps a table without its counterpart is left out, as is a seed that is still training while
+    another one is done; the notes name both.
     """
     if not experiments:
-        raise ValueError("the study has no experiments to report: fill Study.experiments")
+        raise ValueError("the study has no experiments to report: set Study.experiments")
     folders = [Workdir(root, seed) for seed in Workdir(root).seeds()]
     steps = {folder: _steps(folder) for folder in folders}
     left = {int(path.parent.name) for path in without}
     evaluated = [folder for folder in folders if steps[folder]]
     if not evaluated:
-        raise ValueError(f"{root} holds no outcomes yet: run python -m ttoaa.evaluate first")
+        raise ValueError(f"{root} has no outcome tables yet: run python -m ttoaa.evaluate first")
     whole = {step for folder in evaluated for step in steps[folder]} - left
     if not whole:
-        raise ValueError(f"{root}: no step has only outcomes that are current: train it again")
+        raise ValueError(f"{root}: every step has a stale table: train it again")
     final_step = max(whole)
     notes = [f"Seed {f.seed} has no outcomes yet." for f in folders if f not in evaluated]
     training = [f for f in evaluated if _in_training(f, final_step, experiments)]
@@ -133,14 +133,14 @@ def collect(
                     )
                 else:
                     frames.append(_estimates(folder, step, experiment))
-    # An outcome may have nothing to say yet at an early step; an empty frame has no types.
+    # An outcome may be empty at an early step, and an empty frame has no types.
     table = pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
     _require_primary(table[table["step"] == final_step], experiments)
     return StudyEstimates(table, final_step, tuple(f.seed for f in evaluated), tuple(notes))
 
 
 def summary(estimates: StudyEstimates) -> list[dict[str, Any]]:
-    """The rows of summary.json: every estimate of the final step, seed by seed.
+    """Return the rows of summary.json: every estimate of the final step, by seed.
 
     With two seeds or more, a row of seed 'all' follows: means over seeds, their t intervals (the
     seed is the unit), and n = the number of seeds. What is not a finite number is None.
@@ -156,7 +156,7 @@ def summary(estimates: StudyEstimates) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def blame(name: str) -> Iterator[None]:
-    """Whatever a third party's code raises becomes a ValueError of one line, `name` first."""
+    """Turn any error of third-party code into a one-line ValueError that starts with `name`."""
     try:
         yield
     except Exception as error:
@@ -187,13 +187,13 @@ def _tables(folder: Workdir, step: int, experiment: Experiment) -> list[pathlib.
 
 
 def _in_training(folder: Workdir, step: int, experiments: Sequence[Experiment]) -> bool:
-    """Whether outcomes at `step` are missing of a run that has not finished."""
+    """Whether outcomes at `step` are missing because a run has not finished."""
     missing = {_missing(folder, step, experiment) for experiment in experiments} - {""}
     return any(not (folder.run(kind) / "finished.json").exists() for kind in missing)
 
 
 def _missing(folder: Workdir, step: int, experiment: Experiment) -> str:
-    """Which of the two tables is not there; empty if both are."""
+    """Name the missing one of the two tables; empty if both exist."""
     return next((k for k in RUNS if not folder.table(k, step, experiment.name).exists()), "")
 
 
@@ -212,7 +212,7 @@ def _read(path: pathlib.Path) -> pd.DataFrame:
     table = read_outcomes(path)
     absent = sorted(_OUTCOME_COLUMNS - set(table.columns))
     if absent:
-        raise ValueError(f"{path} lacks the columns {absent}")
+        raise ValueError(f"{path} has no columns {absent}")
     return table
 
 

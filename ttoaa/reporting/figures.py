@@ -1,6 +1,6 @@
-"""Figures as self-contained SVG, drawn twice: once for light pages, once for dark ones.
+"""Figures of the report as self-contained SVG, in a light and a dark theme.
 
-Training curves: the loss of both runs, and the loss of every arm as the run saw it.
+Training curves show the loss of both runs, and the online loss of every arm.
 """
 
 import base64
@@ -65,7 +65,7 @@ _DARK = _theme("#e4e8ed", "#69737f", "#2c343d", "#171c22")
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """One figure as two data URIs, and the words for who cannot see it."""
+    """One figure as two data URIs, with its alternative text."""
 
     light: str
     dark: str
@@ -75,7 +75,7 @@ class Picture:
 def draw(
     paint: Callable[[Axes], None], alt: str, width: float = 5.8, height: float = 3.7
 ) -> Picture:
-    """Lets `paint` draw on fresh axes (inches wide and high) in either theme."""
+    """Draw a figure with `paint(axes)` in both themes; width and height are in inches."""
     light, dark = (_data_uri(paint, theme, width, height) for theme in (_LIGHT, _DARK))
     return Picture(light, dark, alt)
 
@@ -87,11 +87,11 @@ def _data_uri(
     with matplotlib.rc_context(theme):
         figure = Figure(figsize=(width, height))
         paint(figure.add_subplot())
-        # Tight, because layouts do not see axes that an experiment sets into its own.
+        # Tight, because layout engines do not see inset axes of an experiment.
         figure.savefig(
             file, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight"
         )
-    # Text stays text, in the reader's own font: crisper and a third of the size of outlines.
+    # Text stays text, in the reader's font: crisper, and a third of the size of outlines.
     svg = file.getvalue().replace("'DejaVu Sans'", _FONT.replace("'", "&apos;"))
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
@@ -163,7 +163,7 @@ def arm_losses(root: pathlib.Path, seeds: Sequence[int]) -> pd.DataFrame:
     """Mean loss of every arm in bins of steps, all seeds pooled.
 
     Columns experiment, condition (both empty for the corpus), step (the bin's mean) and loss in
-    nats a token, weighted by tokens.
+    nats per token, weighted by tokens.
     """
     records = []
     for folder in (Workdir(root, seed) for seed in seeds):
@@ -190,7 +190,7 @@ def arm_losses(root: pathlib.Path, seeds: Sequence[int]) -> pd.DataFrame:
 
 
 def paint_arms(table: pd.DataFrame, experiment: str, axes: Axes) -> None:
-    """The arms of one experiment over the corpus: what the run lost on them when it met them."""
+    """Plot the online loss of an experiment's arms, and that of the corpus."""
     corpus = table[table["experiment"] == ""]
     axes.plot(corpus["step"], corpus["loss"], color=CONTROL, lw=1.2, label="corpus")
     arms = list(table[table["experiment"] == experiment].groupby("condition", sort=False))
@@ -199,10 +199,10 @@ def paint_arms(table: pd.DataFrame, experiment: str, axes: Axes) -> None:
         axes.plot(
             rows["step"], rows["loss"], color=colour, marker=".", ms=5, label=_plain(condition)
         )
-    axes.set(xlabel="step", ylabel="loss when met (nats a token)")
+    axes.set(xlabel="step", ylabel="online loss (nats per token)")
     axes.legend(ncols=1 + len(arms) // 6, fontsize=8)
 
 
 def _plain(text: str) -> str:
-    """A name as itself: matplotlib would read between dollars as mathematics."""
+    """Escape dollar signs, which matplotlib would read as mathematics."""
     return text.replace("$", r"\$")

@@ -1,6 +1,6 @@
-"""Numbers as a reader wants them: digits that the interval supports, and a true minus sign.
+"""The HTML page of a study: collect what its folder contains and fill the template.
 
-The HTML page of a study: gathers what its folder holds and fills the template.
+Numbers are shown with the digits that their interval supports, and a true minus sign.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from ttoaa.workdir import RUNS, Workdir, read_json, write_json, write_text
 
 
 def format_number(value: float | None, spread: float | None = None) -> str:
-    """`value` to two significant digits of `spread`; without one, to three of its own."""
+    """Format `value` to two significant digits of `spread`; without it, to three digits."""
     if value is None or not math.isfinite(value):
         return "–"
     scale = abs(value) / 10 if not spread or not math.isfinite(spread) else spread
@@ -49,7 +49,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_quantity(value: float) -> str:
-    """A large count with its SI letter: 1.23 M."""
+    """Format a large count with its SI prefix: 1.23 M."""
     for limit, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
         if value >= limit:
             return f"{value / limit:.3g} {letter}"
@@ -82,7 +82,7 @@ def write(
     experiments: Sequence[Experiment],
     without: Sequence[pathlib.Path] = (),
 ) -> tuple[pathlib.Path, pathlib.Path]:
-    """Writes summary.json and report.html from what the folder holds, and returns their paths.
+    """Write summary.json and report.html from the study's folder; return their paths.
 
     The same folder gives the same files. Tables in `without` are left out, and the page says so.
     Raises ValueError where outcomes are missing.
@@ -106,7 +106,7 @@ def render(
     estimates: StudyEstimates,
     rows: Sequence[dict[str, Any]],
 ) -> str:
-    """The whole page as one self-contained HTML text. `rows` are those of summary.json."""
+    """Render the page as one self-contained HTML text; `rows` are those of summary.json."""
     seeds = estimates.seeds
     plan = Plan(Workdir(root, seeds[0]).plan)
     losses = figures.losses(root, seeds)
@@ -181,7 +181,7 @@ def _section(
 
 
 def _with_bars(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows with `bar`: the difference and its interval on a line of -1 .. 1 around zero.
+    """Add `bar` to each row: the difference and its interval, scaled to -1 .. 1.
 
     Rows of one outcome share a scale, so that their bars compare.
     """
@@ -189,7 +189,9 @@ def _with_bars(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     scales: dict[tuple[str, str], float] = {}
     for row in rows:
         key = (row["experiment"], row["outcome"])
-        if row["seed"] != ALL_SEEDS or row["n"] > 2:  # two seeds' t interval would dwarf all others
+        if (
+            row["seed"] != ALL_SEEDS or row["n"] > 2
+        ):  # the t interval of two seeds would dwarf all others
             reach = max(abs(row[bound] or 0.0) for bound in bounds)
             scales[key] = max(scales.get(key, 0.0), reach)
 
@@ -220,7 +222,7 @@ def _loss_pictures(losses: pd.DataFrame) -> list[Picture]:
 
 
 def _run(folder: Workdir, kind: str, losses: pd.DataFrame) -> dict[str, Any]:
-    """What one run was and cost: last losses, speed, its ledger."""
+    """Last losses, speed and ledger of one run."""
     mine = losses[(losses["kind"] == kind) & (losses["seed"] == folder.seed)]
     record = read_ledger(folder.run(kind))
     validation = mine["validation_loss"].dropna()
@@ -254,10 +256,10 @@ def _unfinished(root: pathlib.Path, seeds: Sequence[int]) -> list[str]:
 
 
 def _examples(folder: Workdir, experiment: str) -> list[dict[str, Any]]:
-    """The first item of every condition, its text cut short."""
+    """The first item of every condition, with its text truncated."""
     columns = ["id", "condition", "repetitions", "text"]
     path = folder.plan / "items" / f"{experiment}.parquet"
-    if not path.exists():  # it was added afterwards
+    if not path.exists():  # an experiment that was added later
         return []
     items = (
         parquet_io.read_parquet(path, columns)
