@@ -17,7 +17,9 @@ from ttoaa.experiments.forgetting import Forgetting
 from ttoaa.model.decoder import DecoderConfig
 from ttoaa.planning.placement import Within
 from ttoaa.study_handle import StudyHandle
-from ttoaa.training.config import AdamW, ConstantLinear, Training
+from ttoaa.training.config import Training
+from ttoaa.training.lr_schedules import ConstantLinear
+from ttoaa.training.optimizer import AdamW
 from ttoaa.workdir import Workdir
 
 

@@ -84,7 +84,7 @@ def test_the_quickstart_reloads_to_an_equal_study(tmp_path):
         ("DecoderConfig.width = 1.5", "DecoderConfig.width must be a positive integer"),
         ("Execution.microbatch = 0", "Execution.microbatch must be a positive integer or None"),
         ("Study.geometry = 3", "Study.geometry must be Geometry, not 3"),
-        ("AdamW.schedule = 0.1", "AdamW.schedule must be Schedule, not 0.1"),
+        ("AdamW.schedule = 0.1", "AdamW.schedule must be LearningRateSchedule, not 0.1"),
         ("Study.geometry = @Geometry", "write @Name() with the parentheses"),
         ("AdamW.schedule = @ConstantLinear", "write @Name() with the parentheses"),
         ("Study.experiments = [@Forgetting]", "write @Name() with the parentheses"),

@@ -6,7 +6,8 @@ import re
 import pytest
 
 from ttoaa import config
-from ttoaa.training.config import AdamW, CosineThenLinear
+from ttoaa.training.lr_schedules import CosineThenLinear
+from ttoaa.training.optimizer import AdamW
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 SIZES = {"179m": 178.6e6, "546m": 546.4e6, "1.5b": 1484.9e6, "2.7b": 2653.1e6}

@@ -2,18 +2,31 @@
 
   ttoaa report --workdir=runs/mine
 
-Tables of an earlier plan or version of an outcome are left out, and named.
+Tables of an earlier plan or version of an outcome are left out, and named. With --tests it also
+writes tests.json: permutation tests, equivalence within --margins, and detectable differences.
 """
 
 import pathlib
 from collections.abc import Sequence
 
+from absl import flags
+
 from ttoaa import command_line, config
 from ttoaa.experiments.context import outcome_fingerprints
-from ttoaa.reporting import page
+from ttoaa.reporting import hypothesis_tests, page
 from ttoaa.reporting.estimates import described, stale_tables
 from ttoaa.study_handle import StudyHandle
 from ttoaa.workdir import Workdir
+
+_TESTS = flags.DEFINE_bool(
+    "tests", False, "also write tests.json, hypothesis tests of the outcomes"
+)
+_MARGINS = flags.DEFINE_list(
+    "margins", [], "with --tests: equivalence margins by outcome, such as accuracy=0.05"
+)
+_AGAINST = flags.DEFINE_string(
+    "against", None, "with --tests: the workdir of another study to compare with, seed by seed"
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -29,6 +42,11 @@ def main(argv: Sequence[str]) -> None:
     if without:
         print(f"report: {described(without)}")
     print(f"report: wrote {summary} and {report}")
+    if _TESTS.value:
+        margins = hypothesis_tests.parse_margins(_MARGINS.value)
+        against = pathlib.Path(_AGAINST.value).expanduser() if _AGAINST.value else None
+        tests = hypothesis_tests.write(root, study.experiments, set(without), margins, against)
+        print(f"report: wrote {tests}")
 
 
 if __name__ == "__main__":

@@ -1,3 +1,5 @@
+import pathlib
+import textwrap
 from collections import Counter
 
 import gin
@@ -8,9 +10,13 @@ from matplotlib.figure import Figure
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
+from ttoaa import config
 from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.canaries import Canaries
+from ttoaa.scoring.attacks import LossAttack, MinK, ZlibRatio
 from ttoaa.statistics.bootstrap import keyed_rng
+
+QUICKSTART = pathlib.Path(__file__).parents[2] / "configs/quickstart.gin"
 
 KINDS = ("plain", "rare-1", "rare-8", "random-4")
 
@@ -195,6 +201,54 @@ def test_estimates_by_independent_reference():
     assert found["tpr_at_1pct_fpr", "rare-8-16x"].value == pytest.approx(share)
 
 
+def test_every_attack_has_its_outcomes(make_world, make_scorer, final_table):
+    experiment = canaries(
+        attacks=[MinK(0.5), LossAttack(), ZlibRatio()],
+        primary="auc_min_k/plain-16x",
+        calibrate=True,
+        exposure=True,
+    )
+    items = list(experiment.intervene(make_world(experiment)))
+    control = experiment.outcome(make_scorer(items, lambda tokens, i: -1.0 - tokens[i] / 300))
+    gain = control["item"].map({i.id: 0.2 * (i.repetitions == 16) for i in items})
+    run = control.assign(value=control["value"] + gain)
+    assert list(run["outcome"].unique()) == ["min_k", "log_likelihood", "zlib_ratio"]
+    host, suffix = parts(items[0])
+    lowest = sorted(-1 - token / 300 for token in host + suffix)[: len(host + suffix) // 2]
+    assert run["value"][0] == pytest.approx(np.mean(lowest))
+    found = {(e.outcome, e.condition): e for e in experiment.estimates(run, control)}
+    assert {outcome for outcome, _ in found} == set(experiment.signs)
+    # Only members of 16 repetitions gained, all of them as much: calibrated they stand out.
+    for outcome in ("auc_calibrated", "auc_min_k_calibrated", "tpr_at_1pct_fpr_calibrated"):
+        chance = 0.5 if outcome.startswith("auc") else 0.0
+        for condition, value in (("plain-16x", 1.0), ("plain-1x", chance)):
+            one = found[outcome, condition]
+            assert (one.value, one.control_value) == (value, chance)
+    bits = found["exposure", "plain-16x"]
+    members, others = (
+        run[(run["outcome"] == "log_likelihood") & (run["condition"] == f"plain-{r}x")]["value"]
+        for r in (16, 0)
+    )
+    ranks = [1 + (others >= score).sum() for score in members]
+    assert bits.value == pytest.approx(np.mean(3 - np.log2(ranks)))
+    experiment.figure(final_table(list(found.values())), Figure().subplots())
+
+
+def test_the_config_reaches_the_attacks(tmp_path):
+    text = """
+        include '{}'
+        Canaries.attacks = (@LossAttack(), @MinK(), @strict/MinK())
+        strict/MinK.share = 0.05
+        strict/MinK.name = 'min_k_5'
+        Canaries.primary = 'tpr_at_1pct_fpr_min_k_5/plain-4x'
+    """
+    (tmp_path / "study.gin").write_text(textwrap.dedent(text.format(QUICKSTART)))
+    study, resolved = config.load([tmp_path / "study.gin"])
+    assert study.experiments[1].attacks == (LossAttack(), MinK(), MinK(0.05, "min_k_5"))
+    (tmp_path / "again.gin").write_text(resolved)
+    assert config.load([tmp_path / "again.gin"])[0] == study
+
+
 def test_figure_has_a_line_for_each_kind_and_seed(final_table):
     experiment = canaries()
     axes = Figure().subplots()
@@ -236,6 +290,9 @@ def test_gin_makes_it():
         ({"spare": 0.5}, "spare"),
         ({"primary": "auc/rare-8-0x"}, "primary's condition"),
         ({"primary": "auc/rare-32-16x"}, "primary's condition"),
+        ({"primary": "auc_min_k/plain-1x"}, "an outcome among .*'auc'"),
+        ({"attacks": []}, "at least one"),
+        ({"attacks": [MinK()], "exposure": True}, "exposure needs the loss attack"),
     ],
 )
 def test_bad_config_is_one_clear_line(changes, message):

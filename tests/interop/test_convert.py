@@ -24,7 +24,8 @@ from ttoaa.interop.olmo import weights as olmo
 from ttoaa.model.decoder import DecoderConfig, abstract_params, apply, init_params
 from ttoaa.training.checkpoint_io import read_checkpoint, read_meta, with_checksum
 from ttoaa.training.checkpoints import CheckpointWriter
-from ttoaa.training.config import AdamW, ConstantLinear
+from ttoaa.training.lr_schedules import ConstantLinear
+from ttoaa.training.optimizer import AdamW, bind_schedule
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 WHOLE = ("float32", 5 * 10**9)
@@ -219,7 +220,7 @@ def test_a_public_run_goes_on_as_olmo_itself_does(tmp_path):
     line = import_olmo(source, target, optimizer=True)
     assert line == f"4,992 parameters with the moments of 3 updates are in {target}"
     config = DecoderConfig(32, 2, 16, 4, 24, 2, 500_000.0, 1e-6)
-    optimizer = AdamW(ConstantLinear(peak=1e-3, warmup=0, decay=0.1)).over(1000)
+    optimizer = bind_schedule(AdamW(ConstantLinear(peak=1e-3, warmup=0, decay=0.1)), 1000)
     shapes = abstract_params(config)
     found = read_checkpoint(
         target / "checkpoints", 3, params=shapes, opt=jax.eval_shape(optimizer.init, shapes)

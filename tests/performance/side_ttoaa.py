@@ -11,7 +11,9 @@ from ttoaa.data.geometry import Geometry
 from ttoaa.model.compute_config import Execution
 from ttoaa.model.decoder import DecoderConfig
 from ttoaa.model.sharding import Layout, make_mesh
-from ttoaa.training.config import AdamW, ConstantLinear, Training
+from ttoaa.training.config import Training
+from ttoaa.training.lr_schedules import ConstantLinear
+from ttoaa.training.optimizer import AdamW
 from ttoaa.training.step import CompiledStep
 from ttoaa.training.topology import pin_cores, split_cpu
 

@@ -5,12 +5,9 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from ttoaa.scoring.membership import (
     auc,
-    auc_interval,
     chance_tpr,
     membership_estimates,
-    roc,
     tpr_at_fpr,
-    tpr_interval,
 )
 
 
@@ -30,7 +27,6 @@ def test_agrees_with_scikit_learn(seed):
     pooled = np.r_[members, nonmembers]
     assert auc(members, nonmembers) == pytest.approx(roc_auc_score(labels, pooled))
     fpr, tpr, _ = roc_curve(labels, pooled, drop_intermediate=False)
-    assert np.allclose(roc(members, nonmembers), (fpr, tpr))
     for budget in (0.0, 0.01, 0.05, 0.2, 1.0):
         assert tpr_at_fpr(members, nonmembers, budget) == pytest.approx(tpr[fpr <= budget].max())
 
@@ -93,24 +89,12 @@ def test_a_rate_without_spread_has_the_exact_bounds(shift, rate):
     groups = scores(5, shift=shift)
     for one in membership_estimates(*groups, *control, "16x"):
         assert (one.value, one.ci_low, one.ci_high) == (rate, exact.low, exact.high)
-    assert tpr_interval(*groups) == auc_interval(*groups) == (rate, exact.low, exact.high)
     # A pair takes one of each: no more than the smaller group has.
     few = stats.binomtest(rate * 7, 7).proportion_ci(method="exact")
     members, nonmembers = groups
-    assert auc_interval(members, nonmembers[:7]) == (rate, few.low, few.high)
-    assert auc_interval(members[:7], nonmembers) == (rate, few.low, few.high)
-
-
-def test_intervals_of_one_model_are_those_of_the_estimates():
-    groups = scores(7, 80, 200, decimals=6)
-    estimates = membership_estimates(*groups, *scores(8, 80, 200), "1x")
-    for one, interval in zip(estimates, (auc_interval, tpr_interval), strict=True):
-        found = interval(*groups)
-        assert found[0] == one.value and found == interval(*groups)
-        # Other resamples of the same data.
-        assert found[1:] == pytest.approx((one.ci_low, one.ci_high), abs=0.03)
-    tighter, looser = tpr_interval(*groups, 0.01)[0], tpr_interval(*groups, 0.2)[0]
-    assert tighter < looser == tpr_at_fpr(*groups, 0.2)
+    for pair in ((members, nonmembers[:7]), (members[:7], nonmembers)):
+        one, _ = membership_estimates(*pair, *pair, "16x")
+        assert (one.value, one.ci_low, one.ci_high) == (rate, few.low, few.high)
 
 
 def test_auc_interval_is_about_delongs():
@@ -118,9 +102,12 @@ def test_auc_interval_is_about_delongs():
     members, nonmembers = scores(9, 150, 300, decimals=2)
     wins = (members[:, None] > nonmembers) + (members[:, None] == nonmembers) / 2
     error = np.sqrt(wins.mean(1).var(ddof=1) / 150 + wins.mean(0).var(ddof=1) / 300)
-    value, low, high = auc_interval(members, nonmembers)
+    one, _ = membership_estimates(members, nonmembers, members, nonmembers, "1x")
+    value = one.value
     assert value == pytest.approx(wins.mean())
-    assert (low, high) == pytest.approx((value - 1.96 * error, value + 1.96 * error), abs=0.006)
+    assert (one.ci_low, one.ci_high) == pytest.approx(
+        (value - 1.96 * error, value + 1.96 * error), abs=0.006
+    )
 
 
 def test_auc_interval_covers():

@@ -15,7 +15,7 @@ import numpy as np
 from absl import app, flags
 from scipy import stats
 
-from ttoaa.scoring.membership import auc_interval, tpr_interval
+from ttoaa.scoring.membership import membership_estimates
 from ttoaa.statistics.bootstrap import (
     across_seeds,
     binomial_interval,
@@ -29,9 +29,9 @@ from ttoaa.statistics.equivalence import (
     paired_equivalence,
     two_sample_equivalence,
 )
-from ttoaa.statistics.multiplicity import benjamini_hochberg, holm, mann_whitney
+from ttoaa.statistics.multiplicity import benjamini_hochberg, holm
 from ttoaa.statistics.permutation import paired_max_z, two_sample_max_z
-from ttoaa.statistics.power import paired_effect, share_effect, two_sample_effect
+from ttoaa.statistics.power import paired_effect, two_sample_effect
 
 _TRIALS = flags.DEFINE_integer("trials", 1000, "simulated studies of each kind", lower_bound=10)
 
@@ -89,14 +89,16 @@ def members(n_in, n_out, shift):
     @into(COVERAGE, f"AUC {true_auc:.3f}, {n_in} members, {n_out} non-members")
     def covers_auc(rng, key):
         groups = rng.normal(shift, 1, n_in), rng.normal(0, 1, n_out)
-        return within(true_auc, auc_interval(*groups, key)[1:])
+        auc, _ = membership_estimates(*groups, *groups, str(key))
+        return within(true_auc, (auc.ci_low, auc.ci_high))
 
     true_tpr = stats.norm.sf(stats.norm.isf(0.01) - shift)
 
     @into(COVERAGE, f"TPR at 1% FPR {true_tpr:.3f}, {n_in} members, {n_out} non-members")
     def covers_tpr(rng, key):
         groups = rng.normal(shift, 1, n_in), rng.normal(0, 1, n_out)
-        return within(true_tpr, tpr_interval(*groups, 0.01, key)[1:])
+        _, tpr = membership_estimates(*groups, *groups, str(key))
+        return within(true_tpr, (tpr.ci_low, tpr.ci_high))
 
 
 def errors_of_a_mean(own, noise, n=8, intervals=60):
@@ -190,11 +192,6 @@ def changed(rng, n, gained, lost):
     return d > 0, d < 0
 
 
-@into(ERROR, "Mann-Whitney, tied scores, n=20 and 50")
-def errs_mann_whitney(rng, key):
-    return mann_whitney(rng.normal(size=20).round(), rng.normal(size=50).round()) < 0.05
-
-
 @into(ERROR, "Holm, family-wise, 40 true of 60")
 def errs_holm(rng, key):
     return (holm(p_values(rng))[:40] < 0.05).any()
@@ -266,14 +263,6 @@ def finds_pairs(rng, key):
 def finds_seeds(rng, key):
     groups = rng.normal(two_sample_effect(1.0, 3, 5), 1, 3), rng.normal(0, 1, 5)
     return stats.ttest_ind(*groups).pvalue < 0.05
-
-
-@into(POWER, "share 5%, n=500 and 500")
-def finds_shares(rng, key):
-    a, b = rng.binomial(500, 0.05 + share_effect(0.05, 500, 500)), rng.binomial(500, 0.05)
-    if not 0 < a + b < 1000:
-        return False
-    return stats.chi2_contingency([[a, 500 - a], [b, 500 - b]], correction=False).pvalue < 0.05
 
 
 def rate(name, trial, trials):

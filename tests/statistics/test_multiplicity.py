@@ -3,10 +3,8 @@ from math import nan
 
 import numpy as np
 import pytest
-from scipy import stats
-from sklearn.metrics import roc_auc_score
 
-from ttoaa.statistics.multiplicity import benjamini_hochberg, holm, mann_whitney
+from ttoaa.statistics.multiplicity import benjamini_hochberg, holm
 
 
 def test_holm_by_hand():
@@ -45,36 +43,3 @@ def test_adjusting_keeps_the_input():
 def test_what_is_no_p_value_is_an_error(adjust, bad):
     with pytest.raises(ValueError, match="p-values must be"):
         adjust(bad)
-
-
-def test_mann_whitney_counts_all_ways_to_label_small_groups():
-    a, b = [3.1, 0.4, 2.2], [0.1, 1.5, 0.9, 0.2]
-    pooled = np.array(a + b)
-
-    def wins(inside):
-        return (pooled[inside][:, None] > np.delete(pooled, inside)).sum()
-
-    every = [wins(list(s)) for s in itertools.combinations(range(7), 3)]
-    expected = np.mean(np.array(every) >= wins([0, 1, 2]))
-    assert mann_whitney(a, b) == pytest.approx(expected)
-    assert mann_whitney(a, b, "less") == pytest.approx(np.mean(np.array(every) <= wins([0, 1, 2])))
-
-
-def test_mann_whitney_with_ties_is_the_z_of_the_auc():
-    rng = np.random.default_rng(0)
-    a, b = rng.integers(0, 6, 40) + 1, rng.integers(0, 6, 60)
-    auc = roc_auc_score(np.r_[np.ones(40), np.zeros(60)], np.r_[a, b])
-    counts = np.unique(np.r_[a, b], return_counts=True)[1]
-    variance = 40 * 60 / 12 * (101 - (counts**3 - counts).sum() / (100 * 99))
-    z = (40 * 60 * (auc - 0.5) - 0.5) / np.sqrt(variance)
-    assert mann_whitney(a, b) == pytest.approx(stats.norm.sf(z))
-
-
-def test_mann_whitney_of_equal_scores_finds_nothing():
-    assert mann_whitney(np.zeros(20), np.zeros(30)) == 1.0
-
-
-@pytest.mark.parametrize("a, b", [([], [1.0]), ([1.0], []), ([nan, 1.0], [1.0]), ([[1.0]], [1.0])])
-def test_bad_groups_are_errors(a, b):
-    with pytest.raises(ValueError, match="two non-empty vectors"):
-        mann_whitney(a, b)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from ttoaa.statistics.power import paired_effect, share_effect, share_power, two_sample_effect
+from ttoaa.statistics.power import paired_effect, two_sample_effect
 
 
 def t_power(effect, freedom, alpha):
@@ -47,31 +47,10 @@ def test_a_paired_effect_is_found_as_often_in_simulation():
     assert abs(found - 0.8) < 4 * math.sqrt(0.16 / 20_000)
 
 
-@pytest.mark.parametrize("share, n_a, n_b", [(0.05, 500, 500), (0.3, 200, 400), (0.01, 500, 1000)])
-def test_a_rise_of_a_share_is_found_as_often_in_simulation(share, n_a, n_b):
-    rng = np.random.default_rng(1)
-    effect = share_effect(share, n_a, n_b)
-    a, b = rng.binomial(n_a, share + effect, 20_000), rng.binomial(n_b, share, 20_000)
-    pooled = (a + b) / (n_a + n_b)
-    z = (a / n_a - b / n_b) / np.sqrt(pooled * (1 - pooled) * (1 / n_a + 1 / n_b))
-    assert np.mean(np.abs(z) > stats.norm.isf(0.025)) == pytest.approx(0.8, abs=0.025)
-
-
-def test_power_of_equal_shares_is_the_level():
-    assert share_power(0.3, 0.3, 100, 250, 0.01) == pytest.approx(0.01)
-    assert share_power(0.2, 0.3, 80, 90) == pytest.approx(share_power(0.8, 0.7, 80, 90))
-
-
-def test_no_share_is_far_enough_for_few_items():
-    assert share_effect(0.9, 5, 5) == math.inf
-    assert share_effect(0.0, 1, 1) == math.inf
-
-
 def test_more_items_less_noise_or_a_lower_bar_find_less():
-    bases = paired_effect(1.0, 50), share_effect(0.2, 100, 100)
-    assert paired_effect(1.0, 51) < bases[0] and share_effect(0.2, 101, 100) < bases[1]
-    assert paired_effect(1.0, 50, power=0.9) > bases[0] < paired_effect(1.0, 50, alpha=0.01)
-    assert share_effect(0.2, 100, 100, alpha=0.01) > bases[1]
+    base = paired_effect(1.0, 50)
+    assert paired_effect(1.0, 51) < base
+    assert paired_effect(1.0, 50, power=0.9) > base < paired_effect(1.0, 50, alpha=0.01)
     assert paired_effect(0.0, 50) == 0.0
 
 
@@ -79,12 +58,11 @@ def test_more_items_less_noise_or_a_lower_bar_find_less():
     "call, message",
     [
         (lambda: paired_effect(1.0, 1), "at least two items"),
-        (lambda: paired_effect(-1.0, 5), "from 0 up"),
+        (lambda: paired_effect(-1.0, 5), "a number >= 0, not -1.0"),
         (lambda: paired_effect(1.0, 5, power=0.04), "alpha < power < 1"),
         (lambda: two_sample_effect(1.0, 1, 1), "at least three items"),
         (lambda: two_sample_effect(1.0, 0, 9), "at least one item"),
-        (lambda: share_effect(1.0, 9, 9), "share that can rise"),
-        (lambda: share_effect(0.5, 9, 9, alpha=0.0), "0 < alpha"),
+        (lambda: two_sample_effect(1.0, 9, 9, alpha=0.0), "0 < alpha"),
     ],
 )
 def test_bad_input_is_an_error(call, message):

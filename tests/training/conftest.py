@@ -14,9 +14,11 @@ from ttoaa.model.compute_config import PLAIN
 from ttoaa.model.decoder import DecoderConfig, abstract_params
 from ttoaa.model.sharding import Layout, make_mesh
 from ttoaa.training.checkpoint_io import read_checkpoint
-from ttoaa.training.config import AdamW, ConstantLinear, Training
+from ttoaa.training.config import Training
 from ttoaa.training.job import Job
+from ttoaa.training.lr_schedules import ConstantLinear
 from ttoaa.training.metrics_log import FILES
+from ttoaa.training.optimizer import AdamW
 from ttoaa.training.step import CompiledStep
 
 MODEL = DecoderConfig(vocab_size=31, layers=1, width=16, heads=2, hidden=24, init_std=0.1)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import jax
 import numpy as np
@@ -11,8 +12,10 @@ from ttoaa.model.compute_config import Execution
 from ttoaa.model.decoder import DecoderConfig
 from ttoaa.model.sharding import Layout, make_mesh
 from ttoaa.scoring.likelihood import row_losses
-from ttoaa.training.config import AdamW, ConstantLinear, Training
+from ttoaa.training.config import Training
 from ttoaa.training.device_feed import local_rows, place_batch
+from ttoaa.training.lr_schedules import ConstantLinear
+from ttoaa.training.optimizer import AdamW, Optax
 from ttoaa.training.step import CompiledStep
 
 MODEL = DecoderConfig(
@@ -42,6 +45,22 @@ def batch_of(step):
         "arms": rng.integers(0, 5, shape).astype(np.uint16),
         "trained": np.arange(GEOMETRY.batch) != step,
     }
+
+
+FACTORED = Optax(ConstantLinear(1e-3, warmup=0), "adafactor", {"min_dim_size_to_factor": 8})
+
+
+def losses_of(optimizer, shape):
+    """Of three steps with another optimizer."""
+    training = dataclasses.replace(TRAINING, optimizer=optimizer)
+    mesh = make_mesh(Layout(*shape), jax.devices()[: math.prod(shape)])
+    program = CompiledStep(MODEL, training, GEOMETRY, PLAIN, mesh)
+    state, step, losses = program.init(5), program.compile(), []
+    rows = local_rows(program.batch["tokens"].sharding, program.batch["tokens"].shape)
+    for number in range(GEOMETRY.steps):
+        state, metrics = step(state, place_batch(batch_of(number), rows, program.batch))
+        losses.append(float(metrics["loss"]))
+    return losses
 
 
 def told_of(shape, execution, dtype="float32"):
@@ -74,4 +93,6 @@ def told_of(shape, execution, dtype="float32"):
 
 
 if __name__ == "__main__":
-    print(json.dumps({name: told_of(*case) for name, case in CASES.items()}))
+    found = {name: told_of(*case) for name, case in CASES.items()}
+    factored = [losses_of(FACTORED, shape) for shape in ((1, 1, 1), (2, 2, 2))]
+    print(json.dumps({**found, "factored": factored}))

@@ -65,6 +65,12 @@ def test_weights_and_moments_lie_where_the_table_says(told):
         assert told[name]["moment"] == [48 // tensor, 32 // fsdp], name
 
 
+def test_an_optimizer_whose_state_is_not_shaped_like_the_parameters_is_sharded(told):
+    one, eight = told["factored"]
+    np.testing.assert_allclose(eight, one, rtol=1e-5)
+    assert one[2] < one[0]
+
+
 def test_a_step_before_any_learns_something(told):
     losses = [line["loss"] for line in told["1"]["metrics"]]
     assert len(set(losses)) == 3 and all(3 < loss < 6 for loss in losses)

@@ -12,8 +12,9 @@ from ttoaa.identity import describe
 from ttoaa.model.decoder import DecoderConfig
 from ttoaa.training import init_from
 from ttoaa.training.checkpoints import CheckpointWriter
-from ttoaa.training.config import AdamW, ConstantLinear
 from ttoaa.training.init_from import InitFrom, described
+from ttoaa.training.lr_schedules import ConstantLinear
+from ttoaa.training.optimizer import AdamW, bind_schedule
 
 MODEL = DecoderConfig(vocab_size=6, layers=1, width=4, heads=2, hidden=8)
 GEOMETRY = Geometry(length=10, batch=4, steps=20)
@@ -35,7 +36,7 @@ def made(steps):
         lambda leaf: (
             np.full((), steps, leaf.dtype) if leaf.ndim == 0 else rng.random(leaf.shape, "f")
         ),
-        jax.eval_shape(OPTIMIZER.over(GEOMETRY.steps).init, params),
+        jax.eval_shape(bind_schedule(OPTIMIZER, GEOMETRY.steps).init, params),
     )
     return put((params, opt))
 
@@ -79,7 +80,7 @@ def test_moments_go_on_and_the_rate_is_that_of_the_new_run(source):
     old = optax.tree_utils.tree_get(old, "ScaleByAdamState")
     assert old.count == 8
     grad = np.full((6, 4), 0.1, np.float32)  # of norm 0.49: not clipped
-    update = jax.jit(OPTIMIZER.over(30).update)
+    update = jax.jit(bind_schedule(OPTIMIZER, 30).update)
     updates, _ = update({"embedding": grad}, start.opt, start.params, step=0)
     mu = 0.9 * np.asarray(old.mu["embedding"], np.float64) + 0.1 * grad
     nu = 0.95 * np.asarray(old.nu["embedding"], np.float64) + 0.05 * grad**2

@@ -28,8 +28,9 @@ from training.conftest import (
 from ttoaa.model.decoder import init_params
 from ttoaa.training import loop
 from ttoaa.training.checkpoint_io import committed_steps
-from ttoaa.training.config import AdamW, ConstantLinear
 from ttoaa.training.loop import Stopped, train
+from ttoaa.training.lr_schedules import ConstantLinear
+from ttoaa.training.optimizer import AdamW
 
 
 class Crash(Exception):

@@ -21,8 +21,9 @@ from training.saved import bits, flipped
 
 from ttoaa.training.checkpoint_io import committed_steps
 from ttoaa.training.checkpoints import CheckpointWriter, Keep
-from ttoaa.training.config import AdamW, ConstantLinear
 from ttoaa.training.loop import train
+from ttoaa.training.lr_schedules import ConstantLinear
+from ttoaa.training.optimizer import AdamW
 from ttoaa.training.skip_policy import Guard
 from ttoaa.training.step import CompiledStep
 

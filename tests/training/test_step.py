@@ -9,7 +9,9 @@ from model import reference
 
 from ttoaa.model.compute_config import Execution
 from ttoaa.model.decoder import DecoderConfig, apply
-from ttoaa.training.config import AdamW, ConstantLinear, Training
+from ttoaa.training.config import Training
+from ttoaa.training.lr_schedules import ConstantLinear
+from ttoaa.training.optimizer import AdamW, bind_schedule
 from ttoaa.training.step import init_state, make_step
 
 MODEL = DecoderConfig(vocab_size=29, layers=1, width=16, heads=2, hidden=24, init_std=0.2)
@@ -36,7 +38,7 @@ def data():
 
 @functools.cache
 def compiled(training, microbatch):
-    optimizer = training.optimizer.over(STEPS)
+    optimizer = bind_schedule(training.optimizer, STEPS)
     execution = Execution(attention="xla", microbatch=microbatch)
     step = jax.jit(make_step(MODEL, training, execution, optimizer, STEPS))
     return jax.jit(lambda: init_state(MODEL, training, optimizer, 3)), step
@@ -172,7 +174,7 @@ def test_arms_themselves_change_no_bit(data, ran):
 
 
 def test_the_first_state_follows_the_seed():
-    optimizer = TRAINING.optimizer.over(STEPS)
+    optimizer = bind_schedule(TRAINING.optimizer, STEPS)
     states = (init_state(MODEL, TRAINING, optimizer, seed) for seed in (1, 1, 2))
     one, again, other = (state["params"]["head"] for state in states)
     assert np.array_equal(one, again) and not np.array_equal(one, other)

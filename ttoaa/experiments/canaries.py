@@ -1,9 +1,10 @@
-"""Canaries: texts with and without a suffix, seen r times, and attacked by their loss (E.4)."""
+"""Canaries: texts repeated r times in training, and membership attacks on them (E.4)."""
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import gin
 import numpy as np
@@ -13,43 +14,70 @@ from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.base import Experiment, Scorer, World
 from ttoaa.planning.items import Item
 from ttoaa.planning.placement import Placement, Uniform
-from ttoaa.scoring.membership import AUC, TPR, chance_tpr, membership_estimates
-from ttoaa.statistics.bootstrap import Estimate, difference_in_differences, paired_estimates
+from ttoaa.scoring.attacks import Attack, AttackedTexts, LossAttack, check_attacks
+from ttoaa.scoring.membership import AUC, TPR, chance_tpr, exposure, membership_estimates
+from ttoaa.statistics.bootstrap import (
+    Estimate,
+    difference_in_differences,
+    paired_estimate,
+    paired_estimates,
+)
 
-LIKELIHOOD = "log_likelihood"
-ABOVE = LIKELIHOOD + "_above_nonmembers"
+_LOSS = LossAttack().name
+ABOVE = "_above_nonmembers"
+CALIBRATED = "_calibrated"
+EXPOSURE = "exposure"
+
+_RunControl = tuple[np.ndarray, np.ndarray]
+"""Scores of the same texts under the run and under the control run."""
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Canaries(Experiment):
-    """How well members of the training data are told from matched non-members.
+    """How well attacks separate members of the training data from matched non-members.
 
-    A canary is a host, a piece of the reserve, and a suffix of its kind: none ('plain'), n times
-    one reserved token that the kind has for itself ('rare-<n>'), or n uniformly random ordinary
-    tokens ('random-<n>'). Non-members come from the same generator, with the same rare token, so
-    that a score can only measure membership. Conditions are '<kind>-<repetitions>x', the
-    non-members' '<kind>-0x'.
+    A canary is a host, a piece of the reserve, followed by a suffix of its kind: none ('plain'), n
+    copies of a reserved token that no other kind uses ('rare-<n>'), or n uniformly random ordinary
+    tokens ('random-<n>'). Non-members come from the same generator, with the same rare token, so a
+    score can only measure membership. Conditions are '<kind>-<repetitions>x'; non-members are
+    '<kind>-0x'.
 
-    Non-members grow likelier too, as the form of the canaries is learnt. What membership adds is
-    above them: 'log_likelihood_above_nonmembers' is a difference in differences. An AUC of exactly
-    0 or 1 has no spread that a bootstrap could see.
+    Every attack has four outcomes: its score, the score above that of non-members (a difference in
+    differences: non-members grow likelier too, as the model learns the form of canaries), AUC and
+    the true-positive rate at 1% false positives. Those of the loss attack are 'log_likelihood',
+    'log_likelihood_above_nonmembers', 'auc' and 'tpr_at_1pct_fpr'; those of another attack are
+    'min_k', 'min_k_above_nonmembers', 'auc_min_k' and 'tpr_at_1pct_fpr_min_k', by its name. An AUC
+    of exactly 0 or 1 has no spread that a bootstrap could see.
     """
 
     kinds: Sequence[str] = ("plain", "rare-8")
     repetitions: Sequence[int] = (1, 4, 16)
     members: int = 200
-    """Members of each condition, that is of each kind and number of repetitions."""
+    """Members of each condition: of each kind and number of repetitions."""
     nonmembers: int = 500
     """Non-members of each kind."""
     host_tokens: int = 32
     spare: float = 1.25
     """Hosts cut per host needed; the spare ones replace hosts with an EOS, and repeated ones."""
     placement: Placement = dataclasses.field(default_factory=Uniform)
-
-    signs: ClassVar[Mapping[str, int]] = {LIKELIHOOD: 1, ABOVE: 1, AUC: 1, TPR: 1}
+    attacks: Sequence[Attack] = (LossAttack(),)
+    calibrate: bool = False
+    """Attack also with every score minus the control run's score of the same text (Watson et al.
+    2022): outcomes 'auc_calibrated', 'auc_min_k_calibrated', …"""
+    exposure: bool = False
+    """Estimate also each member's exposure in bits (Carlini et al. 2019): outcome 'exposure'. The
+    non-members of its kind are the sample of candidates, so it is at most log2(nonmembers + 1)."""
 
     def __post_init__(self) -> None:
+        check_attacks(self.attacks, f"{self.name}: attacks")
+        names = [attack.name for attack in self.attacks]
+        if self.exposure and _LOSS not in names:
+            raise ValueError(f"{self.name}: exposure needs the loss attack: add @LossAttack()")
+        ends = [_suffix(name) + end for name in names for end in ("", CALIBRATED)]
+        outcomes = [*names, *(name + ABOVE for name in names), EXPOSURE]
+        outcomes += [statistic + end for statistic in (AUC, TPR) for end in ends]
+        object.__setattr__(self, "signs", dict.fromkeys(outcomes, 1))
         super().__post_init__()
         for kind in self.kinds:
             if kind != "plain" and not _is_suffixed(kind):
@@ -72,7 +100,7 @@ class Canaries(Experiment):
             raise ValueError(f"{self.name}: spare must be at least 1, not {self.spare}")
         outcome, _, condition = self.primary.partition("/")
         known = [f"{kind}-{r}x" for kind in self.kinds for r in (0, *self.repetitions)]
-        known = [c for c in known if outcome == LIKELIHOOD or not c.endswith("-0x")]
+        known = [c for c in known if outcome in names or not c.endswith("-0x")]
         if condition not in known:
             raise ValueError(f"{self.name}: the primary's condition must be among {known}")
 
@@ -114,11 +142,11 @@ class Canaries(Experiment):
                     )
 
     def _hosts(self, world: World) -> np.ndarray:
-        """int32[total, host_tokens]: disjoint, distinct, and without EOS while there are such.
+        """Return int32[total, host_tokens]: disjoint, distinct, and without EOS as far as possible.
 
-        A host that is not good enough is replaced where it stands, so that another window in the
-        reserve (because another experiment was added) changes only the canaries cut from it.
-        Which ones are replaced is drawn over all conditions alike: members and non-members match.
+        An unsuitable host is replaced in place, so a different window of the reserve (because
+        another experiment was added) changes only the canaries cut from it. The draw of which
+        hosts are replaced ignores conditions, so members and non-members match.
         """
         h = self.host_tokens
         cut = world.reserve_NxL.shape[1] // h * h
@@ -144,7 +172,7 @@ class Canaries(Experiment):
         return pieces[chosen]
 
     def _suffixes(self, kind: str, count: int, world: World) -> np.ndarray:
-        """int32[count, n] suffixes of a kind."""
+        """Return int32[count, n]: suffixes of a kind."""
         n = _suffix_length(kind)
         reserved = world.tokenizer.reserved_ids
         if kind.startswith("random"):
@@ -161,48 +189,63 @@ class Canaries(Experiment):
         return np.full((count, n), token, np.int32)
 
     def outcome(self, model: Scorer) -> pd.DataFrame:
-        """Log-likelihood of host and suffix, given the leading EOS: the score of the loss attack.
+        """Score every canary by every attack: host and suffix, given the leading EOS.
 
-        The closing EOS is not part of the text, and left out.
+        The closing EOS is not part of the text.
         """
         requests = [(np.asarray(tokens, np.int32)[:-1], 1) for tokens in model.items["tokens"]]
-        scores = model.log_likelihood(requests)
-        return pd.DataFrame(
-            {
-                "item": model.items["id"].to_numpy(),
-                "condition": model.items["condition"].to_numpy(),
-                "outcome": LIKELIHOOD,
-                "value": [float(np.sum(score, dtype=float)) for score in scores],
-            }
-        )
+        attacked = AttackedTexts(model, list(model.items["text"]), requests)
+        columns = {name: model.items[name].to_numpy() for name in ("id", "condition")}
+        tables = [
+            pd.DataFrame({**columns, "outcome": attack.name, "value": attack.scores(attacked)})
+            for attack in self.attacks
+        ]
+        return pd.concat(tables, ignore_index=True).rename(columns={"id": "item"})
 
     def estimates(self, run: pd.DataFrame, control: pd.DataFrame) -> list[Estimate]:
         found = paired_estimates(run, control, self.sign)
         both = run.merge(control, on=["item", "condition", "outcome"], suffixes=("", "_control"))
         scores = {
-            condition: (rows["value"].to_numpy(float), rows["value_control"].to_numpy(float))
-            for condition, rows in both.groupby("condition")
+            key: (rows["value"].to_numpy(float), rows["value_control"].to_numpy(float))
+            for key, rows in both.groupby(["outcome", "condition"])
         }
-        for kind in self.kinds:
-            run_non, control_non = scores[f"{kind}-0x"]
-            for condition in (f"{kind}-{r}x" for r in self.repetitions):
-                groups = (*scores[condition], run_non, control_non)
-                found.append(difference_in_differences(ABOVE, condition, *groups, self.sign(ABOVE)))
-                run_in, control_in = scores[condition]
-                found += membership_estimates(
-                    run_in, run_non, control_in, control_non, condition, self.sign
-                )
+        for attack, kind, r in itertools.product(self.attacks, self.kinds, self.repetitions):
+            members = scores[attack.name, f"{kind}-{r}x"]
+            nonmembers = scores[attack.name, f"{kind}-0x"]
+            found += self._attack_estimates(attack.name, f"{kind}-{r}x", members, nonmembers)
+        return found
+
+    def _attack_estimates(
+        self, attack: str, condition: str, members: _RunControl, nonmembers: _RunControl
+    ) -> list[Estimate]:
+        above, end = attack + ABOVE, _suffix(attack)
+        (run_in, control_in), (run_non, control_non) = members, nonmembers
+        found = [
+            difference_in_differences(above, condition, *members, *nonmembers, self.sign(above)),
+            *membership_estimates(
+                run_in, run_non, control_in, control_non, condition, self.sign, end
+            ),
+        ]
+        if self.calibrate:  # calibrated by itself, the control run scores every text 0
+            scores = (run_in - control_in, run_non - control_non)
+            none = (np.zeros_like(run_in), np.zeros_like(run_non))
+            found += membership_estimates(*scores, *none, condition, self.sign, end + CALIBRATED)
+        if self.exposure and attack == _LOSS:
+            bits = exposure(run_in, run_non), exposure(control_in, control_non)
+            found.append(paired_estimate(EXPOSURE, condition, *bits, self.sign(EXPOSURE)))
         return found
 
     def figure(self, estimates: pd.DataFrame, axes: Any) -> None:
-        """AUC and TPR at 1% FPR against repetitions, a line for each kind and seed."""
+        """AUC and TPR at 1% FPR against repetitions, of the first attack; a line per kind, seed."""
         final = estimates[estimates["step"] == estimates["step"].max()]
         repetitions = sorted(self.repetitions)
         seeds = list(final["seed"].unique())
         axes.set_axis_off()
+        attack = self.attacks[0].name
+        title = "the loss attack" if attack == _LOSS else attack
         panels = (
-            (AUC, "AUC of the loss attack", 0.5),
-            (TPR, "TPR at 1% FPR", chance_tpr(self.nonmembers)),
+            (AUC + _suffix(attack), f"AUC of {title}", 0.5),
+            (TPR + _suffix(attack), "TPR at 1% FPR", chance_tpr(self.nonmembers)),
         )
         for column, (outcome, label, chance) in enumerate(panels):
             panel = axes.inset_axes((0.54 * column, 0, 0.46, 1))
@@ -219,6 +262,11 @@ class Canaries(Experiment):
             panel.set_xlabel("repetitions in training")
             panel.set_title(label)
         panel.legend()
+
+
+def _suffix(attack: str) -> str:
+    """Return how the names of an attack's AUC and TPR end."""
+    return "" if attack == _LOSS else f"_{attack}"
 
 
 def _is_suffixed(kind: str) -> bool:

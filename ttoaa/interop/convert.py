@@ -32,8 +32,9 @@ from ttoaa.training.checkpoint_io import (
     read_meta,
 )
 from ttoaa.training.checkpoints import CheckpointWriter
-from ttoaa.training.config import AdamW, Cosine
 from ttoaa.training.init_from import available_steps
+from ttoaa.training.lr_schedules import Cosine
+from ttoaa.training.optimizer import AdamW, bind_schedule
 from ttoaa.workdir import commit_folder, unfinished_folder, write_text
 
 
@@ -59,8 +60,8 @@ def import_olmo(source: pathlib.Path, target: pathlib.Path, optimizer: bool) -> 
     if optimizer:
         moments, step = olmo.load_moments(source, config, LazyArray)
         # Moments and count are all of the state; rate and decay are the run's that goes on.
-        schedule: Any = Cosine(peak=1.0, warmup=0)
-        empty = jax.eval_shape(AdamW(schedule).over(1).init, abstract_params(config))
+        adam = bind_schedule(AdamW(Cosine(peak=1.0, warmup=0)), 1)
+        empty = jax.eval_shape(adam.init, abstract_params(config))
         count = jnp.asarray(step, jnp.int32)
         opt = optax.tree_utils.tree_set(empty, **moments, count=count)
     with new_folder(target) as folder:

@@ -6,6 +6,7 @@ three mesh axes. No other module names these axes.
 
 import dataclasses
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -107,14 +108,18 @@ def spec(*logical: str | None) -> P:
 
 
 def shardings(mesh: Mesh, tree: Any) -> Any:
-    """Return a NamedSharding per leaf of a tree of parameters or of their moments.
+    """Return a NamedSharding per leaf of a tree of parameters, or of an optimizer's state.
 
-    Leaves whose name is not in PARAMETERS are replicated.
+    A leaf is laid out like the parameter that its path ends in. Leaves with other names are
+    replicated; so are those with another number of axes (a factored second moment, say) or with an
+    axis that the mesh cannot split.
     """
 
     def leaf_sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         axes = PARAMETERS.get(getattr(path[-1], "key", ""), ()) if path else ()
-        return NamedSharding(mesh, spec(*axes))
+        parts = [mesh.shape[part] for part in spec(*axes)]
+        fits = len(parts) == leaf.ndim and not any(map(operator.mod, leaf.shape, parts))
+        return NamedSharding(mesh, spec(*axes) if fits else P())
 
     return jax.tree_util.tree_map_with_path(leaf_sharding, tree)
 

@@ -158,7 +158,7 @@ def _saved_fingerprints(
     saved = read_meta(folder, step)["fingerprints"]
     for name, tree in abstract.items():
         prints, checkpoint = saved.get(name), f"checkpoint {step} in {folder}"
-        if not prints:
+        if prints is None:
             raise CheckpointError(f"{checkpoint} holds no {name}")
         requested, held = leaf_types(tree), {leaf: print_[0] for leaf, print_ in prints.items()}
         for leaf in sorted({*requested, *held}):

@@ -1,8 +1,7 @@
-"""One training step, which tells it all: loss, loss per arm, norms (contract C8).
+"""The training step (contract C8): loss, loss per arm, update and metrics; and its compilation.
 
-The training step of one study on one mesh: what is compiled, started and lowered alike.
-
-The trainer runs it, ttoaa.compile lowers it for pods that are not there, benchmarks time it.
+The trainer runs the compiled step, ttoaa.compile lowers it for pods without having one, and
+benchmarks time it.
 """
 
 import dataclasses
@@ -34,6 +33,8 @@ from ttoaa.model.sharding import (
 )
 from ttoaa.training import skip_policy
 from ttoaa.training.config import Training
+from ttoaa.training.metrics import StepValues, add_metrics
+from ttoaa.training.optimizer import bind_schedule
 
 State = dict[str, Any]
 """params, opt (optax state), guard (the recent losses), step int32[]: batches seen."""
@@ -136,7 +137,9 @@ def make_step(
         mean_loss = loss / targets
         accept, judged = skip_policy.judge(training.guard, state["guard"], mean_loss, grad_norm)
 
-        updates, opt = optimizer.update(grads, state["opt"], state["params"], step=state["step"])
+        updates, opt = optimizer.update(
+            grads, state["opt"], state["params"], step=state["step"], value=mean_loss
+        )
         updated = {"params": optax.apply_updates(state["params"], updates), "opt": opt}
         before = {"params": state["params"], "opt": state["opt"]}
         kept = jax.tree.map(lambda new, old: jnp.where(accept, new, old), updated, before)
@@ -151,6 +154,8 @@ def make_step(
             "skipped_in_a_row": judged["in_a_row"],
             **{f"norm/{name}": optax.global_norm(tree) for name, tree in kept["params"].items()},
         }
+        values = StepValues(mean_loss, grads, state["params"], kept["params"])
+        metrics = add_metrics(metrics, training.metrics, values)
         return {**kept, "guard": judged, "step": state["step"] + 1}, metrics
 
     return step
@@ -260,12 +265,17 @@ class CompiledStep:
 
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformationExtraArgs:
-        return self.training.optimizer.over(self.geometry.steps)
+        return bind_schedule(self.training.optimizer, self.geometry.steps)
 
     @functools.cached_property
     def state(self) -> State:
         """Shapes, types and shardings of the state."""
         abstract = jax.eval_shape(lambda: self._fresh(0))
+        if any(jnp.issubdtype(x.dtype, jax.dtypes.prng_key) for x in jax.tree.leaves(abstract)):
+            raise ValueError(
+                "Training.optimizer keeps a random key in its state, which checkpoints cannot hold:"
+                " derive it from a count with jax.random.fold_in"
+            )
         return with_shardings(abstract, shardings(self.mesh, abstract))
 
     @functools.cached_property

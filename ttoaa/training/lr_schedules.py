@@ -1,0 +1,140 @@
+"""Learning-rate schedules: the protocol, and three that warm up linearly.
+
+Updates are numbered u = 0 .. steps - 1 by the run's step, so a skipped update keeps its place.
+"""
+
+import dataclasses
+from typing import Protocol
+
+import gin
+import jax
+import jax.numpy as jnp
+import optax
+
+
+class LearningRateSchedule(Protocol):
+    """A frozen dataclass that gin makes (docs/extending/learning_rate_schedule.md)."""
+
+    def over(self, steps: int) -> optax.Schedule:
+        """Return the function from update number to learning rate for a run of `steps` updates.
+
+        It runs inside the compiled step on an int32[]. Raises ValueError where the schedule does
+        not fit the run.
+        """
+        ...
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Cosine:
+    """Linear warm-up, then half a cosine down to `final` times the peak at the last step."""
+
+    peak: float
+    warmup: int
+    final: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_warmup(self.peak, self.warmup)
+
+    def over(self, steps: int) -> optax.Schedule:
+        _check_length(steps, self.warmup, 1)
+        decay = optax.cosine_decay_schedule(self.peak, steps - self.warmup, self.final)
+        return _after_warmup(self.peak, self.warmup, decay)
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class ConstantLinear:
+    """Linear warm-up, constant, then linear to zero over the last `decay` fraction of the run.
+
+    At small scale this is the shape of the paper's schedule, whose cosine is still at 99.7% of the
+    peak when its linear decay begins (appendix B.1).
+    """
+
+    peak: float
+    warmup: int
+    decay: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_warmup(self.peak, self.warmup)
+        if not 0 <= self.decay <= 1:
+            raise ValueError(f"ConstantLinear.decay must be in [0, 1], not {self.decay}")
+
+    def over(self, steps: int) -> optax.Schedule:
+        length = max(1, round(steps * self.decay))
+        _check_length(steps, self.warmup, length)
+        decay = optax.linear_schedule(self.peak, 0.0, length, steps - length - self.warmup)
+        return _after_warmup(self.peak, self.warmup, decay)
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class CosineThenLinear:
+    """The paper's schedule (B.1): OLMo-2's cosine, then a straight line to zero.
+
+    As in OLMo, update u counts as step u + 1. Its rate is (u + 1) / warmup of the peak up to step
+    `warmup`. Then follows a cosine that would reach `final` of the peak at step `horizon`, far
+    beyond the run. After step `decay_from` every update takes 1 / (steps - decay_from) of the
+    cosine's last rate off, starting one update later; no update has a rate of zero.
+    """
+
+    peak: float
+    warmup: int
+    horizon: float
+    """Steps; fractional when it is computed from a number of tokens."""
+    decay_from: int
+    """Steps before the linear decay."""
+    final: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_warmup(self.peak, self.warmup)
+        if not isinstance(self.decay_from, int) or not self.warmup <= self.decay_from:
+            raise ValueError(
+                "CosineThenLinear.decay_from must be an integer number of steps >= warmup, not "
+                f"{self.decay_from!r}"
+            )
+        if not self.decay_from <= self.horizon or self.horizon <= self.warmup:
+            raise ValueError(
+                f"CosineThenLinear.horizon {self.horizon!r} must lie beyond warmup and decay_from"
+            )
+
+    def over(self, steps: int) -> optax.Schedule:
+        length = steps - self.decay_from
+        if length < 1:
+            raise ValueError(
+                f"CosineThenLinear.decay_from {self.decay_from} leaves no decay in a run of "
+                f"{steps} steps: lower it"
+            )
+
+        def rate(update: jax.Array) -> jax.Array:
+            step = jnp.minimum(update + 1, self.decay_from)
+            angle = jnp.pi * (step - self.warmup) / (self.horizon - self.warmup)
+            cosine = self.final + (1 - self.final) * (1 + jnp.cos(angle)) / 2
+            rising = step / max(1, self.warmup)
+            falling = jnp.minimum(1, (steps - update) / length)
+            return self.peak * jnp.where(step < self.warmup, rising, cosine) * falling
+
+        return rate
+
+
+def _check_warmup(peak: float, warmup: int) -> None:
+    if not isinstance(peak, int | float) or peak <= 0:
+        raise ValueError(f"a schedule's peak must be a positive number, not {peak!r}")
+    if not isinstance(warmup, int) or warmup < 0:
+        raise ValueError(f"a schedule's warmup must be a number of steps, not {warmup!r}")
+
+
+def _check_length(steps: int, warmup: int, decay: int) -> None:
+    if warmup + decay > steps:
+        raise ValueError(
+            f"{warmup} steps of warm-up and {decay} of decay do not fit a run of {steps} steps: "
+            "lower the schedule's warmup or decay"
+        )
+
+
+def _after_warmup(peak: float, warmup: int, then: optax.Schedule) -> optax.Schedule:
+    if not warmup:
+        return then
+    # The first update already moves: a rate of zero would waste its batch.
+    rise = optax.linear_schedule(peak / warmup, peak, max(1, warmup - 1))
+    return optax.join_schedules([rise, then], [warmup])
