@@ -1,8 +1,8 @@
-"""Equivalence: evidence that two models do *not* differ by as much as a margin set beforehand.
+"""Equivalence tests: evidence that two models differ by less than a margin chosen beforehand.
 
-Two one-sided tests (TOST, Schuirmann 1987): the difference is shown to be above -margin and below
-+margin. A significance test that fails shows neither. The interval is at 90%, twice 5% being
-outside it: it lies within the margins if and only if p < 0.05.
+Two one-sided tests (TOST, Schuirmann 1987) show that the difference is above -margin and below
++margin; a significance test that fails shows neither. The interval is at 90%: it lies within the
+margins if and only if p < 0.05.
 """
 
 import dataclasses
@@ -19,34 +19,33 @@ class Equivalence:
     difference: float
     low: float
     high: float
-    """Of the 90% interval."""
+    """Bounds of the 90% interval."""
     p: float
-    """The larger of the two one-sided tests'."""
+    """The larger p of the two one-sided tests; nan for values without spread."""
 
     @property
     def equivalent(self) -> bool:
-        """nan, from values without spread, is no evidence."""
         return self.p < ALPHA
 
 
 def paired_equivalence(differences_N: np.ndarray, margin: float) -> Equivalence:
-    """Is the mean of n items' differences (run - control) within +-margin, in their own unit?
+    """Test whether the mean of n items' differences (run - control) is within +-margin.
 
-    By t tests; differences that are all the same have none (nan). Differences of answers right or
-    wrong are too few to be normal: `binary_equivalence`.
-    Raises ValueError for fewer than two items, values that are not finite, or no positive margin.
+    By t tests; p is nan if all differences are the same. Use `binary_equivalence` for 0/1 answers,
+    whose differences are not normal. Raises ValueError for fewer than two items, values that are
+    not finite, or a margin that is not positive.
     """
-    d_N = _checked(differences_N, margin)
+    d_N = _check_values(differences_N, margin)
     squared_error = d_N.var(ddof=1) / len(d_N) if np.ptp(d_N) else 0.0
     return _by_t(d_N.mean(), squared_error, len(d_N) - 1, margin)
 
 
 def two_sample_equivalence(a_N: np.ndarray, b_M: np.ndarray, margin: float) -> Equivalence:
-    """Is the mean of group a (say, seeds with an experiment) within +-margin of that of group b?
+    """Test whether the mean of group a (seeds, say) is within +-margin of that of group b.
 
     By Welch's t tests, without assuming equal spread. Errors as in `paired_equivalence`.
     """
-    a_N, b_M = _checked(a_N, margin), _checked(b_M, margin)
+    a_N, b_M = _check_values(a_N, margin), _check_values(b_M, margin)
     parts = [x.var(ddof=1) / len(x) if np.ptp(x) else 0.0 for x in (a_N, b_M)]
     freedoms = (len(a_N) - 1, len(b_M) - 1)
     squared_error = sum(parts)
@@ -56,12 +55,12 @@ def two_sample_equivalence(a_N: np.ndarray, b_M: np.ndarray, margin: float) -> E
 
 
 def binary_equivalence(run_N: np.ndarray, control_N: np.ndarray, margin: float) -> Equivalence:
-    """Is the share of items right under the run within +-margin of that under the control?
+    """Test whether the share of right answers of the run is within +-margin of the control's.
 
-    For n items right (1) or wrong (0) under both. By the score test of a difference of paired
-    shares (Nam 1997; Tango 1998 for its interval), which stays honest where hardly an item differs:
-    no difference among n is evidence of about (1 - margin)^n. Raises ValueError for values other
-    than 0 and 1, groups of unlike size, or a margin outside (0, 1).
+    For n items that are right (1) or wrong (0) under both, by the score test of a difference of
+    paired shares (Nam 1997; Tango 1998 for its interval). It stays valid where hardly any item
+    differs: no difference among n items has a p of about (1 - margin)^n. Raises ValueError for
+    values other than 0 and 1, groups of different size, or a margin outside (0, 1).
     """
     run_N, control_N = (np.asarray(x, float) for x in (run_N, control_N))
     if run_N.ndim != 1 or run_N.shape != control_N.shape or not len(run_N):
@@ -87,8 +86,8 @@ def _by_t(difference: float, squared_error: float, freedom: float, margin: float
 
 
 def _score_p(gained: int, lost: int, n: int, bound: float) -> float:
-    """P-value that (gained - lost) / n estimates a difference of `bound` or more, bound < 1."""
-    # The likeliest share of lost items where the difference is `bound`: the root of a quadratic.
+    """Return the p-value of (gained - lost) / n if the true difference is `bound` < 1 or more."""
+    # Maximum-likelihood share of lost items if the difference is `bound`: root of a quadratic.
     b = (2 * n - gained + lost) * bound - gained - lost
     c = -lost * bound * (1 - bound)
     share = (math.sqrt(max(0.0, b * b - 8 * n * c)) - b) / (4 * n)
@@ -99,7 +98,7 @@ def _score_p(gained: int, lost: int, n: int, bound: float) -> float:
 
 
 def _score_bound(gained: int, lost: int, n: int) -> float:
-    """Upper bound of the difference, by bisection: what `_score_p` rejects at ALPHA."""
+    """Return the upper bound of the difference, by bisection on what `_score_p` rejects."""
     inside, outside = (gained - lost) / n, 1.0
     for _ in range(60):
         middle = (inside + outside) / 2
@@ -110,7 +109,7 @@ def _score_bound(gained: int, lost: int, n: int) -> float:
     return outside
 
 
-def _checked(values: np.ndarray, margin: float) -> np.ndarray:
+def _check_values(values: np.ndarray, margin: float) -> np.ndarray:
     x = np.asarray(values, float)
     if x.ndim != 1 or len(x) < 2 or not np.isfinite(x).all():
         raise ValueError("an equivalence test needs a vector of at least two finite values")

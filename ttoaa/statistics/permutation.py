@@ -1,8 +1,8 @@
-"""Which of several outcomes differ at all, by the largest |z| of permuted data.
+"""Family-wise permutation tests of several outcomes, by the largest |z| (Westfall and Young 1993).
 
-Outcomes that share items go together, and a test that takes each for itself is either too eager or
-(Bonferroni) too timid. Permuting whole items keeps the outcomes' dependence; the largest |z| of a
-permutation says what the luckiest outcome reaches by chance (Westfall and Young 1993).
+Outcomes that share items depend on each other. Permuting whole items keeps this dependence, and the
+largest |z| of each permutation is what the most extreme outcome reaches by chance: sharper than
+Bonferroni, which ignores it.
 """
 
 import dataclasses
@@ -21,20 +21,21 @@ _FLAT = 1e-12
 @dataclasses.dataclass(frozen=True)
 class MaxZ:
     z_K: np.ndarray
-    """Mean over its standard error, of each outcome."""
+    """Mean over its standard error, per outcome."""
     p_K: np.ndarray
-    """Two-sided and family-wise: below alpha for any true null with probability alpha at most."""
+    """Two-sided, family-wise: below alpha for any true null with probability at most alpha."""
 
 
 def paired_max_z(
     differences_NxK: np.ndarray, *key: object, permutations: int = PERMUTATIONS
 ) -> MaxZ:
-    """Of n items' differences (run - control) in K outcomes, nan where an item lacks an outcome.
+    """Test n items' differences (run - control) in K outcomes; nan: the item has no such outcome.
 
-    Under the null an item's differences, all of them together, are as likely with the other sign.
-    Raises ValueError for an outcome with fewer than two items, or infinite values.
+    Under the null hypothesis an item's differences together are as likely with the opposite sign.
+    `key` seeds the permutations. Raises ValueError for an outcome with fewer than two items, or
+    infinite values.
     """
-    x_NxK = _checked(differences_NxK)
+    x_NxK = _check_table(differences_NxK)
     there_NxK, x_NxK = ~np.isnan(x_NxK), np.nan_to_num(x_NxK)
     n_K, squares_K = there_NxK.sum(0), (x_NxK**2).sum(0)
 
@@ -53,15 +54,14 @@ def paired_max_z(
 def two_sample_max_z(
     a_NxK: np.ndarray, b_MxK: np.ndarray, *key: object, permutations: int = PERMUTATIONS
 ) -> MaxZ:
-    """Of group a against group b (say, seeds with and without an experiment) in K outcomes.
+    """Test group a against group b (seeds with and without an experiment, say) in K outcomes.
 
-    Under the null an item, with all its outcomes, is as likely in the other group; the test is then
-    exact. z is Welch's, so that in large groups an unequal spread alone is no finding either.
-
+    Under the null hypothesis an item, with all its outcomes, is as likely in either group; then the
+    test is exact. z is Welch's, so an unequal spread alone is no finding in large groups either.
     Raises ValueError for an outcome with fewer than two items in a group, infinite values, or
-    groups of unlike outcomes.
+    groups with different numbers of outcomes.
     """
-    a_NxK, b_MxK = _checked(a_NxK), _checked(b_MxK)
+    a_NxK, b_MxK = _check_table(a_NxK), _check_table(b_MxK)
     if a_NxK.shape[1] != b_MxK.shape[1]:
         raise ValueError(f"group a has {a_NxK.shape[1]} outcomes, group b {b_MxK.shape[1]}")
     if np.isnan(a_NxK).any() or np.isnan(b_MxK).any():
@@ -86,7 +86,7 @@ def two_sample_max_z(
     return MaxZ(observed_K, _step_down(observed_K, blocks))
 
 
-def _checked(values_NxK: np.ndarray) -> np.ndarray:
+def _check_table(values_NxK: np.ndarray) -> np.ndarray:
     x_NxK = np.asarray(values_NxK, float)
     if x_NxK.ndim != 2 or not x_NxK.shape[1] or np.isinf(x_NxK).any():
         raise ValueError("a permutation test needs a table of finite numbers, items by outcomes")
@@ -104,24 +104,24 @@ def _blocks(n: int, permutations: int) -> Iterator[int]:
 def _mean(
     sum_RxK: np.ndarray, squares: np.ndarray, n: np.ndarray | int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean, and the square of its standard error."""
+    """Return the mean and the square of its standard error."""
     mean_RxK = sum_RxK / n
     return mean_RxK, (squares / n - mean_RxK**2) / (n - 1)
 
 
 def _ratio(mean_RxK: np.ndarray, variance_RxK: np.ndarray, square_K: np.ndarray) -> np.ndarray:
-    """z; 0 where an outcome is 0 throughout."""
+    """Return z; 0 where an outcome is 0 throughout."""
     floor_K = np.where(square_K > 0, _FLAT * square_K, 1)
     return mean_RxK / np.sqrt(np.maximum(variance_RxK, floor_K))
 
 
 def _step_down(observed_K: np.ndarray, blocks: Iterator[np.ndarray]) -> np.ndarray:
-    """Each outcome against the largest |z| of those that are no more extreme than it.
+    """Compare each outcome with the largest |z| among those that are no more extreme.
 
-    The data as they are count as one of the permutations, so that p is never 0 and the test exact.
+    The observed data count as one of the permutations, so p is never 0 and the test is exact.
     """
     order = np.argsort(-np.abs(observed_K))
-    # A permutation that is the data again must count, whatever the last bits of its sums.
+    # A permutation equal to the data must count, whatever the last bits of its sums.
     bar_K = np.abs(observed_K)[order] * (1 - 1e-9)
     reached_K, total = np.ones(len(order)), 1
     for z_RxK in blocks:

@@ -1,4 +1,4 @@
-"""How long until: estimates from times some of which are only known to be longer (censored)."""
+"""Survival analysis: times to an event, some of them censored."""
 
 import math
 
@@ -7,10 +7,10 @@ import scipy  # its submodules load when they are first used
 
 
 def kaplan_meier(time_N: np.ndarray, seen_N: np.ndarray) -> tuple[np.ndarray, ...]:
-    """(times float64[m], survival after each, and the sum of Greenwood's formula up to each).
+    """Return (times float64[m], survival after each, cumulative sum of Greenwood's formula).
 
-    `seen_N` says whether the event came at its time, or the time is only a lower bound. Times are
-    those of events, ascending (Kaplan and Meier 1958); who is censored at a time is at risk then.
+    `seen_N` is False where the time is censored, only a lower bound. Times are those of events,
+    ascending (Kaplan and Meier 1958); items censored at a time are at risk then.
     """
     time_N, seen_N = np.asarray(time_N, float), np.asarray(seen_N, bool)
     times = np.unique(time_N[seen_N])
@@ -22,22 +22,25 @@ def kaplan_meier(time_N: np.ndarray, seen_N: np.ndarray) -> tuple[np.ndarray, ..
 
 
 def median_time(time_N: np.ndarray, seen_N: np.ndarray) -> tuple[float, float, float]:
-    """The median by Kaplan-Meier, and its 95% interval (Brookmeyer and Crowley 1982, on log-log).
+    """Return the Kaplan-Meier median and its 95% interval (Brookmeyer and Crowley 1982, log-log).
 
-    The first time at which survival is 1/2 or less; nan where it never is, and a bound that no time
-    reaches is nan: the median may lie beyond what was observed. (A survival of 0 has no upper
-    bound: there is no telling from the last who is left.)
+    The median is the first time at which survival is 1/2 or less. It or a bound is nan if no
+    observed time reaches it. A survival of 0 has no upper bound.
     """
     times, survival, greenwood = kaplan_meier(time_N, seen_N)
     inside = (survival > 0) & (survival < 1)
     log_s = np.log(np.where(inside, survival, 0.5))
     margin = scipy.stats.norm.ppf(0.975) * np.sqrt(np.where(inside, greenwood, 0)) / np.abs(log_s)
-    # A wide margin on log(-log S) pulls survival towards 0 below and towards 1 above.
+    # A wide margin on log(-log S) pulls the bounds of survival towards 0 and 1.
     lower = np.where(inside, np.exp(log_s * np.exp(margin)), survival)
     upper = np.where(inside, np.exp(log_s * np.exp(-margin)), 1.0)
-    return _first(times, survival), _first(times, lower), _first(times, upper)
+    return (
+        _first_below_half(times, survival),
+        _first_below_half(times, lower),
+        _first_below_half(times, upper),
+    )
 
 
-def _first(times: np.ndarray, curve: np.ndarray) -> float:
+def _first_below_half(times: np.ndarray, curve: np.ndarray) -> float:
     reached = np.flatnonzero(curve <= 0.5 + 1e-12)
     return float(times[reached[0]]) if len(reached) else math.nan

@@ -1,4 +1,4 @@
-"""The run's records: JSON lines that a resume cuts back, and TensorBoard beside them."""
+"""The run's metrics, arm losses and probes as JSON lines, and metrics for TensorBoard."""
 
 import contextlib
 import json
@@ -15,9 +15,9 @@ FILES = ("metrics", "arms", "probes")
 
 
 class MetricsLog:
-    """Appends to `<folder>/{metrics,arms,probes}.jsonl`; what came after `step` is cut away.
+    """Append to `<folder>/{metrics,arms,probes}.jsonl`, after removing lines later than `step`.
 
-    With None for a folder, as on processes other than the primary, nothing is kept.
+    With None for a folder, as on processes other than the primary, nothing is written.
     """
 
     def __init__(self, folder: pathlib.Path | None, step: int) -> None:
@@ -37,7 +37,7 @@ class MetricsLog:
             name: open(folder / f"{name}.jsonl", "a", encoding="utf-8")  # noqa: SIM115
             for name in FILES
         }
-        # Two writers in one folder overwrite each other: every start gets a folder of its own.
+        # Two writers in one folder overwrite each other: every start gets a new folder.
         starts = len(list((folder / "tensorboard").glob("*")))
         self._board = tensorboardX.SummaryWriter(
             str(folder / "tensorboard" / f"{starts:03d}-from-{max(step, 0):08d}"),
@@ -51,7 +51,7 @@ class MetricsLog:
                 self._board.add_scalar(name, value, step)
 
     def arms(self, step: int, sums: dict[int, tuple[float, float]]) -> None:
-        """Loss summed over each arm's targets in one step, and how many they were."""
+        """Write each arm's (loss summed over its targets, number of targets) of one step."""
         self._write("arms", {"step": step, "arms": {str(arm): sums[arm] for arm in sums}})
 
     def probe(self, step: int, experiment: str, probe: str, loss: list[float]) -> None:
@@ -60,13 +60,13 @@ class MetricsLog:
         )
 
     def sync(self) -> None:
-        """To disk, before a checkpoint that counts on it."""
+        """Flush to disk, before a checkpoint that relies on it."""
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
 
     def close(self) -> None:
-        with contextlib.ExitStack() as stack:  # all of them, even where one finds the disk full
+        with contextlib.ExitStack() as stack:  # close all, even if one finds the disk full
             for file in self._files.values():
                 stack.callback(file.close)
             if self._board:
@@ -75,17 +75,13 @@ class MetricsLog:
 
     def _write(self, name: str, record: dict[str, Any]) -> None:
         if self._files:
-            self._files[name].write(_line(record))
+            self._files[name].write(json.dumps(_replace_nonfinite(record)) + "\n")
 
 
-def _line(record: dict[str, Any]) -> str:
-    return json.dumps(_finite(record)) + "\n"
-
-
-def _finite(value: Any) -> Any:
-    """A skipped step may have a loss that is not finite, which JSON cannot say: null."""
+def _replace_nonfinite(value: Any) -> Any:
+    """Replace nan and infinity, which a skipped step may have and JSON has not, by None."""
     if isinstance(value, dict):
-        return {name: _finite(one) for name, one in value.items()}
+        return {name: _replace_nonfinite(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
+        return [_replace_nonfinite(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

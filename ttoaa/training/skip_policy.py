@@ -1,4 +1,4 @@
-"""Which updates are taken: not one of a loss or gradient that is not finite, or that leaps up."""
+"""Skip updates whose loss or gradient is not finite or spikes, or stop the run there."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,12 +9,12 @@ import jax.numpy as jnp
 
 
 class Refused(ValueError):
-    """A step after which the run must not go on, on all processes alike."""
+    """The run must stop at this step; raised on all processes alike."""
 
 
 GuardState = dict[str, jax.Array]
-"""loss, grad_norm float32[window]: of the last accepted steps, in a ring; accepted, skipped,
-in_a_row int32[]: steps accepted and refused since the run began, refused since the last accepted.
+"""loss, grad_norm float32[window]: ring buffers of the last accepted steps. int32[]: accepted and
+skipped, steps since the run began; in_a_row, steps skipped since the last accepted one.
 """
 _WATCHED = ("loss", "grad_norm")
 
@@ -22,21 +22,21 @@ _WATCHED = ("loss", "grad_norm")
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Guard:
-    """What is done about a step that is refused; may be changed when a run goes on.
+    """Which steps are refused, and what happens then; may change when a run is resumed.
 
-    The rule is that of OLMo-core's SkipStepOptimizer (its window, sigmas and deviation) but for two
-    things: only leaps upwards count, and what was refused does not enter the window, where one
-    spike would hide the next. So a lasting change of level ends the run, by `max_skips`.
+    The rule is that of OLMo-core's SkipStepOptimizer (its window, sigmas and deviation) with two
+    differences: only upward spikes count, and refused steps do not enter the window, where one
+    spike would hide the next. A lasting change of level therefore ends the run, by `max_skips`.
     """
 
     policy: str = "stop"
-    """'stop' ends the run at a refused step, 'skip' leaves weights and optimizer and goes on."""
+    """'stop' ends the run at a refused step; 'skip' leaves weights and optimizer unchanged."""
     sigmas: float | None = None
-    """Refuse what is this many standard deviations above the window's mean (OLMo-core: 6)."""
+    """Refuse values this many standard deviations above the window's mean (OLMo-core: 6)."""
     window: int = 128
-    """Accepted steps that are looked back on; nothing is a leap before half of them are there."""
+    """Accepted steps to compare with; spikes are only found once half of them are there."""
     max_skips: int = 16
-    """Steps skipped in a row that still do not end the run."""
+    """The run ends when more steps than this are skipped in a row."""
 
     def __post_init__(self) -> None:
         if self.policy not in ("stop", "skip"):
@@ -52,6 +52,7 @@ class Guard:
 
 
 def init(guard: Guard) -> GuardState:
+    """Return the state of a run that begins: an empty window."""
     rings = {name: jnp.zeros(guard.window, jnp.float32) for name in _WATCHED}
     counts = {name: jnp.zeros((), jnp.int32) for name in ("accepted", "skipped", "in_a_row")}
     return {**rings, **counts}
@@ -60,13 +61,13 @@ def init(guard: Guard) -> GuardState:
 def judge(
     guard: Guard, state: GuardState, loss: jax.Array, grad_norm: jax.Array
 ) -> tuple[jax.Array, GuardState]:
-    """(accept bool[], new state) of a step's float32[] loss and norm of its unclipped gradient."""
+    """Return (accept bool[], new state) for a step's float32[] loss and unclipped gradient norm."""
     values = dict(zip(_WATCHED, (loss, grad_norm), strict=True))
     accept = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     if guard.sigmas is not None:
         known = state["accepted"] >= guard.window // 2
-        leaps = [_leaps(guard.sigmas, state, name, value) for name, value in values.items()]
-        accept &= ~(known & (leaps[0] | leaps[1]))
+        spikes = [_is_spike(guard.sigmas, state, name, value) for name, value in values.items()]
+        accept &= ~(known & (spikes[0] | spikes[1]))
     slot = state["accepted"] % guard.window
     rings = {
         name: jnp.where(accept, state[name].at[slot].set(value), state[name])
@@ -80,7 +81,7 @@ def judge(
     return accept, {**rings, **counts}
 
 
-def _leaps(sigmas: float, state: GuardState, name: str, value: jax.Array) -> jax.Array:
+def _is_spike(sigmas: float, state: GuardState, name: str, value: jax.Array) -> jax.Array:
     ring = state[name]
     count = jnp.clip(state["accepted"], 2, ring.size)
     filled = jnp.arange(ring.size) < count
@@ -90,14 +91,14 @@ def _leaps(sigmas: float, state: GuardState, name: str, value: jax.Array) -> jax
 
 
 def check(guard: Guard, step: int, values: Mapping[str, float], in_a_row: int) -> None:
-    """Raises Refused where the run must end; `values` are the step's loss and grad_norm."""
+    """Raise Refused if the run must end; `values` are the step's loss and grad_norm."""
     if in_a_row <= (0 if guard.policy == "stop" else guard.max_skips):
         return
-    what = ", ".join(f"{name} {values[name]:.6g}" for name in _WATCHED)
+    measured = ", ".join(f"{name} {values[name]:.6g}" for name in _WATCHED)
     skips = f", {in_a_row} steps in a row were refused" if guard.policy == "skip" else ""
     why = f"not finite, or over {guard.sigmas} sigmas up" if guard.sigmas else "not finite"
     raise Refused(
-        f"step {step} has {what} ({why}{skips}): lower the peak learning rate (in another "
-        "--workdir, if need be by InitFrom from here), or see Guard; the newest checkpoint is from "
-        "before"
+        f"step {step} has {measured} ({why}{skips}): lower the peak learning rate (in another "
+        "--workdir, with InitFrom from here if needed), or set Guard; the newest checkpoint is of "
+        "an earlier step"
     )

@@ -37,7 +37,7 @@ from ttoaa.training.metrics import StepValues, add_metrics
 from ttoaa.training.optimizer import bind_schedule
 
 State = dict[str, Any]
-"""params, opt (optax state), guard (the recent losses), step int32[]: batches seen."""
+"""params; opt (optax state); guard (skip_policy.GuardState); step int32[], batches seen."""
 Batch = dict[str, jax.Array]
 """tokens int32[B, L]; arms int32[B, L], 0 for the corpus; trained bool[B], False: no loss."""
 Metrics = dict[str, jax.Array]
@@ -49,6 +49,7 @@ def init_state(
     optimizer: optax.GradientTransformationExtraArgs,
     seed: int,
 ) -> State:
+    """Return the state of a run that begins; random weights follow from the seed."""
     params = init_params(config, jax.random.key(seed))
     return {
         "params": params,
@@ -59,7 +60,7 @@ def init_state(
 
 
 def target_weights(batch: Batch) -> jax.Array:
-    """float32[B, L]: 1 where the next token is a target; a row has L - 1 of them, or none."""
+    """Return float32[B, L]: 1 where the next token is a target, L - 1 times in a trained row."""
     L = batch["tokens"].shape[1]
     inside = jnp.arange(L) < L - 1
     return jnp.where(inside, batch["trained"][:, None], False).astype(jnp.float32)
@@ -68,9 +69,9 @@ def target_weights(batch: Batch) -> jax.Array:
 def loss_sums(
     config: DecoderConfig, params: Params, batch: Batch, segments: int, execution: Execution
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """(loss, squared log-partition, loss per arm [S], targets per arm [S]): float32 sums.
+    """Return float32 sums: loss, squared log-partition, loss per arm [S], targets per arm [S].
 
-    A target belongs to the arm of its own token.
+    A target belongs to the arm of its token.
     """
     x_BxLxD = features(config, params, batch["tokens"], execution=execution)
     targets_BxL = jnp.roll(batch["tokens"], -1, axis=1)
@@ -85,7 +86,7 @@ def loss_sums(
 def _by_arm(
     loss_BxL: jax.Array, weights_BxL: jax.Array, arms_BxL: jax.Array, segments: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Sums per arm; each device adds up its own rows first: scattered sums are slow on TPU."""
+    """Sum per arm, on every device over its rows first: scattered sums are slow on TPU."""
 
     def local(*values: jax.Array) -> tuple[jax.Array, jax.Array]:
         loss, weights, arms = (value.ravel() for value in values)
@@ -104,7 +105,7 @@ def _by_arm(
     sharded = jax.shard_map(
         summed, in_specs=(spec("batch"),) * 3, out_specs=(P(), P()), check_vma=False
     )
-    # For reading only: no gradient goes through the arms.
+    # Logged only: no gradient flows through the arms.
     return sharded(*jax.lax.stop_gradient((loss_BxL, weights_BxL, arms_BxL)))
 
 
@@ -115,10 +116,10 @@ def make_step(
     optimizer: optax.GradientTransformationExtraArgs,
     steps: int,
 ) -> Callable[[State, Batch], tuple[State, Metrics]]:
-    """step(state, batch) -> (state, metrics); donate the state.
+    """Return step(state, batch) -> (state, metrics); donate the state.
 
-    Passes of `execution.microbatch` rows (all, if None) are summed and divided once by all targets
-    of the batch.
+    Gradients of micro-batches of `execution.microbatch` rows (None: all) are summed, then divided
+    once by the targets of the batch.
     """
     schedule = training.optimizer.schedule.over(steps)
 
@@ -130,7 +131,7 @@ def make_step(
         targets = jnp.maximum(target_weights(batch).sum(), 1)
         gradient = jax.grad(objective, has_aux=True)
 
-        grads, (loss, squares, loss_S, count_S) = _over_passes(
+        grads, (loss, squares, loss_S, count_S) = _sum_microbatches(
             gradient, state["params"], batch, targets, execution.microbatch
         )
         grad_norm = optax.global_norm(grads)
@@ -161,36 +162,36 @@ def make_step(
     return step
 
 
-def _over_passes(
+def _sum_microbatches(
     gradient: Callable[..., Any],
     params: Params,
     batch: Batch,
     targets: jax.Array,
     microbatch: int | None,
 ) -> Any:
-    """The sum of gradient(params, rows, targets) over passes of `microbatch` rows (None: all).
+    """Sum gradient(params, rows, targets) over micro-batches of `microbatch` rows (None: all).
 
-    Where every device holds all parameters, each adds up its own passes before they are summed over
-    devices, once; else the compiler gathers and sums in every pass.
+    If every device holds all parameters, each sums its micro-batches before a single sum over
+    devices; otherwise the compiler gathers and sums in every micro-batch.
     """
     B, mesh = batch["tokens"].shape[0], shared_mesh()
     rows = microbatch or B
     parts = 1 if mesh is None else row_parts(mesh)
     if rows == B or parts == 1 or mesh is None or parts < mesh.size or mesh.shape["fsdp"] > 1:
-        return _summed(lambda r: gradient(params, r, targets), _passes(batch, rows, parts))
+        return _sum_over(lambda r: gradient(params, r, targets), _split_batch(batch, rows, parts))
     axes = LOGICAL["batch"]
 
     def on_one_device(params: Params, batch: Batch, targets: jax.Array) -> Any:
-        passes = _passes(batch, rows // parts, 1)
-        return jax.lax.psum(_summed(lambda r: gradient(params, r, targets), passes), axes)
+        passes = _split_batch(batch, rows // parts, 1)
+        return jax.lax.psum(_sum_over(lambda r: gradient(params, r, targets), passes), axes)
 
     return jax.shard_map(
         on_one_device, in_specs=(P(), spec("batch"), P()), out_specs=P(), check_vma=False
     )(params, batch, targets)
 
 
-def _passes(batch: Batch, rows: int, parts: int) -> Batch:
-    """[B, …] → [passes, rows, …]; a pass has its share of the rows of every part."""
+def _split_batch(batch: Batch, rows: int, parts: int) -> Batch:
+    """Reshape [B, …] to [micro-batches, rows, …], each with rows of every part of the batch."""
 
     def cut(x: jax.Array) -> jax.Array:
         x = x.reshape(parts, -1, rows // parts, *x.shape[1:]).swapaxes(0, 1)
@@ -200,11 +201,11 @@ def _passes(batch: Batch, rows: int, parts: int) -> Batch:
     return jax.tree.map(cut, batch)
 
 
-def _summed(one_pass: Callable[[Batch], Any], passes: Batch) -> Any:
-    """The sum of one_pass over the leading axis."""
+def _sum_over(one_pass: Callable[[Batch], Any], passes: Batch) -> Any:
+    """Sum one_pass over the leading axis."""
     first = jax.tree.map(lambda x: x[0], passes)
     if jax.tree.leaves(passes)[0].shape[0] == 1:
-        return one_pass(first)  # no loop: the compiler sees the step whole
+        return one_pass(first)  # without a loop, the compiler optimises across the whole step
 
     def accumulate(total: Any, rows: Batch) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, one_pass(rows)), None
@@ -215,13 +216,16 @@ def _summed(one_pass: Callable[[Batch], Any], passes: Batch) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class CompiledStep:
-    """One (model, training, execution, geometry) on one mesh; ValueError where they do not fit."""
+    """The training step of a model, training config and geometry on a mesh.
+
+    Raises ValueError where they do not fit together.
+    """
 
     model: DecoderConfig
     training: Training
     geometry: Geometry
     execution: Execution
-    """As asked; `resolved` says what is run."""
+    """As configured; `resolved` has the values for this mesh."""
     mesh: Mesh
 
     def __post_init__(self) -> None:
@@ -230,7 +234,7 @@ class CompiledStep:
 
     @functools.cached_property
     def resolved(self) -> Execution:
-        """The execution with what it left open settled for the platform of the mesh."""
+        """The execution with open settings resolved for the platform of the mesh."""
         platform, parts = self.mesh.devices.flat[0].platform, row_parts(self.mesh)
         batch = self.geometry.batch
         if batch % parts:
@@ -269,8 +273,8 @@ class CompiledStep:
 
     @functools.cached_property
     def state(self) -> State:
-        """Shapes, types and shardings of the state."""
-        abstract = jax.eval_shape(lambda: self._fresh(0))
+        """Abstract state: shapes, types and shardings."""
+        abstract = jax.eval_shape(lambda: self._new_state(0))
         if any(jnp.issubdtype(x.dtype, jax.dtypes.prng_key) for x in jax.tree.leaves(abstract)):
             raise ValueError(
                 "Training.optimizer keeps a random key in its state, which checkpoints cannot hold:"
@@ -280,24 +284,24 @@ class CompiledStep:
 
     @functools.cached_property
     def batch(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes, types and shardings of a batch."""
+        """Abstract batch: shapes, types and shardings."""
         rows, length = self.geometry.batch, self.geometry.length
         sharding = batch_sharding(self.mesh)
         tokens = jax.ShapeDtypeStruct((rows, length), jnp.int32, sharding=sharding)
         trained = jax.ShapeDtypeStruct((rows,), jnp.bool_, sharding=sharding)
         return {"tokens": tokens, "arms": tokens, "trained": trained}
 
-    def _fresh(self, seed: int) -> State:
+    def _new_state(self, seed: int) -> State:
         return init_state(self.model, self.training, self.optimizer, seed)
 
     def init(self, seed: int) -> State:
-        """A fresh state, each leaf made where it lies: the same bits on any mesh."""
+        """Return a new state, each leaf made on its devices: the same bits on any mesh."""
         where = jax.tree.map(lambda leaf: leaf.sharding, self.state)
         with jax.set_mesh(self.mesh):
-            return jax.jit(lambda: self._fresh(seed), out_shardings=where)()
+            return jax.jit(lambda: self._new_state(seed), out_shardings=where)()
 
     def lower(self) -> jax.stages.Lowered:
-        """The step, for devices that need not be there."""
+        """Lower the step; the devices of the mesh need not exist."""
         step = make_step(
             self.model,
             self.training,
@@ -312,7 +316,7 @@ class CompiledStep:
             return jitted.lower(self.state, self.batch)
 
     def compile(self) -> Any:
-        """step(state, batch) -> (state, metrics); the state is donated."""
+        """Compile step(state, batch) -> (state, metrics); the state is donated."""
         options = dict(self.execution.compiler_options)
         try:
             return self.lower().compile(compiler_options=options or None)
