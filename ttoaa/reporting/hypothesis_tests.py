@@ -19,7 +19,7 @@ from ttoaa.statistics import equivalence
 from ttoaa.statistics.multiplicity import benjamini_hochberg, holm
 from ttoaa.statistics.permutation import paired_max_z, two_sample_max_z
 from ttoaa.statistics.power import paired_effect, two_sample_effect
-from ttoaa.workdir import Workdir, read_json, write_json
+from ttoaa.workdir import RUNS, Workdir, read_json, write_json
 
 _KEYS = ["experiment", "outcome", "condition"]
 
@@ -59,7 +59,8 @@ def write(
         summaries = [Workdir(folder).summary for folder in (root, against)]
         if not summaries[1].exists():
             raise ValueError(f"{summaries[1]} is missing: run ttoaa report there first")
-        studies = compare_studies(*map(read_json, summaries), margins)
+        ours, theirs = map(read_json, summaries)
+        studies = compare_studies(ours, theirs, margins)
     path = Workdir(root).summary.with_name("tests.json")
     write_json(path, {"items": _finite(items), "studies": _finite(studies)})
     return path
@@ -68,11 +69,11 @@ def write(
 def _test_seed(
     folder: Workdir, step: int, experiments: Sequence[Experiment], margins: Mapping[str, float]
 ) -> list[dict[str, Any]]:
-    rows = []
+    rows: list[dict[str, Any]] = []
     for experiment in experiments:
-        tables = (read_outcomes(folder.table(k, step, experiment.name)) for k in ("run", "control"))
+        control, run = (read_outcomes(folder.table(k, step, experiment.name)) for k in RUNS)
         where = {"experiment": experiment.name, "seed": folder.seed}
-        rows += [where | row for row in compare_items(experiment, *tables, margins)]
+        rows += [where | row for row in compare_items(experiment, run, control, margins)]
     p_values = [row["p"] for row in rows]
     adjusted = zip(holm(p_values), benjamini_hochberg(p_values), strict=True)
     return [
@@ -117,10 +118,10 @@ def compare_items(
             "detectable": paired_effect(float(d_N.std(ddof=1)), len(d_N)),
         }
         if outcome in margins:
-            pair = [t[outcome, condition].dropna().to_numpy() for t in (run_NxK, control_NxK)]
-            if np.isin(pair, (0, 1)).all():
-                ordered = pair if experiment.sign(outcome) > 0 else pair[::-1]
-                tested = equivalence.binary_equivalence(*ordered, margins[outcome])
+            values = [t[outcome, condition].dropna().to_numpy() for t in (run_NxK, control_NxK)]
+            if np.isin(values, (0, 1)).all():
+                better, worse = values if experiment.sign(outcome) > 0 else values[::-1]
+                tested = equivalence.binary_equivalence(better, worse, margins[outcome])
             else:
                 tested = equivalence.paired_equivalence(d_N, margins[outcome])
             row |= _equivalence_columns(tested, margins[outcome])
