@@ -14,7 +14,7 @@ from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.base import Experiment, Scorer, World
 from ttoaa.planning.items import Item
 from ttoaa.planning.placement import Placement, Uniform
-from ttoaa.scoring.attacks import Attack, AttackedTexts, LossAttack, check_attacks
+from ttoaa.scoring.attacks import LOSS_ATTACK, Attack, AttackedTexts, LossAttack, check_attacks
 from ttoaa.scoring.membership import AUC, TPR, chance_tpr, exposure, membership_estimates
 from ttoaa.statistics.bootstrap import (
     Estimate,
@@ -23,7 +23,6 @@ from ttoaa.statistics.bootstrap import (
     paired_estimates,
 )
 
-_LOSS = LossAttack().name
 ABOVE = "_above_nonmembers"
 CALIBRATED = "_calibrated"
 EXPOSURE = "exposure"
@@ -61,7 +60,7 @@ class Canaries(Experiment):
     spare: float = 1.25
     """Hosts cut per host needed; the spare ones replace hosts with an EOS, and repeated ones."""
     placement: Placement = dataclasses.field(default_factory=Uniform)
-    attacks: Sequence[Attack] = (LossAttack(),)
+    attacks: Sequence[Attack] = dataclasses.field(default_factory=lambda: (LossAttack(),))
     calibrate: bool = False
     """Attack also with every score minus the control run's score of the same text (Watson et al.
     2022): outcomes 'auc_calibrated', 'auc_min_k_calibrated', …"""
@@ -72,7 +71,7 @@ class Canaries(Experiment):
     def __post_init__(self) -> None:
         check_attacks(self.attacks, f"{self.name}: attacks")
         names = [attack.name for attack in self.attacks]
-        if self.exposure and _LOSS not in names:
+        if self.exposure and LOSS_ATTACK not in names:
             raise ValueError(f"{self.name}: exposure needs the loss attack: add @LossAttack()")
         ends = [_suffix(name) + end for name in names for end in ("", CALIBRATED)]
         outcomes = [*names, *(name + ABOVE for name in names), EXPOSURE]
@@ -230,7 +229,7 @@ class Canaries(Experiment):
             scores = (run_in - control_in, run_non - control_non)
             none = (np.zeros_like(run_in), np.zeros_like(run_non))
             found += membership_estimates(*scores, *none, condition, self.sign, end + CALIBRATED)
-        if self.exposure and attack == _LOSS:
+        if self.exposure and attack == LOSS_ATTACK:
             bits = exposure(run_in, run_non), exposure(control_in, control_non)
             found.append(paired_estimate(EXPOSURE, condition, *bits, self.sign(EXPOSURE)))
         return found
@@ -242,7 +241,7 @@ class Canaries(Experiment):
         seeds = list(final["seed"].unique())
         axes.set_axis_off()
         attack = self.attacks[0].name
-        title = "the loss attack" if attack == _LOSS else attack
+        title = "the loss attack" if attack == LOSS_ATTACK else attack
         panels = (
             (AUC + _suffix(attack), f"AUC of {title}", 0.5),
             (TPR + _suffix(attack), "TPR at 1% FPR", chance_tpr(self.nonmembers)),
@@ -266,7 +265,7 @@ class Canaries(Experiment):
 
 def _suffix(attack: str) -> str:
     """Return how the names of an attack's AUC and TPR end."""
-    return "" if attack == _LOSS else f"_{attack}"
+    return "" if attack == LOSS_ATTACK else f"_{attack}"
 
 
 def _is_suffixed(kind: str) -> bool:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # experiments import this file, and planning them: both do wi
 
 Vector = Sequence[float] | np.ndarray
 
+LOSS_ATTACK = "log_likelihood"
 _MIN_STD = 1e-4
 """float32 cannot tell a smaller standard deviation from its own rounding."""
 
@@ -74,7 +75,7 @@ class Attack(Protocol):
 class LossAttack:
     """The log-likelihood of the whole text (Yeom et al. 2018): compare texts of one length."""
 
-    name: str = "log_likelihood"
+    name: str = LOSS_ATTACK
 
     def scores(self, attacked: AttackedTexts) -> list[float]:
         return [float(np.sum(each, dtype=float)) for each in attacked.log_probs]
