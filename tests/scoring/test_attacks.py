@@ -117,7 +117,7 @@ def test_attacks_by_name_share_their_passes():
 @pytest.mark.parametrize(
     ("attacks", "message"),
     [
-        ([MinK], r"mia: attacks holds .*write @Name\(\) with the brackets"),
+        ([MinK], r"mia: attacks holds .*write @Name\(\) with the parentheses"),
         ([MinK(name="min/k")], "letters, digits and '_'"),
         ([MinK(), MinK(0.1)], "attacks of distinct names"),
         ([], "at least one"),

@@ -157,7 +157,7 @@ def check_attacks(attacks: Sequence[Attack], where: str) -> None:
         if not isinstance(name, str) or not name.isidentifier():
             raise ValueError(
                 f"{where} holds {attack!r}, which is not an attack with a name of letters, digits "
-                "and '_': write @Name() with the brackets"
+                "and '_': write @Name() with the parentheses"
             )
     names = [attack.name for attack in attacks]
     if not names or len(set(names)) < len(names):

@@ -47,7 +47,7 @@ def check_metrics(metrics: Sequence[Metric]) -> None:
         if isinstance(metric, type) or not isinstance(getattr(metric, "name", None), str):
             raise ValueError(
                 f"Training.metrics holds {metric!r}, which is not a metric: write @Name() with the "
-                "brackets"
+                "parentheses"
             )
     names = [metric.name for metric in metrics]
     if len(set(names)) < len(names):
