@@ -62,7 +62,7 @@ def test_deterministic_and_sign_flips_the_interval():
         (table([1, 2, 3]), table([1, 2]), "item 'i2' of loss/c is missing in the control"),
         (table([1, 2]), table([1, 2, 3]), "item 'i2' of loss/c is missing in the run"),
         (table([1, math.nan]), table([1, 2]), "item 'i1' of loss/c has no finite value in the run"),
-        (table([1, 2]), pd.concat([table([1, 2])] * 2), "is twice in the control"),
+        (table([1, 2]), pd.concat([table([1, 2])] * 2), "occurs twice in the control"),
     ],
 )
 def test_tables_that_do_not_pair_are_errors(run, control, message):
@@ -215,9 +215,9 @@ def test_groups_with_spread_have_the_bootstraps_bounds_to_the_bit():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: bootstrap_mean([]), "one item at least in each group"),
+        (lambda: bootstrap_mean([]), "at least one item in each group"),
         (lambda: bootstrap_mean([1.0, math.inf]), "finite"),
-        (lambda: across_seeds([]), "one seed at least"),
+        (lambda: across_seeds([]), "at least one seed"),
         (lambda: paired_estimate("o", "c", np.ones(2), np.ones(1), 1), "same items, not 2 and 1"),
         (lambda: paired_estimate("o", "c", np.array([math.nan]), np.ones(1), 1), "finite"),
         (
@@ -230,7 +230,7 @@ def test_groups_with_spread_have_the_bootstraps_bounds_to_the_bit():
         ),
         (
             lambda: difference_in_differences("o", "c", *[np.ones(2)] * 2, *[np.ones(0)] * 2),
-            "one item at least",
+            "at least one item",
         ),
     ],
 )

@@ -1,7 +1,6 @@
-"""Numbers with intervals: bootstrap over items, paired with the control run, t over seeds.
+"""Estimates with 95% intervals: bootstrap over items, paired with the control run; t over seeds.
 
-Every interval is at 95%. Resampling is keyed by what is estimated, so a report made twice, or on
-another machine, shows the same digits.
+Resampling is seeded by the name of the estimate, so a report has the same digits on every machine.
 """
 
 import dataclasses
@@ -21,9 +20,9 @@ _KEYS = ["item", "outcome", "condition"]
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """One number of the run against the control run.
+    """One number of the run and its difference from the control run.
 
-    `difference` is oriented by the expected sign: positive is what the experiment expects.
+    `difference` is oriented by the expected sign: positive means as the experiment expects.
     """
 
     outcome: str
@@ -44,18 +43,18 @@ def bootstrap(
     *key: object,
     centred: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Value, lower and upper bound of K statistics by resampling the items of each group.
+    """Return value, lower and upper bound [K] of K statistics by resampling each group's items.
 
-    `statistic(*counts)` gets, for every group of `sizes`, counts_RxN: how often each item is
-    drawn in each of R resamples; it returns values_RxK. Statistics that share items (two models
-    on one set) are thereby paired. The percentiles are those of the expanded percentile interval
-    (Hesterberg 2015, section 5.3), which undoes the bootstrap's narrowness at small n. `centred`
-    takes from them the mean bias of the resamples, for statistics that noise makes larger, such as
-    a root mean square: bounds for what as many other items would give on average. A group of one
-    item has no interval: nan. Raises ValueError for a group without any.
+    `statistic(*counts)` gets counts_RxN for every group of `sizes`, how often each item is drawn in
+    each of R resamples, and returns values_RxK. Statistics that share items (two models on one set)
+    are thereby paired. The percentiles are those of the expanded percentile interval (Hesterberg
+    2015, section 5.3), which corrects the bootstrap's narrowness at small n. `centred` subtracts
+    the mean bias of the resamples, for statistics that noise increases, such as a root mean square:
+    bounds for what the same number of other items would give on average. A group of one item has
+    no interval: nan. Raises ValueError for an empty group.
     """
     if min(sizes) < 1:
-        raise ValueError("a bootstrap needs one item at least in each group")
+        raise ValueError("a bootstrap needs at least one item in each group")
     value_K = statistic(*(np.ones((1, n)) for n in sizes))[0]
     smallest = min(sizes)
     if smallest < 2:
@@ -77,7 +76,7 @@ def bootstrap(
 
 
 def keyed_rng(*key: object) -> np.random.Generator:
-    """Random numbers that follow from what they are for (C3), on every machine alike."""
+    """Return a generator seeded by its purpose (contract C3), the same on every machine."""
     digest = hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()
     return np.random.Generator(np.random.Philox(int.from_bytes(digest[:16], "little")))
 
@@ -89,8 +88,8 @@ def _counts(rng: np.random.Generator, resamples: int, n: int) -> np.ndarray:
 
 
 def bootstrap_mean(values: np.ndarray, *key: object) -> tuple[float, float, float]:
-    """Mean of `values` [n] with its bootstrap interval; ValueError where one is not finite."""
-    values_N = _finite(values)
+    """Return the mean of `values` [n] and its interval; ValueError if one is not finite."""
+    values_N = _check_finite(values)
     n = len(values_N)
     results = bootstrap([n], lambda counts_RxN: counts_RxN @ values_N[:, None] / n, *key)
     value, low, high = (float(result_K[0]) for result_K in results)
@@ -98,7 +97,7 @@ def bootstrap_mean(values: np.ndarray, *key: object) -> tuple[float, float, floa
 
 
 def binomial_interval(successes: int, n: int) -> tuple[float, float]:
-    """The exact interval of a share (Clopper and Pearson 1934)."""
+    """Return the exact interval of a share (Clopper and Pearson 1934)."""
     interval = scipy.stats.binomtest(successes, n).proportion_ci(1 - 2 * _TAIL, method="exact")
     return float(interval.low), float(interval.high)
 
@@ -106,16 +105,16 @@ def binomial_interval(successes: int, n: int) -> tuple[float, float]:
 def paired_estimates(
     run: pd.DataFrame, control: pd.DataFrame, sign: Callable[[str], int]
 ) -> list[Estimate]:
-    """The mean of each (outcome, condition) and its difference from the control run.
+    """Estimate the mean of each (outcome, condition) and its difference from the control run.
 
-    Tables have columns item, condition, outcome, value. Items are paired across the two models,
-    and resampled as pairs. Where an outcome is 0 or 1 throughout, the interval of the run's share
-    is exact; that of the difference is a bootstrap, which would claim certainty where all pairs
-    differ alike: there it is the bound of `_unseen`.
+    Tables have columns item, condition, outcome, value. Items are paired across the two models and
+    resampled as pairs. If all values are 0 or 1, the interval of the run's share is exact. That of
+    the difference is a bootstrap, except where all pairs differ alike and a bootstrap would claim
+    certainty: there it is the bound of `_unseen_range`.
 
-    Raises ValueError where an item is missing on one side, is there twice, or has no finite value.
+    Raises ValueError if an item is missing on one side, occurs twice, or has no finite value.
     """
-    control_value = _aligned(run, control)
+    control_value = _align_control(run, control)
     table = run.reset_index(drop=True)
     return [
         paired_estimate(
@@ -132,9 +131,9 @@ def paired_estimates(
 def paired_estimate(
     outcome: str, condition: str, run_N: np.ndarray, control_N: np.ndarray, sign: int
 ) -> Estimate:
-    """One estimate from the values of the same n items under the run and under the control.
+    """Estimate from the values of the same n items under the run and under the control.
 
-    Raises ValueError for values that are none, not finite, or not of the same items.
+    Raises ValueError for values that are empty, not finite, or of different numbers of items.
     """
     both_Nx2 = _pairs(run_N, control_N, sign)
     n = len(both_Nx2)
@@ -143,7 +142,7 @@ def paired_estimate(
     if _binary(run_N):
         low_2[0], high_2[0] = binomial_interval(round(float(np.sum(run_N))), n)
         if _binary(control_N) and np.ptp(both_Nx2[:, 1]) == 0:
-            below_2, above_2 = _unseen(both_Nx2, run_N, control_N)
+            below_2, above_2 = _unseen_range(both_Nx2, run_N, control_N)
             low_2[1], high_2[1] = mean_2[1] - below_2[1], mean_2[1] + above_2[1]
     return estimate(outcome, condition, n, (mean_2, low_2, high_2), float(np.mean(control_N)))
 
@@ -157,15 +156,15 @@ def difference_in_differences(
     control_b: np.ndarray,
     sign: int = 1,
 ) -> Estimate:
-    """Group a (treated) against group b (holdout) under the run, less the same under the control.
+    """Compare group a (treated) with group b (holdout) under the run, minus that of the control.
 
     `value` is mean(run_a) - mean(run_b), `control_value` is mean(control_a) - mean(control_b);
-    their difference is free of how hard the groups happen to be. Items of a and of b are
-    resampled separately, each paired across the models; n counts the items of both. What a group
-    of answers right or wrong cannot show where all are alike (`_unseen`) comes on top, by squares,
-    as variances of independent groups add (MOVER, Zou and Donner 2008).
+    their difference does not depend on how hard the groups are. Items of a and b are resampled
+    separately, each paired across the models; n counts the items of both. For groups of 0/1 answers
+    that are all alike, the interval is widened by `_unseen_range`, added in squares like variances
+    of independent groups (MOVER, Zou and Donner 2008).
 
-    Raises ValueError for values that are none, not finite, or not of the same items.
+    Raises ValueError for values that are empty, not finite, or of different numbers of items.
     """
     a_Nx2, b_Nx2 = _pairs(run_a, control_a, sign), _pairs(run_b, control_b, sign)
 
@@ -175,8 +174,8 @@ def difference_in_differences(
     n_a, n_b = len(a_Nx2), len(b_Nx2)
     key = ("difference in differences", outcome, condition)
     value_2, low_2, high_2 = bootstrap([n_a, n_b], statistic, *key)
-    below_a, above_a = _unseen(a_Nx2, run_a, control_a)
-    below_b, above_b = _unseen(b_Nx2, run_b, control_b)
+    below_a, above_a = _unseen_range(a_Nx2, run_a, control_a)
+    below_b, above_b = _unseen_range(b_Nx2, run_b, control_b)
     low_2 = _widened(value_2, low_2, -1, below_a, above_b)
     high_2 = _widened(value_2, high_2, 1, above_a, below_b)
     control_value = float(np.mean(control_a) - np.mean(control_b))
@@ -190,7 +189,7 @@ def estimate(
     results: tuple[np.ndarray, np.ndarray, np.ndarray],
     control_value: float,
 ) -> Estimate:
-    """An `Estimate` from what `bootstrap` returned for the pair (value, difference)."""
+    """Make an `Estimate` from the `bootstrap` of the pair (value, difference)."""
     (value, difference), (low, d_low), (high, d_high) = (map(float, pair) for pair in results)
     return Estimate(
         outcome, condition, n, value, low, high, control_value, difference, d_low, d_high
@@ -198,10 +197,10 @@ def estimate(
 
 
 def across_seeds(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean over seeds and its t interval, the seed being the unit; one seed has no interval."""
+    """Return the mean over seeds and its t interval, seeds being units; one seed has none."""
     values_S = np.asarray(values, float)
     if not len(values_S):
-        raise ValueError("a mean over seeds needs one seed at least")
+        raise ValueError("a mean over seeds needs at least one seed")
     mean = float(values_S.mean())
     if len(values_S) < 2:
         return mean, math.nan, math.nan
@@ -209,7 +208,7 @@ def across_seeds(values: Sequence[float]) -> tuple[float, float, float]:
     return mean, float(mean - margin), float(mean + margin)
 
 
-def _finite(values: Sequence[float] | np.ndarray) -> np.ndarray:
+def _check_finite(values: Sequence[float] | np.ndarray) -> np.ndarray:
     array = np.asarray(values, float)
     if array.ndim != 1 or not np.isfinite(array).all():
         raise ValueError("values must be a vector of finite numbers")
@@ -217,8 +216,8 @@ def _finite(values: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def _pairs(run_N: np.ndarray, control_N: np.ndarray, sign: int) -> np.ndarray:
-    """[n, 2]: each item's value under the run, and its difference from that under the control."""
-    run_N, control_N = _finite(run_N), _finite(control_N)
+    """Return [n, 2]: each item's value under the run, and its difference from the control's."""
+    run_N, control_N = _check_finite(run_N), _check_finite(control_N)
     if len(run_N) != len(control_N):
         sizes = f"{len(run_N)} and {len(control_N)}"
         raise ValueError(f"run and control must have values of the same items, not {sizes}")
@@ -229,15 +228,14 @@ def _binary(values: np.ndarray) -> bool:
     return bool(np.isin(values, (0, 1)).all())
 
 
-def _unseen(
+def _unseen_range(
     both_Nx2: np.ndarray, run_N: np.ndarray, control_N: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How far below and above the means of (value, difference) [2] may be, unseen by resampling.
+    """Return how far below and above the means of (value, difference) [2] the truth may lie.
 
-    Where all n items are alike, up to 1 - 0.025^(1/n) of all could be otherwise: the exact bound of
-    a share. Of answers right or wrong these are at worst at the other end, 0 or 1 for a value, -1
-    or 1 for a difference: a pair that was gained could have been lost. 0 where items differ, and
-    for values that are not 0 or 1 throughout.
+    For 0/1 answers that are all alike, which resampling cannot vary. Up to a share of
+    1 - 0.025^(1/n) of all items could differ (the exact bound); at worst they are at the other end,
+    0 or 1 for a value, -1 or 1 for a difference. 0 where items differ, and for other values.
     """
     known_2 = np.array([_binary(run_N), _binary(run_N) and _binary(control_N)])
     share_2 = np.where(known_2 & (np.ptp(both_Nx2, axis=0) == 0), 1 - _TAIL ** (1 / len(run_N)), 0)
@@ -252,24 +250,28 @@ def _widened(
     return np.where(extra_2 > 0, further_2, bound_2)
 
 
-def _aligned(run: pd.DataFrame, control: pd.DataFrame) -> np.ndarray:
-    """The control run's values [rows of run], item by item."""
+def _align_control(run: pd.DataFrame, control: pd.DataFrame) -> np.ndarray:
+    """Return the control run's value of every row of the run."""
     for name, table in (("run", run), ("control", control)):
         twice = table.duplicated(_KEYS)
         if twice.any():
-            raise ValueError(f"{_row(table, twice)} is twice in the {name}'s outcomes")
+            raise ValueError(f"{_name_row(table, twice)} occurs twice in the {name}'s outcomes")
         absent = ~np.isfinite(table["value"].to_numpy(float))
         if absent.any():
-            raise ValueError(f"{_row(table, absent)} has no finite value in the {name}'s outcomes")
+            raise ValueError(
+                f"{_name_row(table, absent)} has no finite value in the {name}'s outcomes"
+            )
     left, right = (pd.MultiIndex.from_frame(table[_KEYS]) for table in (run, control))
     places = right.get_indexer(left)
     if (places < 0).any():
-        raise ValueError(f"{_row(run, places < 0)} is missing in the control's outcomes")
+        raise ValueError(f"{_name_row(run, places < 0)} is missing in the control's outcomes")
     if len(control) > len(run):
-        raise ValueError(f"{_row(control, ~right.isin(left))} is missing in the run's outcomes")
+        raise ValueError(
+            f"{_name_row(control, ~right.isin(left))} is missing in the run's outcomes"
+        )
     return control["value"].to_numpy(float)[places]
 
 
-def _row(table: pd.DataFrame, where: np.ndarray | pd.Series) -> str:
+def _name_row(table: pd.DataFrame, where: np.ndarray | pd.Series) -> str:
     item, outcome, condition = table.loc[np.asarray(where), _KEYS].iloc[0]
     return f"item {item!r} of {outcome}/{condition}"
