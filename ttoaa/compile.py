@@ -21,7 +21,7 @@ from ttoaa.compilation import pods
 from ttoaa.compilation.estimate import Measures, compile_cached, extrapolate, measure, report
 from ttoaa.evaluation.checkpoint_outcomes import abstract_on, layout_for, within
 from ttoaa.model.sharding import make_mesh
-from ttoaa.scoring.likelihood import Lowered, lowered
+from ttoaa.scoring.likelihood import Lowered, lower_scoring
 from ttoaa.training.step import CompiledStep
 
 _TOPOLOGY = flags.DEFINE_string(
@@ -121,7 +121,7 @@ def _lower_scoring_pass(study: config.Study, mesh: Mesh) -> Lowered:
     """Lower a pass that scores rows as long as those of training."""
     platform = mesh.devices.flat[0].platform
     with within(mesh):
-        return lowered(study.model, abstract_on(study, mesh), study.geometry.length, platform)
+        return lower_scoring(study.model, abstract_on(study, mesh), study.geometry.length, platform)
 
 
 def _load_study() -> config.Study:

@@ -7,7 +7,7 @@ from scoring import tiny
 
 from ttoaa.model.sharding import Layout, make_mesh, shardings
 from ttoaa.scoring.gradients import embedding_gradients
-from ttoaa.scoring.likelihood import score
+from ttoaa.scoring.likelihood import score_requests
 
 MESHES = {"1": (1, 1, 1), "2": (2, 1, 1), "8": (2, 2, 2)}
 NUMBERS = (0, 2, 3, 7, 8, 9)
@@ -22,9 +22,9 @@ def told_of(shape):
     requests = [tiny.requests()[number] for number in NUMBERS]
     few = requests[:3][::-1]
     with jax.set_mesh(mesh):
-        scored = score(tiny.MODEL, params, requests)
+        scored = score_requests(tiny.MODEL, params, requests)
         gradients = embedding_gradients(tiny.MODEL, params, requests)
-        again = score(tiny.MODEL, params, few)
+        again = score_requests(tiny.MODEL, params, few)
         gradients_again = embedding_gradients(tiny.MODEL, params, few)
     return {
         "log_probs": [each.log_probs.tolist() for each in scored],

@@ -177,7 +177,7 @@ def test_a_pass_ends_when_all_its_rows_have(greedy):
     prompt = draw_prompts()[1]
     tokens, lengths = np.zeros((32, 32), np.int32), np.zeros(32, np.int32)
     tokens[3, :2], lengths[3] = prompt, 2
-    keys, rules = np.zeros((32, 2), np.uint32), generation._rules(Sampling(32))
+    keys, rules = np.zeros((32, 2), np.uint32), generation._sampling_arguments(Sampling(32))
     rules = rules._replace(stop_SxT=greedy[1][None, 2:4])
     options = {"room": 32, "top_k": None, "execution": generation.PLAIN}
     written, ends = generation._one_pass(MODEL, PARAMS, tokens, lengths, keys, rules, **options)
@@ -211,9 +211,9 @@ def test_nothing_to_continue_is_fine():
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
-        ([], "prompt 1 must be token ids, at least one: begin with the end-of-text id"),
-        ([0.5], "prompt 1 must be token ids"),
-        ([[1, 2]], "prompt 1 must be token ids"),
+        ([], "prompt 1 must be at least one token id: start with the end-of-text id"),
+        ([0.5], "prompt 1 must be at least one token id"),
+        ([[1, 2]], "prompt 1 must be at least one token id"),
         ([3, 64], "prompt 1 has ids outside the vocabulary of 64: is it another tokenizer's"),
         ([-1], "prompt 1 has ids outside the vocabulary of 64"),
     ],

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from ttoaa.scoring import length_buckets
-from ttoaa.scoring.length_buckets import Passes, head_chunks, packed, pass_rows, windows
+from ttoaa.scoring.length_buckets import Passes, head_chunks, in_windows, pack_requests, pass_rows
 
 
 def request(n, start=1):
@@ -34,7 +34,7 @@ def test_every_request_is_in_one_pass_of_its_own_shape():
     rng = np.random.default_rng(0)
     requests = [request(n, int(rng.integers(1, n))) for n in rng.integers(2, 300, 50)]
     seen = []
-    for one in packed(requests, Passes(rows=3)):
+    for one in pack_requests(requests, Passes(rows=3)):
         R, L = one.tokens_RxL.shape
         assert R == 3 and 1 <= len(one.members) <= 3
         for row in range(R):
@@ -56,7 +56,7 @@ def test_every_request_is_in_one_pass_of_its_own_shape():
     ("n", "start", "span"), [(65, 33, 32), (65, 32, 96), (64, 1, 64), (9, 1, 32)]
 )
 def test_the_head_s_positions_at_their_edges(n, start, span):
-    (one,) = packed([request(n, start)], Passes(rows=1))
+    (one,) = pack_requests([request(n, start)], Passes(rows=1))
     assert one.wanted_RxS.shape == (1, span) and one.wanted_RxS.sum() == n - start
     assert one.first_R[0] + span <= one.tokens_RxL.shape[1]
 
@@ -72,10 +72,10 @@ def test_logits_at_a_time_are_bounded(monkeypatch):
 
 def test_windows_are_read_when_they_are_asked_for():
     source = iter([request(2)] * 7)
-    found = windows(source, 3)
+    found = in_windows(source, 3)
     assert len(next(found)) == 3
     assert len(list(source)) == 4
-    assert [len(each) for each in windows(iter([request(2)] * 7), 3)] == [3, 3, 1]
+    assert [len(each) for each in in_windows(iter([request(2)] * 7), 3)] == [3, 3, 1]
 
 
 @pytest.mark.parametrize("field", ["rows", "step", "window"])

@@ -13,7 +13,13 @@ from scoring.tiny import MODEL, same
 from ttoaa.model.compute_config import Execution
 from ttoaa.scoring import length_buckets, likelihood
 from ttoaa.scoring.length_buckets import Passes
-from ttoaa.scoring.likelihood import log_likelihoods, row_losses, score, stream, token_log_probs
+from ttoaa.scoring.likelihood import (
+    log_likelihoods,
+    row_losses,
+    score_requests,
+    stream_scores,
+    token_log_probs,
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +38,9 @@ def scores(params, requests):
 
 
 def test_scores_are_those_of_a_plain_olmo2(params, requests):
-    for request, (log_probs, greedy) in zip(requests, score(MODEL, params, requests), strict=True):
+    for request, (log_probs, greedy) in zip(
+        requests, score_requests(MODEL, params, requests), strict=True
+    ):
         exact, best = tiny.expected(params, request)
         assert (log_probs.dtype, greedy.dtype) == (np.float32, bool)
         np.testing.assert_allclose(log_probs, exact, atol=1e-5)
@@ -46,13 +54,13 @@ def test_greedy_knows_the_model_s_own_choice(params, requests):
         tokens[i] = reference.logits(MODEL, params, tokens[None, :i])[0, -1].argmax()
     spoiled = tokens.copy()
     spoiled[20] = (spoiled[20] + 1) % MODEL.vocab_size
-    own, other = score(MODEL, params, [(tokens, 1), (spoiled, 1)])
+    own, other = score_requests(MODEL, params, [(tokens, 1), (spoiled, 1)])
     assert own.greedy.all() and other.greedy[:19].all() and not other.greedy[19]
 
 
 def test_of_equal_logits_the_first_is_greedy(params):
     headless = {**params, "head": np.zeros_like(params["head"])}
-    ((log_probs, greedy),) = score(MODEL, headless, [(np.array([3, 0, 1, 0, 40]), 1)])
+    ((log_probs, greedy),) = score_requests(MODEL, headless, [(np.array([3, 0, 1, 0, 40]), 1)])
     np.testing.assert_allclose(log_probs, -np.log(42), rtol=1e-6)
     assert greedy.tolist() == [True, False, True, False]
 
@@ -120,7 +128,7 @@ def test_a_stream_is_read_and_answered_bit_by_bit(params, requests, scores, wind
             read.append(number)
             yield request
 
-    found = stream(MODEL, params, source(), Passes(window=window))
+    found = stream_scores(MODEL, params, source(), Passes(window=window))
     first = next(found)
     assert len(read) == window
     assert all(same([each.log_probs for each in (first, *found)], scores))
@@ -147,7 +155,7 @@ def test_a_request_without_context_or_tokens_is_named(params, requests, n, start
     with pytest.raises(ValueError, match=rf"request 1: start {start} must leave .*of {n} tokens"):
         log_likelihoods(MODEL, params, [requests[0], bad])
     with pytest.raises(ValueError, match=rf"request 1: start {start} must leave"):
-        list(stream(MODEL, params, iter([requests[0], bad]), Passes(window=1)))
+        list(stream_scores(MODEL, params, iter([requests[0], bad]), Passes(window=1)))
 
 
 @pytest.mark.parametrize("token", [-1, MODEL.vocab_size])

@@ -13,7 +13,7 @@ from ttoaa.model.compute_config import PLAIN
 from ttoaa.scoring import length_buckets, likelihood
 from ttoaa.scoring.gradients import embedding_gradients
 from ttoaa.scoring.length_buckets import Passes, execution_of
-from ttoaa.scoring.likelihood import log_likelihoods, stream, vocabulary_moments
+from ttoaa.scoring.likelihood import log_likelihoods, stream_scores, vocabulary_moments
 
 PASSES = Passes(rows=2)
 PRIMITIVES = {
@@ -83,7 +83,7 @@ def test_what_is_lowered_ahead_is_what_a_stream_calls(monkeypatch):
 
     monkeypatch.setattr(likelihood, "_score", Recorded())
     params = tiny.params()
-    list(stream(MODEL, params, [(np.ones(64, np.int32), 1)]))
-    assert likelihood.lowered(MODEL, params, 64, "cpu").rows == 8
+    list(stream_scores(MODEL, params, [(np.ones(64, np.int32), 1)]))
+    assert likelihood.lower_scoring(MODEL, params, 64, "cpu").rows == 8
     one, other = ([getattr(a, "shape", a) for a in told[2:]] for told in called)
     assert one == other

@@ -1,12 +1,8 @@
-"""The next token: the likeliest, or one drawn from a distribution that may be cut.
+"""Text generation with a KV cache, greedy or sampled (contract C10).
 
-A draw depends on its item alone (C10): an item has a random stream of its own (see `item_key`), and
-its n-th token takes the n-th draw of it, on any device.
-
-Generation with a cache of keys and values: the second of the scoring primitives (C10).
-
-What an item gives depends on the item alone, to the bit on a CPU: the shapes of its pass follow
-from its own length and from `max_new_tokens`, dummy rows fill the pass up, its draws are its own.
+The result of a prompt depends on that prompt alone, to the bit on a CPU: the shapes of its pass
+follow from its length and `max_new_tokens`, dummy rows fill the pass, and its n-th token uses the
+n-th draw of its own random stream (see `item_key`).
 """
 
 import functools
@@ -32,19 +28,19 @@ def choose_tokens(
     top_k: int | None = None,
     top_p: jax.Array | float | None = None,
 ) -> jax.Array:
-    """int32[B]: each row's next token.
+    """Return int32[B]: the next token of each row.
 
     Args:
         logits_BxV: float32.
-        keys_Bx2: of `item_key`.
-        number: which of the item's new tokens this is.
-        temperature: None takes the likeliest.
-        top_k, top_p: as in `Sampling`; None does not cut. Cuts follow the temperature, and top_p
-            counts probabilities that sum to 1 over what top_k left.
+        keys_Bx2: uint32, see `item_key`.
+        number: the index of this new token.
+        temperature: None takes the argmax.
+        top_k, top_p: as in `Sampling`; None does not truncate. The temperature comes first; top_p
+            applies to the probabilities renormalised after top_k.
     """
     if temperature is None:
         return jnp.argmax(logits_BxV, axis=-1).astype(jnp.int32)
-    # Less the largest first: no temperature makes an overflow of it.
+    # Subtract the maximum first, so that a low temperature cannot overflow.
     scores = (logits_BxV - logits_BxV.max(axis=-1, keepdims=True)) / temperature
     tokens_BxV = None
     if top_k is not None or top_p is not None:
@@ -53,7 +49,7 @@ def choose_tokens(
     if top_p is not None:
         probability = jax.nn.softmax(scores, axis=-1)
         likelier = jnp.cumsum(probability, axis=-1) - probability
-        # The likeliest stays whatever rounding says.
+        # Always keep the likeliest token, whatever the rounding.
         kept = (likelier < top_p).at[:, 0].set(True)
         scores = jnp.where(kept, scores, -jnp.inf)
     keys_B = jax.random.wrap_key_data(keys_Bx2, impl="threefry2x32")
@@ -68,28 +64,28 @@ def choose_tokens(
 _BUCKET = 32
 
 
-class Rules(NamedTuple):
-    """What of a Sampling is an argument of the compiled pass; None is compiled in."""
+class SamplingArguments(NamedTuple):
+    """The part of a Sampling that the compiled pass takes as arguments; None is compiled in."""
 
     limit: int
     temperature: float | None
     top_p: float | None
     stop_SxT: np.ndarray
-    """int32: sequences that end an item, filled up with -1 on the left."""
+    """int32: stop sequences, padded with -1 on the left."""
 
 
 class _State(NamedTuple):
-    """Between two tokens of R rows."""
+    """The loop state of R rows between two tokens."""
 
     count: jax.Array
-    """Tokens that every row has so far."""
+    """Number of new tokens so far, the same for every row."""
     written_RxN: jax.Array
-    """int32: they, after T places of -1, for T the longest sequence that stops an item."""
+    """int32: the new tokens, after T entries of -1, where T is the longest stop sequence."""
     ends_R: jax.Array
-    """int32: how many of them are the item's own."""
+    """int32: how many of them belong to the row's result."""
     going_R: jax.Array
     document_R: jax.Array
-    """int32: position at which the document of the last token begins."""
+    """int32: position at which the document of the last token starts."""
     cache: Cache
 
 
@@ -102,25 +98,25 @@ def generate(
     keys: Sequence[int | str] | None = None,
     execution: Execution = PLAIN,
 ) -> list[np.ndarray]:
-    """For each prompt int[n], in order, its new tokens: int32[max_new_tokens], or fewer.
+    """Return the new tokens of each prompt int[n], in order: int32[max_new_tokens] or fewer.
 
-    An item ends with the stop sequence that it completes first, and includes it. Its draws follow
-    from sampling.seed, its key and its prompt. By default its key is how many equal prompts stand
-    before it, so that equal prompts are drawn apart, while order and batching change nothing; who
-    spreads equal prompts over several calls gives keys. Over the mesh in context, if there is one.
+    A result ends with the first stop sequence that it completes, inclusive. Its draws depend on
+    sampling.seed, its key and its prompt. The default key is the number of earlier equal prompts:
+    equal prompts get different draws, independent of order and batching; give `keys` if equal
+    prompts are spread over several calls. Uses the mesh in context, if any.
 
-    Raises ValueError for an empty prompt, ids outside the vocabulary, or another number of keys.
+    Raises ValueError for an empty prompt, ids outside the vocabulary, or a wrong number of keys.
     """
-    rows_of = [_checked(config, number, prompt) for number, prompt in enumerate(prompts)]
+    rows_of = [_check_prompt(config, number, prompt) for number, prompt in enumerate(prompts)]
     if any(token >= config.vocab_size for sequence in sampling.stop for token in sequence):
         raise ValueError(f"Sampling.stop has ids outside the vocabulary of {config.vocab_size}")
-    keys = _occurrences(rows_of) if keys is None else keys
+    keys = _count_earlier(rows_of) if keys is None else keys
     if len(keys) != len(rows_of):
         raise ValueError(f"{len(keys)} keys for {len(rows_of)} prompts: give one for each, or None")
     buckets: dict[int, list[int]] = {}
     for number, prompt in enumerate(rows_of):
-        buckets.setdefault(_rounded(len(prompt)), []).append(number)
-    room = _rounded(sampling.max_new_tokens)
+        buckets.setdefault(_round_up(len(prompt)), []).append(number)
+    room = _round_up(sampling.max_new_tokens)
     out: list[np.ndarray] = [np.empty(0, np.int32)] * len(rows_of)
     for length, members in sorted(buckets.items()):
         rows = decoding_rows(length + room)
@@ -138,7 +134,7 @@ def generate(
                 tokens_RxP,
                 lengths_R,
                 keys_Rx2,
-                _rules(sampling),
+                _sampling_arguments(sampling),
                 room=room,
                 top_k=sampling.top_k if sampling.temperature else None,
                 execution=execution,
@@ -150,9 +146,9 @@ def generate(
 
 
 def decoding_rows(slots: int, platform: str | None = None) -> int:
-    """Rows of one pass, by the slots of a row: many share one reading of the weights.
+    """Return the rows of one pass, given the cache slots of a row.
 
-    A power of two a device, up to what its memory should give to keys and values.
+    A power of two for each device, as large as the memory for keys and values allows.
     """
     mesh = jax.sharding.get_abstract_mesh()
     parts = 1 if mesh.empty else row_parts(mesh)
@@ -162,7 +158,7 @@ def decoding_rows(slots: int, platform: str | None = None) -> int:
 
 
 def prefill_rows(length: int, rows: int, platform: str | None = None) -> int:
-    """Rows of one pass over prompts, a divisor of `rows`: as in scoring, where caches decide."""
+    """Return the rows of one prefill pass, a divisor of `rows` that suits the platform's caches."""
     mesh = jax.sharding.get_abstract_mesh()
     parts = 1 if mesh.empty else row_parts(mesh)
     on_cpu = (platform or jax.default_backend()) == "cpu"
@@ -176,19 +172,19 @@ def _one_pass(
     tokens_RxP: jax.Array,
     lengths_R: jax.Array,
     keys_Rx2: jax.Array,
-    rules: Rules,
+    rules: SamplingArguments,
     *,
     room: int,
     top_k: int | None,
     execution: Execution,
 ) -> tuple[jax.Array, jax.Array]:
-    """(int32[R, room], int32[R]): new tokens, and how many of them are a row's own.
+    """Return the new tokens, int32[R, room], and the length of each row's result, int32[R].
 
-    Prompts are filled up on the right; a row without a prompt is a dummy.
+    Prompts are padded on the right; a row of length 0 is a dummy.
     """
     R, P = tokens_RxP.shape
     T = rules.stop_SxT.shape[1]
-    # Once, not at every token.
+    # Cast once, not at every token.
     params = jax.tree.map(lambda w: w.astype(config.dtype) if w.ndim > 1 else w, params)
 
     def chosen(state: _State, x_RxD: jax.Array) -> _State:
@@ -196,7 +192,7 @@ def _one_pass(
         token_R = choose_tokens(
             logits_RxV, keys_Rx2, state.count, rules.temperature, top_k, rules.top_p
         )
-        return _record(state, token_R, rules)
+        return _append_token(state, token_R, rules)
 
     def step(state: _State) -> _State:
         place = state.count - 1
@@ -213,7 +209,7 @@ def _one_pass(
             document_R = jnp.where(ended, position_R + 1, document_R)
         return chosen(state._replace(cache=cache, document_R=document_R), x_RxD)
 
-    x_RxD, cache = _prompts(config, params, tokens_RxP, lengths_R, execution)
+    x_RxD, cache = _prefill_prompts(config, params, tokens_RxP, lengths_R, execution)
     state = _State(
         count=jnp.int32(0),
         written_RxN=jnp.full((R, T + room), -1, jnp.int32),
@@ -234,9 +230,9 @@ def _one_pass(
 
 
 def _stages(room: int) -> list[int]:
-    """Slots for new tokens, doubled when they are full: a token reads all there are, used or not.
+    """Return the cache sizes for new tokens: each token reads all slots, so a CPU starts with few.
 
-    Each is a loop to compile, and for its copy the cache lies there twice: on a CPU alone.
+    Each stage compiles another loop and copies the cache, so accelerators use a single stage.
     """
     stages = [_BUCKET if jax.default_backend() == "cpu" else room]
     while stages[-1] < room:
@@ -244,14 +240,14 @@ def _stages(room: int) -> list[int]:
     return stages
 
 
-def _prompts(
+def _prefill_prompts(
     config: DecoderConfig,
     params: Params,
     tokens_RxP: jax.Array,
     lengths_R: jax.Array,
     execution: Execution,
 ) -> tuple[jax.Array, Cache]:
-    """[R, D] of each prompt's last token, and the cache of all, a few rows at a time."""
+    """Prefill a few rows at a time: return [R, D] of the last tokens, and the whole cache."""
     R, P = tokens_RxP.shape
     rows = prefill_rows(P, R)
 
@@ -261,14 +257,14 @@ def _prompts(
         last = jnp.maximum(lengths_r - 1, 0)[:, None, None]
         return jnp.take_along_axis(x_rxPxD, last, axis=1)[:, 0], cache
 
-    # Row by row of a pass and not pass by pass: then a device holds the same rows before and after.
+    # Strided over rows, so that a device holds the same rows before and after.
     parts = (tokens_RxP.reshape(rows, -1, P).swapaxes(0, 1), lengths_R.reshape(rows, -1).T)
     results = jax.lax.map(one, parts)
     return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(R, *x.shape[2:]), results)
 
 
-def _record(state: _State, token_R: jax.Array, rules: Rules) -> _State:
-    """With one more token a row; rows that it ends do not go on."""
+def _append_token(state: _State, token_R: jax.Array, rules: SamplingArguments) -> _State:
+    """Append one token to each row and stop the rows that complete a stop sequence."""
     T = rules.stop_SxT.shape[1]
     written_RxN = jax.lax.dynamic_update_slice_in_dim(
         state.written_RxN, token_R[:, None], T + state.count, axis=1
@@ -286,7 +282,7 @@ def _record(state: _State, token_R: jax.Array, rules: Rules) -> _State:
 def _visible(
     lengths_R: jax.Array, prompt: int, slots: int, place: jax.Array, document_R: jax.Array
 ) -> jax.Array:
-    """bool[R, M]: the slots that the new token number `place` reads (see model.kv_cache)."""
+    """Return bool[R, M]: the slots that new token number `place` reads (see model.kv_cache)."""
     slot_M, lengths_Rx1 = jnp.arange(slots), lengths_R[:, None]
     position_RxM = jnp.where(slot_M < prompt, slot_M, slot_M - prompt + lengths_Rx1)
     filled_RxM = jnp.where(slot_M < prompt, slot_M < lengths_Rx1, slot_M <= prompt + place)
@@ -296,7 +292,7 @@ def _visible(
 def _document_start(
     config: DecoderConfig, tokens_RxP: jax.Array, lengths_R: jax.Array
 ) -> jax.Array:
-    """int32[R]: position at which the document of the first new token begins."""
+    """Return int32[R]: the position at which the document of the first new token starts."""
     if config.document_separator is None:
         return jnp.zeros_like(lengths_R)
     position_P = jnp.arange(tokens_RxP.shape[1], dtype=jnp.int32)
@@ -304,13 +300,13 @@ def _document_start(
     return jnp.where(ends, position_P + 1, 0).max(axis=1)
 
 
-def _rules(sampling: Sampling) -> Rules:
+def _sampling_arguments(sampling: Sampling) -> SamplingArguments:
     longest = max(map(len, sampling.stop), default=1)
     stop_SxT = np.full((len(sampling.stop), longest), -1, np.int32)
     for row, sequence in enumerate(sampling.stop):
         stop_SxT[row, longest - len(sequence) :] = sequence
     greedy, whole = sampling.temperature == 0, sampling.top_p in (None, 1)
-    return Rules(
+    return SamplingArguments(
         limit=sampling.max_new_tokens,
         temperature=None if greedy else float(sampling.temperature),
         top_p=None if greedy or whole else sampling.top_p,
@@ -318,11 +314,11 @@ def _rules(sampling: Sampling) -> Rules:
     )
 
 
-def _checked(config: DecoderConfig, number: int, prompt: np.ndarray) -> np.ndarray:
+def _check_prompt(config: DecoderConfig, number: int, prompt: np.ndarray) -> np.ndarray:
     tokens = np.asarray(prompt)
     if tokens.ndim != 1 or not len(tokens) or tokens.dtype.kind not in "iu":
         raise ValueError(
-            f"prompt {number} must be token ids, at least one: begin with the end-of-text id"
+            f"prompt {number} must be at least one token id: start with the end-of-text id"
         )
     if tokens.min() < 0 or tokens.max() >= config.vocab_size:
         raise ValueError(
@@ -332,8 +328,8 @@ def _checked(config: DecoderConfig, number: int, prompt: np.ndarray) -> np.ndarr
     return tokens.astype(np.int32)
 
 
-def _occurrences(prompts: Sequence[np.ndarray]) -> list[int]:
-    """For each, how many equal ones stand before it."""
+def _count_earlier(prompts: Sequence[np.ndarray]) -> list[int]:
+    """Return for each prompt the number of earlier equal prompts."""
     seen: dict[bytes, int] = {}
     out = []
     for prompt in prompts:
@@ -343,7 +339,7 @@ def _occurrences(prompts: Sequence[np.ndarray]) -> list[int]:
     return out
 
 
-def _rounded(length: int) -> int:
+def _round_up(length: int) -> int:
     return -(-length // _BUCKET) * _BUCKET
 
 

@@ -1,8 +1,8 @@
-"""Gradients of a span's log-likelihood with respect to the input embeddings.
+"""Gradients of a span's log-likelihood with respect to the input embeddings (contract C10).
 
-What the statistic of an embedding watermark compares with the noise that training added. A gradient
-depends on its request alone, to the bit, as a score does (see `batches`); on a GPU to float
-tolerance, as cuDNN's backward pass adds in an order of its own.
+The statistic of an embedding watermark compares them with the noise that training added. A gradient
+depends on its request alone, to the bit (see `length_buckets`); on a GPU only to float tolerance,
+because cuDNN's backward pass does not fix its order of summation.
 """
 
 import functools
@@ -20,12 +20,12 @@ from ttoaa.scoring.length_buckets import (
     PASSES,
     Pass,
     Passes,
-    ahead,
-    check,
-    computed,
-    packed,
-    spans,
-    windows,
+    check_requests,
+    in_windows,
+    pack_requests,
+    pass_options,
+    run_ahead,
+    slice_spans,
 )
 from ttoaa.scoring.requests import Request
 
@@ -38,14 +38,13 @@ def embedding_gradients(
     requests: Sequence[Request],
     passes: Passes = PASSES,
 ) -> list[np.ndarray]:
-    """For each request, float32[n, D]: d(sum of log p(tokens[i]), i = start .. n - 1) / d(e).
+    """Return for each request float32[n, D]: d(sum of log p(tokens[i]), i = start .. n - 1) / d(e).
 
-    e are the embeddings that the first block takes, one for each token; that of the last token has
-    no influence on the sum, and its gradient is 0. In nats; divide by n - start for the mean's.
-    Raises ValueError for a request without context, without anything to score, or with a token
-    that the model lacks.
+    e are the input embeddings of the first block, one for each token; the last token does not
+    influence the sum, so its gradient is 0. In nats; divide by n - start for the mean.
+    Raises ValueError for an invalid request (see `check_requests`).
     """
-    check(requests, config.vocab_size)
+    check_requests(requests, config.vocab_size)
     return list(stream_gradients(config, params, requests, passes))
 
 
@@ -55,24 +54,24 @@ def stream_gradients(
     requests: Iterable[Request],
     passes: Passes = PASSES,
 ) -> Iterator[np.ndarray]:
-    """The same one by one, in order; holds no more than 64 gradients, which are large."""
+    """Yield the same one by one, in order; holds at most 64 gradients in memory."""
     number = 0
-    for window in windows(requests, min(_HELD, passes.window)):
-        check(window, config.vocab_size, number)
+    for window in in_windows(requests, min(_HELD, passes.window)):
+        check_requests(window, config.vocab_size, number)
         number += len(window)
-        yield from _window(config, params, window, passes)
+        yield from _window_gradients(config, params, window, passes)
 
 
-def _window(
+def _window_gradients(
     config: DecoderConfig, params: Params, requests: Sequence[Request], passes: Passes
 ) -> list[np.ndarray]:
     found: dict[int, np.ndarray] = {}
 
     def run(one: Pass) -> jax.Array:
         arrays = one.tokens_RxL, one.first_R, one.wanted_RxS
-        return _gradients(config, params, *arrays, *computed(config, one))
+        return _gradients(config, params, *arrays, *pass_options(config, one))
 
-    for one, gradients_RxLxD in ahead(run, packed(requests, passes)):
+    for one, gradients_RxLxD in run_ahead(run, pack_requests(requests, passes)):
         for row, number in enumerate(one.members):
             found[number] = gradients_RxLxD[row, : len(requests[number][0])].copy()
     return [found[number] for number in range(len(requests))]
@@ -88,14 +87,14 @@ def _gradients(
     chunks: int,
     execution: Execution,
 ) -> jax.Array:
-    """float32[R, L, D], whole on every device: rows do not meet, so one sum serves them all."""
+    """Return float32[R, L, D], replicated: rows do not interact, so one sum serves all."""
     tokens_RxL = constrain(tokens_RxL, "batch", None)
     span = wanted_RxS.shape[1]
-    targets_RxS = spans(jnp.roll(tokens_RxL, -1, axis=1), first_R, span)
+    targets_RxS = slice_spans(jnp.roll(tokens_RxL, -1, axis=1), first_R, span)
 
     def summed(offset_RxLxD: jax.Array) -> jax.Array:
         x_RxLxD = features(config, params, tokens_RxL, offset_RxLxD, execution=execution)
-        x_RxSxD = spans(x_RxLxD, first_R, span)
+        x_RxSxD = slice_spans(x_RxLxD, first_R, span)
         losses, _ = token_losses(x_RxSxD, params["head"], targets_RxS, chunks)
         return -jnp.where(wanted_RxS, losses, 0).sum()
 

@@ -1,9 +1,8 @@
-"""Requests in passes whose shapes follow from each item alone, never from its neighbours.
+"""Pack requests into passes whose shapes do not depend on the other requests.
 
-XLA rounds differently for every shape. So that an item's score does not depend on what it is scored
-with, its row is padded to a length that follows from its own, rows go in passes of a fixed number,
-and dummy rows fill up the last. Tokens stand at the left: padding comes after them, where causal
-attention does not look.
+XLA rounds differently for every shape. To make a score independent of the other requests, a row is
+padded to a length that depends on its own, a pass has a fixed number of rows, and dummy rows fill
+the last pass. Padding is on the right, where causal attention does not look.
 """
 
 import collections
@@ -23,15 +22,15 @@ from ttoaa.scoring.requests import Request
 
 @dataclasses.dataclass(frozen=True)
 class Passes:
-    """The shapes of what is compiled; another choice changes scores to float tolerance."""
+    """The compiled shapes; another choice changes scores within float tolerance."""
 
     rows: int | None = None
-    """Of a pass, on each part of the mesh; by default what `pass_rows` says of the length."""
+    """Rows of a pass on each part of the mesh; None: `pass_rows` of the length."""
     step: int = 32
-    """Row lengths are multiples of it, and beyond 8 of them of an eighth of a power of two: for
-    lengths up to n no more than 4 log2(n / step) shapes, and an eighth of the work for padding."""
+    """Row lengths are multiples of it, and above 8 steps multiples of an eighth of a power of two.
+    Lengths up to n need at most 4 log2(n / step) shapes; padding is at most an eighth."""
     window: int = 4096
-    """Requests that are held at a time, to be sorted by length."""
+    """Requests that are held and sorted by length at a time."""
 
     def __post_init__(self) -> None:
         for name in ("rows", "step", "window"):
@@ -40,12 +39,13 @@ class Passes:
                 raise ValueError(f"Passes.{name} must be a positive integer, not {value!r}")
 
     def length(self, tokens: int) -> int:
-        """What a row of so many tokens is padded to."""
-        octave = 1 << max(0, tokens - 1).bit_length()  # the power of two from which it is not far
+        """Return the padded length of a row of `tokens` tokens."""
+        octave = 1 << max(0, tokens - 1).bit_length()  # the next power of two
         step = self.step * max(1, octave // (8 * self.step))
         return -(-tokens // step) * step
 
     def rows_of(self, length: int) -> int:
+        """Return the rows of a pass of this length on all devices."""
         if self.rows is None:
             return pass_rows(length)
         return self.rows * _parts()
@@ -53,29 +53,29 @@ class Passes:
 
 PASSES = Passes()
 SPAN = 32
-"""Positions that the head is computed for where a continuation has no more, else the row's."""
+"""Positions for which the head is computed if a continuation is no longer, else the whole row."""
 _LOGITS = 1 << 26
-"""Float32 logits that a device holds at a time."""
+"""The most float32 logits on a device at a time (256 MiB)."""
 _AHEAD = 4
-"""Passes that are given to the device before the first one's result is waited for."""
+"""Passes dispatched before waiting for the first result."""
 
 
 class Pass(NamedTuple):
-    """Rows of one length that are computed together."""
+    """R rows of one length that are computed together."""
 
     members: list[int]
-    """Numbers of the requests, one a row; the rows after them are dummies."""
+    """Indices of the requests, one for each row; further rows are dummies."""
     tokens_RxL: np.ndarray
     first_R: np.ndarray
-    """int32[R]: the head is computed from this position on, for S positions."""
+    """int32[R]: the first of the S positions for which the head is computed."""
     wanted_RxS: np.ndarray
-    """bool[R, S]: at which of them the next token is asked for; nowhere in a dummy row."""
+    """bool[R, S]: whether the next token is requested; False in dummy rows."""
 
 
 def pass_rows(length: int, platform: str | None = None) -> int:
-    """Rows of one pass on all devices: so many tokens as suit a CPU's caches, or an accelerator.
+    """Return the rows of one pass on all devices, so that its tokens suit the platform.
 
-    A power of two on a CPU, from two to eight rows: many short rows would be dummies.
+    On a CPU a power of two from 2 to 8 for its caches; more short rows would often be dummies.
     """
     if (platform or jax.default_backend()) != "cpu":
         return _parts() * max(1, 16_384 // length)
@@ -83,7 +83,7 @@ def pass_rows(length: int, platform: str | None = None) -> int:
 
 
 def execution_of(config: DecoderConfig, length: int, platform: str | None = None) -> Execution:
-    """How rows of a length are computed: by the platform's kernel, where it can do it."""
+    """Return the execution for rows of a length: the platform's attention kernel if it applies."""
     platform = platform or jax.default_backend()
     if config.head_width > LANES:  # splash's tiles would have to be smaller
         return PLAIN
@@ -96,10 +96,10 @@ def _parts() -> int:
     return 1 if mesh.empty else row_parts(mesh)
 
 
-def check(requests: Sequence[Request], vocab_size: int, first: int = 0) -> None:
-    """Raises ValueError, naming the request (`first` is the number of the first one).
+def check_requests(requests: Sequence[Request], vocab_size: int, first: int = 0) -> None:
+    """Raise ValueError for a request without context, without targets, or with unknown tokens.
 
-    For one without context, without anything after it, or with a token that the model lacks.
+    `first` is the number of the first request, for the message.
     """
     for number, (tokens, start) in enumerate(requests, first):
         if not 1 <= start < len(tokens):
@@ -115,8 +115,8 @@ def check(requests: Sequence[Request], vocab_size: int, first: int = 0) -> None:
             )
 
 
-def windows(requests: Iterable[Request], size: int) -> Iterator[list[Request]]:
-    """The requests, so many at a time."""
+def in_windows(requests: Iterable[Request], size: int) -> Iterator[list[Request]]:
+    """Yield the requests in lists of `size`."""
     held: list[Request] = []
     for request in requests:
         held.append(request)
@@ -127,8 +127,8 @@ def windows(requests: Iterable[Request], size: int) -> Iterator[list[Request]]:
         yield held
 
 
-def packed(requests: Sequence[Request], passes: Passes) -> Iterator[Pass]:
-    """Each request in one pass, the shortest first."""
+def pack_requests(requests: Sequence[Request], passes: Passes) -> Iterator[Pass]:
+    """Yield passes that hold each request once, the shortest first."""
     groups: dict[tuple[int, int], list[int]] = {}
     for number, (tokens, start) in enumerate(requests):
         length = passes.length(len(tokens))
@@ -148,32 +148,32 @@ def _pass(members: list[int], requests: list[Request], shape: tuple[int, int, in
     wanted_RxS = np.zeros((rows, span), bool)
     for row, (tokens, start) in enumerate(requests):
         tokens_RxL[row, : len(tokens)] = tokens
-        # Where the span would run over the row's end it begins earlier.
+        # A span that would cross the end of the row starts earlier.
         first_R[row] = first = min(start - 1, length - span)
         wanted_RxS[row, start - 1 - first : len(tokens) - 1 - first] = True
     return Pass(members, tokens_RxL, first_R, wanted_RxS)
 
 
 def head_chunks(rows: int, span: int, vocab_size: int) -> int:
-    """The fewest pieces of a span for which a device holds 2**26 logits (256 MiB) at most."""
+    """Return the fewest pieces of a span that keep a device's logits below `_LOGITS`."""
     positions = max(1, _LOGITS * _parts() // (rows * vocab_size))
     return next(n for n in range(1, span + 1) if span % n == 0 and span // n <= positions)
 
 
-def computed(config: DecoderConfig, one: Pass) -> tuple[int, Execution]:
-    """(pieces of its span, execution) of a pass."""
+def pass_options(config: DecoderConfig, one: Pass) -> tuple[int, Execution]:
+    """Return (pieces of its span, execution) of a pass."""
     rows, span = one.wanted_RxS.shape
     return head_chunks(rows, span, config.vocab_size), execution_of(config, one.tokens_RxL.shape[1])
 
 
-def spans(array_RxLx_: jax.Array, first_R: jax.Array, span: int) -> jax.Array:
-    """[R, span, …]: of each row the positions first .. first + span - 1."""
+def slice_spans(array_RxLx_: jax.Array, first_R: jax.Array, span: int) -> jax.Array:
+    """Return [R, span, …]: the positions first .. first + span - 1 of each row."""
     cut = jax.vmap(lambda row, first: jax.lax.dynamic_slice_in_dim(row, first, span))
     return cut(array_RxLx_, first_R)
 
 
-def ahead(run: Callable[[Pass], Any], passes: Iterable[Pass]) -> Iterator[tuple[Pass, Any]]:
-    """Each pass and, as NumPy arrays, what `run` made of it; the device need not wait for us."""
+def run_ahead(run: Callable[[Pass], Any], passes: Iterable[Pass]) -> Iterator[tuple[Pass, Any]]:
+    """Yield each pass and the result of `run` as NumPy arrays, dispatching passes ahead."""
     pending: collections.deque[tuple[Pass, Any]] = collections.deque()
     for one in passes:
         pending.append((one, run(one)))

@@ -1,13 +1,8 @@
-"""Log-likelihood of tokens under a checkpoint: the first of the scoring primitives (C10).
+"""Log-likelihoods of tokens under a checkpoint, and moments over the vocabulary (contract C10).
 
-A score depends on its request alone, to the bit: not on order, neighbours or how many there are
-(see `batches`). Softmax is in float32. A request is in tokens: (tokens, start) asks for
-tokens[start:] given what stands before each, so that prompt and continuation meet where
-`start` says and nowhere else; `requests.encode_request` makes one of two texts.
-
-Log-probabilities beside what the model itself would expect of them: what Min-K%++ needs.
-
-Independent of order, neighbours and number of the requests, to the bit, as in `likelihood`.
+A request (tokens, start) asks for tokens[start:], each given all tokens before it;
+`requests.encode_request` makes one from two texts. A result depends on its request alone, to the
+bit (see `length_buckets`). Softmax is in float32.
 """
 
 import dataclasses
@@ -26,30 +21,30 @@ from ttoaa.scoring.length_buckets import (
     PASSES,
     Pass,
     Passes,
-    ahead,
-    check,
-    computed,
+    check_requests,
     execution_of,
     head_chunks,
-    packed,
+    in_windows,
+    pack_requests,
+    pass_options,
     pass_rows,
-    spans,
-    windows,
+    run_ahead,
+    slice_spans,
 )
 from ttoaa.scoring.requests import Request
 
 
 class Scored(NamedTuple):
-    """Of tokens[start:], each given all before it."""
+    """The result for tokens[start:], each given all tokens before it."""
 
     log_probs: np.ndarray
     """float32[n - start], in nats."""
     greedy: np.ndarray
-    """bool[n - start]: is it the likeliest token, the first of them where they tie?"""
+    """bool[n - start]: whether the token is the argmax; the first one counts in a tie."""
 
 
 class Lowered(NamedTuple):
-    """A program for devices that need not be there, and what it is of."""
+    """A program lowered ahead of time, with its rows and execution."""
 
     program: jax.stages.Lowered
     rows: int
@@ -65,16 +60,18 @@ def token_log_probs(
     rows: int,
     execution: Execution = PLAIN,
 ) -> jax.Array:
-    """float32[N, L - 1]: log p(tokens[:, i + 1] | tokens[:, :i + 1]), `rows` rows a pass.
+    """Return float32[N, L - 1]: log p(tokens[:, i + 1] | tokens[:, :i + 1]), `rows` rows per pass.
 
-    Over the mesh in context, if there is one; the result is whole on every device.
+    Uses the mesh in context, if any; the result is replicated.
     """
 
     def one(tokens_RxL: jax.Array) -> jax.Array:
         tokens_RxL = constrain(tokens_RxL, "batch", None)
         x_RxLxD = features(config, params, tokens_RxL, execution=execution)
         targets_RxL = jnp.roll(tokens_RxL, -1, axis=1)
-        return _read(x_RxLxD, params["head"], targets_RxL, execution.loss_chunks)[0][:, :-1]
+        return _target_log_probs(x_RxLxD, params["head"], targets_RxL, execution.loss_chunks)[0][
+            :, :-1
+        ]
 
     N, L = tokens_NxL.shape
     scores = jax.lax.map(one, tokens_NxL.reshape(-1, rows, L)).reshape(N, L - 1)
@@ -91,26 +88,28 @@ def _score(
     chunks: int,
     execution: Execution,
 ) -> tuple[jax.Array, jax.Array]:
-    """Log-probabilities and greediness of the tokens after positions first .. first + span - 1."""
+    """Return log-probabilities and argmax matches of the tokens after first .. first + span - 1."""
     tokens_RxL = constrain(tokens_RxL, "batch", None)
     x_RxLxD = features(config, params, tokens_RxL, execution=execution)
-    targets_RxS = spans(jnp.roll(tokens_RxL, -1, axis=1), first_R, span)
-    read = _read(spans(x_RxLxD, first_R, span), params["head"], targets_RxS, chunks)
+    targets_RxS = slice_spans(jnp.roll(tokens_RxL, -1, axis=1), first_R, span)
+    read = _target_log_probs(
+        slice_spans(x_RxLxD, first_R, span), params["head"], targets_RxS, chunks
+    )
     log_probs_RxS, greedy_RxS = (constrain(each, None, None) for each in read)
     return log_probs_RxS, greedy_RxS
 
 
-def _read(
+def _target_log_probs(
     x_BxSxD: jax.Array, head_DxV: jax.Array, targets_BxS: jax.Array, chunks: int
 ) -> tuple[jax.Array, jax.Array]:
-    """(float32[B, S] log-probabilities of the targets, bool[B, S] whether the argmax is it)."""
+    """Return the targets' log-probabilities, float32[B, S], and whether they are the argmax."""
     head = constrain(head_DxV.astype(x_BxSxD.dtype), None, "vocab")
 
     def piece(x_BxNxD: jax.Array, targets_BxN: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits = constrain(x_BxNxD @ head, "batch", None, "vocab").astype(jnp.float32)
         ids = jax.lax.broadcasted_iota(targets_BxN.dtype, logits.shape, 2)
         wanted = targets_BxN[..., None]
-        # A sum and not a look-up: a vocabulary sharded over devices would be gathered for that.
+        # A sum instead of a gather: a gather would collect a sharded vocabulary on every device.
         target = jnp.where(ids == wanted, logits, 0).sum(axis=-1, keepdims=True)
         beaten = (logits > target) | ((logits == target) & (ids < wanted))
         log_probs = target[..., 0] - jax.nn.logsumexp(logits, axis=-1)
@@ -134,9 +133,9 @@ def row_losses(
     tokens_NxL: np.ndarray,
     execution: Execution = PLAIN,
 ) -> np.ndarray:
-    """float32[N]: the mean loss of each row's L - 1 targets, in nats.
+    """Return float32[N]: the mean loss of the L - 1 targets of each row, in nats.
 
-    In as many chunks as `execution` says, or more: no more logits at a time than `head_chunks`.
+    Uses at least the chunks of `execution`, and more if the logits need them (`head_chunks`).
     """
     length = tokens_NxL.shape[1]
     rows = pass_rows(length)
@@ -148,33 +147,32 @@ def row_losses(
     return -np.asarray(scores).mean(axis=1)[: len(tokens_NxL)]
 
 
-def stream(
+def stream_scores(
     config: DecoderConfig,
     params: Params,
     requests: Iterable[Request],
     passes: Passes = PASSES,
 ) -> Iterator[Scored]:
-    """Of each request, in order; holds no more than `passes.window` of them at a time.
+    """Yield the scores in the order of the requests, holding `passes.window` of them at a time.
 
-    Raises ValueError for a request without context, without anything to score, or with a token
-    that the model lacks.
+    Raises ValueError for an invalid request (see `check_requests`).
     """
     number = 0
-    for window in windows(requests, passes.window):
-        check(window, config.vocab_size, number)
+    for window in in_windows(requests, passes.window):
+        check_requests(window, config.vocab_size, number)
         number += len(window)
-        yield from _window(config, params, window, passes)
+        yield from _score_window(config, params, window, passes)
 
 
-def score(
+def score_requests(
     config: DecoderConfig,
     params: Params,
     requests: Sequence[Request],
     passes: Passes = PASSES,
 ) -> list[Scored]:
-    """As `stream`, but checks every request before it scores the first."""
-    check(requests, config.vocab_size)
-    return list(stream(config, params, requests, passes))
+    """Score a list of requests as `stream_scores` does, but check all of them first."""
+    check_requests(requests, config.vocab_size)
+    return list(stream_scores(config, params, requests, passes))
 
 
 def log_likelihoods(
@@ -183,17 +181,17 @@ def log_likelihoods(
     requests: Sequence[Request],
     passes: Passes = PASSES,
 ) -> list[np.ndarray]:
-    """For each request, float32[n - start]: log p(tokens[i] | tokens[:i]) for i = start .. n - 1.
+    """Return for each request float32[n - start]: log p(tokens[i] | tokens[:i]) in nats.
 
-    Raises ValueError as `score` does.
+    Raises ValueError for an invalid request (see `check_requests`).
     """
-    return [scored.log_probs for scored in score(config, params, requests, passes)]
+    return [scored.log_probs for scored in score_requests(config, params, requests, passes)]
 
 
-def lowered(config: DecoderConfig, params: Params, length: int, platform: str) -> Lowered:
-    """A pass of `stream` over rows of that length, scored whole, on the mesh in context.
+def lower_scoring(config: DecoderConfig, params: Params, length: int, platform: str) -> Lowered:
+    """Lower a pass of `stream_scores` over whole rows of a length, on the mesh in context.
 
-    Its devices need not be there.
+    The devices of the mesh may be absent.
     """
     rows = pass_rows(length, platform)
     tokens_RxL = jax.ShapeDtypeStruct((rows, length), jnp.int32)
@@ -204,16 +202,16 @@ def lowered(config: DecoderConfig, params: Params, length: int, platform: str) -
     return Lowered(made, rows, execution)
 
 
-def _window(
+def _score_window(
     config: DecoderConfig, params: Params, requests: Sequence[Request], passes: Passes
 ) -> list[Scored]:
     found: dict[int, Scored] = {}
 
     def run(one: Pass) -> tuple[jax.Array, jax.Array]:
-        span, how = one.wanted_RxS.shape[1], computed(config, one)
+        span, how = one.wanted_RxS.shape[1], pass_options(config, one)
         return _score(config, params, one.tokens_RxL, one.first_R, span, *how)
 
-    for one, (log_probs_RxS, greedy_RxS) in ahead(run, packed(requests, passes)):
+    for one, (log_probs_RxS, greedy_RxS) in run_ahead(run, pack_requests(requests, passes)):
         for row, number in enumerate(one.members):
             wanted = one.wanted_RxS[row]
             found[number] = Scored(log_probs_RxS[row, wanted], greedy_RxS[row, wanted])
@@ -221,31 +219,30 @@ def _window(
 
 
 class Moments(NamedTuple):
-    """Of tokens[start:], each given all before it; float32[n - start], in nats."""
+    """The result for tokens[start:], each given all before it: float32[n - start] each, in nats."""
 
     log_probs: np.ndarray
     means: np.ndarray
-    """Of the log-probability of a token drawn from the model: minus the entropy."""
+    """Mean log-probability of a token drawn from the model, that is minus the entropy."""
     stds: np.ndarray
-    """Of the same."""
+    """Standard deviation of the same."""
 
 
 def vocabulary_moments(
     config: DecoderConfig, params: Params, requests: Sequence[Request], passes: Passes = PASSES
 ) -> list[Moments]:
-    """The moments of each request, in order.
+    """Return the moments of each request, in order, for Min-K%++ (see `attacks`).
 
-    Raises ValueError for a request without context, without anything to score, or with a token
-    that the model lacks.
+    Raises ValueError for an invalid request (see `check_requests`).
     """
-    check(requests, config.vocab_size)
+    check_requests(requests, config.vocab_size)
     found: dict[int, Moments] = {}
 
     def run(one: Pass) -> tuple[jax.Array, ...]:
-        span, how = one.wanted_RxS.shape[1], computed(config, one)
+        span, how = one.wanted_RxS.shape[1], pass_options(config, one)
         return _moments(config, params, one.tokens_RxL, one.first_R, span, *how)
 
-    for one, moments in ahead(run, packed(requests, passes)):
+    for one, moments in run_ahead(run, pack_requests(requests, passes)):
         for row, number in enumerate(one.members):
             found[number] = Moments(*(each[row, one.wanted_RxS[row]] for each in moments))
     return [found[number] for number in range(len(requests))]
@@ -261,10 +258,10 @@ def _moments(
     chunks: int,
     execution: Execution,
 ) -> tuple[jax.Array, ...]:
-    """Three of float32[R, span], for the tokens after positions first .. first + span - 1.
+    """Return float32[R, span] three times, for the tokens after first .. first + span - 1.
 
-    The span goes in so many chunks, of which one has logits at a time. Over the mesh in context, if
-    there is one; the results are whole on every device.
+    Only one of `chunks` pieces of the span has logits at a time. Uses the mesh in context, if any;
+    the results are replicated.
     """
     tokens_RxL = constrain(tokens_RxL, "batch", None)
     x_RxLxD = features(config, params, tokens_RxL, execution=execution)
@@ -272,7 +269,7 @@ def _moments(
 
     def cut(array_RxLx_: jax.Array) -> jax.Array:
         """[chunks, R, span / chunks, ...]"""
-        taken = spans(array_RxLx_, first_R, span)
+        taken = slice_spans(array_RxLx_, first_R, span)
         pieces = taken.reshape(len(taken), chunks, span // chunks, *taken.shape[2:])
         return pieces.swapaxes(0, 1)
 
@@ -281,11 +278,11 @@ def _moments(
         logits = constrain(x_RxNxD @ head, "batch", None, "vocab").astype(jnp.float32)
         log_p = jax.nn.log_softmax(logits)
         p = jnp.exp(log_p)
-        # A sum and not a look-up: a vocabulary sharded over devices would be gathered for that.
+        # A sum instead of a gather: a gather would collect a sharded vocabulary on every device.
         ids = jax.lax.broadcasted_iota(targets_RxN.dtype, logits.shape, 2)
         target_RxN = jnp.where(ids == targets_RxN[..., None], log_p, 0).sum(-1)
         mean_RxN = (p * log_p).sum(-1)
-        # About the mean: a difference of squares would lose a small spread to rounding.
+        # Centred: a difference of squares would lose a small spread to rounding.
         variance_RxN = (p * (log_p - mean_RxN[..., None]) ** 2).sum(-1)
         return target_RxN, mean_RxN, jnp.sqrt(variance_RxN)
 

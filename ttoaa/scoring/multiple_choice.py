@@ -1,14 +1,13 @@
-"""Multiple choice: log-likelihoods of the options, and which one a model chooses.
+"""Multiple choice: log-likelihoods of the options, and accuracies by four normalisations.
 
-Four ways to choose, named as in lm-evaluation-harness 0.4.13 where it has them:
+The names are those of lm-evaluation-harness 0.4.13 where it has them:
 
 acc              the largest log-likelihood
-acc_norm         ... a character of the option; the one space before an option is not counted
-acc_per_token    ... a token of the option
-acc_mutual_info  ... less that after a context that tells nothing of the question (PMI)
+acc_norm         ... divided by characters (Unicode) of the option, without its leading space
+acc_per_token    ... divided by tokens of the option
+acc_mutual_info  ... less the log-likelihood after an unconditional context (PMI)
 
-Characters are Unicode's, not bytes. That context is "Answer:" in OLMES and empty (so, an EOS) in
-the harness.
+The unconditional context is "Answer:" in OLMES and empty (that is, an EOS) in the harness.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -21,7 +20,7 @@ from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.scoring.requests import Request, encode_request
 
 LogLikelihood = Callable[[Sequence[Request]], list[np.ndarray]]
-"""Of each request, float32[n]: the log-probability of each token asked for."""
+"""requests -> for each, float32[n - start]: the log-probabilities of the requested tokens."""
 
 
 def score_questions(
@@ -31,12 +30,12 @@ def score_questions(
     unconditional: str | None = None,
     document: bool = False,
 ) -> pd.DataFrame:
-    """A row for each option of each question, in order.
+    """Return a table with one row for each option of each question, in order.
 
     Columns: item, benchmark, option (int), gold (bool), log_likelihood (nats, summed), characters,
-    tokens, and unconditional: the log-likelihood of the option after `Question.unconditional`, or
-    after `unconditional` where that is given; NaN where neither is. With `document` each context
-    starts with an EOS, as a document does in training. What occurs more than once is scored once.
+    tokens, and unconditional: the log-likelihood of the option after `unconditional`, or else after
+    `Question.unconditional`; NaN without either. With `document` each context starts with an EOS,
+    as a document does in training. Equal requests are scored once.
     """
     questions = list(questions)
     _check_distinct(questions)
@@ -61,32 +60,29 @@ def score_questions(
                     "blank": -1 if blank is None else number(blank, continuation),
                 }
             )
-    requests = _encoded(tokenizer, list(numbers))
+    requests = _encode_pairs(tokenizer, list(numbers))
     if document:
         requests = [_as_document(request, tokenizer.eos_id) for request in requests]
     scores = log_likelihood(requests)
     sums = np.array([*(np.sum(score, dtype=float) for score in scores), np.nan])  # -1: none
     tokens = np.array([len(score) for score in scores], int)
-    table = pd.DataFrame(rows, columns=[*_FIRST, "request", "blank"])
+    table = pd.DataFrame(rows, columns=[*_COLUMNS, "request", "blank"])
     request, blank = (table.pop(name).to_numpy(int) for name in ("request", "blank"))
     return table.assign(
         log_likelihood=sums[request], tokens=tokens[request], unconditional=sums[blank]
     )
 
 
-def _encoded(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]]) -> list[Request]:
-    """The request of each context and continuation."""
-    # As `encode_request` will ask for them: the contexts without white space at their ends.
+def _encode_pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]]) -> list[Request]:
+    """Return the request of each (context, continuation)."""
+    # `encode_request` asks for contexts without trailing white space.
     texts = [text for a, b in pairs for text in (a.rstrip(), a + b)]
-    known = _Known(tokenizer, list(dict.fromkeys(texts)))
+    known = _CachedTokenizer(tokenizer, list(dict.fromkeys(texts)))
     return [encode_request(known, *pair) for pair in pairs]
 
 
-class _Known(Tokenizer):
-    """A tokenizer that has tokenised its texts already: in one batch, so on all cores.
-
-    Choices share their contexts, and the shots before them: each is tokenised once.
-    """
+class _CachedTokenizer(Tokenizer):
+    """A tokenizer that encodes given texts in one batch, on all cores, each text once."""
 
     def __init__(self, tokenizer: Tokenizer, texts: Sequence[str]) -> None:
         self.eos_id = tokenizer.eos_id
@@ -96,15 +92,15 @@ class _Known(Tokenizer):
         return [self._tokens[text] for text in texts]
 
 
-_FIRST = ("item", "benchmark", "option", "gold", "characters")
+_COLUMNS = ("item", "benchmark", "option", "gold", "characters")
 
 
 def accuracies(table: pd.DataFrame, ties: str = "first") -> pd.DataFrame:
-    """Which questions are answered right: columns item, benchmark, outcome, value.
+    """Return the accuracy on each question: columns item, benchmark, outcome, value.
 
-    `table` is as `score_questions` makes it. `acc_mutual_info` is there for the questions all of
-    whose options have an unconditional log-likelihood. Of options that tie the first is chosen
-    (`ties="first"`, as the harness does), or each has its share ("shared").
+    `table` comes from `score_questions`. `acc_mutual_info` is returned for questions whose options
+    all have an unconditional log-likelihood. In a tie the first option is chosen (`ties="first"`,
+    as in the harness), or each option has an equal share ("shared").
     """
     if ties not in ("first", "shared"):
         raise ValueError(f"ties must be 'first' or 'shared', not {ties!r}")
@@ -117,7 +113,7 @@ def accuracies(table: pd.DataFrame, ties: str = "first") -> pd.DataFrame:
     }
     benchmarks = table.groupby("item", sort=False)["benchmark"].first()
     bare = table["unconditional"].isna().groupby(table["item"], sort=False).any()
-    columns = {name: _right(table, merit, ties) for name, merit in merits.items()}
+    columns = {name: _gold_is_best(table, merit, ties) for name, merit in merits.items()}
     columns["acc_mutual_info"] = columns["acc_mutual_info"][~bare]
     parts = [
         pd.DataFrame({"benchmark": benchmarks[value.index], "outcome": name, "value": value})
@@ -126,8 +122,8 @@ def accuracies(table: pd.DataFrame, ties: str = "first") -> pd.DataFrame:
     return pd.concat(parts).reset_index(names="item")
 
 
-def _right(table: pd.DataFrame, merit: pd.Series, ties: str) -> pd.Series:
-    """By item: whether the gold option has the largest merit; NaN where one is not a number."""
+def _gold_is_best(table: pd.DataFrame, merit: pd.Series, ties: str) -> pd.Series:
+    """Return by item whether the gold option has the largest merit; NaN if a merit is NaN."""
     item, gold = table["item"], table["gold"].astype(bool)
     best = merit == merit.groupby(item, sort=False).transform("max")
     if ties == "first":
@@ -147,5 +143,5 @@ def _check_distinct(questions: Sequence[Question]) -> None:
     seen: set[str] = set()
     for question in questions:
         if question.id in seen:
-            raise ValueError(f"two questions have the id {question.id}: give each one of its own")
+            raise ValueError(f"two questions have the id {question.id}: make ids unique")
         seen.add(question.id)

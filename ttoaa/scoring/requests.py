@@ -1,9 +1,7 @@
-"""Texts to requests of the scoring primitives: where a continuation begins is decided in tokens.
+"""The inputs of the scoring primitives: requests for log-likelihoods, and how to generate.
 
-A seam in characters is not always one in tokens. What is scored is always a tokenisation of the
-whole text, as training saw it, never two tokenisations put together.
-
-How to generate: how far, how greedily, from which random streams, and what ends it.
+A request tokenises the whole text, as training does, and then finds the token at which the
+continuation starts; it never joins two tokenisations.
 """
 
 import dataclasses
@@ -18,17 +16,16 @@ import numpy as np
 from ttoaa.data.tokenizer import Tokenizer
 
 Request = tuple[np.ndarray, int]
-"""(tokens int[n], start): tokens[start:] are of interest, given all that stands before each."""
+"""(tokens int[n], start): asks for tokens[start:], each given all tokens before it."""
 
 
 def encode_request(tokenizer: Tokenizer, context: str, continuation: str) -> Request:
-    """The request that scores `continuation` after `context`.
+    """Return the request that scores `continuation` after `context`.
 
-    As in lm-evaluation-harness (0.4.13), white space at the context's end is moved to the
-    continuation, whose first word then has the space that its token has in a text, and an empty
-    context is the EOS before a document. Unlike there, a token that spans the seam belongs to the
-    continuation whole (`Tokenizer.encode_pair`), where the harness counts off the context's own
-    tokens; the two are the same wherever the context's tokens are a prefix of those of the whole.
+    As in lm-evaluation-harness (0.4.13), white space at the end of the context moves to the
+    continuation, and an empty context becomes the EOS before a document. Unlike the harness, a
+    token that crosses the boundary belongs to the continuation (`Tokenizer.encode_pair`); both
+    agree if the context's tokens are a prefix of the tokens of the whole.
 
     Raises ValueError for a continuation that is empty or has no token of its own.
     """
@@ -47,18 +44,18 @@ _COLDEST = 1e-6
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How to generate. Raises ValueError for a setting that has no meaning."""
+    """How to generate; ValueError for invalid settings."""
 
     max_new_tokens: int
     temperature: float = 0.0
-    """Divides the logits; 0 takes the likeliest token, the first of equals."""
+    """Divides the logits; 0 takes the argmax, the first one in a tie."""
     top_k: int | None = None
-    """Draw from so many of the likeliest tokens, the first of equals."""
+    """Draw from this many of the likeliest tokens; None: from all."""
     top_p: float | None = None
-    """Of these, draw from the likeliest that together reach this probability, in (0, 1]."""
+    """Draw from the likeliest of these that together reach this probability, in (0, 1]."""
     seed: int = 0
     stop: tuple[tuple[int, ...], ...] = ()
-    """An item ends with the first of these that its new tokens complete, and includes it."""
+    """Stop sequences: a result ends with the first that it completes, inclusive."""
 
     def __post_init__(self) -> None:
         for name in ("temperature", "top_p"):
@@ -92,9 +89,9 @@ def _is_integer(value: object) -> bool:
 
 
 def item_key(seed: int, key: int | str, tokens: np.ndarray) -> np.ndarray:
-    """uint32[2]: the key of an item's random stream, of these three and nothing else.
+    """Return uint32[2]: the key of an item's random stream, from these three arguments alone.
 
-    1 and "1" are two keys; a whole number is the same key in NumPy's types.
+    1 and "1" are different keys; a NumPy integer is the same key as the Python integer.
     """
     name = str(key) if isinstance(key, str) else operator.index(key)
     digest = hashlib.sha256(f"{seed}\x1f{name!r}\x1f".encode())

@@ -1,4 +1,4 @@
-"""One checkpoint of one run, as an experiment's outcome sees it (see experiments.base.Scorer)."""
+"""The scorer of one checkpoint of one run, passed to outcomes (see experiments.base.Scorer)."""
 
 import dataclasses
 import pathlib
@@ -18,7 +18,7 @@ from ttoaa.workdir import read_json_lines
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointScorer:
-    """Scores with the parameters of `step`; items, probes and decisions are of one experiment."""
+    """Score with the parameters of `step`; items, probes and decisions belong to one experiment."""
 
     step: int
     items: pd.DataFrame
@@ -47,7 +47,7 @@ class CheckpointScorer:
 
 
 def read_probes(run: pathlib.Path, experiment: str, step: int) -> pd.DataFrame:
-    """In-training probes of one experiment up to `step`: step, probe, row, loss."""
+    """Read the probes of one experiment up to `step`: columns step, probe, row, loss."""
     rows = [
         (line["step"], line["probe"], row, loss)
         for line in read_json_lines(run / "probes.jsonl")

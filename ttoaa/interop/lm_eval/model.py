@@ -32,7 +32,7 @@ from ttoaa.interop.load_model import open_model
 from ttoaa.model.sharding import Layout, make_mesh
 from ttoaa.scoring.generation import generate
 from ttoaa.scoring.length_buckets import Passes
-from ttoaa.scoring.likelihood import Scored, stream
+from ttoaa.scoring.likelihood import Scored, stream_scores
 from ttoaa.scoring.requests import Request, Sampling
 
 LONGEST = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
@@ -266,7 +266,7 @@ class CheckpointLM(TemplateLM):
     def _scored(self, requests: Sequence[Request], disable_tqdm: bool) -> list[Scored]:
         scores = []
         with self._bar(len(requests), disable_tqdm) as bar, self._on_mesh():
-            for scored in stream(self.model.config, self.model.params, requests, _PASSES):
+            for scored in stream_scores(self.model.config, self.model.params, requests, _PASSES):
                 scores.append(scored)
                 bar.update()
         return scores
