@@ -57,7 +57,7 @@ Contamination.primary = 'accuracy_above_holdout/1x'
 
 
 def test_from_tfds_it_is_what_the_guide_says(tmp_path):
-    source, binding = re.findall(r"From TFDS it is `(.*?)`, with `(.*?)`", GUIDE)[0]
+    source, binding = re.findall(r"For TFDS use `(.*?)` with `(.*?)`", GUIDE)[0]
     example = re.sub(r"^(RecordQuestions\.|#).*\n", "", EXAMPLE, flags=re.MULTILINE)
     example = example.replace("@RecordQuestions()", source) + binding
     experiment = study(tmp_path, example).experiments[0]

@@ -35,14 +35,14 @@ def test_its_controller_is_one_that_a_run_takes(guide, make_world):
     done = {"lighthouse": Intervention(experiment.intervene(world), world.windows)}
     plan = compile_plan(done, world.geometry, world.tokenizer.vocab_size, {"seed": 0})
     filled = SlotOverlay(plan, control.slot_texts(controllers))
-    assert filled.each == [4]
+    assert filled.per_interval == [4]
     ((_, controller),) = controllers
     assert world.tokenizer.decode(controller.texts[0]) == guide["SENTENCE"] + guide["ANSWER"]
     measured = controller.measured
     target = measured.tokens_NxL[0, measured.start[0] : measured.stop[0]]
     assert world.tokenizer.decode(target) == guide["ANSWER"]
     chosen, state = controller.decide(controller.start(), 0, np.array([-5.0]))
-    assert filled.checked(0, 0, chosen) == [0] * 4 and state == {"exposures": 4}
+    assert filled.validate(0, 0, chosen) == [0] * 4 and state == {"exposures": 4}
     assert controller.decide(state, 1, np.array([-0.5])) == ([], {"exposures": 4})
 
 
