@@ -1,11 +1,11 @@
 import numpy as np
 import pandas as pd
 import pytest
-from reporting.synthetic import STEPS, make_study
+from reporting.synthetic import STEPS, Fake, make_study
 from scipy import stats
 
 from ttoaa.reporting import page
-from ttoaa.reporting.hypothesis_tests import compare_studies, parse_margins, write
+from ttoaa.reporting.hypothesis_tests import compare_items, compare_studies, parse_margins, write
 from ttoaa.statistics.equivalence import binary_equivalence
 from ttoaa.statistics.power import paired_effect
 from ttoaa.workdir import Workdir, read_json
@@ -51,6 +51,14 @@ def test_items_are_tested_against_independent_references(made):
     assert row["p"] == pytest.approx(
         stats.wilcoxon(*right, method="approx", zero_method="zsplit").pvalue, abs=0.02
     )
+
+
+def test_outcomes_that_only_serve_others_are_left_out():
+    experiment = Fake("a", "loss/x", -1)
+    table = pd.DataFrame({"item": ["i", "j"] * 2, "condition": "x",
+                          "outcome": ["loss"] * 2 + ["raw"] * 2, "value": range(4)})  # fmt: skip
+    rows = compare_items(experiment, table, table.assign(value=0.5), {})
+    assert [(row["outcome"], row["difference"]) for row in rows] == [("loss", 0.0)]
 
 
 def test_p_values_are_adjusted_over_the_experiment_and_the_study(made):

@@ -87,12 +87,14 @@ def compare_items(
 ) -> list[dict[str, Any]]:
     """Test the mean difference of each (outcome, condition) that has two items or more.
 
+    Outcomes without an expected sign, which only serve to derive others, are left out.
     Items are paired across the models. `p` is of a two-sided permutation test of this outcome
     alone, `p_experiment` is family-wise over the outcomes of the experiment (largest |z|);
     `detectable` is the difference that a t test detects with power 0.8. With a margin for the
     outcome, `p_equivalence` tests whether the difference is smaller than the margin (TOST), and
     `low` and `high` are its 90% interval. Differences are oriented like those of the estimates.
     """
+    run = run[run["outcome"].isin(list(experiment.signs))]
     both = run.merge(control, on=["item", "outcome", "condition"], suffixes=("", "_control"))
     tables = both.pivot(
         index="item", columns=["outcome", "condition"], values=["value", "value_control"]
