@@ -1,10 +1,9 @@
-"""Reading Parquet files, with nothing of Python in the hands of Arrow's threads.
+"""Read Parquet files through native handles; write and read outcome tables.
 
-Arrow reads ahead in threads of its own. Given a Python file (which is what pandas gives it), one of
-them may still let go of it while the interpreter ends, and that aborts the process: in about a
-third of all short commands, all their work done.
+pandas gives Arrow Python file objects. Arrow's threads may release one while the interpreter exits,
+which aborts the process: in about a third of all short commands, after all their work.
 
-Outcome tables on disk: written whole, and each says which plan and checkpoint it was made of.
+Outcome tables are written whole, and record the plan and the checkpoint that they were made from.
 """
 
 import contextlib
@@ -25,12 +24,12 @@ from ttoaa.workdir import write_bytes
 def read_parquet(
     path: str | os.PathLike[str], columns: Sequence[str] | None = None, **options: Any
 ) -> pa.Table:
-    """The table in that file; `options` are those of pyarrow.parquet.read_table.
+    """Read a table; `options` are those of pyarrow.parquet.read_table.
 
     Raises OSError where the file cannot be read, and what Arrow raises where it is damaged.
     """
     with open(path, "rb"):
-        pass  # what cannot be opened: Python's error says more
+        pass  # Python's error says more than Arrow's
     with pa.OSFile(os.fspath(path)) as file:
         return pq.read_table(file, columns=None if columns is None else list(columns), **options)
 
@@ -40,7 +39,7 @@ _SOURCE = b"ttoaa.source"
 
 
 def write_outcomes(table: pd.DataFrame, path: pathlib.Path, source: Mapping[str, str]) -> None:
-    """Writes a tidy table whole or not at all; `source` is what it was made of."""
+    """Write a tidy table, whole or not at all; `source` records what it was made from."""
     absent = [name for name in OUTCOME_COLUMNS if name not in table]
     if absent:
         raise ValueError(f"an outcome table needs the column {absent[0]!r}")
@@ -52,30 +51,30 @@ def write_outcomes(table: pd.DataFrame, path: pathlib.Path, source: Mapping[str,
 
 
 def read_outcomes(path: pathlib.Path) -> pd.DataFrame:
-    """Raises ValueError where it is damaged: pages are checked against their checksums."""
-    with _damage_told(path):
+    """Read an outcome table; ValueError where a page does not have its checksum."""
+    with _one_line_damage(path):
         return read_parquet(path, page_checksum_verification=True).to_pandas()
 
 
 def outcome_source(path: pathlib.Path) -> dict[str, str] | None:
-    """What a table was made of; None where there is no table, or one that does not say.
+    """Return what a table was made from; None for a missing table, or one without a record.
 
     Raises ValueError where it is damaged, in its pages too.
     """
     if not path.exists():
         return None
-    with _damage_told(path):
+    with _one_line_damage(path):
         table = read_parquet(path, page_checksum_verification=True)
         metadata = table.schema.metadata or {}
         return json.loads(metadata[_SOURCE]) if _SOURCE in metadata else None
 
 
 @contextlib.contextmanager
-def _damage_told(path: pathlib.Path) -> Iterator[None]:
-    """Arrow raises many kinds where a file is damaged."""
+def _one_line_damage(path: pathlib.Path) -> Iterator[None]:
+    """Turn what Arrow raises for a damaged file into a ValueError of one line."""
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # the machine's fault: the table may well be whole
+            raise  # the machine's fault, not the table's
         raise ValueError(f"{path} is damaged: remove it and evaluate again") from error

@@ -131,7 +131,7 @@ def test_a_corpus_without_a_window_is_an_error():
 
 
 def test_a_position_before_the_run_is_an_error():
-    with pytest.raises(ValueError, match="there is no -1"):
+    with pytest.raises(ValueError, match="positions must be at least 0, not -1"):
         Order(0, 10).windows(np.array([3, -1]))
 
 

@@ -1,4 +1,4 @@
-"""The shape of a run: how many tokens a row, rows a step, steps."""
+"""The shape of a run: tokens per row, rows per step, and steps."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ import gin
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """Rows of `length` tokens, `batch` rows a step, `steps` steps: part of the plan's hash."""
+    """Rows of `length` tokens, `batch` rows per step, `steps` steps; part of the plan's hash."""
 
     length: int
     batch: int
@@ -24,7 +24,7 @@ class Geometry:
 
     @property
     def sequences(self) -> int:
-        """Rows of the whole run; positions are 0 .. sequences - 1."""
+        """Return the rows of the whole run; positions are 0 to sequences - 1."""
         return self.batch * self.steps
 
     @property

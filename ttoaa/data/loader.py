@@ -1,7 +1,7 @@
 """The loader: batch k is a pure function of (corpus, order, transforms, k) (contracts C1 and C2).
 
-Grain's element is this process's share of one step's batch, so that slicing the dataset is resuming
-it, and no iterator state is ever stored. Transforms after it see the step and the whole share.
+A Grain element is this process's share of one step's batch, so slicing the dataset resumes it, and
+no iterator state is stored. Transforms see the step and the whole share.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,15 +19,15 @@ Batch = dict[str, Any]
 """step int; position int64[b]; tokens int32[b, L]; arms uint16[b, L], 0 for the corpus."""
 Transform = Callable[[int, Batch], Batch]
 
-_LOOKED_UP = 1 << 13  # positions at once
+_LOOKUP = 1 << 13  # positions at once
 
 
 class Rows:
-    """Element k: rows `rows` of the batch of step k, as the corpus has them."""
+    """Element k holds rows `rows` of the batch of step k, as they are in the corpus."""
 
     def __init__(self, corpus: Corpus, order: Order, geometry: Geometry, rows: np.ndarray) -> None:
         self._corpus, self._order, self._geometry, self._rows = corpus, order, geometry, rows
-        self._steps = max(1, _LOOKED_UP // len(rows))
+        self._steps = max(1, _LOOKUP // len(rows))
         self._found: tuple[int, np.ndarray] = (-1, np.empty(0))
 
     def __len__(self) -> int:
@@ -41,7 +41,7 @@ class Rows:
         return {"step": step, "position": position, "tokens": tokens, "arms": arms}
 
     def _windows(self, step: int) -> np.ndarray:
-        """int64[b] of one step; looked up for some steps at once, which costs little more."""
+        """Return the windows, int64[b], of a step; several steps are looked up at once."""
         number, inside = divmod(step, self._steps)
         block, windows_SxB = self._found  # another thread may replace the pair
         if block != number:
@@ -63,10 +63,17 @@ def batches(
     threads: int = 1,
     workers: int = 0,
 ) -> Iterator[Batch]:
-    """Batches of steps start <= k < stop; `rows`, ascending, are this process's share (or all).
+    """Yield the batches of steps start <= k < stop.
 
-    Threads and worker processes change the speed, never the bits. Transforms (the plan's edits are
-    one: planning.injection) run in order; they must be pure and, with workers, picklable.
+    Threads and worker processes change the speed, never the bits.
+
+    Args:
+        transforms: applied in order, such as the plan's edits (planning.injection); they must be
+            pure and, with workers, picklable.
+        rows: this process's share of a batch, ascending; all rows by default.
+
+    Raises:
+        ValueError: steps outside the run, or rows outside the batch.
     """
     stop = geometry.steps if stop is None else stop
     share = np.asarray(range(geometry.batch) if rows is None else rows, np.int64)
@@ -77,11 +84,11 @@ def batches(
     dataset = grain.MapDataset.source(Rows(corpus, order, geometry, share))
     for transform in transforms:
         dataset = dataset.map_with_index(transform)
-    # Slicing comes last: map_with_index above it keeps seeing the step of the run.
+    # Slicing comes last, so that map_with_index above sees the step of the run.
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 if threads else 0)
     iterable = dataset[start:stop].to_iter_dataset(options)
     if workers:
         if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # Grain reads a flag of its own when it forks workers
+            flags.FLAGS.mark_as_parsed()  # Grain reads a flag when it starts workers
         iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
     return iter(iterable)

@@ -1,14 +1,12 @@
-"""A set of token sequences, compiled so that every place where one stands is found fast.
+"""Search a corpus for every occurrence of a set of token sequences, the patterns.
 
-Only every s-th token of the text is probed, with the hash of w tokens: an occurrence of m tokens or
-more, m >= s + w - 1, holds a probe at one of s offsets. A table of bits says which probes can be in
-a pattern; around those few all windows of m tokens are hashed (Karp & Rabin, 1987), and what has
-the hash of a pattern is compared with it token by token: nothing is missed and nothing false told.
+Only every s-th token is probed, by the hash of w tokens. The shortest pattern has m >= s + w - 1
+tokens, so every occurrence holds a probe, at one of s offsets. A Bloom filter selects the probes
+that may be in a pattern. Around those few, all windows of m tokens are hashed (Karp & Rabin, 1987),
+and where the hash is that of a pattern, all its tokens are compared: the result is exact.
 
-Where a set of token sequences occurs in a corpus, piece by piece; a finished piece is kept.
-
-What is searched for, and how, is `scan_patterns`. NumPy lets go of Python's lock in long passes, so
-threads search as many pieces at once as there are cores.
+A scan runs piece by piece and saves each finished piece. NumPy releases Python's lock in long
+operations, so threads search as many pieces at once as there are cores.
 """
 
 import contextlib
@@ -27,7 +25,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ttoaa.data.corpus import Corpus, Split
+from ttoaa.data.corpus import Corpus, Split, map_tokens
 from ttoaa.workdir import atomic_writer
 
 Found = tuple[np.ndarray, np.ndarray]
@@ -35,18 +33,18 @@ Found = tuple[np.ndarray, np.ndarray]
 
 _BASE = 0xD6E8FEB86659FD93
 _MASK = 2**64 - 1
-_PROBED = 1 << 20  # tokens probed at a time: the passes over them stay in the caches
-_AROUND = 1 << 17  # tokens looked at closely at a time
-_SHORTEST, _LONGEST = 8, 32  # tokens of a probe: fewer are common in text, more cost time
+_PROBED = 1 << 20  # tokens probed at a time: they stay in the caches
+_AROUND = 1 << 17  # tokens hashed in all windows at a time
+_SHORTEST, _LONGEST = 8, 32  # tokens of a probe: short ones are common, long ones slow
 
 
 class Patterns:
-    """Sequences of at least one token each, which may be equal or parts of one another."""
+    """Token sequences to search for, of at least one token; may be equal or contain each other."""
 
     def __init__(self, sequences: Sequence[np.ndarray]) -> None:
         lengths = np.array([len(sequence) for sequence in sequences], np.int64)
         if not len(lengths) or not lengths.min():
-            raise ValueError("a scan needs patterns, each of at least one token")
+            raise ValueError("a scan needs patterns of at least one token each")
         self._compile(np.concatenate(sequences), lengths)
 
     def _compile(self, tokens: np.ndarray, lengths: np.ndarray) -> None:
@@ -57,7 +55,8 @@ class Patterns:
         self._m = int(lengths.min())
         self._w = min(self._m, max(_SHORTEST, min(_LONGEST, self._m // 3)))
         self._s = min(self._m - self._w + 1, _LONGEST)
-        self._probes, self._wholes = _Bits(len(lengths) * self._s), _Bits(len(lengths))
+        self._probes = _BloomFilter(len(lengths) * self._s)
+        self._wholes = _BloomFilter(len(lengths))
         hashes = np.empty(len(lengths), np.uint64)
         step = max(1, _AROUND // self._m)
         for first in range(0, len(lengths), step):
@@ -67,7 +66,7 @@ class Patterns:
             self._probes.add(_hashes(head[:, : self._s + self._w - 1], self._w).ravel())
         self._order = np.argsort(hashes, kind="stable")
         self._hashes, groups = np.unique(hashes[self._order], return_index=True)
-        self._groups = np.append(groups, len(hashes))  # equal ones stand together in the order
+        self._groups = np.append(groups, len(hashes))  # equal hashes are adjacent in the order
         self._wholes.add(self._hashes)
 
     def __len__(self) -> int:
@@ -84,7 +83,7 @@ class Patterns:
         return digest.hexdigest()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _compiled, (self.tokens, self.lengths)
+        return _compile_patterns, (self.tokens, self.lengths)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         with atomic_writer(pathlib.Path(path)) as file:
@@ -92,34 +91,34 @@ class Patterns:
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> "Patterns":
-        """Raises ValueError for a file that `save` did not write, OSError for none."""
+        """Raises ValueError for a file that `save` did not write, OSError for a missing one."""
         try:
             with np.load(path) as saved:
                 tokens, lengths = saved["tokens"], saved["lengths"]
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path} holds no patterns, or is damaged: {error}") from error
-        return _compiled(tokens, lengths)
+            raise ValueError(f"{path} has no patterns, or is damaged: {error}") from error
+        return _compile_patterns(tokens, lengths)
 
     def find(self, tokens: np.ndarray) -> Found:
-        """Every (where, pattern) at which a pattern stands in int[n], ascending."""
+        """Find every (where, pattern) in int[n] tokens, ascending."""
         parts = [
             self._verify(tokens, *pairs)
             for probes in self._candidates(tokens)
-            for pairs in self._look_around(tokens, probes)
+            for pairs in self._match_hashes(tokens, probes)
         ]
         where, pattern = (np.concatenate([np.empty(0, np.int64), *p]) for p in _columns(parts))
         order = np.lexsort((pattern, where))
         return where[order], pattern[order]
 
     def _candidates(self, tokens: np.ndarray) -> Iterator[np.ndarray]:
-        """int64[c] places of probes that may be in a pattern, a block at a time."""
+        """Yield the places, int64[c], of probes that may be in a pattern, a block at a time."""
         s, w = self._s, self._w
         count = (len(tokens) - w) // s + 1 if len(tokens) >= w else 0
         step = max(1, _PROBED // s)
         for first in range(0, count, step):
             n = min(step, count - first)
             block = np.asarray(tokens[first * s : (first + n - 1) * s + w])
-            block = block.view(block.dtype.str.replace("i", "u"))  # uint64 takes no signed ones
+            block = block.view(block.dtype.str.replace("i", "u"))  # uint64 cannot add signed ones
             probes_nxw = np.lib.stride_tricks.sliding_window_view(block, w)[::s]
             hashes = np.zeros(n, np.uint64)
             for column in probes_nxw.T[::-1]:
@@ -127,8 +126,8 @@ class Patterns:
                 hashes *= np.uint64(_BASE)
             yield (first + np.flatnonzero(self._probes.may_hold(hashes))) * s
 
-    def _look_around(self, tokens: np.ndarray, probes: np.ndarray) -> Iterator[Found]:
-        """(where, pattern) that have the same hash, of the windows that hold these probes."""
+    def _match_hashes(self, tokens: np.ndarray, probes: np.ndarray) -> Iterator[Found]:
+        """Yield (where, pattern) with equal hashes, among the windows that hold these probes."""
         span = self._s - 1 + self._m
         if len(tokens) < span:
             tokens = np.pad(tokens, (0, span - len(tokens)))
@@ -144,27 +143,24 @@ class Patterns:
             known = (self._hashes[group] == hashes) & (where <= probe) & (where > probe - self._s)
             group, where = group[known], where[known]
             low, count = self._groups[group], self._groups[group + 1] - self._groups[group]
-            yield np.repeat(where, count), self._order[np.repeat(low, count) + _counted(count)]
+            yield np.repeat(where, count), self._order[np.repeat(low, count) + _ranges(count)]
 
     def _verify(self, tokens: np.ndarray, where: np.ndarray, pattern: np.ndarray) -> Found:
-        """Those that are equal in every token."""
+        """Keep the matches in which all tokens are equal."""
         whole = where + self.lengths[pattern] <= len(tokens)
         where, pattern = where[whole], pattern[whole]
         lengths = self.lengths[pattern]
         equal = np.ones(len(where), bool)
         for part in _parts(lengths, _PROBED):
-            inner, size = _counted(lengths[part]), lengths[part]
+            inner, size = _ranges(lengths[part]), lengths[part]
             theirs = self.tokens[np.repeat(self._starts[pattern[part]], size) + inner]
             same = tokens[np.repeat(where[part], size) + inner] == theirs
             equal[part] = np.logical_and.reduceat(same, np.cumsum(size) - size)
         return where[equal], pattern[equal]
 
 
-class _Bits:
-    """A table that says of most hashes that they were not added (Bloom, 1970), three bits for each.
-
-    All are in one word of 64, so a look-up misses the caches once.
-    """
+class _BloomFilter:
+    """A Bloom filter (1970) with three bits per hash, all in one 64-bit word: one cache miss."""
 
     def __init__(self, hashes: int) -> None:
         self._bits = max(6, (hashes // 4).bit_length())  # 2 to 4 hashes a word
@@ -174,7 +170,7 @@ class _Bits:
         np.bitwise_or.at(self._words, *self._where(hashes))
 
     def may_hold(self, hashes: np.ndarray) -> np.ndarray:
-        """bool[...]: True for all that were added and few in a thousand of the others."""
+        """Return bool[...]: True for all hashes added, and for a few in a thousand others."""
         word, mask = self._where(hashes)
         return (self._words[word] & mask) == mask
 
@@ -186,14 +182,14 @@ class _Bits:
         return (hashes >> np.uint64(64 - self._bits)).astype(np.int64), mask
 
 
-def _compiled(tokens: np.ndarray, lengths: np.ndarray) -> Patterns:
+def _compile_patterns(tokens: np.ndarray, lengths: np.ndarray) -> Patterns:
     patterns = Patterns.__new__(Patterns)
     patterns._compile(tokens, lengths)
     return patterns
 
 
 def _hashes(text_cxn: np.ndarray, width: int) -> np.ndarray:
-    """uint64[c, n - width + 1]: sum of token i times base ** (i + 1), of every window."""
+    """Hash every window, uint64[c, n - width + 1]: the sum of token i times base ** (i + 1)."""
     n = text_cxn.shape[1]
     sums = np.zeros((len(text_cxn), n + 1), np.uint64)
     np.cumsum(text_cxn * _powers(_BASE, n), axis=1, out=sums[:, 1:])
@@ -207,14 +203,14 @@ def _powers(base: int, count: int) -> np.ndarray:
     return np.array([pow(base, i, _MASK + 1) for i in range(count)], np.uint64)
 
 
-def _counted(counts: np.ndarray) -> np.ndarray:
-    """0 .. counts[0] - 1, 0 .. counts[1] - 1, …"""
+def _ranges(counts: np.ndarray) -> np.ndarray:
+    """Return 0 … counts[0] - 1, 0 … counts[1] - 1, …"""
     ends = np.cumsum(counts)
     return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - counts, counts)
 
 
 def _parts(lengths: np.ndarray, most: int) -> Iterator[slice]:
-    """Cuts a row of lengths (each > 0) into parts of about `most` in sum."""
+    """Cut a list of lengths (each > 0) into slices with a sum of about `most`."""
     group = (np.cumsum(lengths) - lengths) // most
     borders = [0, *(np.flatnonzero(np.diff(group)) + 1).tolist(), len(lengths)]
     for first, last in itertools.pairwise(borders):
@@ -235,7 +231,7 @@ class Occurrences:
     """Sorted by (where, pattern)."""
 
     where: np.ndarray
-    """int64[k]: window * length + offset, or the token's number in the running stream."""
+    """int64[k]: window * length + offset, or without a length the token's number in the split."""
     pattern: np.ndarray
     """int64[k]: the number of the pattern that begins there."""
 
@@ -248,13 +244,13 @@ class Occurrences:
         try:
             where, pattern = np.load(path)
         except (ValueError, EOFError) as error:
-            raise ValueError(f"{path} is damaged: remove it, and the scan is done anew") from error
+            raise ValueError(f"{path} is damaged: remove it and scan again") from error
         return cls(where, pattern)
 
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """Tokens start <= i < stop at which an occurrence may begin, counted as in `Occurrences`."""
+    """A part of a scan: occurrences that begin at start <= where < stop (see `Occurrences`)."""
 
     split: Split
     start: int
@@ -264,8 +260,8 @@ class Piece:
 def pieces(
     corpus: Corpus, split: Split, length: int | None, stop: int | None = None
 ) -> list[Piece]:
-    """The work of a scan up to `stop`: what is done at once, and kept when done."""
-    total, size = _total(corpus, split, length), _whole(_PIECE, length)
+    """List the pieces of a scan up to `stop`; each is saved when it is finished."""
+    total, size = _count_tokens(corpus, split, length), _round_down(_PIECE, length)
     total = total if stop is None else min(total, stop)
     return [Piece(split, i, min(i + size, total)) for i in range(0, total, size)]
 
@@ -276,17 +272,19 @@ def scan_piece(
     patterns: Patterns | str | os.PathLike[str],
     length: int | None,
 ) -> Found:
-    """(where, pattern) of the occurrences that begin in the piece; all arguments pickle.
+    """Find the occurrences, (where, pattern), that begin in a piece.
 
-    With a length, only what lies inside one window of so many tokens; without, whatever the split
-    has as one running stream, across the borders of its shards too.
+    With a length, only those inside one window of `length` tokens. Without, those in the whole
+    split as one stream, across the boundaries of shards too. Corpus and patterns may be paths.
     """
     corpus = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus, verify=False)
-    patterns = patterns if isinstance(patterns, Patterns) else _loaded(os.fspath(patterns))
-    overlap, size, parts = 0 if length else patterns.longest - 1, _whole(_BLOCK, length), []
+    patterns = patterns if isinstance(patterns, Patterns) else _load_patterns(os.fspath(patterns))
+    overlap, size, parts = 0 if length else patterns.longest - 1, _round_down(_BLOCK, length), []
     for start in range(piece.start, piece.stop, size):
         stop = min(start + size, piece.stop)
-        where, pattern = patterns.find(_read(corpus, piece.split, start, stop + overlap, length))
+        where, pattern = patterns.find(
+            _read_tokens(corpus, piece.split, start, stop + overlap, length)
+        )
         if length:
             inside = where % length + patterns.lengths[pattern] <= length
         else:
@@ -297,7 +295,7 @@ def scan_piece(
 
 
 def merge(parts: Iterable[Found]) -> Occurrences:
-    """The results of all pieces, in whatever order they come."""
+    """Merge the results of pieces, given in any order."""
     whole = [(np.empty(0, np.int64), np.empty(0, np.int64)), *parts]
     where, pattern = (np.concatenate(column) for column in zip(*whole, strict=True))
     order = np.lexsort((pattern, where))
@@ -311,7 +309,7 @@ def scan_path(
     length: int | None,
     stop: int | None = None,
 ) -> pathlib.Path:
-    """Where the result is kept: it is named by all that it follows from."""
+    """Return the file of a scan's result, named by a hash of all that determines it."""
     key = f"{corpus.fingerprint} {split} {patterns.fingerprint} {length} {stop}"
     return corpus.folder / "scans" / f"{hashlib.sha256(key.encode()).hexdigest()}.npy"
 
@@ -325,23 +323,26 @@ def scan(
     workers: int | None = None,
     progress: bool = False,
 ) -> Occurrences:
-    """Every occurrence in a split (see `scan_piece`); found again where it was scanned before.
+    """Find every occurrence in a split (see `scan_piece`), or load the result of an earlier scan.
 
-    `stop`, in whole windows, is the token before which an occurrence begins. What a killed scan had
-    finished is not done again. `workers` is by default a thread a core.
+    Finished pieces of a killed scan are not searched again.
+
+    Args:
+        stop: occurrences begin before this token, a multiple of `length`; by default anywhere.
+        workers: threads; by default one per core.
     """
     path = scan_path(corpus, split, patterns, length, stop)
     if path.exists():
         return Occurrences.load(path)
     work = pieces(corpus, split, length, stop)
-    kept = path.with_suffix(".parts")
+    parts_folder = path.with_suffix(".parts")
 
-    def part(piece: Piece) -> tuple[Piece, Occurrences]:
-        done = kept / f"{piece.start}-{piece.stop}.npy"
+    def search(piece: Piece) -> tuple[Piece, Occurrences]:
+        done = parts_folder / f"{piece.start}-{piece.stop}.npy"
         with contextlib.suppress(FileNotFoundError):
             return piece, Occurrences.load(done)
         found = merge([scan_piece(corpus, piece, patterns, length)])
-        with contextlib.suppress(FileNotFoundError):  # another process was faster, and cleaned up
+        with contextlib.suppress(FileNotFoundError):  # another process cleaned up already
             found.save(done)
         return piece, found
 
@@ -351,7 +352,7 @@ def scan(
     with bar, pool:
         parts = []
         try:
-            for future in as_completed([pool.submit(part, piece) for piece in work]):
+            for future in as_completed([pool.submit(search, piece) for piece in work]):
                 piece, found = future.result()
                 parts.append((found.where, found.pattern))
                 bar.update(piece.stop - piece.start)
@@ -360,38 +361,40 @@ def scan(
             raise
     found = merge(parts)
     found.save(path)
-    shutil.rmtree(kept, ignore_errors=True)
+    shutil.rmtree(parts_folder, ignore_errors=True)
     return found
 
 
-def _total(corpus: Corpus, split: Split, length: int | None) -> int:
-    """Tokens of the windows, or of the running stream."""
+def _count_tokens(corpus: Corpus, split: Split, length: int | None) -> int:
+    """Count the tokens of the windows or, without a length, of the split."""
     if length:
         return corpus.num_windows(split, length) * length
     if corpus.manifest.numbering is not None:
-        raise ValueError(f"{corpus.folder} has windows in the order of a file, and no stream")
+        raise ValueError(f"{corpus.folder} has windows in the order of a file: scan with a length")
     return sum(shard.tokens for shard in corpus.manifest.shards if shard.split == split)
 
 
-def _whole(tokens: int, length: int | None) -> int:
-    """As many tokens in whole windows; one at least."""
+def _round_down(tokens: int, length: int | None) -> int:
+    """Return that many tokens, rounded down to whole windows, but at least one window."""
     return max(tokens - tokens % length, length) if length else tokens
 
 
-def _read(corpus: Corpus, split: Split, start: int, stop: int, length: int | None) -> np.ndarray:
-    """int[stop - start], or what there is of it."""
+def _read_tokens(
+    corpus: Corpus, split: Split, start: int, stop: int, length: int | None
+) -> np.ndarray:
+    """Read int[stop - start], or less at the end of the split."""
     if length:
         return corpus.windows(split, np.arange(start // length, stop // length), length).ravel()
-    stored, first, parts = np.dtype(corpus.manifest.dtype).newbyteorder("<"), 0, []
+    first, parts = 0, []
     for shard in corpus.manifest.shards:
         if shard.split == split:
             if first < stop and first + shard.tokens > start:
-                tokens = np.memmap(corpus.folder / shard.name, stored, "r")
+                tokens = map_tokens(corpus.folder / shard.name, corpus.manifest.dtype)
                 parts.append(tokens[max(0, start - first) : stop - first])
             first += shard.tokens
     return np.concatenate(parts)
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(path: str) -> Patterns:
+def _load_patterns(path: str) -> Patterns:
     return Patterns.load(path)

@@ -1,7 +1,7 @@
 """The training order: a bijection from positions to windows, for every epoch (contract C1).
 
-Positions and windows are int64 on the host. The bijection is a pure function of (seed, epoch), so
-nothing is stored, a look-up costs O(1), and no library's shuffle can change it under us.
+Positions and windows are int64 on the host. The bijection is a pure function of (seed, epoch): it
+is not stored, a look-up costs O(1), and no library's shuffle can change it.
 """
 
 import dataclasses
@@ -16,21 +16,21 @@ import numpy as np
 from ttoaa.data.corpus import Corpus
 
 _ROUNDS = 6
-_BLOCK = 1 << 14  # positions at once: their temporaries stay in a core's cache
+_BLOCK = 1 << 14  # positions at once: temporaries stay in a core's cache
 
 
 def training_order(corpus: Corpus, seed: int, length: int) -> "Order":
-    """The order in which a run of this seed trains on a corpus in rows of `length` tokens."""
+    """Return the order in which a run trains on the corpus' windows of `length` tokens."""
     return Order(seed, corpus.num_windows("train", length), corpus.in_order)
 
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """Position p is window `pi_e(p mod n)` of epoch e = p div n, for a keyed permutation pi_e.
+    """Position p has window `pi_e(p mod n)` in epoch e = p div n, for a keyed permutation pi_e.
 
     The permutation is a balanced Feistel network over the smallest even number of bits that holds
-    n, walked along its cycle until it lands below n (Black & Rogaway, 2002). With `first_in_order`
-    pi_0 is the identity: the windows of such a corpus are numbered as a file orders them.
+    n, iterated until its value is below n ("cycle walking", Black & Rogaway, 2002). With
+    `first_in_order`, pi_0 is the identity: the corpus numbers its windows in an order file's order.
     """
 
     seed: int
@@ -47,52 +47,53 @@ class Order:
         return f"feistel{_ROUNDS}:seed={self.seed}:windows={self.num_windows}{first}"
 
     def identity(self) -> dict[str, Any]:
-        """What makes it again: Order(**identity)."""
+        """Return the arguments that make this order again."""
         first = {"first_in_order": True} if self.first_in_order else {}
         return {"seed": self.seed, "num_windows": self.num_windows, **first}
 
     def windows(self, positions: np.ndarray) -> np.ndarray:
-        """int64[...] windows of int64[...] positions >= 0, in any epoch."""
+        """Return the windows, int64[...], of int64[...] positions >= 0, in any epoch."""
         positions = np.asarray(positions, np.int64)
         if not positions.size:
             return np.empty_like(positions)
         low, high = int(positions.min()), int(positions.max())
         if low < 0:
-            raise ValueError(f"positions count from 0: there is no {low}")
+            raise ValueError(f"positions must be at least 0, not {low}")
         first, last = low // self.num_windows, high // self.num_windows
         if first == last:
-            return self._through(_feistel, positions - first * self.num_windows, first)
+            return self._permute(_feistel, positions - first * self.num_windows, first)
         epochs, places = np.divmod(positions, self.num_windows)
         out = np.empty_like(places)
         for epoch in np.unique(epochs).tolist():
             chosen = epochs == epoch
-            out[chosen] = self._through(_feistel, places[chosen], epoch)
+            out[chosen] = self._permute(_feistel, places[chosen], epoch)
         return out
 
     def positions(self, windows: np.ndarray, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Where in the run of `stop` positions any of these windows (int64[n]) is trained on.
+        """Find where a run of `stop` positions trains on these windows (int64[n]).
 
-        (positions int64[m] ascending, which int64[m]): position i trains on windows[which[i]].
+        Returns (positions int64[m], which int64[m]): positions[i] trains on windows[which[i]].
+        Positions ascend.
         """
         windows = np.asarray(windows, np.int64)
         if windows.size and not 0 <= windows.min() <= windows.max() < self.num_windows:
             raise ValueError(
-                f"windows {windows.min()} to {windows.max()} asked, the order has "
+                f"windows {windows.min()} to {windows.max()} are out of range: the order has "
                 f"{self.num_windows}"
             )
         found = [np.empty(0, np.int64)]
         which = [np.empty(0, np.int64)]
         for epoch in range(-(-stop // self.num_windows)):
             start = epoch * self.num_windows
-            positions = start + self._through(_inverse_feistel, windows, epoch)
+            positions = start + self._permute(_inverse_feistel, windows, epoch)
             ours = np.flatnonzero(positions < stop)
             ours = ours[np.argsort(positions[ours], kind="stable")]
             found.append(positions[ours])
             which.append(ours)
         return np.concatenate(found), np.concatenate(which)
 
-    def _through(self, network: "_Network", places: np.ndarray, epoch: int) -> np.ndarray:
-        """int64[...]: the permutation of an epoch or, through the inverse network, its inverse."""
+    def _permute(self, network: "_Network", places: np.ndarray, epoch: int) -> np.ndarray:
+        """Apply an epoch's permutation, or with the inverse network its inverse, to int64[...]."""
         if self.first_in_order and epoch == 0:
             return places.copy()
         half = max(1, math.ceil((self.num_windows - 1).bit_length() / 2))
@@ -131,7 +132,7 @@ def _feistel(value: np.ndarray, half: int, keys: np.ndarray) -> np.ndarray:
     bits, mask = np.uint64(half), np.uint64((1 << half) - 1)
     left, right = value >> bits, value & mask
     for key in keys:
-        left, right = right, _mixed(right, key, mask, left)
+        left, right = right, _round(right, key, mask, left)
     return (left << bits) | right
 
 
@@ -139,11 +140,11 @@ def _inverse_feistel(value: np.ndarray, half: int, keys: np.ndarray) -> np.ndarr
     bits, mask = np.uint64(half), np.uint64((1 << half) - 1)
     left, right = value >> bits, value & mask
     for key in keys[::-1]:
-        left, right = _mixed(left, key, mask, right), left
+        left, right = _round(left, key, mask, right), left
     return (left << bits) | right
 
 
-def _mixed(half: np.ndarray, key: np.uint64, mask: np.uint64, other: np.ndarray) -> np.ndarray:
+def _round(half: np.ndarray, key: np.uint64, mask: np.uint64, other: np.ndarray) -> np.ndarray:
     mixed = mix64(half ^ key)
     mixed &= mask
     mixed ^= other

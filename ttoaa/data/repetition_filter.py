@@ -1,4 +1,4 @@
-"""OLMo's filter of degenerate text: a row that repeats a short pattern is not trained on."""
+"""OLMo's repetition filter: rows that repeat a short pattern are masked from the loss."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,31 +7,30 @@ from typing import TYPE_CHECKING
 import gin
 import numpy as np
 
-if TYPE_CHECKING:  # Grain takes a second to import, and only the loader needs it
+if TYPE_CHECKING:  # Grain takes a second to import
     from ttoaa.data.loader import Batch, Transform
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class RepetitionFilter:
-    """A loader transform that adds trained bool[b]: False where a row repeats itself too often.
+    """A loader transform that adds trained bool[b]: False for rows that repeat themselves.
 
-    A row does where some pattern of min_period to max_period tokens stands max_count times in a
-    row or more, anywhere in it; a repeat cut off at its end does not count. So find_periodic_
-    sequences in olmo/data/util.py of allenai/OLMo, with OLMo-2's values as defaults. A masked row
-    stays in the batch, its loss does not count.
+    These are rows in which some pattern of min_period to max_period tokens occurs at least
+    max_count times in succession, not counting an incomplete last repetition. A masked row stays in
+    the batch, but its loss does not count. As find_periodic_sequences in olmo/data/util.py of
+    allenai/OLMo; the defaults are OLMo-2's.
     """
 
     min_period: int = 1
     max_period: int = 13
     max_count: int = 32
     when: str = "after_edits"
-    """'after_edits': what is judged is what would be trained on. 'before_edits': the corpus's text
-    is judged, as in the paper's public code, where an item placed in a masked row is never
-    trained on, and no one is told."""
+    """'after_edits': filter the rows as they are trained on. 'before_edits': filter the corpus' own
+    rows, as the paper's public code does; an item placed in a masked row is then not trained on."""
     edits: str = dataclasses.field(default="named", repr=False)
-    """What happens to a plan with edits in masked rows: they are 'named' and counted, or 'refused'.
-    It changes no bit of a run."""
+    """Whether a plan with edits in masked rows reports them ('named') or is an error ('refused').
+    Has no effect on a run."""
 
     def __post_init__(self) -> None:
         for name in ("min_period", "max_period", "max_count"):
@@ -49,24 +48,24 @@ class RepetitionFilter:
             raise ValueError(f"RepetitionFilter.edits is 'named' or 'refused', not {self.edits!r}")
 
     def among(self, edits: Sequence["Transform"]) -> list["Transform"]:
-        """The loader's transforms: those that edit, and this one before or after them."""
+        """Return the loader's transforms: the edits, with this one before or after them."""
         return [self, *edits] if self.when == "before_edits" else [*edits, self]
 
     def __call__(self, step: int, batch: "Batch") -> "Batch":
         return {**batch, "trained": ~self.repeats(batch["tokens"])}
 
     def repeats(self, tokens_BxL: np.ndarray) -> np.ndarray:
-        """bool[B]: which rows of int[B, L] are masked."""
+        """Return bool[B]: which rows of int[B, L] are masked."""
         found = np.zeros(len(tokens_BxL), bool)
         for period in range(self.min_period, self.max_period + 1):
-            # A pattern stands n times where n - 1 periods equal the token one period before.
+            # A pattern occurs n times where n - 1 periods of tokens equal those one period before.
             same = tokens_BxL[:, period:] == tokens_BxL[:, :-period]
             found |= _has_run(same, period * (self.max_count - 1))
         return found
 
 
 def _has_run(true_BxN: np.ndarray, length: int) -> np.ndarray:
-    """bool[B]: whether a row holds `length` True in a row."""
+    """Return bool[B]: whether a row has `length` consecutive True."""
     found = np.zeros(len(true_BxN), bool)
     if length > true_BxN.shape[1]:
         return found
@@ -75,7 +74,7 @@ def _has_run(true_BxN: np.ndarray, length: int) -> np.ndarray:
         step = min(reached, length - reached)
         runs = runs[:, step:] & runs[:, :-step]
         reached += step
-        hopeful = runs.any(axis=1)
-        rows, runs = rows[hopeful], runs[hopeful]
+        alive = runs.any(axis=1)
+        rows, runs = rows[alive], runs[alive]
     found[rows[runs.any(axis=1)]] = True
     return found

@@ -1,8 +1,6 @@
-"""A document that is token ids already, for sources whose vocabulary has made them.
+"""Tokenizers: text to token ids and back, from a `tokenizers` JSON file or a SentencePiece model.
 
-The two kinds of tokenizer file, opened by what is in them: `tokenizers` JSON, SentencePiece.
-
-Text to token ids and back, with a block of reserved ids that no text ever has.
+A block of reserved ids occurs in no text. Documents that are token ids already are `TokenIds`.
 """
 
 import dataclasses
@@ -18,21 +16,21 @@ import tokenizers
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TokenIds:
-    """Stands where a text would: it has a length and bytes. A tokenizer takes it as it is.
+    """A document that a source gives as token ids; used where a text would be.
 
-    It does so only if it is of that vocabulary; ids of another would be any text at all.
+    A tokenizer returns the ids unchanged, and refuses those of another vocabulary.
     """
 
     ids: np.ndarray
     """int32[n], without EOS."""
     vocabulary: str
-    """sha256 of the tokenizer's file that the ids are of."""
+    """sha256 of the tokenizer file of these ids."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def encode(self) -> bytes:
-        """As str.encode does, what a document is known by; no text has these bytes."""
+        """Return the bytes that identify the document, as str.encode does; no text has them."""
         return b"\xff" + self.ids.astype("<i4").tobytes()
 
 
@@ -40,33 +38,33 @@ END_OF_TEXT = "<|endoftext|>"
 
 
 class Encoder(Protocol):
-    """What `Tokenizer` needs of a file."""
+    """What `Tokenizer` needs from a type of tokenizer file."""
 
     @property
     def size(self) -> int:
-        """One more than the largest id."""
+        """Return the largest id plus one."""
         ...
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """int32[n] for each text, nothing added, special tokens in it being text; all cores."""
+        """Encode each text as int32[n], on all cores; nothing is added, special tokens are text."""
         ...
 
     def decode(self, ids: list[int]) -> str:
-        """Text of ids below `size`."""
+        """Decode ids below `size`."""
         ...
 
     def token_id(self, token: str) -> int | None:
-        """The id of a token by name."""
+        """Return the id of a token by name; None where it does not exist."""
         ...
 
 
 def open_encoder(content: bytes) -> Encoder:
-    """Raises an exception of some kind for content that is neither."""
+    """Open a tokenizer file by its content; raises some exception where it is neither type."""
     return JsonEncoder(content) if content.lstrip()[:1] == b"{" else SentencePieceEncoder(content)
 
 
 class JsonEncoder:
-    """A file of Hugging Face's `tokenizers`."""
+    """A JSON file of Hugging Face's `tokenizers`."""
 
     def __init__(self, content: bytes) -> None:
         self._tokenizer = tokenizers.Tokenizer.from_buffer(content)
@@ -87,11 +85,11 @@ class JsonEncoder:
 
 
 class SentencePieceEncoder:
-    """A SentencePiece model (Kudo & Richardson, 2018). Control symbols in text are text to it.
+    """A SentencePiece model (Kudo & Richardson, 2018). Control symbols in text are encoded as text.
 
-    What its normalisation takes from a text is lost: Unicode forms, repeated spaces, and newlines
-    in models trained by default. A character that it has no piece for becomes `<unk>`, unless it
-    falls back to bytes. docs/data.md says which models keep every byte.
+    Its normalisation may lose Unicode forms, repeated spaces and newlines (it does by default), and
+    a character without a piece becomes `<unk>` unless the model falls back to bytes. docs/data.md
+    lists which models keep every byte.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -110,24 +108,19 @@ class SentencePieceEncoder:
         return self._model.decode(ids)
 
     def token_id(self, token: str) -> int | None:
-        """The model's own EOS is also found as `<|endoftext|>`."""
+        """Return the id of a piece; the model's own EOS is also found as `<|endoftext|>`."""
         found = self._model.piece_to_id(token)
         if self._model.id_to_piece(found) == token:
             return found
         return self._model.eos_id() if token == END_OF_TEXT and self._model.eos_id() >= 0 else None
 
 
-__all__ = ["END_OF_TEXT", "Tokenizer"]
-
-
 class Tokenizer:
-    """A `tokenizers` JSON file or a SentencePiece model, told apart by content. Pickled by path.
+    """A `tokenizers` JSON file or a SentencePiece model, by content. Pickled as its path.
 
-    Text that looks like a special token is encoded as the text that it is, so the only EOS in a
-    corpus are those that end its documents.
-
-    `vocab_size` is the number of embedding rows. The ids from the file's own size up to it are
-    reserved: nothing encodes to them. By default there are none.
+    Text that looks like a special token is encoded as text, so the only EOS in a corpus are those
+    that end its documents. `vocab_size` is the number of embedding rows; ids from the file's own
+    size up to it are reserved, and nothing encodes to them. By default there are none.
     """
 
     def __init__(
@@ -136,12 +129,12 @@ class Tokenizer:
         vocab_size: int | None = None,
         eos_id: int | None = None,
     ) -> None:
-        """Raises ValueError for a file that is missing, no tokenizer, larger, or without EOS."""
+        """Raises ValueError for a file that is missing, invalid, too large, or without EOS."""
         self.path = pathlib.Path(path)
         try:
             content = self.path.read_bytes()
             self._encoder = open_encoder(content)
-        except Exception as error:  # `tokenizers` raises bare Exception for a bad file
+        except Exception as error:  # `tokenizers` raises a bare Exception for an invalid file
             reason = " ".join(str(error).split())[:200]
             raise ValueError(
                 f"{self.path} is not a readable tokenizer JSON or SentencePiece model: {reason}"
@@ -162,26 +155,26 @@ class Tokenizer:
         return Tokenizer, (self.path, self.vocab_size, self.eos_id)
 
     def token_id(self, token: str) -> int:
-        """The id of a token by name, such as `<|endoftext|>`; ValueError where there is none."""
+        """Return the id of a token by name, such as `<|endoftext|>`; ValueError for none."""
         found = self._encoder.token_id(token)
         if found is None:
-            raise ValueError(f"{self.path} has no token {token!r}: name the one that ends a text")
+            raise ValueError(f"{self.path} has no token {token!r}: name the token that ends a text")
         return found
 
     def encode(self, text: str) -> np.ndarray:
-        """int32[n], without EOS."""
+        """Encode a text as int32[n], without EOS."""
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """int32[n] for each text, without EOS, on all cores.
+        """Encode each text as int32[n], without EOS, on all cores.
 
-        `TokenIds` of this vocabulary may stand among the texts, and pass as they are.
+        `TokenIds` of this vocabulary may be among the texts and are returned unchanged.
         """
         encoded = iter(self._encoder.encode_batch([t for t in texts if isinstance(t, str)]))
-        return [next(encoded) if isinstance(t, str) else self._taken(t) for t in texts]
+        return [next(encoded) if isinstance(t, str) else self._check_ids(t) for t in texts]
 
-    def _taken(self, document: TokenIds) -> np.ndarray:
-        """Raises ValueError for ids of another vocabulary."""
+    def _check_ids(self, document: TokenIds) -> np.ndarray:
+        """Return the ids of a document; ValueError where they are of another vocabulary."""
         if document.vocabulary != self.fingerprint:
             raise ValueError(
                 f"the source gives token ids of another vocabulary than {self.path}: "
@@ -190,10 +183,10 @@ class Tokenizer:
         return document.ids.astype(np.int32)
 
     def encode_pair(self, prefix: str, continuation: str) -> tuple[np.ndarray, int]:
-        """Tokens of prefix + continuation as one string, and where the continuation starts.
+        """Encode prefix + continuation as one string; also returns where the continuation starts.
 
-        Encoded apart, the two would meet at a seam that training text does not have. Where a
-        token spans the seam it belongs to the continuation: the start is the length of the
+        Encoded separately they would have a token boundary that training text need not have. A
+        token that spans the boundary belongs to the continuation: the start is the length of the
         longest common prefix with the tokens of `prefix` alone.
         """
         if not continuation:
@@ -203,11 +196,11 @@ class Tokenizer:
         differs = np.flatnonzero(tokens[:n] != head[:n])
         start = int(differs[0]) if len(differs) else n
         if start == len(tokens):
-            raise ValueError(f"{continuation!r} after {prefix[-40:]!r} has no token of its own")
+            raise ValueError(f"{continuation!r} after {prefix[-40:]!r} adds no token")
         return tokens, start
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text; EOS is shown as ⟨eos⟩ and reserved id number k as ⟨rk⟩."""
+        """Decode ids to text; EOS is shown as ⟨eos⟩ and reserved id number k as ⟨rk⟩."""
         pieces: list[str] = []
         run: list[int] = []
 

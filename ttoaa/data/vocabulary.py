@@ -1,4 +1,4 @@
-"""Which tokenizer a corpus gets: one trained on its text, or an existing file."""
+"""The choice of a corpus' tokenizer: one trained on its text, or an existing file."""
 
 import dataclasses
 import pathlib
@@ -15,38 +15,38 @@ from ttoaa.data.tokenizer import END_OF_TEXT, TokenIds, Tokenizer
 
 _ALPHABET = 256  # a byte-level BPE starts from all bytes
 NO_BPE = (
-    "the source gives token ids, on which no BPE can be trained: set Prepare.tokenizer = "
+    "a BPE cannot be trained on the token ids that the source gives: set Prepare.tokenizer = "
     "@SeqioTokenizer(), or SeqioTask.use = 'text'"
 )
 
 
 class Vocabulary(Protocol):
-    """A frozen dataclass that says what the corpus' tokenizer.json is."""
+    """A frozen dataclass that makes the corpus' tokenizer.json."""
 
     @property
     def training_characters(self) -> int:
-        """How much of the training documents `make` wants to see."""
+        """How many characters of the training documents `make` needs."""
         ...
 
     def check(self) -> None:
-        """Raises ValueError for what `make` or `load` would find wrong, before any text is read."""
+        """Raise ValueError for what would fail in `make` or `load`, before any text is read."""
         ...
 
     def make(self, texts: Iterable[str | TokenIds]) -> bytes:
-        """The content of tokenizer.json."""
+        """Return the content of tokenizer.json."""
         ...
 
     def load(self, path: pathlib.Path) -> Tokenizer:
-        """That file with its embedding rows and its EOS."""
+        """Open that file, with its number of embedding rows and its EOS."""
         ...
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class TrainBPE:
-    """Byte-level BPE (Radford et al., 2019), trained on a part of the training documents.
+    """Byte-level BPE (Radford et al., 2019), trained on a sample of the training documents.
 
-    The ids: EOS, 256 bytes, merges; the last `reserved` of `vocab_size` are in no text.
+    The ids are EOS, 256 bytes, merges; the last `reserved` of `vocab_size` occur in no text.
     """
 
     vocab_size: int = 4096
@@ -75,14 +75,14 @@ class TrainBPE:
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        tokenizer.train_from_iterator(map(_plain, texts), trainer)
+        tokenizer.train_from_iterator(map(_require_text, texts), trainer)
         return tokenizer.to_str(pretty=True).encode()
 
     def load(self, path: pathlib.Path) -> Tokenizer:
         return Tokenizer(path, self.vocab_size)
 
 
-def _plain(text: str | TokenIds) -> str:
+def _require_text(text: str | TokenIds) -> str:
     if isinstance(text, TokenIds):
         raise ValueError(NO_BPE)
     return text
@@ -91,14 +91,14 @@ def _plain(text: str | TokenIds) -> str:
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class ExistingTokenizer:
-    """A `tokenizers` JSON file or a SentencePiece model, such as a released model's.
+    """A `tokenizers` JSON file or a SentencePiece model, such as that of a released model.
 
-    By default its ids are padded to a multiple of 128 with at least 64 reserved ones, and a
-    SentencePiece model keeps its own EOS.
+    By default `vocab_size` is a multiple of 128 with at least 64 reserved ids, and a SentencePiece
+    model keeps its own EOS.
     """
 
     path: str
-    """Or a URL."""
+    """A path or a URL."""
     eos: str = END_OF_TEXT
     vocab_size: int | None = None
 
@@ -114,7 +114,7 @@ class ExistingTokenizer:
         return storage.read_bytes(self.path)
 
     def load(self, path: pathlib.Path) -> Tokenizer:
-        return padded(path, self.vocab_size, self.eos)
+        return open_padded(path, self.vocab_size, self.eos)
 
 
 @gin.configurable
@@ -122,9 +122,9 @@ class ExistingTokenizer:
 class SeqioTokenizer:
     """The vocabulary of a seqio Task or Mixture whose token ids are the source's.
 
-    It must be of a tokenizer file: seqio's SentencePieceVocabulary, or the TokenizerVocabulary of
-    ttoaa.interop.seqio_vocabulary. Padded as ExistingTokenizer; ids that seqio adds to the file's
-    (`extra_ids`) are among the reserved ones, so no document may have them.
+    It must have a tokenizer file, as seqio's SentencePieceVocabulary and the TokenizerVocabulary of
+    ttoaa.interop.seqio_vocabulary do. `vocab_size` has the default of ExistingTokenizer; the ids
+    that seqio adds to those of the file (`extra_ids`) are reserved, so no document may have them.
     """
 
     name: str
@@ -143,14 +143,14 @@ class SeqioTokenizer:
         return vocabulary_file(self._vocabulary(), self.name)
 
     def load(self, path: pathlib.Path) -> Tokenizer:
-        return padded(path, self.vocab_size, int(self._vocabulary().eos_id))
+        return open_padded(path, self.vocab_size, int(self._vocabulary().eos_id))
 
     def _vocabulary(self) -> Any:
         return vocabulary_of(find(self.name, self.module), self.features)
 
 
-def padded(path: pathlib.Path, vocab_size: int | None, eos: str | int) -> Tokenizer:
-    """That file with an EOS by name or id, and with reserved ids where no size is asked for."""
+def open_padded(path: pathlib.Path, vocab_size: int | None, eos: str | int) -> Tokenizer:
+    """Open a file with an EOS by name or id; without a size, with at least 64 reserved ids."""
     bare = Tokenizer(path, eos_id=0)
     size = vocab_size or -(-(bare.vocab_size + 64) // 128) * 128
     return Tokenizer(path, size, bare.token_id(eos) if isinstance(eos, str) else eos)

@@ -1,4 +1,4 @@
-"""Our tokenizers as a seqio vocabulary. Importing this file imports seqio, and so TensorFlow."""
+"""A corpus' tokenizer as a seqio vocabulary; imports seqio, and so TensorFlow."""
 
 import os
 import pathlib
@@ -14,13 +14,13 @@ from ttoaa.data.vocabulary import ExistingTokenizer
 
 
 class TokenizerVocabulary(seqio.Vocabulary):
-    """A `tokenizers` JSON file or a SentencePiece model, in any seqio Task.
+    """A `tokenizers` JSON file or a SentencePiece model, for any seqio Task.
 
-    Its ids, EOS and size are those of a corpus made by `ExistingTokenizer` with the same
-    arguments. Two are equal if their files have the same content. Pickled by path.
+    Its ids, EOS and size are those of a corpus with an `ExistingTokenizer` of the same arguments.
+    Two are equal if their files have the same content. Pickled as its path.
 
-    seqio's padding id, 0, is an ordinary token in most such files: text is decoded up to the first
-    EOS, and padding must be behind one.
+    seqio's padding id, 0, is an ordinary token in most such files, so text is decoded up to the
+    first EOS, and padding must follow one.
     """
 
     def __init__(
@@ -29,16 +29,16 @@ class TokenizerVocabulary(seqio.Vocabulary):
         eos: str = END_OF_TEXT,
         vocab_size: int | None = None,
     ) -> None:
-        """The arguments are those of ExistingTokenizer; the file is opened on first use."""
+        """Takes the arguments of ExistingTokenizer; the file is opened on first use."""
         super().__init__(extra_ids=0)
         self.tokenizer_file = os.fspath(path)
-        self._made_by = ExistingTokenizer(self.tokenizer_file, eos, vocab_size)
+        self._existing = ExistingTokenizer(self.tokenizer_file, eos, vocab_size)
         self._tokenizer: Tokenizer | None = None
 
     @property
     def tokenizer(self) -> Tokenizer:
         if self._tokenizer is None:
-            self._tokenizer = self._made_by.load(pathlib.Path(self.tokenizer_file))
+            self._tokenizer = self._existing.load(pathlib.Path(self.tokenizer_file))
         return self._tokenizer
 
     @property
@@ -82,7 +82,7 @@ class TokenizerVocabulary(seqio.Vocabulary):
         return self.tokenizer.encode(text.decode())
 
     def _decode_rows(self, ids: np.ndarray) -> Any:
-        """Texts (bytes) of int[..., n]: one for each row."""
+        """Decode each row of int[..., n] to text, as bytes."""
         if ids.ndim == 1:
             return self._decode(ids.tolist()).encode()
         rows = [self._decode(row.tolist()).encode() for row in ids.reshape(-1, ids.shape[-1])]

@@ -232,8 +232,8 @@ def test_tokens_of_another_vocabulary_are_refused(path, pieces, tmp_path):
 
 
 def test_no_bpe_is_trained_on_tokens(tmp_path):
-    with pytest.raises(ValueError, match="Prepare: the source gives token ids, on which no BPE"):
+    with pytest.raises(ValueError, match="Prepare: a BPE cannot be trained on the token ids"):
         Prepare(SeqioTask("cats"), TrainBPE(400, 20))
     mixed = Prepare(Pool((SeqioTask("cats"),), (1.0,)), TrainBPE(400, 20))
-    with pytest.raises(ValueError, match="the source gives token ids, on which no BPE"):
+    with pytest.raises(ValueError, match="a BPE cannot be trained on the token ids"):
         prepare(mixed, tmp_path / "x", progress=False)
