@@ -300,14 +300,12 @@ def fixed_addresses(
     repetitions: np.ndarray,
     lengths: np.ndarray,
     geometry: Geometry,
-) -> np.ndarray | None:
-    """Return the addresses that a placement dictates, int64[sum of repetitions], or None.
+) -> np.ndarray:
+    """Return the addresses that a fixed placement dictates, int64[sum of repetitions].
 
     `repetitions` and `lengths` are int64[n], of the items that share it. Raises ValueError,
     beginning with `where`, for addresses outside the run or its rows, and for what is no placement.
     """
-    if isinstance(placement, RandomPlacement):
-        return None
     if not isinstance(placement, FixedPlacement):
         raise ValueError(
             f"{where}: {placement!r} is not a placement: subclass RandomPlacement or FixedPlacement"

@@ -18,7 +18,13 @@ from ttoaa.data.ngram_search import Occurrences, Patterns, scan
 from ttoaa.data.order import Order, mix64
 from ttoaa.planning.controller_log import SlotTexts
 from ttoaa.planning.items import RESERVE, TOKENS, Item, Items, blocks
-from ttoaa.planning.placement import AtOccurrences, Explicit, fixed_addresses, whole_numbers
+from ttoaa.planning.placement import (
+    AtOccurrences,
+    Explicit,
+    RandomPlacement,
+    fixed_addresses,
+    whole_numbers,
+)
 from ttoaa.planning.reserve import draw_windows, key_of, request_keys
 
 WHERE = ("after", "over", "row")
@@ -73,8 +79,8 @@ def overwritten_rows(
             run = slice(first, last)
             where = f"{name}: item {block.ids[first].as_py()!r}"
             repetitions, lengths = block.repetitions[run], block.length[run]
-            address = fixed_addresses(where, placement, repetitions, lengths, geometry)
-            if address is not None:
+            if not isinstance(placement, RandomPlacement):
+                address = fixed_addresses(where, placement, repetitions, lengths, geometry)
                 found.append(address[np.repeat(whole[run], repetitions)])
     return np.concatenate(found) // geometry.length
 
