@@ -142,8 +142,9 @@ def decode(value: Any) -> Any:
         return value
     if "class" in value:
         module, _, name = value["class"].partition(":")
-        kind = functools.reduce(getattr, name.split("."), importlib.import_module(module))
-        if kind is not Tokenizer and not dataclasses.is_dataclass(kind):
+        kind: Any = functools.reduce(getattr, name.split("."), importlib.import_module(module))
+        known = kind is Tokenizer or dataclasses.is_dataclass(kind)
+        if not known:
             raise ValueError(f"{value['class']} is not a dataclass")
         return kind(**{key: decode(each) for key, each in value["fields"].items()})
     if "path" in value:

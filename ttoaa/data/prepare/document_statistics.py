@@ -233,8 +233,10 @@ class TakeSample:
         for _, text, fraction in itertools.islice(documents, int(number)):
             train = fraction >= self.reserve_fraction
             if train and keyed_fraction("tokenizer", text) < self.share:
-                is_ids = isinstance(text, TokenIds)
-                sample.append([text.vocabulary, text.ids.tolist()] if is_ids else text)
+                if isinstance(text, TokenIds):
+                    sample.append([text.vocabulary, text.ids.tolist()])
+                else:
+                    sample.append(text)
             yield len(text)
         workdir.write_text(self._path(index), json.dumps(sample, ensure_ascii=False))
 
