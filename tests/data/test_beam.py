@@ -22,8 +22,8 @@ from ttoaa.data.prepare import document_statistics
 from ttoaa.data.prepare.pipeline import Prepare, prepare
 from ttoaa.data.prepare.shard_writer import WriteParts
 from ttoaa.data.prepare.workers import Local
-from ttoaa.data.sources import Mixture, Pool
 from ttoaa.data.sources.files import TextFiles
+from ttoaa.data.sources.mixture import Mixture, Pool
 from ttoaa.data.vocabulary import TrainBPE
 
 # DirectRunner would first ask the network for a runner in Go.

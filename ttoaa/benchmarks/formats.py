@@ -12,8 +12,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from ttoaa.benchmarks.question import Question
-from ttoaa.benchmarks.records import Record, integer_field, text_field, texts_field
+from ttoaa.benchmarks.question import Question, Record, integer_field, text_field, texts_field
 
 Cloze = tuple[Sequence[str], Sequence[str], int]
 """(contexts, continuations, label) of a question."""

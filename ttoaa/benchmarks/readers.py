@@ -11,9 +11,16 @@ import numpy as np
 import pandas as pd
 
 from ttoaa import parquet_io
-from ttoaa.benchmarks import formats, records
-from ttoaa.benchmarks.question import Question, require_count, with_shots
-from ttoaa.benchmarks.records import integer_field, text_field
+from ttoaa.benchmarks import formats
+from ttoaa.benchmarks.question import (
+    Question,
+    check_paths,
+    integer_field,
+    read_records,
+    require_count,
+    text_field,
+    with_shots,
+)
 
 
 @gin.configurable
@@ -36,7 +43,7 @@ class RecordQuestions:
         formats.get_benchmark(self.benchmark)
 
     def questions(self, count: int, rng: np.random.Generator) -> list[Question]:
-        records.check_paths(self.paths, "RecordQuestions")
+        check_paths(self.paths, "RecordQuestions")
         shots = read_shots(self.benchmark, self.shots)
         questions = _read_questions(self.benchmark, self.paths)
         found = (with_shots(question, shots) for question in questions)
@@ -47,12 +54,12 @@ def read_shots(benchmark: str, path: str | None) -> list[Question]:
     """Read the solved questions in a file of records; an empty list if `path` is None."""
     if path is None:
         return []
-    records.check_paths([path], "shots")
+    check_paths([path], "shots")
     return list(_read_questions(benchmark, [path]))
 
 
 def _read_questions(benchmark: str, paths: Sequence[str]) -> Iterator[Question]:
-    lines = itertools.chain.from_iterable(map(records.read_records, paths))
+    lines = itertools.chain.from_iterable(map(read_records, paths))
     for place_in_file, (place, record) in enumerate(lines):
         try:
             yield formats.format_question(benchmark, record, place_in_file)
@@ -80,7 +87,7 @@ class RequestQuestions:
     """Skip questions with a longer choice, context included; None: keep all."""
 
     def questions(self, count: int, rng: np.random.Generator) -> list[Question]:
-        records.check_paths(self.paths, "RequestQuestions")
+        check_paths(self.paths, "RequestQuestions")
         found = itertools.chain.from_iterable(map(_read_requests, self.paths))
         return require_count(found, count, self.max_characters, "RequestQuestions")
 
@@ -96,7 +103,7 @@ class _Line:
 
 
 def _read_requests(path: str) -> Iterator[Question]:
-    lines = [_parse_line(place, record) for place, record in records.read_records(path)]
+    lines = [_parse_line(place, record) for place, record in read_records(path)]
     groups: dict[tuple[str, int], list[_Line]] = {}
     for line in lines:
         groups.setdefault((line.task, line.doc), []).append(line)
@@ -173,7 +180,7 @@ class ParquetQuestions:
     cloze: Sequence[str] = ("winogrande",)
 
     def questions(self, count: int, rng: np.random.Generator) -> list[Question]:
-        records.check_paths(self.paths, "ParquetQuestions")
+        check_paths(self.paths, "ParquetQuestions")
         table = pd.concat([_read_parquet_questions(path) for path in self.paths], ignore_index=True)
         columns = (table[name] for name in _COLUMNS)
         found = (self._split(*values) for values in zip(*columns, strict=True))

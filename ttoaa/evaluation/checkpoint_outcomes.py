@@ -1,29 +1,79 @@
 """Score a checkpoint: restore its parameters once, then make a table for each experiment.
 
-The evaluation mesh does not depend on the devices that the checkpoint was trained on.
+The evaluation mesh does not depend on the devices that the checkpoint was trained on. Outcomes see
+a checkpoint as a `CheckpointScorer` (see experiments.base.Scorer).
 """
 
 import contextlib
 import dataclasses
 import functools
 import math
+import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 import pandas as pd
 from jax.sharding import Mesh
 
 from ttoaa.config import Study
+from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.evaluation.work_list import Work
 from ttoaa.experiments.base import Experiment
 from ttoaa.locks import pin
-from ttoaa.model.decoder import abstract_params
+from ttoaa.model.decoder import DecoderConfig, Params, abstract_params
 from ttoaa.model.sharding import Layout, make_mesh, shardings, with_shardings
 from ttoaa.planning import controller_log
-from ttoaa.scoring.scorer import CheckpointScorer, read_probes
+from ttoaa.scoring.generation import generate
+from ttoaa.scoring.gradients import embedding_gradients
+from ttoaa.scoring.likelihood import Moments, log_likelihoods, vocabulary_moments
+from ttoaa.scoring.requests import Request, Sampling
 from ttoaa.study_handle import StudyHandle
 from ttoaa.training.checkpoint_io import read_checkpoint
 from ttoaa.training.multihost import first_line
+from ttoaa.workdir import read_json_lines
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointScorer:
+    """Score with the parameters of `step`; items, probes and decisions belong to one experiment."""
+
+    step: int
+    items: pd.DataFrame
+    probes: pd.DataFrame
+    tokenizer: Tokenizer
+    config: DecoderConfig
+    params: Params
+    decisions: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
+
+    def log_likelihood(self, requests: Sequence[Request]) -> list[np.ndarray]:
+        return log_likelihoods(self.config, self.params, requests)
+
+    def vocabulary_moments(self, requests: Sequence[Request]) -> list[Moments]:
+        return vocabulary_moments(self.config, self.params, requests)
+
+    def embedding_gradients(self, requests: Sequence[Request]) -> list[np.ndarray]:
+        return embedding_gradients(self.config, self.params, requests)
+
+    def generate(
+        self,
+        prompts: Sequence[np.ndarray],
+        sampling: Sampling,
+        keys: Sequence[int | str] | None = None,
+    ) -> list[np.ndarray]:
+        return generate(self.config, self.params, prompts, sampling, keys=keys)
+
+
+def read_probes(run: pathlib.Path, experiment: str, step: int) -> pd.DataFrame:
+    """Read the probes of one experiment up to `step`: columns step, probe, row, loss."""
+    rows = [
+        (line["step"], line["probe"], row, loss)
+        for line in read_json_lines(run / "probes.jsonl")
+        if line["experiment"] == experiment and line["step"] <= step
+        for row, loss in enumerate(line["loss"])
+    ]
+    return pd.DataFrame(rows, columns=["step", "probe", "row", "loss"])
 
 
 def layout_for(layout: Layout, devices: int) -> Layout:

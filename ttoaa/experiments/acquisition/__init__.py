@@ -1,7 +1,6 @@
 """Knowledge acquisition (paper, E.1): importing this package registers its classes with gin."""
 
 from ttoaa.experiments.acquisition.experiment import Acquisition
-from ttoaa.experiments.acquisition.fictional_texts import FictionalTexts
 from ttoaa.experiments.acquisition.generated_facts import GeneratedKnowledge
 from ttoaa.experiments.acquisition.policies import (
     Criterion,
@@ -11,6 +10,7 @@ from ttoaa.experiments.acquisition.policies import (
     UntilAcquired,
 )
 from ttoaa.experiments.acquisition.policy import Target
+from ttoaa.experiments.acquisition.topics import FictionalTexts
 
 __all__ = [
     "Acquisition",

@@ -1,11 +1,18 @@
-"""Entities with their texts and probes, and arms: the entities of one policy, encoded."""
+"""Entities with their texts and probes, arms of encoded entities, and fictional texts from files.
+
+`FictionalTexts` reads the formats of Chang et al. (2024) and of the paper: JSON and JSON lines.
+"""
 
 import dataclasses
+import json
+import pathlib
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
+import gin
 import numpy as np
 
+from ttoaa.benchmarks.question import check_paths, read_records
 from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.experiments.acquisition.policy import Controlled, Policy, Setting, Target
 from ttoaa.experiments.base import World
@@ -138,3 +145,89 @@ class Arm:
 def _encode_probe(name: str, topic: int, cloze: Cloze, tokenizer: Tokenizer) -> EncodedProbe:
     tokens, start = tokenizer.encode_pair(cloze.context, f" {cloze.target}")
     return EncodedProbe(name, topic, cloze, np.insert(tokens, 0, tokenizer.eos_id), start + 1)
+
+
+PAPER_ENTRIES = (0, 6, 10, 22)
+"""The four texts of the paper, as indices into the list of 130."""
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class FictionalTexts:
+    """One entity with one topic for each entry of a JSON list: its text and any paraphrases.
+
+    The probes come from the entry (`<probes>_input` and `<probes>_target`) or from `queries`, JSON
+    lines with input and target, equally many for each entry in the order of `entries`. White space
+    around inputs and targets is removed; two of the paper's queries end in a blank, so that its
+    code puts two before the target.
+    """
+
+    path: str
+    """JSON: a list of entries with `train_context` and, optionally, `paraphrases`."""
+    queries: str | None = None
+    """JSON lines; None: the probes of the entries."""
+    entries: Sequence[int] = PAPER_ENTRIES
+    probes: str = "gen"
+    """'mem' (words of the text), 'gen' (paraphrased) or 'hard_gen' (reworded more freely)."""
+
+    def __post_init__(self) -> None:
+        check_paths([self.path, *([self.queries] if self.queries else [])], "FictionalTexts")
+        if not self.entries or len(set(self.entries)) < len(self.entries):
+            raise ValueError("FictionalTexts.entries must be distinct, and at least one")
+        if self.probes not in ("mem", "gen", "hard_gen"):
+            raise ValueError("FictionalTexts.probes must be 'mem', 'gen' or 'hard_gen'")
+
+    def entities(self, count: int, rng: np.random.Generator) -> list[Entity]:
+        if count > len(self.entries):
+            raise ValueError(
+                f"{count} entities are needed, but FictionalTexts.entries has {len(self.entries)}: "
+                "add entries, or use fewer entities"
+            )
+        found = [self._entity(number, *both) for number, both in enumerate(self._read_entries())]
+        return [found[k] for k in rng.permutation(len(found))[:count]]
+
+    def _entity(self, number: int, record: dict[str, Any], asked: Sequence[Any]) -> Entity:
+        where = f"{self.path}, entry {self.entries[number]}"
+        try:
+            texts = [str(record["train_context"]), *map(str, record.get("paraphrases", ()))]
+            pairs = [(str(a).strip(), str(b).strip()) for a, b in asked]
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{where} has no {error}") from error
+        for context, target in pairs:
+            if not context or not target:
+                raise ValueError(f"{where} has a probe without input or target")
+            if self.queries and target.casefold() not in texts[0].casefold():
+                raise ValueError(
+                    f"{self.queries}: {target!r} is not in {where}: are the queries in the order "
+                    "of FictionalTexts.entries?"
+                )
+        probes = [Cloze(f"q{k}", context, target) for k, (context, target) in enumerate(pairs)]
+        name = f"entry-{self.entries[number]}"
+        return Entity(name, (Topic(tuple(dict.fromkeys(texts)), tuple(probes)),))
+
+    def _read_entries(self) -> list[tuple[dict[str, Any], list[Any]]]:
+        """Read the chosen records with their (input, target) pairs."""
+        try:
+            every = json.loads(pathlib.Path(self.path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{self.path} is not JSON: {error}") from error
+        if not isinstance(every, list) or max(self.entries) >= len(every) or min(self.entries) < 0:
+            raise ValueError(f"{self.path} is not a list with the entries {list(self.entries)}")
+        chosen = [every[k] for k in self.entries]
+        if self.queries is None:
+            return [(record, self._own_probes(record)) for record in chosen]
+        lines = [line for _, line in read_records(self.queries)]
+        each, rest = divmod(len(lines), len(chosen))
+        if rest or not each or any({"input", "target"} - set(line) for line in lines):
+            raise ValueError(
+                f"{self.queries} must have input and target in each line, and equally many lines "
+                f"for each of {len(chosen)} entries, not {len(lines)} lines"
+            )
+        pairs = [(line["input"], line["target"]) for line in lines]
+        return [(r, pairs[k * each : (k + 1) * each]) for k, r in enumerate(chosen)]
+
+    def _own_probes(self, record: dict[str, Any]) -> list[Any]:
+        sides = [record.get(f"{self.probes}_{side}", ()) for side in ("input", "target")]
+        if len(sides[0]) != len(sides[1]) or not sides[0]:
+            raise ValueError(f"{self.path}: an entry has no probes of the kind {self.probes!r}")
+        return list(zip(*sides, strict=True))

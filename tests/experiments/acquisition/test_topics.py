@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from ttoaa.experiments.acquisition.fictional_texts import FictionalTexts
+from ttoaa.experiments.acquisition.topics import FictionalTexts
 from ttoaa.statistics.bootstrap import keyed_rng
 
 RECORDS = [

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ttoaa.evaluation.checkpoint_outcomes import CheckpointScorer, read_probes
 from ttoaa.experiments.base import Scorer
 from ttoaa.model.decoder import DecoderConfig, init_params
 from ttoaa.scoring.attacks import min_k_plus
@@ -13,7 +14,6 @@ from ttoaa.scoring.generation import generate
 from ttoaa.scoring.gradients import embedding_gradients
 from ttoaa.scoring.likelihood import log_likelihoods, vocabulary_moments
 from ttoaa.scoring.requests import Sampling
-from ttoaa.scoring.scorer import CheckpointScorer, read_probes
 
 MODEL = DecoderConfig(17, layers=1, width=8, heads=2, hidden=8, init_std=0.5)  # loud: draws differ
 
