@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import gin
 import jax
@@ -125,7 +126,7 @@ def causal_attention(
     arguments = q_BxLxHxC, k_BxLxKxC, v_BxLxKxC, documents_BxL
     if kernel == "xla":
         return checkpoint_name(_xla_attention(*arguments), ATTENTION_OUTPUT)
-    attend = functools.partial(_splash_attention, blocks=blocks)
+    attend: Callable[..., jax.Array] = functools.partial(_splash_attention, blocks=blocks)
     if kernel == "cudnn":
         attend = _cudnn_attention
     mesh = shared_mesh()
