@@ -133,7 +133,7 @@ def _describe(value: Any, path: str, defaulted: list[str]) -> Any:
         return {"type": type(value).__name__, **parts}
     if isinstance(value, Mapping):
         return {str(k): _describe(value[k], inner(str(k)), defaulted) for k in value}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | range):
         return [_describe(each, inner(str(n)), defaulted) for n, each in enumerate(value)]
     if value is None or isinstance(value, bool | int | float | str):
         return value
