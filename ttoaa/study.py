@@ -23,7 +23,7 @@ from ttoaa.workdir import RUNS, Workdir, read_json
 _HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 _SEEDS = flags.DEFINE_list(
-    "seeds", ["0"], "seeds of the study, such as 0,1,2; each has its own plan and runs"
+    "seeds", ["0"], "seeds, such as 0,1,2, in place of --seed; each has its own plan and runs"
 )
 
 
