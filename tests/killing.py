@@ -67,10 +67,10 @@ def _watch(owner, name, point, only=lambda *args: True):
 if _TARGET is not None:
     (_WORKDIR,) = (a.partition("=")[2] for a in sys.argv if a.startswith("--workdir="))
     retention.shutil = types.SimpleNamespace(rmtree=shutil.rmtree)
-    _watch(loop._Run, "_begin", "init")
+    _watch(loop._TrainingRun, "_init_state", "init")
     _watch(checkpoints, "read_checkpoint", "restore")
-    _watch(loop._Run, "_note_start", "note")
-    _watch(loop._Run, "_compile", "compile")
+    _watch(loop._TrainingRun, "_record_provenance", "note")
+    _watch(loop._TrainingRun, "_compile", "compile")
     _watch(controller_loop.ControllerLoop, "decide", "decide")
     _watch(MetricsLog, "arms", "step")  # its metrics are written then
     _watch(loop, "row_losses", "evaluate")
@@ -83,4 +83,4 @@ if _TARGET is not None:
     )
     _watch(retention.shutil, "rmtree", "delete")
     _watch(loop, "write_json", "write")  # provenance.json, ledger.json, finished.json
-    _watch(loop._Run, "_finished", "finish")
+    _watch(loop._TrainingRun, "_write_final_records", "finish")

@@ -61,17 +61,18 @@ def identity_of(handle: StudyHandle, kind: str, controls: ControllerSet) -> dict
     """
     study, workdir = handle.config, handle.workdir
     begun = [made for each in (kind, "control") if (made := _made(workdir.run(each)))]
+    probes = probes_fingerprint(handle.probes), controls.measured_fingerprint
     ours = identity.identity(
         corpus=handle.corpus.fingerprint,
         order=handle.order.fingerprint,
         plan=handle.plan.hash if kind == "run" else "none",
-        probes="-".join(filter(None, [probes_fingerprint(handle.probes), controls.measured])),
-        controllers=controls.root if controls.filled else "none",
+        probes="-".join(filter(None, probes)),
+        controllers=controls.fingerprint if controls.overlay else "none",
         geometry=study.geometry,
         model=study.model,
         training=study.training.numerics(),
         seed=workdir.seed,
-        init_from=init_from.found_source(
+        init_from=init_from.find_source(
             study.init_from, begun[0].get("init_from") if begun else None
         ),
     )
@@ -92,7 +93,7 @@ def make_job(
     """Put together the training job on the devices that are here; `ours` as in `Job`."""
     study, workdir = handle.config, handle.workdir
     overlay = [Overlay(handle.plan, handle.corpus)] if kind == "run" else []
-    early, late = _transforms(overlay, controls.filled, study.training.repetition_filter)
+    early, late = _transforms(overlay, controls.overlay, study.training.repetition_filter)
     corpus, order, geometry = handle.corpus, handle.order, study.geometry
     return Job(
         folder=workdir.run(kind),

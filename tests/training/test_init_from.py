@@ -12,7 +12,7 @@ from ttoaa.identity import describe
 from ttoaa.model.decoder import DecoderConfig
 from ttoaa.training import init_from
 from ttoaa.training.checkpoints import CheckpointWriter
-from ttoaa.training.init_from import InitFrom, described
+from ttoaa.training.init_from import InitFrom, describe_start
 from ttoaa.training.lr_schedules import ConstantLinear
 from ttoaa.training.optimizer import AdamW, bind_schedule
 
@@ -55,9 +55,9 @@ def source(tmp_path_factory):
 
 
 def begin(init, **changes):
-    ours = {**IDENTITY, "init_from": init_from.found_source(init), **changes}
+    ours = {**IDENTITY, "init_from": init_from.find_source(init), **changes}
     params, opt = made(0)
-    return init_from.state(init, abstract(params), abstract(opt), ours)
+    return init_from.load_source(init, abstract(params), abstract(opt), ours)
 
 
 def test_parameters_alone_begin_a_new_run(source):
@@ -97,9 +97,10 @@ def test_a_longer_run_goes_on_where_the_old_one_was(source):
     assert bits(start.opt) == bits(made(8)[1])
     assert set(start.record["differs"]) == {"geometry", "plan"}
     assert start.record["differs"]["plan"] == {"there": "p0", "here": "p1"}
-    line = described(start.record)
-    assert line.startswith("with parameters and moments of step 8 in")
-    assert line.endswith("; goes on there; other than there: plan, geometry") and "\n" not in line
+    line = describe_start(start.record)
+    assert line.startswith("parameters and moments of step 8 in")
+    assert line.endswith("; continues at that step; differs from it in plan, geometry")
+    assert "\n" not in line
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_a_longer_run_goes_on_where_the_old_one_was(source):
         (
             "geometry",
             describe(Geometry(length=10, batch=4, steps=8)),
-            "as far as this run of 8 steps: rai",
+            "at or after the end of this run of 8 steps: raise",
         ),
     ],
 )
@@ -158,16 +159,16 @@ def test_a_model_that_would_read_the_same_weights_otherwise_is_refused(source, c
 
 def test_other_shapes_and_missing_moments_are_one_line(source):
     init = InitFrom(str(source), 8)
-    ours = {**IDENTITY, "init_from": init_from.found_source(init)}
+    ours = {**IDENTITY, "init_from": init_from.find_source(init)}
     params = {"embedding": jax.ShapeDtypeStruct((7, 4), np.float32)}
     with pytest.raises(ValueError, match=r"\['embedding'\] as float32\[6, 4\], not as float32\[7"):
-        init_from.state(init, params, None, ours)
+        init_from.load_source(init, params, None, ours)
     with pytest.raises(ValueError, match=r"checkpoint 9 in .* holds no opt$"):
         begin(InitFrom(str(source), 9, optimizer=True))
 
 
 def test_continuing_needs_the_moments():
-    with pytest.raises(ValueError, match="continue_step goes on with the moments: set optimizer"):
+    with pytest.raises(ValueError, match="continue_step needs Adam's moments: set InitFrom"):
         InitFrom("x", continue_step=True)
 
 
@@ -177,7 +178,7 @@ def test_continuing_needs_the_moments():
 def test_a_source_that_is_not_there_is_one_line(source, tmp_path, step, text):
     folder = source if step else tmp_path / "none"
     with pytest.raises(ValueError, match=f"InitFrom.folder: .* has {text}"):
-        init_from.found_source(InitFrom(str(folder), step))
+        init_from.find_source(InitFrom(str(folder), step))
 
 
 def test_a_source_without_a_good_checkpoint_says_so(source, tmp_path):
@@ -187,26 +188,28 @@ def test_a_source_without_a_good_checkpoint_says_so(source, tmp_path):
     with pytest.raises(
         ValueError, match=r"no good checkpoint: those of steps \[5, 8, 9\] are damaged"
     ):
-        init_from.found_source(InitFrom(str(copy)))
+        init_from.find_source(InitFrom(str(copy)))
 
 
 def test_the_identity_names_the_source_and_is_kept_once_the_run_has_begun(source, tmp_path):
     copy = shutil.copytree(source, tmp_path / "copy")
     init = InitFrom(str(copy))
-    first = init_from.found_source(init)
+    first = init_from.find_source(init)
     assert first["step"] == 9 and len(first["sha256"]) == 64
     shutil.rmtree(copy / "checkpoints/9")
-    second = init_from.found_source(init)
+    second = init_from.find_source(init)
     assert second["step"] == 8 and second["sha256"] != first["sha256"]
-    assert init_from.found_source(init, first) == first
-    assert init_from.found_source(InitFrom(str(copy), 8), first) != first
+    assert init_from.find_source(init, first) == first
+    assert init_from.find_source(InitFrom(str(copy), 8), first) != first
     shutil.rmtree(copy)
-    assert init_from.found_source(init, first) == first
-    assert init_from.found_source(None) is None and init_from.found_source(None, first) is None
+    assert init_from.find_source(init, first) == first
+    assert init_from.find_source(None) is None and init_from.find_source(None, first) is None
 
 
 def test_a_source_that_changed_since_is_refused(source):
     init = InitFrom(str(source), 8)
-    other = {**init_from.found_source(init), "sha256": "0" * 64}
-    with pytest.raises(ValueError, match=r"checkpoint 8 in .* is another than this run began with"):
+    other = {**init_from.find_source(init), "sha256": "0" * 64}
+    with pytest.raises(
+        ValueError, match=r"checkpoint 8 in .* is not the one that this run started from"
+    ):
         begin(init, init_from=other)

@@ -92,13 +92,13 @@ def test_sigterm_saves_at_the_next_step_and_goes_on_later(whole, tmp_path, at):
 
 
 def test_sigterm_before_the_first_step_of_a_resume(begun, whole, monkeypatch):
-    compile_step = loop._Run._compile
+    compile_step = loop._TrainingRun._compile
 
     def killed_meanwhile(run):
         os.kill(os.getpid(), signal.SIGTERM)
         return compile_step(run)
 
-    monkeypatch.setattr(loop._Run, "_compile", killed_meanwhile)
+    monkeypatch.setattr(loop._TrainingRun, "_compile", killed_meanwhile)
     with pytest.raises(Stopped, match="stopped at step 8 of 12"):
         train(make_job(begun))
     monkeypatch.undo()

@@ -1,4 +1,4 @@
-"""Controllers in the run: measured, asked, logged and obeyed where intervals begin (C6)."""
+"""Run the controllers at the start of their intervals: measure, decide, log, fill slots (C6)."""
 
 import dataclasses
 import functools
@@ -17,20 +17,20 @@ from ttoaa.scoring.requests import Request
 from ttoaa.training.multihost import from_primary
 
 Measure = Callable[[Sequence[Request]], list[np.ndarray]]
-"""For each (tokens, start) the log-probabilities of tokens[start:], the same on every process."""
+"""Returns log-probabilities of tokens[start:] for each (tokens, start), alike on all processes."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ControllerSet:
-    """The controllers of a run, and what is done with what they decide."""
+    """The controllers of a run, and the slots that their decisions fill."""
 
     controllers: Sequence[Named] = ()
-    root: str = ""
-    """What the log of decisions begins with: a fingerprint of the controllers."""
-    measured: str = ""
-    """A fingerprint of what is measured, and when."""
-    filled: SlotOverlay | None = None
-    """Where decisions go; without it, as in a control run, all is measured and nothing decided."""
+    fingerprint: str = ""
+    """Of the controllers: the root of the hash chain of the decision log."""
+    measured_fingerprint: str = ""
+    """Of the probes and when they are measured."""
+    overlay: SlotOverlay | None = None
+    """The slots; None in a control run, which measures the probes and decides nothing."""
 
     def __bool__(self) -> bool:
         return bool(self.controllers)
@@ -40,14 +40,23 @@ class ControllerSet:
 
 
 class ControllerLoop:
-    """All processes call it alike: the primary decides and logs, and tells the others."""
+    """Measure and decide; all processes call it alike, the primary decides and logs.
+
+    On the primary the log is opened, and decisions after the checkpoint are cut from it.
+    """
 
     def __init__(
         self, controls: ControllerSet, folder: pathlib.Path, start: int, head: str | None
     ) -> None:
-        """`head` is that of the checkpoint from which the run starts; decisions after it go.
+        """Open the decision log and replay it into the slots.
 
-        Raises ValueError where the log is damaged.
+        Args:
+            folder: of the run.
+            start: first step.
+            head: of the log at the checkpoint that the run resumes from; None for a fresh run.
+
+        Raises:
+            ValueError: the log is damaged.
         """
         self._controls = controls
         self._log: controller_log.ControllerLog | None = None
@@ -55,28 +64,28 @@ class ControllerLoop:
         self._requests = [requests(controller) for _, controller in controls.controllers]
         if not controls:
             return
-        kept = from_primary(functools.partial(self._open, folder, head))
-        if controls.filled:
-            controls.filled.begin(start)
-            controls.filled.replay(kept)
+        decisions = from_primary(functools.partial(self._open_log, folder, head))
+        if controls.overlay:
+            controls.overlay.begin(start)
+            controls.overlay.replay(decisions)
 
-    def _open(self, folder: pathlib.Path, head: str | None) -> list[controller_log.Line]:
-        """What every process must know of the decisions made so far."""
+    def _open_log(self, folder: pathlib.Path, head: str | None) -> list[controller_log.Line]:
+        """Open the log, and return the part of its lines that every process needs."""
         self._log = log = controller_log.ControllerLog(
-            folder / controller_log.LOG_NAME, self._controls.root, head
+            folder / controller_log.LOG_NAME, self._controls.fingerprint, head
         )
-        if self._controls.filled:
+        if self._controls.overlay:
             controller_log.store_slot_texts(
-                folder / controller_log.SLOT_TEXTS_FOLDER, self._controls.filled.slot_texts
+                folder / controller_log.SLOT_TEXTS_FOLDER, self._controls.overlay.slot_texts
             )
         for line in log.kept:
             self._states[line["experiment"], line["slots"]] = line["state"]
-        told = ("experiment", "slots", "interval", "chosen")
-        return [{name: line[name] for name in told} for line in log.kept]
+        shared = ("experiment", "slots", "interval", "chosen")
+        return [{name: line[name] for name in shared} for line in log.kept]
 
     @property
     def meta(self) -> dict[str, str]:
-        """For the primary's checkpoint, the head of the log; nothing without controllers."""
+        """The head of the log for the primary's checkpoint; empty without controllers."""
         return {"decisions": self._log.head} if self._log else {}
 
     def close(self) -> None:
@@ -84,57 +93,60 @@ class ControllerLoop:
             self._log.close()
 
     def due(self, step: int) -> list[tuple[str, list[int]]]:
-        """(experiment, its controllers by their numbers) that decide at `step`."""
+        """List each experiment that decides at `step`, with the numbers of its controllers."""
         numbered = enumerate(self._controls.controllers)
-        found = [(name, n) for n, (name, c) in numbered if step % c.every == 0]
-        grouped = itertools.groupby(found, lambda each: each[0])
+        deciding = [(name, n) for n, (name, c) in numbered if step % c.every == 0]
+        grouped = itertools.groupby(deciding, lambda pair: pair[0])
         return [(name, [number for _, number in group]) for name, group in grouped]
 
     def decide(self, step: int, numbers: Sequence[int], measure: Measure) -> None:
-        """Measures for these controllers at once, and has each decide on its interval."""
-        asked = [self._requests[number] for number in numbers]
-        scores = iter(measure([request for each in asked for request in each]))
-        log_p = [[float(np.sum(next(scores), dtype=np.float64)) for _ in each] for each in asked]
-        chosen = from_primary(functools.partial(self._decide, step, numbers, log_p))
-        if self._controls.filled:
+        """Measure these controllers' probes together, and let each decide for its interval."""
+        probes = [self._requests[number] for number in numbers]
+        scores = iter(measure([request for each in probes for request in each]))
+        log_p = [[float(np.sum(next(scores), dtype=np.float64)) for _ in each] for each in probes]
+        chosen = from_primary(functools.partial(self._decide_and_log, step, numbers, log_p))
+        if self._controls.overlay:
             for number, texts in zip(numbers, chosen, strict=True):
                 interval = step // self._controls.controllers[number][1].every
-                self._controls.filled.decide(number, interval, texts)
+                self._controls.overlay.decide(number, interval, texts)
 
-    def _decide(self, step: int, numbers: Sequence[int], log_p: list[list[float]]) -> list[Any]:
-        """Of each controller the chosen texts, once they are in the log."""
-        lines = [self._line(step, n, values) for n, values in zip(numbers, log_p, strict=True)]
+    def _decide_and_log(
+        self, step: int, numbers: Sequence[int], log_p: list[list[float]]
+    ) -> list[Any]:
+        """Return the texts that each controller chose, after they are in the log."""
+        lines = [self._decide_one(step, n, each) for n, each in zip(numbers, log_p, strict=True)]
         assert self._log is not None
         self._log.append(lines)
         return [line["chosen"] for line in lines]
 
-    def _line(self, step: int, number: int, log_p: list[float]) -> Mapping[str, Any]:
+    def _decide_one(self, step: int, number: int, log_p: list[float]) -> Mapping[str, Any]:
+        """Return the log line of one controller's decision."""
         name, controller = self._controls.controllers[number]
         who, interval = f"{name}/{controller.slots}", step // controller.every
         line = {"experiment": name, "slots": controller.slots, "interval": interval, "step": step}
         if not np.isfinite(log_p).all():
             raise ValueError(f"{who}: at step {step} a probe's log p is not finite: {log_p!r:.200}")
-        filled = self._controls.filled
-        if filled is None:
+        overlay = self._controls.overlay
+        if overlay is None:
             return {**line, "log_p": log_p, "chosen": None, "state": None}
         key = name, controller.slots
-        before = self._states[key] if key in self._states else _plain(who, controller.start())
+        before = self._states[key] if key in self._states else _to_json(who, controller.start())
         chosen, after = controller.decide(before, interval, np.array(log_p))
-        state = self._states[key] = _plain(who, after)
-        chosen = filled.validate(number, interval, chosen)
+        state = self._states[key] = _to_json(who, after)
+        chosen = overlay.validate(number, interval, chosen)
         return {**line, "log_p": log_p, "chosen": chosen, "state": state}
 
 
 def requests(controller: Controller) -> list[Request]:
-    """What is scored for a controller: each probe up to the end of its target."""
+    """Return the scoring requests of a controller: each probe up to the end of its target."""
     measured = controller.measured
     ends = zip(measured.start.tolist(), measured.stop.tolist(), strict=True)
     rows = zip(measured.tokens_NxL, ends, strict=True)
     return [(np.asarray(tokens[:stop], np.int32), start) for tokens, (start, stop) in rows]
 
 
-def _plain(who: str, state: Mapping[str, Any]) -> dict[str, Any]:
-    """A state as it is read again from the log, so that a resume decides from the same."""
+def _to_json(who: str, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the state as a resume reads it from the log, so that both decide alike."""
     try:
         return dict(json.loads(json.dumps(state, allow_nan=False)))
     except (TypeError, ValueError) as error:

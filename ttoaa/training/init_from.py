@@ -1,11 +1,9 @@
-"""Checkpoints that something begins from: which there are, and what they say of themselves.
+"""Start a run from a checkpoint: another run's or an import's parameters, with or without moments.
 
-What a run begins from: another run's parameters, or those of an import, and perhaps its moments.
-
-Without `continue_step` the run is a new one: step 0, batch 0, its own schedule from its start.
-With `optimizer` Adam's moments go on, and its count, which corrects their bias, while the learning
-rate follows the new run's step. With `continue_step` the run goes on at the source's step, with
-that step's batch and its rate by the new schedule: a longer run from an old one, say.
+By default the run is a new one: step 0, batch 0, the start of its own schedule. With `optimizer` it
+also takes over Adam's moments and their count, which corrects their bias; the learning rate still
+follows the new run's step. With `continue_step` it continues at the source's step, with that step's
+batch and the new schedule's rate there: to make an old run longer, say.
 """
 
 import dataclasses
@@ -28,32 +26,38 @@ from ttoaa.training.multihost import from_primary
 
 
 def available_steps(folder: pathlib.Path, step: int | None = None) -> list[int]:
-    """Of the finished checkpoints; ValueError where there is none, or not the one asked for."""
-    known = committed_steps(folder)
-    if not known:
+    """Return the steps of finished checkpoints, ascending.
+
+    Raises:
+        ValueError: there is none, or none of the requested step.
+    """
+    steps = committed_steps(folder)
+    if not steps:
         raise ValueError(f"{folder} has no checkpoint: name a folder of a run or an import")
-    if step not in (None, *known):
-        raise ValueError(f"{folder} has no checkpoint {step}, only {known}")
-    return known
+    if step not in (None, *steps):
+        raise ValueError(f"{folder} has no checkpoint {step}, only {steps}")
+    return steps
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class InitFrom:
-    """A checkpoint that a run begins from, instead of random weights."""
+    """The checkpoint that a run starts from, instead of random weights."""
 
     folder: str
-    """A run's folder, or one of checkpoints."""
+    """Folder of a run or an import, or its checkpoints/ folder."""
     step: int | None = None
-    """By default the newest when the run begins."""
+    """By default the newest checkpoint when the run starts."""
     optimizer: bool = False
-    """Also Adam's moments and count."""
+    """Also take over Adam's moments and their count."""
     continue_step: bool = False
-    """Go on at the source's step, on the same corpus, order, batch and length."""
+    """Continue at the source's step; needs the same corpus, order, batch and length."""
 
     def __post_init__(self) -> None:
         if self.continue_step and not self.optimizer:
-            raise ValueError("InitFrom.continue_step goes on with the moments: set optimizer too")
+            raise ValueError(
+                "InitFrom.continue_step needs Adam's moments: set InitFrom.optimizer = True"
+            )
 
     @property
     def checkpoints(self) -> pathlib.Path:
@@ -61,73 +65,81 @@ class InitFrom:
         return root / "checkpoints" if (root / "checkpoints").is_dir() else root
 
 
-class Initial(NamedTuple):
+class InitialState(NamedTuple):
+    """What a run takes over from its source."""
+
     params: Any
     opt: Any
-    """None where the run begins with moments of its own."""
+    """None if the run starts with fresh moments."""
     step: int
-    """Updates done: the first batch is that of this step."""
+    """The step of the run's first batch."""
     record: dict[str, Any]
-    """JSON for the run's provenance: the source, and in what it differs from this run."""
+    """JSON for the run's provenance: the source, and how it differs from this run."""
 
 
-def found_source(
+def find_source(
     init: InitFrom | None, recorded: Mapping[str, Any] | None = None
 ) -> dict[str, Any] | None:
-    """Describe the checkpoint that a run begins from: None, or InitFrom with its step and sha256.
+    """Describe the checkpoint that a run starts from: None, or InitFrom with its step and sha256.
 
-    `recorded` is what the identity of a run that has already begun says: if it is of the same
-    InitFrom, the source is not looked up again, since it may have changed or be gone.
+    `recorded` is what the identity of a run that has already started says: if it is of the same
+    InitFrom, the source is not looked up again, since it may have changed or been deleted.
     """
     if init is None:
         return None
-    asked = describe(init)
-    if recorded and recorded.get("config") == asked:
+    requested = describe(init)
+    if recorded and recorded.get("config") == requested:
         return dict(recorded)
     step, sha256 = from_primary(lambda: _look_up(init))
-    return {"config": asked, "step": step, "sha256": sha256}
+    return {"config": requested, "step": step, "sha256": sha256}
 
 
 def _look_up(init: InitFrom) -> tuple[int, str]:
     folder = init.checkpoints
     try:
-        known = available_steps(folder, init.step)
+        steps = available_steps(folder, init.step)
     except ValueError as error:
         raise ValueError(f"InitFrom.folder: {error}") from error
     meta = newest_meta(folder) if init.step is None else read_meta(folder, init.step)
     if meta is None:
-        raise ValueError(f"{folder} has no good checkpoint: those of steps {known} are damaged")
+        raise ValueError(f"{folder} has no good checkpoint: those of steps {steps} are damaged")
     return meta["step"], meta["sha256"]
 
 
-def state(init: InitFrom, params: Any, opt: Any, ours: Mapping[str, Any]) -> Initial:
-    """The source's leaves, laid out like the abstract trees; every process calls it.
+def load_source(init: InitFrom, params: Any, opt: Any, ours: Mapping[str, Any]) -> InitialState:
+    """Load the source's leaves, laid out like the abstract trees; every process calls it.
 
-    `ours` is the run's identity, with `found_source(...)` as its "init_from". Raises ValueError if
-    the source is another than that, has other shapes or types, or does not go with the run.
+    Args:
+        ours: the run's identity, with `find_source(...)` as its "init_from".
+
+    Raises:
+        ValueError: the source changed, has other shapes or types, or does not fit the run.
     """
     folder = init.checkpoints
     step, sha256 = ours["init_from"]["step"], ours["init_from"]["sha256"]
     with pin(folder, step):
         meta = on_all_processes(lambda: read_meta(folder, step))
-        if meta["sha256"] != sha256:
-            raise ValueError(f"checkpoint {step} in {folder} is another than this run began with")
         source = f"checkpoint {step} in {folder}"
+        if meta["sha256"] != sha256:
+            raise ValueError(
+                f"{source} is not the one that this run started from (sha256 {meta['sha256']}, not "
+                f"{sha256}): put that one back, or use another --workdir"
+            )
         _check_model(source, meta.get("identity", {}), ours)
         if init.continue_step:
             _check_stream(source, step, meta.get("identity", {}), ours)
-        wanted = {"params": params, "opt": opt} if init.optimizer else {"params": params}
-        found = read_checkpoint(folder, step, **wanted)
+        requested = {"params": params, "opt": opt} if init.optimizer else {"params": params}
+        trees = read_checkpoint(folder, step, **requested)
     start = step if init.continue_step else 0
-    return Initial(found["params"], found.get("opt"), start, _record(init, step, meta, ours))
+    return InitialState(trees["params"], trees.get("opt"), start, _record(init, step, meta, ours))
 
 
-def described(record: Mapping[str, Any]) -> str:
-    """One line for whoever starts the run."""
+def describe_start(record: Mapping[str, Any]) -> str:
+    """Return a line that says what the run starts from."""
     what = "parameters and moments" if record["optimizer"] else "parameters"
-    how = "goes on there" if record["continue_step"] else "starts at step 0"
-    other = f"; other than there: {', '.join(record['differs'])}" if record["differs"] else ""
-    return f"with {what} of step {record['step']:,} in {record['folder']}; {how}{other}"
+    where = "continues at that step" if record["continue_step"] else "starts at step 0"
+    other = f"; differs from it in {', '.join(record['differs'])}" if record["differs"] else ""
+    return f"{what} of step {record['step']:,} in {record['folder']}; {where}{other}"
 
 
 def _record(
@@ -150,23 +162,26 @@ def _record(
 
 
 def _check_model(source: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    """Refuses what no shape shows, and what would make the same weights another function."""
+    """Raise ValueError for a model that computes something else from weights of the same shapes."""
     there, here = dict(theirs.get("model", {})), dict(ours["model"])
-    for one in (there, here):
-        if one.get("kv_heads", 0) is None:
-            one["kv_heads"] = one["heads"]
+    for model in (there, here):
+        if model.get("kv_heads", 0) is None:
+            model["kv_heads"] = model["heads"]
     for name in ("heads", "kv_heads", "rope_theta", "norm_eps"):
         if name in there and there[name] != here.get(name):
             raise ValueError(
-                f"{source} is of a model with {name} {there[name]}, this one has {here.get(name)}"
+                f"{source} is of a model with {name} {there[name]}, this one has "
+                f"{here.get(name)}: set DecoderConfig.{name} alike"
             )
 
 
 def _check_stream(
     source: str, step: int, theirs: Mapping[str, Any], ours: Mapping[str, Any]
 ) -> None:
-    """Refuses another corpus, order, batch or length, as far as the source tells (an import may
-    not), and a run that would already be over."""
+    """Raise ValueError for another corpus, order, batch or length, and for a run that has ended.
+
+    What the source does not say, as an import may not, is not checked.
+    """
     there, here = theirs.get("geometry", {}), ours["geometry"]
     pairs = {name: (theirs.get(name), ours[name]) for name in ("corpus", "order")}
     pairs |= {name: (there.get(name), here[name]) for name in ("batch", "length")}
@@ -177,4 +192,7 @@ def _check_stream(
                 "needs the same; without it the run starts at step 0"
             )
     if here["steps"] <= step:
-        raise ValueError(f"{source} is as far as this run of {here['steps']} steps: raise them")
+        raise ValueError(
+            f"{source} is at or after the end of this run of {here['steps']} steps: raise "
+            "Geometry.steps"
+        )
