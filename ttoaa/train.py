@@ -154,8 +154,8 @@ def compiled_step(study: config.Study) -> CompiledStep:
 def main(argv: Sequence[str]) -> None:
     del argv
     try:
-        multihost.start()
-        with multihost.exiting("train", *AGREED):
+        multihost.initialize()
+        with multihost.exit_on_lone_failure("train", *AGREED):
             study, workdir = config.load_from_flags(), config.workdir_from_flags()
             told = run(study, workdir, _RUN.value, throughput.PROFILE_STEPS.value)
     except Stopped as stopped:

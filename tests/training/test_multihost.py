@@ -26,10 +26,10 @@ import jax, numpy as np
 
 def main(argv):
     do = argv[1]
-    with multihost.exiting("train", KeyError):
+    with multihost.exit_on_lone_failure("train", KeyError):
         try:
-            multihost.start()
-            multihost.start()
+            multihost.initialize()
+            multihost.initialize()
             print("primary" if multihost.primary() else "other", jax.process_count(), flush=True)
             work(do)
         except ValueError as error:
@@ -64,7 +64,7 @@ def flags(monkeypatch):
 
     def start(**values):
         with flagsaver.flagsaver(**values):
-            multihost.start()
+            multihost.initialize()
         return called
 
     with flagsaver.flagsaver():
@@ -79,10 +79,10 @@ def flags(monkeypatch):
         ({"num_processes": 2, "process_id": 0}, "belong together: --coordinator not given"),
         ({"num_processes": 2, "coordinator": "a:1"}, "belong together: --process_id not given"),
         ({"coordinator": "a:1", "num_processes": 2, "process_id": 2}, "not one of 0 to 1"),
-        ({"coordinator": "a", "num_processes": 2, "process_id": 0}, "is host:port"),
-        ({"coordinator": ":99", "num_processes": 2, "process_id": 0}, "is host:port"),
-        ({"coordinator": "a:0", "num_processes": 2, "process_id": 0}, "is host:port"),
-        ({"coordinator": "a:65536", "num_processes": 2, "process_id": 0}, "is host:port"),
+        ({"coordinator": "a", "num_processes": 2, "process_id": 0}, "must be host:port"),
+        ({"coordinator": ":99", "num_processes": 2, "process_id": 0}, "must be host:port"),
+        ({"coordinator": "a:0", "num_processes": 2, "process_id": 0}, "must be host:port"),
+        ({"coordinator": "a:65536", "num_processes": 2, "process_id": 0}, "must be host:port"),
     ],
 )
 def test_flags_that_do_not_belong_together_are_refused(flags, given, told):
@@ -184,7 +184,7 @@ def test_nobody_to_join_is_one_line(children, process):
     assert code == 1
     lines = [line for line in err.splitlines() if "process" in line]
     assert len(lines) == 1 and f"process {process} of 2 at localhost" in lines[0]
-    assert "the others did not come within 1 s" in lines[0]
+    assert "the others did not join within 1 s" in lines[0]
     assert "Check failure" not in err
 
 
@@ -215,6 +215,6 @@ def test_without_process_0_the_others_end_too(children):
 
 @pytest.mark.parametrize("error", [SystemExit("train: no"), ValueError("no"), KeyboardInterrupt()])
 def test_one_process_alone_is_not_touched(error):
-    with pytest.raises(type(error)) as raised, multihost.exiting("train"):
+    with pytest.raises(type(error)) as raised, multihost.exit_on_lone_failure("train"):
         raise error
     assert raised.value is error

@@ -17,7 +17,7 @@ from ttoaa.training.controller_loop import ControllerLoop
 from ttoaa.training.device_feed import DeviceBatch, local_rows, place_batch, prefetch
 from ttoaa.training.job import Job
 from ttoaa.training.metrics_log import MetricsLog
-from ttoaa.training.multihost import exiting, from_primary, primary
+from ttoaa.training.multihost import exit_on_lone_failure, from_primary, primary
 from ttoaa.training.preemption import StopRequest
 from ttoaa.training.step import Metrics
 from ttoaa.training.throughput import Attempts, Ledger, Profiler, Speedometer
@@ -44,7 +44,7 @@ def train(job: Job) -> None:
         run = _TrainingRun(job)
         with StopRequest() as stop_request:
             try:
-                with exiting("train", *AGREED):
+                with exit_on_lone_failure("train", *AGREED):
                     run.train(stop_request)
             finally:
                 try:

@@ -1,11 +1,11 @@
-"""Agreement among the processes of a run: all take the same branch, or some wait for ever.
+"""Several processes as one run: how they find each other, agree, and end.
 
-Every process must call these, in the same order. With one process they cost nothing.
+All processes must take the same branch, or some wait forever. So every process calls
+`from_primary` and `gather` in the same order; with one process they cost nothing.
 
-Several processes as one run: how they find each other, and how each of them ends.
-
-A process that fails alone must not leave Python as usual: its exit would wait for all the others,
-which wait for it. It says what happened and is gone; the others learn it from their next exchange.
+A process that fails alone must not exit as usual: Python's exit would wait for the others, which
+wait for it. `exit_on_lone_failure` prints the error and ends it; the others notice at their next
+exchange.
 """
 
 import contextlib
@@ -24,17 +24,17 @@ from jax.experimental import multihost_utils
 
 
 def from_primary(make: Callable[[], Any]) -> Any:
-    """What `make` gives on process 0, as JSON, on every process; where it raises, all do.
+    """Call `make` on process 0 and return its JSON value on every process; if it raises, all raise.
 
-    Also a barrier: no process gets here before the primary is done.
+    It is also a barrier: no process returns before process 0 is done.
     """
     if jax.process_count() == 1:
         return make()
     if jax.process_index():
-        told = json.loads(_broadcast(b""))
-        if "error" in told:
-            raise ValueError(told["error"])
-        return told["value"]
+        result = json.loads(_broadcast(b""))
+        if "error" in result:
+            raise ValueError(result["error"])
+        return result["value"]
     try:
         value = make()
     except Exception as error:
@@ -45,7 +45,7 @@ def from_primary(make: Callable[[], Any]) -> Any:
 
 
 def gather(text: str) -> list[str]:
-    """The text of every process, in their order, on every process."""
+    """Return the texts of all processes, in their order, on every process."""
     if jax.process_count() == 1:
         return [text]
     raw = text.encode()
@@ -56,18 +56,18 @@ def gather(text: str) -> list[str]:
 
 
 def _broadcast(raw: bytes) -> bytes:
-    """The bytes of process 0; their number first, as the others cannot know it."""
+    """Return the bytes of process 0; their number goes first, as the others do not know it."""
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(raw))))
     padded = np.frombuffer(raw.ljust(size, b"\0"), np.uint8)
     return bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded)))
 
 
 def first_line(error: BaseException) -> str:
-    """Orbax's errors run over pages; the first line says what it is."""
+    """Return the first line of an error's text: Orbax's errors run over pages."""
     return next(iter(str(error).strip().splitlines()), repr(error))[:200]
 
 
-_PATIENCE_MS = 15 * 60 * 1000
+_PRIMARY_TIMEOUT_MS = 15 * 60 * 1000
 
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "host:port of process 0; not needed on clusters that JAX detects"
@@ -84,45 +84,48 @@ _HEARTBEAT = flags.DEFINE_integer(
 )
 
 
-class Agreed(ValueError):
-    """What all processes come to together: they leave as usual, the coordinator as the last."""
+class SharedError(ValueError):
+    """An error that all processes raise together: they exit as usual, the coordinator last."""
 
 
-def start(command: str = "train") -> None:
-    """Joins the other processes of this run, where there are any; call it before all else of JAX.
+def initialize(command: str = "train") -> None:
+    """Join the other processes of this run, if there are any; call it before any other use of JAX.
 
-    They are told by `--coordinator --num_processes --process_id`, or found by JAX in what Open MPI,
-    SLURM, GKE or a Cloud TPU VM's metadata say (under SLURM: a task for each GPU, started by srun).
-    One process alone is left as it is, so that it may handle SIGTERM itself; `--num_processes=1`
-    says so where the cluster says otherwise. A second call does nothing.
+    The flags `--coordinator --num_processes --process_id` describe them, or JAX finds them through
+    Open MPI, SLURM, GKE or a Cloud TPU VM's metadata (under SLURM: one task per GPU, started by
+    srun). A single process is left alone, so that it handles SIGTERM itself; `--num_processes=1`
+    overrides what the cluster says. A second call does nothing. If the others do not join in time,
+    the process exits with one line, where JAX would abort with a stack trace.
 
-    Raises ValueError for flags that do not belong together. Where the others do not come in
-    time, the process ends with one line: JAX would abort it with a stack trace.
+    Raises:
+        ValueError: flags are missing or wrong, or JAX cannot join.
     """
     if jax.distributed.is_initialized() or _PROCESSES.value == 1:
         return
-    asked = _asked() or _detected()
-    if asked is None:
+    place = _place_from_flags() or _place_in_cluster()
+    if place is None:
         return
-    address, count, process = asked
-    whom = f"process {process} of {count} at {address or 'the address that the cluster gives'}"
-    waited = f"the others did not come within {_JOIN.value} s"
-    late = f"{command}: {whom}: {waited}: are all of them started?"
+    address, count, process = place
+    who = f"process {process} of {count} at {address or 'the address that the cluster gives'}"
+    late = (
+        f"{command}: {who}: the others did not join within {_JOIN.value} s: check that all are "
+        "started"
+    )
     with _deadline(_JOIN.value, late):
         try:
             jax.distributed.initialize(
                 *((address, count, process) if address else ()),
-                # Ours must come first; on a timeout of its own JAX aborts.
+                # Longer than our deadline: on its own timeout JAX aborts.
                 initialization_timeout=_JOIN.value + 60,
                 heartbeat_timeout_seconds=_HEARTBEAT.value,
                 cluster_detection_method="deactivate" if address else None,
             )
         except (RuntimeError, ValueError) as error:
-            raise ValueError(f"{whom}: {first_line(error)}") from error
+            raise ValueError(f"{who}: {first_line(error)}") from error
 
 
-def _asked() -> tuple[str, int, int] | None:
-    """(coordinator, processes, this one) by the flags."""
+def _place_from_flags() -> tuple[str, int, int] | None:
+    """Return (coordinator, number of processes, index of this one); None without flags."""
     given = {
         "--coordinator": _COORDINATOR.value,
         "--num_processes": _PROCESSES.value,
@@ -136,16 +139,16 @@ def _asked() -> tuple[str, int, int] | None:
     address, count, process = given.values()
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ValueError(f"--coordinator is host:port, such as node-0:8476, not {address!r}")
+        raise ValueError(f"--coordinator must be host:port, such as node-0:8476, not {address!r}")
     if process >= count:
         raise ValueError(f"--process_id {process} is not one of 0 to {count - 1} (--num_processes)")
     return address, count, process
 
 
-def _detected() -> tuple[str, int, int] | None:
-    """The same as the cluster has it, if it is of several processes; the address is JAX's affair.
+def _place_in_cluster() -> tuple[str, int, int] | None:
+    """Return the same as the cluster says, without the address, which JAX finds; None if alone.
 
-    Kubernetes alone tells JAX only through a package of its own: that needs the flags.
+    Plain Kubernetes needs the flags: JAX reads it only through another package.
     """
     try:  # no public function says which cluster this is: these are what initialize() asks
         from jax._src.clusters import GceTpuCluster, GkeTpuCluster, OmpiCluster, SlurmCluster
@@ -162,32 +165,32 @@ def _detected() -> tuple[str, int, int] | None:
 
 
 def primary_first(action: Callable[[], None]) -> None:
-    """The primary does it while all others wait, for minutes if need be; called once a process.
+    """Run the action on the primary while all others wait, for minutes; once in a process's life.
 
-    Where it raises ValueError or OSError, all raise Agreed with that text. It goes by the
-    coordinator alone: an exchange between devices gives up waiting sooner.
+    If it raises ValueError or OSError, all processes raise SharedError with its text. It uses the
+    coordinator and no devices, whose exchanges time out sooner.
     """
     if not jax.distributed.is_initialized():
         return action()
-    client, told = _joined().client, ""
+    client, failure = _joined().client, ""
     if primary():
         try:
             action()
         except (ValueError, OSError) as error:
-            told = first_line(error)
-        client.key_value_set("ttoaa/primary_first", f"told: {told}")
-    told = client.blocking_key_value_get("ttoaa/primary_first", _PATIENCE_MS)
-    if text := told.removeprefix("told: "):
-        raise Agreed(text)
+            failure = first_line(error)
+        client.key_value_set("ttoaa/primary_first", f"failure: {failure}")
+    reply = client.blocking_key_value_get("ttoaa/primary_first", _PRIMARY_TIMEOUT_MS)
+    if text := reply.removeprefix("failure: "):
+        raise SharedError(text)
 
 
 def primary() -> bool:
-    """Whether this process is the one that writes what is written once; touches no backend."""
+    """Return whether this process writes what is written once; does not start the backend."""
     return not jax.distributed.is_initialized() or _joined().process_id == 0
 
 
 def _joined() -> Any:
-    """The client and the process id that JAX has once this process has joined others.
+    """Return JAX's record of the processes that joined: its client and its process id.
 
     Neither is public: jax.process_index() would start the backend, and the exchanges of
     jax.experimental.multihost_utils go through devices.
@@ -198,29 +201,30 @@ def _joined() -> Any:
 
 
 @contextlib.contextmanager
-def exiting(command: str, *agreed: type[BaseException]) -> Iterator[None]:
-    """Ends this process at once where it fails alone among several: one line, status 1.
+def exit_on_lone_failure(command: str, *shared: type[BaseException]) -> Iterator[None]:
+    """End this process at once if it fails alone among several: one line, status 1.
 
-    What all processes come to together goes on as usual: Agreed, exceptions of the types `agreed`
-    and exits with a number. To be entered inside whatever would wait for the others when it is
-    left, such as a checkpoint's last save. One process alone is not touched.
+    Errors that all processes raise together pass: SharedError, the types in `shared`, and exits
+    with a number. Enter it inside any context that waits for the others at its end, such as a
+    checkpoint's last save. A single process is not affected.
     """
     try:
         yield
     except BaseException as error:
-        together = isinstance(error, SystemExit) and not isinstance(error.code, str)
-        if not jax.distributed.is_initialized() or together or isinstance(error, (Agreed, *agreed)):
+        if not jax.distributed.is_initialized() or isinstance(error, (SharedError, *shared)):
             raise
-        _leave(_told(command, error))
+        if isinstance(error, SystemExit) and not isinstance(error.code, str):
+            raise
+        _exit_now(_describe_failure(command, error))
 
 
-def _told(command: str, error: BaseException) -> str:
+def _describe_failure(command: str, error: BaseException) -> str:
     if isinstance(error, SystemExit):
         text = str(error.code).removeprefix(f"{command}: ")
     else:
         text = first_line(error)
     if any(sign in text for sign in ("Gloo", "UNAVAILABLE", "Connection closed by peer")):
-        text = f"lost another process of the run ({text}): start all of them again, they resume"
+        text = f"lost another process of the run ({text}): start all of them again to resume"
     elif not isinstance(error, SystemExit | ValueError | OSError):
         traceback.print_exception(error)
     return f"{command}: process {_joined().process_id}: {text}"
@@ -228,7 +232,7 @@ def _told(command: str, error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _deadline(seconds: float, late: str) -> Iterator[None]:
-    timer = threading.Timer(seconds, _leave, [late])
+    timer = threading.Timer(seconds, _exit_now, [late])
     timer.daemon = True
     timer.start()
     try:
@@ -237,7 +241,7 @@ def _deadline(seconds: float, late: str) -> Iterator[None]:
         timer.cancel()
 
 
-def _leave(line: str) -> None:
+def _exit_now(line: str) -> None:
     sys.stdout.flush()
     print(line, file=sys.stderr, flush=True)
     os._exit(1)
