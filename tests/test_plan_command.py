@@ -175,15 +175,26 @@ def test_batches_and_hosts_that_there_are_not_are_one_line(made):
 
 def test_an_error_is_one_line_and_leaves_nothing(planned):
     workdir, _ = planned
+    config = workdir.config.read_text()
+    workdir.config.write_text(config + "\nPlanted.length = 33\n")
     before = files(workdir.root)
-    done = run(workdir.root, "--seed=1", "--gin_bindings=Planted.length = 33")
+    done = run(workdir.root, "--seed=1")
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr == (
         "plan: planted: item '0x-0' has 33 tokens, a row holds 1 to 32: "
         "shorten it or raise Geometry.length\n"
     )
-    changed = {name for name, digest in files(workdir.root).items() if before.get(name) != digest}
-    assert changed <= {pathlib.Path("config.gin")}
+    assert files(workdir.root) == before
+    workdir.config.write_text(config)
+
+
+def test_bindings_that_do_not_fit_the_plan_are_not_remembered(planned):
+    workdir, _ = planned
+    before = files(workdir.root)
+    done = run(workdir.root, "--seed=1", "--gin_bindings=Planted.length = 31")
+    assert done.returncode == 1 and done.stdout == ""
+    assert "plan was made with experiments.planted.length" in done.stderr
+    assert files(workdir.root) == before
 
 
 @pytest.fixture(scope="module")

@@ -20,11 +20,13 @@ from ttoaa.data.geometry import Geometry
 from ttoaa.data.olmo_corpus import OlmoCorpus
 from ttoaa.data.prepare.pipeline import Prepare, is_begun
 from ttoaa.experiments.base import Experiment
+from ttoaa.experiments.context import check_planned
 from ttoaa.identity import check, identity
 from ttoaa.model.compute_config import Execution
 from ttoaa.model.decoder import DecoderConfig
 from ttoaa.model.sharding import Layout
 from ttoaa.planning.checks.findings import Checks
+from ttoaa.planning.plan import Plan
 from ttoaa.study_flags import GIN_BINDINGS, GIN_FILE, workdir_from_flags
 from ttoaa.training.config import Training
 from ttoaa.training.init_from import InitFrom
@@ -90,13 +92,16 @@ def load_from_flags(more: Sequence[str] = ()) -> Study:
 
 
 def _refuse_other(workdir: Workdir, study: Study) -> None:
-    """Raise ValueError for settings other than those that the existing corpus and runs have."""
+    """Raise ValueError for settings other than those of the existing corpus, plans and runs."""
     prepared, trained = is_begun(workdir.corpus), bool(workdir.seeds())
     if not (prepared or trained) or not workdir.config.exists():
         return
     begun = load([workdir.config])[0]
     made, now = (identity(**_decided(each, trained)) for each in (begun, study))
     check(workdir.root, made, now, "continue with --workdir alone, or use another --workdir")
+    for plan in (Workdir(workdir.root, seed).plan for seed in workdir.seeds()):
+        if (plan / "plan.json").exists():
+            check_planned(Plan(plan), study.experiments)
 
 
 def _decided(study: Study, trained: bool) -> dict[str, Any]:

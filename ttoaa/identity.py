@@ -64,7 +64,14 @@ def digest(value: Any) -> str:
 
 
 def restore(kind: type[T], described: Mapping[str, Any]) -> T:
-    """Make a dataclass of plain fields from its description; unknown fields are ignored."""
+    """Make a dataclass of plain fields from its description; unknown fields are ignored.
+
+    Raises ValueError for the description of a version of ttoaa that wrote no JSON.
+    """
+    if not isinstance(described, Mapping):
+        raise ValueError(
+            f"a {kind.__name__} was written by another version of ttoaa: train or import it again"
+        )
     names = [field.name for field in dataclasses.fields(kind) if field.init]  # type: ignore[arg-type]
     return kind(**{name: described[name] for name in names if name in described})
 

@@ -91,7 +91,7 @@ def _make(workdir: Workdir) -> None:
     handle = StudyHandle(config.load_from_flags(), workdir, verify=not workdir.plan.exists())
     if _DRY_RUN.value:
         print(handle.try_plan(), end="")
-        print(f"plan: it fits; nothing was written (took {time.perf_counter() - started:.1f} s)")
+        print(f"plan: it fits; no plan was stored (took {time.perf_counter() - started:.1f} s)")
         return
     plan, new = handle.make_plan()
     if new:

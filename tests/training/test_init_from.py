@@ -8,7 +8,7 @@ import pytest
 from training.saved import abstract, bits, put
 
 from ttoaa.data.geometry import Geometry
-from ttoaa.identity import describe
+from ttoaa.identity import SCHEMA, describe, identity
 from ttoaa.model.decoder import DecoderConfig
 from ttoaa.training import init_from
 from ttoaa.training.checkpoints import CheckpointWriter
@@ -20,6 +20,7 @@ MODEL = DecoderConfig(vocab_size=6, layers=1, width=4, heads=2, hidden=8)
 GEOMETRY = Geometry(length=10, batch=4, steps=20)
 OPTIMIZER = AdamW(ConstantLinear(0.5, warmup=4, decay=0.5), weight_decay=0.0)
 IDENTITY = {
+    "schema": SCHEMA,
     "corpus": "c0",
     "order": "o0",
     "plan": "p0",
@@ -49,7 +50,7 @@ def source(tmp_path_factory):
     for step in (5, 8):
         guard = put({"loss": np.zeros(3, np.float32)})
         writer.save(step, *made(step), {"step": step, "identity": IDENTITY}, guard=guard)
-    writer.save(9, made(9)[0], None, {"step": 9, "identity": {"model": describe(MODEL)}})
+    writer.save(9, made(9)[0], None, {"step": 9, "identity": identity(model=MODEL)})
     writer.finish()
     return folder
 
@@ -213,3 +214,13 @@ def test_a_source_that_changed_since_is_refused(source):
         ValueError, match=r"checkpoint 8 in .* is not the one that this run started from"
     ):
         begin(init, init_from=other)
+
+
+def test_a_source_of_another_version_is_refused(source, tmp_path):
+    old = {"model": "DecoderConfig(layers=1)", "init_from": "InitFrom(folder='x') at step 3"}
+    writer = CheckpointWriter(tmp_path)
+    writer.save(3, *made(3), {"step": 3, "identity": old})
+    writer.finish()
+    with pytest.raises(ValueError, match=r"checkpoint 3 in .* was made by another version"):
+        begin(InitFrom(str(tmp_path)))
+    assert init_from.find_source(InitFrom(str(source)), old["init_from"])["step"] == 9

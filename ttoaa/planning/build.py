@@ -110,8 +110,10 @@ def build_plan(
             a removed text with its surroundings wherever it is placed.
     """
     redrawn: collections.Counter[Edit] = collections.Counter()
+    # A dry run must not remove the files of a plan that another process is making.
+    near = folder.with_name(f"{folder.name}-dry_run") if dry_run else folder
     while True:
-        with unfinished_folder(folder) as compiled:
+        with unfinished_folder(near) as compiled:
             plan = compile_plan(
                 inputs.interventions,
                 inputs.geometry,

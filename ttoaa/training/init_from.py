@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import gin
 
-from ttoaa.identity import describe
+from ttoaa.identity import SCHEMA, check, describe
 from ttoaa.locks import pin
 from ttoaa.training.checkpoint_io import (
     committed_steps,
@@ -77,9 +77,7 @@ class InitialState(NamedTuple):
     """JSON for the run's provenance: the source, and how it differs from this run."""
 
 
-def find_source(
-    init: InitFrom | None, recorded: Mapping[str, Any] | None = None
-) -> dict[str, Any] | None:
+def find_source(init: InitFrom | None, recorded: object = None) -> dict[str, Any] | None:
     """Describe the checkpoint that a run starts from: None, or InitFrom with its step and sha256.
 
     `recorded` is what the identity of a run that has already started says: if it is of the same
@@ -88,7 +86,7 @@ def find_source(
     if init is None:
         return None
     requested = describe(init)
-    if recorded and recorded.get("config") == requested:
+    if isinstance(recorded, Mapping) and recorded.get("config") == requested:
         return dict(recorded)
     step, sha256 = from_primary(lambda: _look_up(init))
     return {"config": requested, "step": step, "sha256": sha256}
@@ -125,9 +123,11 @@ def load_source(init: InitFrom, params: Any, opt: Any, ours: Mapping[str, Any]) 
                 f"{source} is not the one that this run started from (sha256 {meta['sha256']}, not "
                 f"{sha256}): put that one back, or use another --workdir"
             )
-        _check_model(source, meta.get("identity", {}), ours)
+        if theirs := meta.get("identity", {}):  # an import may have none
+            check(source, theirs, {"schema": SCHEMA}, "train or import it again")
+        _check_model(source, theirs, ours)
         if init.continue_step:
-            _check_stream(source, step, meta.get("identity", {}), ours)
+            _check_stream(source, step, theirs, ours)
         requested = {"params": params, "opt": opt} if init.optimizer else {"params": params}
         trees = read_checkpoint(folder, step, **requested)
     start = step if init.continue_step else 0
