@@ -233,7 +233,7 @@ def test_another_corpus_is_refused(tiny_study, made, tmp_path):
     shutil.copytree(made.root, tmp_path / "study")
     manifest = tmp_path / "study" / "corpus" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"source": "', '"source": "another '))
-    with pytest.raises(ValueError, match="made with corpus .*, now it would be"):
+    with pytest.raises(ValueError, match=r"made with corpus .*, now it would be"):
         StudyHandle(tiny_study, Workdir(tmp_path / "study")).make_plan()
 
 
