@@ -5,7 +5,16 @@ import json
 import numpy as np
 import pytest
 
-from ttoaa.identity import canonical, check, describe, differences, digest, identity, restore
+from ttoaa.identity import (
+    canonical,
+    check,
+    describe,
+    differences,
+    digest,
+    identity,
+    restore,
+    with_defaults,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +88,14 @@ def test_a_field_added_with_a_default_orphans_nothing_in_either_direction():
 def test_another_value_is_refused_and_both_sides_are_named(now, message):
     with pytest.raises(ValueError, match=message):
         check("run", stored(model=Config(2)), identity(model=now), "move it")
+
+
+def test_flat_fields_know_their_defaults_too():
+    made = {"layers": 2, "part": "Part", "part.rate": 0.5, "part.names": ["a"]}
+    after = {**made, "part.decay": None, "width": 64}
+    check("corpus", made, with_defaults(after, later()), "move it")
+    with pytest.raises(ValueError, match="corpus was made with width null, now it would be 32"):
+        check("corpus", made, with_defaults({**after, "width": 32}, later(width=32)), "move it")
 
 
 def test_parts_that_only_the_made_one_has_do_not_count():

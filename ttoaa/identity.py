@@ -81,9 +81,17 @@ def differences(made: Mapping[str, Any], now: Mapping[str, Any]) -> list[Differe
     known = set(made.get(_DEFAULTED, ())), set(now.get(_DEFAULTED, ()))
     found: list[Difference] = []
     for name in now:
-        if name not in (_SCHEMA, _DEFAULTED):
+        new_default = name not in made and name in known[1]
+        if name not in (_SCHEMA, _DEFAULTED) and not new_default:
             found += _compare(name, made.get(name), now[name], *known)
     return found
+
+
+def with_defaults(flat: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """Add to a config's dotted fields which of them are at their default, for `check`."""
+    prefix = "config."
+    defaulted = identity(config=config)[_DEFAULTED]
+    return {**flat, _DEFAULTED: [path.removeprefix(prefix) for path in defaulted]}
 
 
 def check(what: object, made: Mapping[str, Any], now: Mapping[str, Any], advice: str) -> None:

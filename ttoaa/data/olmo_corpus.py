@@ -37,7 +37,7 @@ from ttoaa.data.corpus import (
 )
 from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.data.vocabulary import Vocabulary
-from ttoaa.identity import check
+from ttoaa.identity import check, with_defaults
 
 _CHUNK = 1 << 24  # tokens or instance numbers read at a time
 _SAMPLES = 64, 1 << 14  # pieces of a file, tokens of each
@@ -177,7 +177,7 @@ class OlmoCorpus:
 
     def _open(self, folder: pathlib.Path) -> Corpus:
         corpus = Corpus.open(folder)
-        check(folder, corpus.manifest.config, self.identity(), ANOTHER_FOLDER)
+        check(folder, corpus.manifest.config, with_defaults(self.identity(), self), ANOTHER_FOLDER)
         return corpus
 
     def _paths(self) -> list[str]:

@@ -24,7 +24,7 @@ from ttoaa.data.sources.embedded import EmbeddedPython
 from ttoaa.data.sources.seqio_task import SeqioTask
 from ttoaa.data.tokenizer import TokenIds, Tokenizer
 from ttoaa.data.vocabulary import NO_BPE, TrainBPE, Vocabulary
-from ttoaa.identity import check
+from ttoaa.identity import check, with_defaults
 from ttoaa.locks import exclusive
 
 _BYTES_PER_TOKEN = 4  # at most; the vocabulary may not be known yet
@@ -94,7 +94,7 @@ def prepare(
             if not is_ours():
                 raise ValueError(f"{folder} was taken over by another process: start again")
     corpus = Corpus.open(folder, verify=existed)
-    check(folder, corpus.manifest.config, config.identity(), ANOTHER_FOLDER)
+    check(folder, corpus.manifest.config, with_defaults(config.identity(), config), ANOTHER_FOLDER)
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     return corpus
 
@@ -129,7 +129,12 @@ def _make(job: _Job) -> None:
     """Run all stages that an earlier call did not finish."""
     if (job.folder / _STATE).exists():
         begun = workdir.read_json(job.folder / _STATE)
-        check(job.folder, begun["config"], job.config.identity(), ANOTHER_FOLDER)
+        check(
+            job.folder,
+            begun["config"],
+            with_defaults(job.config.identity(), job.config),
+            ANOTHER_FOLDER,
+        )
     started = time.monotonic()
     groups, surveyed = _survey(job)
     seconds = {"survey": time.monotonic() - started}
