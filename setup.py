@@ -47,7 +47,7 @@ EXTRAS = {
     "test": [
         *BEAM,
         "pytest>=8",
-        "pytest-xdist>=3.6",
+        "pytest-xdist>=3.7",
         "ruff>=0.14",
         "mypy>=1.18",
         "import-linter>=2.5",

@@ -13,4 +13,6 @@ export JAX_PLATFORMS=cpu
 "$PYTHON" -m ruff format --check --quiet .
 imports="$("$VENV/bin/lint-imports" --no-logo --no-cache 2>&1)" || fail "$imports"
 "$PYTHON" -m mypy
-exec "$PYTHON" -m pytest -n 2 "$@"
+# A file's tests stay on one worker, so that what they share is made once.
+exec "$PYTHON" -m pytest -n 2 --dist loadscope --no-loadscope-reorder \
+  --durations=10 "$@"

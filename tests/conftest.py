@@ -1,8 +1,14 @@
 """A small real corpus, made of words that the tests write, and a tiny study on it."""
 
 import dataclasses
+import fcntl
+import functools
+import os
+import pathlib
 import shutil
+import tempfile
 
+import jax
 import numpy as np
 import pytest
 import studies
@@ -22,17 +28,58 @@ from ttoaa.training.lr_schedules import ConstantLinear
 from ttoaa.training.optimizer import AdamW
 from ttoaa.workdir import Workdir
 
+SHARED = "TTOAA_TESTS_SHARED"
+"""Environment variable: the folder that all workers of a session share."""
 
-@pytest.fixture(scope="session")
-def corpus_prepare(tmp_path_factory):
-    """The Prepare of `corpus`: 100 documents of common words and numbers, in several shards."""
+
+def pytest_configure(config):
+    """Share a folder, and XLA's compilations in it, among workers and the processes of tests."""
+    if SHARED not in os.environ:
+        os.environ[SHARED] = folder = tempfile.mkdtemp(prefix="ttoaa-tests-")
+        config.add_cleanup(functools.partial(shutil.rmtree, folder, ignore_errors=True))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{os.environ[SHARED]}/xla")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    # JAX is imported already, so that for this process the environment comes too late.
+    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with whole runs and commands: they take longest, so all workers end at one time."""
+    first = ("training", "tests")
+    items.sort(key=lambda item: [*first, item.path.parent.name].index(item.path.parent.name))
+
+
+def shared(name, make):
+    """The shared folder of this name; the first worker to need it calls make(folder)."""
+    folder = pathlib.Path(os.environ[SHARED], name)
+    with open(f"{folder}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            with tempfile.TemporaryDirectory(dir=folder.parent) as unfinished:
+                made = pathlib.Path(unfinished, name)
+                made.mkdir()
+                make(made)
+                made.rename(folder)
+    return folder
+
+
+def write_text(folder):
+    """Write 100 documents of common words and numbers."""
     rng = np.random.default_rng(13)
     texts = []
     for _ in range(100):
         words = rng.choice(SENTENCE.split(), rng.integers(10, 40)).tolist()
         texts.append(" ".join([*words, str(rng.integers(10**6))]))
-    folder = tmp_path_factory.mktemp("text")
     (folder / "all.txt").write_text("\n%%\n".join(texts))
+
+
+@pytest.fixture(scope="session")
+def corpus_prepare():
+    """The Prepare of `corpus`: 100 documents of common words and numbers, in several shards."""
+    folder = shared("text", write_text)
     source = TextFiles([str(folder)], separator="\n%%\n")
     return Prepare(source, TrainBPE(320, 32), reserve_fraction=0.3, shard_characters=4_500)
 
@@ -101,5 +148,13 @@ def tiny_plan(tiny_study, plan_of):
 
 @pytest.fixture(scope="session")
 def finished(corpus_prepare, tmp_path_factory):
-    """The folder of a tiny study of two seeds that one command made, and what that printed."""
-    return studies.make(tmp_path_factory.mktemp("study"), corpus_prepare.source.paths)
+    """The folder of a tiny study of two seeds that one command made, and what that printed.
+
+    One worker makes it, and each takes a copy.
+    """
+    made = shared("finished", functools.partial(studies.make, paths=corpus_prepare.source.paths))
+    copy = tmp_path_factory.mktemp("study") / "finished"
+    shutil.copytree(made, copy)
+    printed = (copy / "printed").read_text()
+    there = (copy / "folder").read_text()
+    return copy / "work", printed.replace(there, str(copy))

@@ -77,7 +77,7 @@ class Interrupted:
 
 
 class Study:
-    """Many runs of one study; their compilations are shared."""
+    """Many runs of one study."""
 
     def __init__(self, root, paths, corpus=None):
         self.root, self.whole = root, {}
@@ -100,8 +100,6 @@ class Study:
     def folder(self, name):
         folder = self.root / name.replace(" ", "-")
         folder.mkdir()
-        (self.root / "cache").mkdir(exist_ok=True)
-        (folder / ".cache").symlink_to(self.root / "cache")
         (folder / "corpus").symlink_to(self.corpus)
         return folder
 
@@ -136,9 +134,7 @@ class Study:
             **os.environ,
             "PYTHONPATH": studies.PYTHONPATH,
             "TTOAA_TEST_SLOW": "0.1" if kill and kill.slow else "0",
-            # Compiling is most of the time; less of it is as good for comparing.
-            "XLA_FLAGS": "--xla_backend_optimization_level=0 "
-            f"--xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": f"{studies.QUICK} --xla_force_host_platform_device_count={devices}",
         }
         running = []
         for process in range(processes):

@@ -72,6 +72,11 @@ Forgetting.expected_sign = -1
 Forgetting.at = (0.4,)
 """
 
+QUICK = "--xla_backend_optimization_level=0"
+"""Flags of XLA for tests that spend their time compiling; the code is slower, and as comparable."""
+if jax.__version_info__ < (0, 11):
+    QUICK += " --xla_cpu_use_fusion_emitters=false"  # later versions have no such flag
+
 pin_cores()  # before the backend starts, as the commands do
 TIMES = ("tokens_per_second", "mfu", "goodput")
 
@@ -116,16 +121,17 @@ def main(module, workdir, *more):
 
 
 def make(folder, paths):
-    """(the folder of a study of seeds 0 and 1 made by one command, what it printed)."""
+    """Make a study of seeds 0 and 1 by one command: work/, printed, and this folder's name."""
     workdir, gin = folder / "work", write_gin(folder, paths)
     code, out, err = run("study", workdir, f"--gin_file={gin}", "--seeds=0,1")
     assert code == 0, err
-    return workdir, out
+    (folder / "printed").write_text(out)
+    (folder / "folder").write_text(str(folder))
 
 
 def copy(workdir, target, *names):
-    """A new study folder with these parts of a finished one, and its compilations."""
-    for name in ("config.gin", ".cache", "corpus", *names):
+    """A new study folder with these parts of a finished one."""
+    for name in ("config.gin", "corpus", *names):
         copied = shutil.copytree if (workdir / name).is_dir() else shutil.copy
         target.mkdir(parents=True, exist_ok=True)
         copied(workdir / name, target / name)
@@ -154,6 +160,5 @@ def records(run):
 
 
 def contents(folder):
-    """Every file and its bytes, but for the compilations."""
-    paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {path: path.read_bytes() for path in paths if ".cache" not in path.parts}
+    """Every file and its bytes."""
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -3,6 +3,7 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import pytest
 import studies
 from absl import flags
@@ -11,6 +12,7 @@ from absl.testing import flagsaver
 from ttoaa import config
 from ttoaa.data.geometry import Geometry
 from ttoaa.data.sources.files import TextFiles
+from ttoaa.workdir import Workdir
 
 QUICKSTART = pathlib.Path(__file__).parents[1] / "configs/quickstart.gin"
 
@@ -30,6 +32,21 @@ def error_of(path, *bindings):
     text = str(error.value)
     assert "\n" not in text and len(text) < 600
     return text
+
+
+@pytest.mark.parametrize("given", ["/elsewhere", None])
+def test_compilations_are_kept_in_the_study_unless_the_environment_says_where(
+    given, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    if given:
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", given)
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        config.cache_compilations(Workdir(tmp_path))
+        assert jax.config.jax_compilation_cache_dir == (given or str(tmp_path / ".cache/xla"))
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
 
 
 def test_a_study_is_what_its_file_says(gin_file):

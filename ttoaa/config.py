@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import importlib.util  # noqa: F401 (gin reaches for importlib.util without importing it)
 import logging
+import os
 import pathlib
 import re
 import types
@@ -131,8 +132,12 @@ def only(study: Study, names: Sequence[str] | None) -> Study:
 
 
 def cache_compilations(workdir: Workdir) -> None:
-    """Share compiled programs between the processes of a study, and across restarts."""
-    jax.config.update("jax_compilation_cache_dir", str(workdir.compilation_cache))
+    """Keep XLA's compilations in the study's folder, or in $JAX_COMPILATION_CACHE_DIR if it is set.
+
+    All processes of the study share them, and a restart compiles nothing again.
+    """
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(workdir.compilation_cache)
+    jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

@@ -1,11 +1,22 @@
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from compilation import snippets
 
 from ttoaa import accelerators
-from ttoaa.compilation.estimate import CompiledProgram, _needed_gib, extrapolate, measure, report
+from ttoaa.compilation import estimate as module
+from ttoaa.compilation import hlo
+from ttoaa.compilation.estimate import (
+    CompiledProgram,
+    _needed_gib,
+    compile_cached,
+    extrapolate,
+    measure,
+    report,
+)
 
 CHIP = accelerators.Chip(
     peak_flops=1e12, hbm_gib=16.0, hbm_bandwidth=1e12, link=1e9, clock=1e6, ring=4
@@ -119,3 +130,30 @@ def test_layers_are_added_along_a_line():
     few, more = {"hbm_gib": 3.0, "roofline": 0.2}, {"hbm_gib": 5.0, "roofline": 0.3}
     found = extrapolate(few, more, (2, 4, 16))
     assert found == pytest.approx({"hbm_gib": 17.0, "roofline": 0.9})
+
+
+@pytest.fixture
+def lowered():
+    return jax.jit(lambda x: jnp.tanh(x @ x)).lower(jax.ShapeDtypeStruct((64, 64), jnp.float32))
+
+
+def test_a_program_leaves_its_text_and_its_memory(lowered):
+    made = compile_cached(lowered, {}, None)
+    assert "dot" in made.text or "custom-call" in made.text
+    assert made.gib * 2**30 >= 2 * 4 * 64 * 64  # argument and result
+    assert hlo.parse(made.text).launches
+    assert made.refused == ""
+
+
+def test_it_is_compiled_once_given_a_folder(lowered, tmp_path, monkeypatch):
+    made = compile_cached(lowered, {}, tmp_path)
+    monkeypatch.setattr(module, "_compile", lambda *given: pytest.fail("compiled again"))
+    assert compile_cached(lowered, {}, tmp_path) == made
+    other = {"xla_cpu_enable_fast_math": "true"}
+    with pytest.raises(pytest.fail.Exception):
+        compile_cached(lowered, other, tmp_path)  # other options are another program
+
+
+def test_another_refusal_than_for_memory_is_an_error(lowered):
+    with pytest.raises(ValueError, match=r"XLA refuses.*no_such_option"):
+        compile_cached(lowered, {"no_such_option": "1"}, None)

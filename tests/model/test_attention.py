@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
 from ttoaa.model import attention
 from ttoaa.model.attention import Blocks, choose_kernel, document_ids
@@ -40,8 +41,8 @@ def kernels_run_here(monkeypatch):
 
 
 def interpret_splash(setattr):
-    make = functools.partial(attention.splash.make_splash_mha, interpret=True)
-    setattr(attention.splash, "make_splash_mha", make)
+    make = functools.partial(splash.make_splash_mha, interpret=True)
+    setattr(splash, "make_splash_mha", make)
 
 
 def draw(B, L, H, K, C, scale=1.0, seed=0):

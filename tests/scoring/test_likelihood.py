@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import studies
 from model import reference
 from scoring import on_devices, tiny
 from scoring.tiny import MODEL, same
@@ -172,7 +173,7 @@ def test_nothing_to_score_is_fine(params):
 @pytest.fixture(scope="module")
 def on_meshes():
     """{mesh: what it gave}, on 1, 2 and 8 fake devices."""
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    flags = f"--xla_force_host_platform_device_count=8 {studies.QUICK}"
     done = subprocess.run(
         [sys.executable, "-m", "scoring.on_devices"],
         cwd=pathlib.Path(__file__).parents[1],

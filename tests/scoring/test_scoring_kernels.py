@@ -5,10 +5,10 @@ import functools
 
 import numpy as np
 import pytest
+from jax.experimental.pallas.ops.tpu import splash_attention as splash
 from scoring import tiny
 from scoring.tiny import MODEL, same
 
-from ttoaa.model import attention
 from ttoaa.model.compute_config import PLAIN
 from ttoaa.scoring import length_buckets, likelihood
 from ttoaa.scoring.gradients import embedding_gradients
@@ -44,13 +44,13 @@ def test_the_platform_s_kernel_where_it_can(platform, dtype, length, heads, kern
 @pytest.fixture
 def splashed(monkeypatch):
     """As on a TPU, its kernel interpreted; the lengths that it was made for."""
-    make, lengths = attention.splash.make_splash_mha, []
+    make, lengths = splash.make_splash_mha, []
 
     def interpreted(mask, **more):
         lengths.append(mask.shape[-1])
         return make(mask, interpret=True, **more)
 
-    monkeypatch.setattr(attention.splash, "make_splash_mha", interpreted)
+    monkeypatch.setattr(splash, "make_splash_mha", interpreted)
     monkeypatch.setattr(length_buckets.jax, "default_backend", lambda: "tpu")
     return lengths
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from ttoaa.model.compute_config import PLAIN
 from ttoaa.model.decoder import DecoderConfig, abstract_params
 from ttoaa.model.sharding import Layout, make_mesh
 from ttoaa.training.checkpoint_io import read_checkpoint
+from ttoaa.training.checkpoints import Keep
 from ttoaa.training.config import Training
 from ttoaa.training.job import Job
 from ttoaa.training.lr_schedules import ConstantLinear
@@ -27,14 +29,6 @@ TRAINING = Training(
     AdamW(ConstantLinear(0.02, warmup=2)), max_arms=8, checkpoint_every=4, validate_every=5
 )
 TIMES = ("tokens_per_second", "mfu", "goodput")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def shared_compilations(tmp_path_factory):
-    """Every job compiles the same step anew; XLA's cache spares most of it."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def make_batch(step):
@@ -52,8 +46,21 @@ def batches(start, rows, before=lambda step: None):
         yield {name: x if name == "step" else x[rows] for name, x in whole.items()}
 
 
+class TracedOnce(CompiledStep):
+    """A step that all jobs of a session share whose compiled step is the same."""
+
+    compiled: ClassVar = {}
+
+    def compile(self):
+        rest = {"checkpoint_every": 1, "validate_every": 1, "keep": Keep()}  # no part of the step
+        key = dataclasses.replace(self, training=dataclasses.replace(self.training, **rest))
+        if key not in self.compiled:
+            self.compiled[key] = super().compile()
+        return self.compiled[key]
+
+
 def make_program(model=MODEL, training=TRAINING, execution=PLAIN, layout=None):
-    return CompiledStep(model, training, GEOMETRY, execution, make_mesh(layout or Layout()))
+    return TracedOnce(model, training, GEOMETRY, execution, make_mesh(layout or Layout()))
 
 
 def make_job(folder, **changes):

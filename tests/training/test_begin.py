@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 import studies
-from training.test_throughput_profiling import traced
+from training.test_throughput import traced
 
 from ttoaa import config, train
 from ttoaa.data.corpus import Corpus
@@ -37,13 +37,11 @@ InitFrom.step = 4
 def make(corpus_prepare, corpus_folder, tmp_path_factory):
     """Trains the control run of the tiny study; gives its folder."""
     root = tmp_path_factory.mktemp("begin")
-    (root / "cache").mkdir()
 
     def run(name, text, *flags):
         gin = studies.write_gin(root / name, corpus_prepare.source.paths)
         gin.write_text(gin.read_text() + text)
         (root / name / "corpus").symlink_to(corpus_folder)
-        (root / name / ".cache").symlink_to(root / "cache")
         code = studies.main(train, root / name, f"--gin_file={gin}", "--run=control", *flags)
         assert code == 0, code
         return root / name / "control"

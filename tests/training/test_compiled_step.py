@@ -7,6 +7,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+import studies
 from training import layouts
 from training.conftest import GEOMETRY, MODEL, TRAINING, make_program
 
@@ -14,8 +15,7 @@ from ttoaa.model.compute_config import Execution
 from ttoaa.model.sharding import Layout, make_mesh
 from ttoaa.training.step import CompiledStep
 
-# Compiles in half the time, and to slower code, which three steps do not feel.
-FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+FLAGS = f"--xla_force_host_platform_device_count=8 {studies.QUICK}"
 TESTS = pathlib.Path(__file__).parents[1]
 
 

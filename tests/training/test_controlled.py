@@ -39,24 +39,22 @@ Steered.name = 'steered'
 Steered.every = 4
 Steered.intervals = 4
 """
-QUICK = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={}"
+ONE_DEVICE = "--xla_force_host_platform_device_count=1"
 
 
 @pytest.fixture(scope="module")
 def study(corpus_prepare, corpus_folder, tmp_path_factory):
-    """Makes a folder of the study with its plan; they share compilations."""
+    """Makes a folder of the study with its plan."""
     root = tmp_path_factory.mktemp("controlled")
     gin = studies.write_gin(root, corpus_prepare.source.paths)
     gin.write_text(gin.read_text() + GIN)
     shutil.copytree(corpus_folder, root / "first/corpus")
-    (root / "cache").mkdir()
     assert studies.main(plan, root / "first", f"--gin_file={gin}") in (0, None)
 
     def make(name):
         for part in ("corpus", "plan"):
             shutil.copytree(root / "first" / part, root / name / part)
         shutil.copy(root / "first/config.gin", root / name / "config.gin")
-        (root / name / ".cache").symlink_to(root / "cache")
         return root / name
 
     return make
@@ -72,7 +70,9 @@ def trained(workdir, processes=1, kill="", **layout):
         numbers = [[f"--process_id={k}"] for k in range(processes)]
     more = {"TTOAA_TEST_KILL": kill} if kill else {}
     commands = [[*command, *number] for number in numbers]
-    return together(commands, PYTHONPATH=studies.PYTHONPATH, XLA_FLAGS=QUICK.format(1), **more)
+    return together(
+        commands, PYTHONPATH=studies.PYTHONPATH, XLA_FLAGS=f"{studies.QUICK} {ONE_DEVICE}", **more
+    )
 
 
 @pytest.fixture(scope="module")

@@ -51,12 +51,10 @@ def run(study):
             path.write_text(json.dumps({"owner": "gone", "stale": 5.0}))
             command += [f"--coordinator=localhost:{free_port()}", f"--num_processes={processes}"]
         numbers = [[f"--process_id={k}"] for k in range(processes)] if processes > 1 else [[]]
-        # Compiling is nearly all of the time; less of it is as good for comparing.
-        options = "--xla_backend_optimization_level=0"
         told = together(
             [[*command, *number] for number in numbers],
             PYTHONPATH=studies.PYTHONPATH,
-            XLA_FLAGS=f"--xla_force_host_platform_device_count={devices} {options}",
+            XLA_FLAGS=f"--xla_force_host_platform_device_count={devices} {studies.QUICK}",
         )
         assert [code for code, _, _ in told] == [0] * processes, told
         return workdir / "control"

@@ -3,15 +3,18 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import gin
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
 from ttoaa.model.mixed_precision import mixed_einsum
 from ttoaa.model.sharding import row_parts, shared_mesh, spec
+
+if TYPE_CHECKING:  # slow to import, and of use on TPUs alone
+    from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
 KERNELS = ("xla", "splash", "cudnn")
 ATTENTION_OUTPUT = "attended"
@@ -44,8 +47,10 @@ class Blocks:
             if tokens < LANES or tokens % LANES:
                 raise ValueError(f"Blocks.{name} must be a multiple of {LANES}, not {tokens}")
 
-    def fit(self, length: int) -> splash.BlockSizes:
+    def fit(self, length: int) -> "splash.BlockSizes":
         """Splash block sizes for a length that is a multiple of 128, with the fused backward."""
+        from jax.experimental.pallas.ops.tpu import splash_attention as splash
+
         key = _largest_tile(self.key, length)
         key_backward = _largest_tile(self.key_backward, length)
         return splash.BlockSizes(
@@ -154,6 +159,8 @@ def _splash_attention(
     documents_BxL: jax.Array | None,
     blocks: Blocks,
 ) -> jax.Array:
+    from jax.experimental.pallas.ops.tpu import splash_attention as splash
+
     _, L, H, C = q_BxLxHxC.shape
     attend = splash.make_splash_mha(
         splash.MultiHeadMask([splash.CausalMask((L, L))] * H),

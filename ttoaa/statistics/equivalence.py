@@ -9,7 +9,7 @@ import dataclasses
 import math
 
 import numpy as np
-from scipy import special, stats
+import scipy  # its submodules load when they are first used
 
 ALPHA = 0.05
 
@@ -80,8 +80,8 @@ def _by_t(difference: float, squared_error: float, freedom: float, margin: float
     if squared_error == 0:
         return Equivalence(float(difference), math.nan, math.nan, math.nan)
     error = math.sqrt(squared_error)
-    p = stats.t.sf((margin - abs(difference)) / error, freedom)
-    reach = stats.t.ppf(1 - ALPHA, freedom) * error
+    p = scipy.stats.t.sf((margin - abs(difference)) / error, freedom)
+    reach = scipy.stats.t.ppf(1 - ALPHA, freedom) * error
     return Equivalence(float(difference), difference - reach, difference + reach, float(p))
 
 
@@ -94,7 +94,7 @@ def _score_p(gained: int, lost: int, n: int, bound: float) -> float:
     variance = n * (2 * share + bound * (1 - bound))
     if variance <= 0:
         return 1.0
-    return float(special.ndtr((gained - lost - n * bound) / math.sqrt(variance)))
+    return float(scipy.special.ndtr((gained - lost - n * bound) / math.sqrt(variance)))
 
 
 def _score_bound(gained: int, lost: int, n: int) -> float:

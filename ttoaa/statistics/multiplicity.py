@@ -8,7 +8,7 @@ that depend on each other.
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+import scipy  # its submodules load when they are first used
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -30,7 +30,7 @@ def benjamini_hochberg(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     Controls the false discovery rate for independent or positively dependent tests.
     """
     p_K = _check_p_values(p_values)
-    return stats.false_discovery_control(p_K) if len(p_K) else p_K
+    return scipy.stats.false_discovery_control(p_K) if len(p_K) else p_K
 
 
 def _check_p_values(p_values: Sequence[float] | np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ error, pass alpha / k (Bonferroni).
 
 import math
 
-from scipy import optimize, stats
+import scipy  # its submodules load when they are first used
 
 
 def paired_effect(deviation: float, n: int, power: float = 0.8, alpha: float = 0.05) -> float:
@@ -37,16 +37,16 @@ def two_sample_effect(
 
 def _t_effect(freedom: int, power: float, alpha: float) -> float:
     """Return the noncentrality at which a two-sided t test has this power."""
-    critical = stats.t.isf(alpha / 2, freedom)
+    critical = scipy.stats.t.isf(alpha / 2, freedom)
 
     def surplus(shift: float) -> float:
         # The tail on the wrong side, mirrored: SciPy's cdf is nan where it vanishes.
-        return float(sum(stats.nct.sf(critical, freedom, [shift, -shift]))) - power
+        return float(sum(scipy.stats.nct.sf(critical, freedom, [shift, -shift]))) - power
 
     upper = 1.0
     while surplus(upper) < 0:
         upper *= 2
-    return float(optimize.brentq(surplus, 0.0, upper))
+    return float(scipy.optimize.brentq(surplus, 0.0, upper))
 
 
 def _check(deviation: float, sizes: tuple[int, ...], power: float, alpha: float) -> None:
