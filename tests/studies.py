@@ -102,7 +102,7 @@ def start(module, workdir, *more, slow=0.0, **options):
 def run(module, workdir, *more, **options):
     """(exit code, stdout, stderr) of the command."""
     process = start(module, workdir, *more, **options)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     return process.returncode, out, err
 
 
