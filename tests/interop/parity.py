@@ -30,7 +30,13 @@ except ImportError as error:
 from tests.interop.golden.make import COMMON, MODELS, randomise
 from tests.model import reference
 from ttoaa.interop.huggingface.config import read_config
-from ttoaa.interop.huggingface.weights import at, load_params, names, save, turned
+from ttoaa.interop.huggingface.weights import (
+    get_leaf,
+    load_params,
+    save,
+    tensor_paths,
+    transpose_matrix,
+)
 from ttoaa.model.decoder import apply
 
 MORE = {
@@ -84,10 +90,10 @@ def relative_gradients(config, ours, theirs, tied):
     if tied:
         ours["embedding"] += ours["head"].T
     worst = 0.0
-    for name, path in names(config).items():
+    for name, path in tensor_paths(config).items():
         if name in theirs:
             wanted = theirs[name]
-            error = np.abs(np.asarray(turned(path, at(ours, path))) - wanted).max()
+            error = np.abs(np.asarray(transpose_matrix(path, get_leaf(ours, path))) - wanted).max()
             worst = max(worst, error / np.abs(wanted).max())
     return worst
 

@@ -19,7 +19,7 @@ from ttoaa.identity import identity, restore
 from ttoaa.interop import convert
 from ttoaa.interop.convert import export_huggingface, import_huggingface, import_olmo
 from ttoaa.interop.huggingface.config import Card
-from ttoaa.interop.huggingface.weights import load_params, names, save, turned
+from ttoaa.interop.huggingface.weights import load_params, save, tensor_paths, transpose_matrix
 from ttoaa.interop.olmo import weights as olmo
 from ttoaa.model.decoder import DecoderConfig, abstract_params, apply, init_params
 from ttoaa.training.checkpoint_io import read_checkpoint, read_meta, with_checksum
@@ -210,7 +210,7 @@ def test_what_cannot_be_exported_is_named(run, tmp_path):
     with pytest.raises(ValueError, match=r"has no checkpoint: name a folder of a run"):
         export_huggingface(tmp_path, tmp_path / "a", None, *WHOLE)
     alone = pathlib.Path(shutil.copytree(run, tmp_path / "study" / "run"))
-    with pytest.raises(ValueError, match="corpus is missing: the tokenizer is that of the run's"):
+    with pytest.raises(ValueError, match="corpus is missing: it has the tokenizer"):
         export_huggingface(alone, tmp_path / "a", None, *WHOLE)
 
 
@@ -244,7 +244,7 @@ def test_a_public_run_goes_on_as_olmo_itself_does(tmp_path):
     moved = 0.0
     for name, parts in olmo.layout(config).items():
         for path, rows in parts:
-            wanted = turned(path, after[name][rows])
+            wanted = transpose_matrix(path, after[name][rows])
             leaf, before = params, start
             for key in path:
                 leaf, before = leaf[key], before[key]
@@ -261,7 +261,7 @@ def test_a_public_run_is_exported(tmp_path):
     assert json.loads((tmp_path / "hf" / "config.json").read_text())["pad_token_id"] == 1
     config = DecoderConfig(32, 2, 16, 4, 24, 2, 500_000.0, 1e-6)
     assert_equal_trees(load_params(tmp_path / "hf"), olmo.load_params(GOLDEN / "olmo", config))
-    assert set(tensors_of(tmp_path / "hf")) == set(names(config))
+    assert set(tensors_of(tmp_path / "hf")) == set(tensor_paths(config))
 
 
 PEAKS = """

@@ -14,7 +14,13 @@ from safetensors.numpy import load_file, save_file
 
 from ttoaa.interop.huggingface import config as tokenizer
 from ttoaa.interop.huggingface.config import Card, read_config
-from ttoaa.interop.huggingface.weights import at, load_params, names, save, turned
+from ttoaa.interop.huggingface.weights import (
+    get_leaf,
+    load_params,
+    save,
+    tensor_paths,
+    transpose_matrix,
+)
 from ttoaa.model.decoder import DecoderConfig, abstract_params, apply
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -80,12 +86,14 @@ def test_logits_loss_and_gradients_are_those_of_transformers(name):
     np.testing.assert_allclose(value, expected["loss"], rtol=1e-6)
     if name == "tied":  # there one matrix gets both
         gradients["embedding"] += gradients["head"].T
-    for theirs, path in names(config).items():
+    for theirs, path in tensor_paths(config).items():
         if name == "tied" and theirs == "lm_head.weight":
             continue
         wanted = expected[f"gradient/{theirs}"]
         atol = 2e-5 * np.abs(wanted).max()
-        np.testing.assert_allclose(turned(path, at(gradients, path)), wanted, 0, atol, theirs)
+        np.testing.assert_allclose(
+            transpose_matrix(path, get_leaf(gradients, path)), wanted, 0, atol, theirs
+        )
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("plain", "float32"), ("grouped", "float32"),
@@ -204,8 +212,8 @@ def test_what_the_decoder_cannot_compute_is_refused(changes, message, tmp_path):
         (lambda f: [p.unlink() for p in f.glob("*.index.json")], "has no model.safetensors"),
         (lambda f: (f / "model-00003-of-00005.safetensors").unlink(), "00003.* is missing"),
         (lambda f: cut(f / "model-00003-of-00005.safetensors"), "00003.* is damaged"),
-        (lambda f: reindex(f, "model-00001-of-00005.safetensors"), "looks for lm_head.weight in"),
-        (lambda f: reindex(f, "../model.safetensors"), "not a file beside it"),
+        (lambda f: reindex(f, "model-00001-of-00005.safetensors"), "lists lm_head.weight in"),
+        (lambda f: reindex(f, "../model.safetensors"), "not in its folder"),
         (lambda f: (f / "model.safetensors.index.json").write_text("{}"), "has no weight_map"),
         (lambda f: retype(f), "lm_head.weight is I32, not"),
     ],

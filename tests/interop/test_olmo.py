@@ -18,11 +18,11 @@ from safetensors.numpy import load_file, save_file
 from ttoaa.interop.huggingface.config import Card
 from ttoaa.interop.olmo import weights
 from ttoaa.interop.olmo.weights import (
+    decode_tensor_name,
     fused_shapes,
     load_moments,
     load_params,
     read_config,
-    readable,
 )
 from ttoaa.interop.safetensors_io import write
 from ttoaa.model.decoder import DecoderConfig, abstract_params, apply
@@ -41,7 +41,7 @@ def folder(tmp_path):
 
 
 def edit_tensors(path, change):
-    held = {readable(name): array for name, array in load_file(path).items()}
+    held = {decode_tensor_name(name): array for name, array in load_file(path).items()}
     held.pop("param_groups")  # a pickle's name that is readable is not one of ours
     change(held)
     save_file(held, path)
@@ -91,7 +91,8 @@ def test_moments_and_their_count_are_read():
     moments, count = load_moments(GOLDEN, CONFIG)
     assert count == 3
     held = {
-        readable(name): array for name, array in load_file(GOLDEN / "optim.safetensors").items()
+        decode_tensor_name(name): array
+        for name, array in load_file(GOLDEN / "optim.safetensors").items()
     }
     for ours, theirs in (("mu", "exp_avg"), ("nu", "exp_avg_sq")):
         fused = held[f"state/transformer.blocks.1.ff_proj.weight/{theirs}"]
@@ -121,8 +122,12 @@ def test_names_of_sharded_training_are_cleaned(folder):
     ],
 )
 def test_names_are_decoded(keys, name):
-    assert readable(encoded(*keys)) == readable(encoded(*keys, pickled=True)) == name
-    assert readable(name) == name or "/" not in name
+    assert (
+        decode_tensor_name(encoded(*keys))
+        == decode_tensor_name(encoded(*keys, pickled=True))
+        == name
+    )
+    assert decode_tensor_name(name) == name or "/" not in name
 
 
 class Evil:
@@ -134,9 +139,9 @@ def test_a_name_is_never_executed(tmp_path):
     Evil.path = str(tmp_path / "made")
     name = base64.urlsafe_b64encode(pickle.dumps((("a", Evil()), False))).decode()
     with pytest.raises(ValueError, match="not a tensor's name as OLMo writes it: a pickle with"):
-        readable(name)
+        decode_tensor_name(name)
     with pytest.raises(ValueError, match="not a tensor's name as OLMo writes it"):
-        readable("embedding")
+        decode_tensor_name("embedding")
     assert not list(tmp_path.iterdir())
 
 
@@ -227,7 +232,10 @@ class Tensor:
 def test_pt_files_are_converted(folder, tmp_path, monkeypatch, numbered):
     """torch.load stands in for itself: it is asked for weights alone, and gives tensors."""
     raw = {f: load_file(GOLDEN / f"{f}.safetensors") for f in ("model", "optim")}
-    held = {f: {readable(n): Tensor(a) for n, a in tensors.items()} for f, tensors in raw.items()}
+    held = {
+        f: {decode_tensor_name(n): Tensor(a) for n, a in tensors.items()}
+        for f, tensors in raw.items()
+    }
     names = sorted({name.split("/")[1] for name in held["optim"] if name.startswith("state/")})
     keys = list(range(len(names))) if numbered else names
     state = {

@@ -1,7 +1,7 @@
-"""Checkpoints that come from other software, or go there.
+"""Import and export checkpoints of Hugging Face and OLMo.
 
-An import is a folder like a run's: `checkpoints` for `InitFrom` to begin from, and beside them the
-decoder as gin bindings and the tokenizer's files. One tensor at a time is in memory.
+An import is laid out like a run: `checkpoints` for `InitFrom`, the decoder as gin bindings
+(`model.gin`), and the tokenizer's files. One tensor at a time is in memory.
 """
 
 import contextlib
@@ -39,33 +39,33 @@ from ttoaa.workdir import commit_folder, unfinished_folder, write_text
 
 
 def import_huggingface(source: pathlib.Path, target: pathlib.Path) -> str:
-    """Reads an `Olmo2ForCausalLM` folder; what is there already stays. Returns a line to print."""
+    """Import an `Olmo2ForCausalLM` folder, if not yet done. Return a line to print."""
     config, card, tied = read_config(source)
     if _is_imported(target, source):
         return f"{target} is there already"
     params = weights.load_params(source, LazyArray)
     with new_folder(target) as folder:
         tokenizer.copy(source, folder)
-        _write(folder, source, config, params, card=dataclasses.asdict(card))
-    note = "; its head was the embedding and is now a copy of it" if tied else ""
+        _write_import(folder, source, config, params, card=dataclasses.asdict(card))
+    note = "; its tied head is now a copy of the embedding" if tied else ""
     return f"{config.num_params():,} parameters are in {target}{note}"
 
 
 def import_olmo(source: pathlib.Path, target: pathlib.Path, optimizer: bool) -> str:
-    """Reads an unsharded checkpoint of OLMo 2, with Adam's moments. Returns a line to print."""
+    """Import an unsharded checkpoint of OLMo 2, with Adam's moments. Return a line to print."""
     config, card = read_olmo_config(source)
     if _is_imported(target, source, optimizer):
         return f"{target} is there already"
     params, opt, step = olmo.load_params(source, config, LazyArray), None, 0
     if optimizer:
         moments, step = olmo.load_moments(source, config, LazyArray)
-        # Moments and count are all of the state; rate and decay are the run's that goes on.
+        # The state holds only moments and count: the rate and decay here have no effect.
         adam = bind_schedule(AdamW(Cosine(peak=1.0, warmup=0)), 1)
         empty = jax.eval_shape(adam.init, abstract_params(config))
         count = jnp.asarray(step, jnp.int32)
         opt = optax.tree_utils.tree_set(empty, **moments, count=count)
     with new_folder(target) as folder:
-        _write(folder, source, config, params, opt, step, card=dataclasses.asdict(card))
+        _write_import(folder, source, config, params, opt, step, card=dataclasses.asdict(card))
     what = f"parameters with the moments of {step:,} updates" if optimizer else "parameters"
     return f"{config.num_params():,} {what} are in {target}"
 
@@ -73,10 +73,10 @@ def import_olmo(source: pathlib.Path, target: pathlib.Path, optimizer: bool) -> 
 def export_huggingface(
     source: pathlib.Path, target: pathlib.Path, step: int | None, dtype: str, shard_bytes: int
 ) -> str:
-    """Writes parameters of a run or an import as an `Olmo2ForCausalLM`. Returns a line to print.
+    """Export a run or an import as an `Olmo2ForCausalLM`. Return a line to print.
 
-    They are of that step, or of the newest good checkpoint in `<source>/checkpoints`. Raises
-    ValueError where there is none; damaged newer ones are named in the log.
+    The parameters are those of `step` or of the newest valid checkpoint in `<source>/checkpoints`.
+    Raises ValueError if none is valid; damaged newer ones are logged.
     """
     folder = source / "checkpoints"
     known = available_steps(folder, step)
@@ -97,13 +97,13 @@ def _export(
         meta = read_meta(checkpoints, step)
         config = restore(DecoderConfig, meta["identity"]["model"])
         params = read_checkpoint_lazily(checkpoints, step, "params", abstract_params(config))
-        if "card" in meta:  # an import: all goes back as it came
+        if "card" in meta:  # an import: write its own files back
             card = Card(**meta["card"])
             tokenizer.copy(source, folder)
         else:
             corpus = source.parent / "corpus"
             if not (corpus / MANIFEST).is_file():
-                raise ValueError(f"{corpus} is missing: the tokenizer is that of the run's corpus")
+                raise ValueError(f"{corpus} is missing: it has the tokenizer to export")
             eos_id = Manifest.from_bytes((corpus / MANIFEST).read_bytes()).eos_id
             length = meta["identity"]["geometry"]["length"]
             card = Card(length, eos_id)
@@ -111,12 +111,12 @@ def _export(
         weights.save(folder, config, card, params, dtype, shard_bytes)
     note = ""
     if config.document_separator is not None:
-        note = "; unlike in training, attention there sees the documents before"
+        note = "; unlike in training, attention in transformers crosses document boundaries"
     return f"step {step:,} of {source} is in {target}{note}"
 
 
 def _is_imported(target: pathlib.Path, source: pathlib.Path, optimizer: bool = False) -> bool:
-    """Whether the target holds a finished import of the source; ValueError for another's."""
+    """Whether the target holds a finished import of the source; ValueError for another source."""
     meta = newest_meta(target / "checkpoints")
     if meta is not None and meta.get("source") != str(source):
         raise ValueError(
@@ -127,7 +127,7 @@ def _is_imported(target: pathlib.Path, source: pathlib.Path, optimizer: bool = F
     return meta is not None
 
 
-def _write(
+def _write_import(
     folder: pathlib.Path,
     source: pathlib.Path,
     config: DecoderConfig,
@@ -143,18 +143,18 @@ def _write(
     meta |= {"step": step, "source": str(source), "identity": identity(model=config)}
     try:
         writer.save(step, params, opt, meta)
-    finally:  # Orbax looks through the folder in the background: not once it is gone
+    finally:  # Orbax reads the folder in the background: wait before it is renamed
         writer.finish()
 
 
 @contextlib.contextmanager
 def new_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder to fill, which becomes `target` when it is full; what a kill left is begun anew.
+    """Yield a temporary folder that becomes `target` at the end; a failure leaves nothing.
 
-    One process at a time fills it. Nothing is left of one that fails.
+    One process at a time writes it; what a killed process left is overwritten.
 
     Raises:
-        ValueError: the target is there already, or another process fills it.
+        ValueError: the target exists, or another process writes it.
     """
     leases = Leases(target.with_name(f"{target.name}.leases"))
     try:
@@ -168,5 +168,5 @@ def new_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
                 yield folder
                 commit_folder(folder, target)
     finally:
-        with contextlib.suppress(OSError):  # another process is there
+        with contextlib.suppress(OSError):  # another process uses it
             leases.folder.rmdir()

@@ -1,4 +1,4 @@
-"""Folders of safetensors files, read and written one tensor at a time."""
+"""Read and write folders of safetensors files, one tensor at a time."""
 
 import json
 import math
@@ -19,10 +19,10 @@ _INDEX = "model.safetensors.index.json"
 
 
 class Tensors:
-    """What some safetensors files hold, by name; a tensor is read when it is asked for."""
+    """The tensors of some safetensors files, by name; each is read on demand."""
 
     def __init__(self, files: Iterable[pathlib.Path]) -> None:
-        """Opens every file. Raises ValueError for one that is missing, cut short or another's."""
+        """Open every file. Raises ValueError for one that is missing, truncated or invalid."""
         self._held: dict[str, tuple[pathlib.Path, str]] = {}
         self.shapes: dict[str, Shape] = {}
         self.dtypes: dict[str, str] = {}
@@ -31,7 +31,7 @@ class Tensors:
         self.where = paths[0] if len(paths) == 1 else paths[0].parent
         for path in paths:
             if not path.is_file():
-                raise ValueError(f"{path} is missing: fetch the checkpoint anew")
+                raise ValueError(f"{path} is missing: download the checkpoint again")
             try:
                 with safe_open(path, "np") as file:
                     for name in file.keys():  # noqa: SIM118 (not a dict)
@@ -40,11 +40,11 @@ class Tensors:
                         self.shapes[name] = tuple(part.get_shape())
                         self.dtypes[name] = part.get_dtype()
             except SafetensorError as error:
-                raise ValueError(f"{path} is damaged: {error}: fetch it anew") from error
+                raise ValueError(f"{path} is damaged: {error}: download it again") from error
 
     def read(self, name: str) -> np.ndarray:
         path, there = self._held[name]
-        # Opened for this tensor alone: the pages of a file that stays open count as memory.
+        # Reopened for each tensor: the pages of a file that stays open count as memory.
         with safe_open(path, "np") as file:
             return file.get_tensor(there)
 
@@ -58,25 +58,25 @@ class Tensors:
 
 
 def open_folder(folder: pathlib.Path) -> Tensors:
-    """`model.safetensors`, or the files that `model.safetensors.index.json` names."""
+    """Open `model.safetensors` or the files listed in `model.safetensors.index.json`."""
     single, index = folder / "model.safetensors", folder / _INDEX
     if single.is_file() or not index.is_file():
         if not single.is_file():
-            raise ValueError(f"{folder} has no model.safetensors: other formats are not read")
+            raise ValueError(f"{folder} has no model.safetensors: convert it to safetensors")
         return Tensors([single])
     content = read_json(index)
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(weight_map, dict):
-        raise ValueError(f"{index} has no weight_map: fetch it anew")
+        raise ValueError(f"{index} has no weight_map: download it again")
     outside = [name for name in weight_map.values() if pathlib.Path(name).name != name]
     if outside:
-        raise ValueError(f"{index} names {outside[0]!r}, which is not a file beside it")
+        raise ValueError(f"{index} names {outside[0]!r}, which is not in its folder")
     tensors = Tensors(folder / name for name in sorted(set(weight_map.values())))
     held = {name: tensors.path(name).name for name in tensors.shapes}
     for name in sorted({*held, *weight_map}):
         if held.get(name) != weight_map.get(name):
             there, said = held.get(name, "no file"), weight_map.get(name, "no file")
-            raise ValueError(f"{index} looks for {name} in {said}, it is in {there}")
+            raise ValueError(f"{index} lists {name} in {said}, not in {there}: download it again")
     return tensors
 
 
@@ -87,9 +87,9 @@ def write_folder(
     make: Callable[[str], np.ndarray],
     shard_bytes: int,
 ) -> None:
-    """Writes `make(name)` for every name, in files of at most `shard_bytes` where one tensor fits.
+    """Write `make(name)` for every name, in files of at most `shard_bytes` or one tensor.
 
-    One file is `model.safetensors`, more get an index; one tensor at a time is in memory.
+    A single file is `model.safetensors`, several get an index. One tensor at a time is in memory.
     """
     shards: list[list[str]] = [[]]
     room = shard_bytes
@@ -117,9 +117,9 @@ def write(
     kinds: Mapping[str, tuple[Shape, np.dtype]],
     make: Callable[[str], np.ndarray],
 ) -> None:
-    """One safetensors file: the header first, as shapes are known, then tensor after tensor.
+    """Write one safetensors file: the header from the known shapes, then one tensor at a time.
 
-    The library's own writer wants all tensors of a file at once, and ignores their strides.
+    The library's writer needs all tensors of a file at once and ignores their strides.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     start = 0
@@ -135,5 +135,5 @@ def write(
         for name, kind in kinds.items():
             array = make(name)
             assert (array.shape, array.dtype) == kind, f"{name} is not {kind}"
-            # A matrix that is turned is copied into its order by the first of these.
+            # reshape copies a transposed matrix into row-major order.
             file.write(array.reshape(-1).view(np.uint8).data)

@@ -18,8 +18,8 @@ from interop.lm_eval.torch_model import (
 )
 
 from ttoaa.data.tokenizer import Tokenizer
-from ttoaa.interop.lm_eval.__main__ import command
-from ttoaa.interop.lm_eval.model import CheckpointLM, cut, sampling
+from ttoaa.interop.lm_eval.__main__ import build_command
+from ttoaa.interop.lm_eval.model import CheckpointLM, cut_at_stops, parse_generation_options
 from ttoaa.scoring.requests import Sampling
 
 GREEDY = {"until": [], "max_gen_toks": 6}
@@ -153,16 +153,27 @@ def test_each_text_is_cut_as_its_own_options_say(lm, params, encode, tokenizer):
 
 
 def test_generation_ends_at_eos_or_a_strings_own_tokens(tokenizer, encode):
-    how, strings = sampling({"until": ["\n\n", "sea"], "max_tokens": 3}, tokenizer)
+    how, strings = parse_generation_options({"until": ["\n\n", "sea"], "max_tokens": 3}, tokenizer)
     stop = ((tokenizer.eos_id,), tuple(encode("\n\n")), tuple(encode("sea")))
     assert how == Sampling(max_new_tokens=3, stop=stop) and strings == ["\n\n", "sea"]
-    drawn, strings = sampling({"temperature": 0.5, "top_k": 0, "top_p": 1.0}, tokenizer)
+    drawn, strings = parse_generation_options(
+        {"temperature": 0.5, "top_k": 0, "top_p": 1.0}, tokenizer
+    )
     assert drawn == Sampling(256, 0.5, top_p=1.0, stop=stop[:1]) and strings == []
-    assert sampling({"do_sample": True, "temperature": None}, tokenizer)[0].temperature == 1
-    assert sampling({"do_sample": False, "temperature": 0.5}, tokenizer)[0].temperature == 0
+    assert (
+        parse_generation_options({"do_sample": True, "temperature": None}, tokenizer)[0].temperature
+        == 1
+    )
+    assert (
+        parse_generation_options({"do_sample": False, "temperature": 0.5}, tokenizer)[0].temperature
+        == 0
+    )
     # A task may say null: as if it had said nothing.
-    assert sampling({"do_sample": None, "temperature": 0.5}, tokenizer)[0].temperature == 0.5
-    assert sampling({"do_sample": None}, tokenizer)[0].temperature == 0
+    assert (
+        parse_generation_options({"do_sample": None, "temperature": 0.5}, tokenizer)[0].temperature
+        == 0.5
+    )
+    assert parse_generation_options({"do_sample": None}, tokenizer)[0].temperature == 0
 
 
 @pytest.mark.parametrize(
@@ -171,7 +182,7 @@ def test_generation_ends_at_eos_or_a_strings_own_tokens(tokenizer, encode):
 )
 def test_a_text_is_cut_at_eos_and_at_its_strings(tokenizer, encode, strings, text):
     tokens = [*encode("a quiet sea"), tokenizer.eos_id, *encode(" and")]
-    assert cut(np.array(tokens), tokenizer, strings) == text
+    assert cut_at_stops(np.array(tokens), tokenizer, strings) == text
 
 
 def test_samples_do_not_depend_on_what_else_is_asked(lm):
@@ -229,8 +240,8 @@ def test_names_may_be_numbers(workdir, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, r"names either workdir"),
-        ({"folder": "x", "workdir": "y"}, r"names either workdir"),
+        ({}, r"exactly one of workdir"),
+        ({"folder": "x", "workdir": "y"}, r"exactly one of workdir"),
         ({"workdir": "x", "tokenizer": "y"}, r"has 'tokenizer', which"),
         ({"folder": "nowhere"}, r"nowhere/checkpoints has no checkpoint: name a folder of"),
         ({"folder": "nowhere", "max_length": 0}, r"max_length must be"),
@@ -256,7 +267,7 @@ def test_options_without_meaning_are_refused(lm, options, message):
 
 
 def test_a_continuation_that_cannot_be_scored_is_refused(lm):
-    with pytest.raises(ValueError, match=r"no token of its own"):
+    with pytest.raises(ValueError, match=r"no token after its context"):
         lm._loglikelihood_tokens([(("a", ""), [1, 2], [])])
     with pytest.raises(ValueError, match=r"has 17 tokens, more than max_length=16"):
         lm._loglikelihood_tokens([(("a", "b"), [1], [2] * 17)])
@@ -264,14 +275,14 @@ def test_a_continuation_that_cannot_be_scored_is_refused(lm):
 
 def test_ours_become_the_harness_own_arguments():
     given = ["--tasks=piqa", "--workdir=runs/a=b", "--step", "90", "--limit", "5", "--seed=3"]
-    assert command(given) == [
+    assert build_command(given) == [
         *("--model", "ttoaa", "--model_args", "workdir=runs/a=b,step=90"),
         *("--tasks=piqa", "--limit", "5", "--seed=3"),
     ]
     with pytest.raises(ValueError, match="rename it"):
-        command(["--folder=a,b"])
+        build_command(["--folder=a,b"])
     with pytest.raises(ValueError, match="name a study"):
-        command(["--tasks=piqa"])
+        build_command(["--tasks=piqa"])
 
 
 def test_without_the_harness_one_line_says_what_to_install(monkeypatch):

@@ -15,7 +15,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from ttoaa.benchmarks.question import Question
 from ttoaa.interop.lm_eval import __main__ as harness
-from ttoaa.interop.lm_eval.model import CheckpointLM, cut
+from ttoaa.interop.lm_eval.model import CheckpointLM, cut_at_stops
 from ttoaa.scoring.generation import generate
 from ttoaa.scoring.likelihood import log_likelihoods
 from ttoaa.scoring.multiple_choice import accuracies, score_questions
@@ -96,7 +96,7 @@ def written(lm, texts):
     prompts = [tokenizer.encode(text)[-(LENGTH - NEW_TOKENS) :] for text in texts]
     ends = ((tokenizer.eos_id,), tuple(lm.tok_encode(" a")))
     new = generate(model.config, model.params, prompts, Sampling(NEW_TOKENS, stop=ends))
-    return [cut(tokens, tokenizer, [" a"]) for tokens in new]
+    return [cut_at_stops(tokens, tokenizer, [" a"]) for tokens in new]
 
 
 @pytest.fixture(scope="module")

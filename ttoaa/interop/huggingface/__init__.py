@@ -1,1 +1,1 @@
-"""Hugging Face `Olmo2ForCausalLM` folders in and out: python -m ttoaa.interop.huggingface --help"""
+"""Import and export `Olmo2ForCausalLM` folders: python -m ttoaa.interop.huggingface --help"""

@@ -1,8 +1,6 @@
-"""`config.json` of an `Olmo2ForCausalLM` and the decoder that it describes.
+"""Read and write `config.json` and the tokenizer files of an `Olmo2ForCausalLM` folder.
 
 Field names and defaults are those of transformers' Olmo2Config (configuration_olmo2.py, 5.23).
-
-Tokenizer files of a Hugging Face folder.
 """
 
 import dataclasses
@@ -26,7 +24,7 @@ _ONLY = "Olmo2ForCausalLM"
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """What config.json tells beside the decoder: nothing of it changes a logit."""
+    """The fields of config.json that do not change a logit."""
 
     max_position_embeddings: int
     """Longest row that the model was trained on."""
@@ -37,10 +35,10 @@ class Card:
 
 
 def read_config(folder: pathlib.Path) -> tuple[DecoderConfig, Card, bool]:
-    """(decoder, card, whether the head is the embedding) of the folder's config.json.
+    """Read (decoder, card, whether the head is tied to the embedding) from config.json.
 
-    Raises ValueError, in one line, for what the decoder cannot compute: another architecture,
-    biases, scaled RoPE, another activation, a head width of its own.
+    Raises ValueError for a model that the decoder cannot compute: another architecture, biases,
+    scaled RoPE, another activation, or a head width other than width / heads.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -51,7 +49,7 @@ def read_config(folder: pathlib.Path) -> tuple[DecoderConfig, Card, bool]:
     try:
         return _decoder(content), _card(content), bool(content.get("tie_word_embeddings", False))
     except ValueError as error:
-        # gin adds lines to what a class that it knows raises
+        # gin appends lines to the errors of its classes
         raise ValueError(f"{path}: {str(error).splitlines()[0]}") from error
 
 
@@ -91,7 +89,7 @@ def _number(content: dict[str, Any], name: str, default: float | None = None) ->
 
 
 def _theta(content: dict[str, Any]) -> float:
-    """Version 5 of transformers writes `rope_parameters`, older ones `rope_theta`."""
+    """Read the RoPE base: transformers 5 writes `rope_parameters`, older versions `rope_theta`."""
     found = set()
     if content.get("rope_theta") is not None:
         found.add(_number(content, "rope_theta"))
@@ -117,7 +115,7 @@ def _card(content: dict[str, Any]) -> Card:
 
 
 def to_json(config: DecoderConfig, card: Card, dtype: str) -> dict[str, Any]:
-    """config.json of the decoder with weights of `dtype`; whatever has a default is explicit."""
+    """Make config.json of the decoder with weights of `dtype`; defaults are written out."""
     return {
         "architectures": [_ONLY],
         "attention_bias": False,
@@ -149,7 +147,7 @@ FILES = (
 
 
 def copy(source: pathlib.Path, target: pathlib.Path) -> list[str]:
-    """Copies the tokenizer files that there are; returns their names."""
+    """Copy the tokenizer files that exist; return their names."""
     found = [name for name in FILES if (source / name).is_file()]
     for name in found:
         write_bytes(target / name, (source / name).read_bytes())
@@ -157,10 +155,10 @@ def copy(source: pathlib.Path, target: pathlib.Path) -> list[str]:
 
 
 def write(json_file: pathlib.Path, eos_id: int, longest: int, target: pathlib.Path) -> None:
-    """Makes a `tokenizers` JSON file one that AutoTokenizer loads: no BOS, no padding token.
+    """Write a `tokenizers` file for AutoTokenizer, without BOS and padding tokens.
 
-    Unlike `ttoaa.data.tokenizer`, transformers reads the name of a special token in a text as that
-    token, which is what prompts made for it expect.
+    Unlike `ttoaa.data.tokenizer`, transformers encodes the name of a special token in a text as
+    that token.
     """
     content = json_file.read_bytes()
     eos = tokenizers.Tokenizer.from_buffer(content).id_to_token(eos_id)

@@ -1,6 +1,6 @@
-"""Weights of an `Olmo2ForCausalLM` folder to a tree of parameters, and back to a folder.
+"""Convert the weights of an `Olmo2ForCausalLM` folder to a tree of parameters and back.
 
-torch keeps a matrix as [out, in], here it is [in, out]; the embedding is [V, D] in both.
+Matrices are [out, in] in torch and [in, out] here; the embedding is [V, D] in both.
 """
 
 import functools
@@ -18,7 +18,7 @@ from ttoaa.workdir import write_json
 
 Path = tuple[str, ...]
 Place = Callable[[Shape, Callable[[], np.ndarray]], Any]
-"""What becomes a leaf, of its shape and of what reads it."""
+"""Makes a leaf from its shape and a function that reads it."""
 _WHOLE = {
     ("embedding",): "model.embed_tokens",
     ("norm", "weight"): "model.norm",
@@ -40,8 +40,8 @@ _BLOCK = {
 _FLOATS = ("F32", "BF16", "F16")
 
 
-def names(config: DecoderConfig) -> dict[str, Path]:
-    """Where each of their tensors stands in the tree of parameters, in the order of the layers."""
+def tensor_paths(config: DecoderConfig) -> dict[str, Path]:
+    """Map the name of each torch tensor to its path in the parameters, in order of layers."""
     found = {f"{theirs}.weight": path for path, theirs in _WHOLE.items()}
     for layer in range(config.layers):
         for path, theirs in _BLOCK.items():
@@ -49,42 +49,45 @@ def names(config: DecoderConfig) -> dict[str, Path]:
     return found
 
 
-def turned(path: Path, array: np.ndarray) -> np.ndarray:
-    """A matrix from [out, in] to [in, out] or back; norms and the embedding as they are."""
+def transpose_matrix(path: Path, array: np.ndarray) -> np.ndarray:
+    """Transpose a matrix between [out, in] and [in, out]; keep norms and the embedding."""
     return array if path == ("embedding",) else array.T
 
 
-def turned_shape(path: Path, shape: Shape) -> Shape:
+def transpose_shape(path: Path, shape: Shape) -> Shape:
     return shape if path == ("embedding",) else shape[::-1]
 
 
 def _shapes(config: DecoderConfig) -> dict[str, Shape]:
-    """Shapes of their tensors."""
+    """Map the name of each torch tensor to its shape."""
     ours = abstract_params(config)
-    return {n: turned_shape(path, at(ours, path).shape) for n, path in names(config).items()}
+    return {
+        n: transpose_shape(path, get_leaf(ours, path).shape)
+        for n, path in tensor_paths(config).items()
+    }
 
 
-def at(tree: Any, path: Path) -> Any:
+def get_leaf(tree: Any, path: Path) -> Any:
     for name in path:
         tree = tree[name]
     return tree
 
 
-def put(tree: dict[str, Any], path: Path, leaf: Any) -> None:
+def set_leaf(tree: dict[str, Any], path: Path, leaf: Any) -> None:
     for name in path[:-1]:
         tree = tree.setdefault(name, {})
     tree[path[-1]] = leaf
 
 
 def load_params(folder: pathlib.Path, place: Place = lambda _, read: read()) -> Params:
-    """The folder's weights as float32; by default they are read, `place` may do so later.
+    """Load the folder's weights as float32; `place` may defer the reading of a leaf.
 
-    Beside what is read one tensor is in memory, and its transpose: the largest come first,
-    so that they never stand on top of a whole model. A tied head is a copy of the embedding, and
-    is trained apart from it. Raises ValueError for weights that are not those of config.json.
+    One tensor and its transpose are in memory in addition to the result; the largest come first to
+    keep the peak low. A tied head becomes a copy of the embedding and is trained separately. Raises
+    ValueError for weights that do not match config.json.
     """
     config, _, tied = read_config(folder)
-    tensors, paths, shapes = open_folder(folder), names(config), _shapes(config)
+    tensors, paths, shapes = open_folder(folder), tensor_paths(config), _shapes(config)
     if tied:
         del paths["lm_head.weight"], shapes["lm_head.weight"]
     check_shapes(tensors, tensors.shapes, shapes)
@@ -94,20 +97,20 @@ def load_params(folder: pathlib.Path, place: Place = lambda _, read: read()) -> 
 
     def read(path: Path) -> np.ndarray:
         array = tensors.read(sources[path]).astype(np.float32, copy=False)
-        return np.ascontiguousarray(turned(path, array))
+        return np.ascontiguousarray(transpose_matrix(path, array))
 
     params: Params = {}
     for path in sorted(sources, key=lambda path: -math.prod(shapes[sources[path]])):
-        shape = turned_shape(path, shapes[sources[path]])
-        put(params, path, place(shape, functools.partial(read, path)))
+        shape = transpose_shape(path, shapes[sources[path]])
+        set_leaf(params, path, place(shape, functools.partial(read, path)))
     return params
 
 
 def check_shapes(tensors: Tensors, held: Iterable[str], expected: Mapping[str, Shape]) -> None:
-    """Raises ValueError for the first of the tensors that is missing, too many or another."""
+    """Raise ValueError for the first tensor that is missing, unexpected or of another shape."""
     for name in sorted({*expected, *held}):
         if name not in tensors.shapes:
-            raise ValueError(f"{tensors.where} has no tensor {name}, which its config asks for")
+            raise ValueError(f"{tensors.where} has no tensor {name}, which its config requires")
         if name not in expected:
             raise ValueError(
                 f"{tensors.where} has a tensor {name}, for which its config has no use"
@@ -129,14 +132,14 @@ def save(
     dtype: str = "float32",
     shard_bytes: int = 5 * 10**9,
 ) -> None:
-    """Writes weights, config.json and generation_config.json; float32 keeps every bit.
+    """Write weights, config.json and generation_config.json; float32 keeps every bit.
 
-    Beside `params` one tensor is in memory at a time; a leaf is whatever NumPy makes an array of.
+    One tensor at a time is in memory in addition to `params`, whose leaves are array-like.
     """
-    paths = names(config)
+    paths = tensor_paths(config)
 
     def make(name: str) -> np.ndarray:
-        array = turned(paths[name], np.asarray(at(params, paths[name])))
+        array = transpose_matrix(paths[name], np.asarray(get_leaf(params, paths[name])))
         return array.astype(DTYPES[dtype], copy=False)
 
     write_folder(folder, _shapes(config), DTYPES[dtype], make, shard_bytes)

@@ -1,1 +1,1 @@
-"""Tasks of lm-evaluation-harness on checkpoints: python -m ttoaa.interop.lm_eval --help"""
+"""Run tasks of lm-evaluation-harness on checkpoints: python -m ttoaa.interop.lm_eval --help"""

@@ -24,10 +24,10 @@ _OURS = {
 }
 
 
-def command(arguments: Sequence[str]) -> list[str]:
-    """The harness's own arguments: ours as its `model_args`, the rest as it is.
+def build_command(arguments: Sequence[str]) -> list[str]:
+    """Translate our flags to the harness's `model_args`; pass the other arguments on.
 
-    Raises ValueError for a name with a comma, at which the harness would cut it.
+    Raises ValueError for a value with a comma, which separates `model_args`.
     """
     parser = argparse.ArgumentParser(
         prog="ttoaa harness",
@@ -41,7 +41,7 @@ def command(arguments: Sequence[str]) -> list[str]:
     given = {name: value for name, value in vars(ours).items() if value is not None}
     for name, value in given.items():
         if "," in value:
-            raise ValueError(f"--{name}={value} has a comma, which the harness cuts at: rename it")
+            raise ValueError(f"--{name}={value} has a comma, which separates model_args: rename it")
     if not given:
         raise ValueError("name a study by --workdir=… or a model by --folder=…")
     model = ",".join(f"{name}={value}" for name, value in given.items())
@@ -50,7 +50,7 @@ def command(arguments: Sequence[str]) -> list[str]:
 
 def main() -> None:
     try:
-        sys.argv = ["lm-eval", *command(sys.argv[1:])]
+        sys.argv = ["lm-eval", *build_command(sys.argv[1:])]
         import ttoaa.interop.lm_eval.model  # noqa: F401 (registers the model)
 
         pin_cores()

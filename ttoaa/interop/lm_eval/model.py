@@ -1,17 +1,13 @@
-"""What lm-evaluation-harness asks for, as requests of the scoring primitives.
-
-Windows, truncation and options mean what they mean to the harness's own torch model (0.4.13), so
-that both give the same scores. `longest` is the number of tokens that the model reads: the last one
-that it predicts comes on top.
-
-The model `ttoaa` of lm-evaluation-harness: importing this file registers it there.
+"""The model `ttoaa` of lm-evaluation-harness; importing this module registers it.
 
     import lm_eval, ttoaa.interop.lm_eval.model
     lm_eval.simple_evaluate(model="ttoaa", model_args="workdir=runs/mine,step=90", tasks=["piqa"])
 
-Texts become tokens as the harness does it for every causal model: white space at a context's end
-moves to the continuation, whose tokens are those that the whole has beyond the context's own. Text
-that looks like a special token is encoded as text.
+Windows, truncation and options follow the harness's torch model (0.4.13), so that both give the
+same scores. Texts are tokenized as for every causal model of the harness: white space at the end of
+a context moves to the continuation, whose tokens are those of the whole text after the context's.
+Special tokens in a text are encoded as text. `longest` is the number of input tokens; the last
+predicted token is not an input.
 """
 
 import contextlib
@@ -35,32 +31,34 @@ from ttoaa.scoring.length_buckets import Passes
 from ttoaa.scoring.likelihood import Scored, stream_scores
 from ttoaa.scoring.requests import Request, Sampling
 
-LONGEST = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
-"""Names of one option, the first of them that is given counts."""
+_MAX_TOKENS_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+"""Synonyms for one option; the first one given counts."""
 _DEFAULT_TOKENS = 256
 _WITHOUT_EFFECT = {"num_beams": 1, "repetition_penalty": 1.0}
 
 
-def span(context: Sequence[int], continuation: Sequence[int], longest: int) -> Request:
-    """The request of a continuation; a context that is too long loses its beginning.
+def continuation_request(
+    context: Sequence[int], continuation: Sequence[int], longest: int
+) -> Request:
+    """Make the request that scores a continuation; a long context loses its beginning.
 
     Raises ValueError for a continuation without tokens, or with more than the model reads.
     """
     if not continuation:
-        raise ValueError("a continuation has no token of its own after its context")
+        raise ValueError("a continuation has no token after its context: drop that item")
     if len(continuation) > longest:
         raise ValueError(
             f"a continuation has {len(continuation)} tokens, more than max_length={longest}: set "
-            "a larger one, RoPE has no end"
+            "a larger one"
         )
     tokens = np.array([*context, *continuation][-(longest + 1) :], np.int32)
     return tokens, len(tokens) - len(continuation)
 
 
-def windows(tokens: Sequence[int], prefix: int, longest: int) -> Iterator[Request]:
-    """Requests that score each token of a text once, with as much before it as windows allow.
+def rolling_requests(tokens: Sequence[int], prefix: int, longest: int) -> Iterator[Request]:
+    """Make requests that score each token of a text once, in windows of `longest` tokens.
 
-    Each is of `longest` tokens read; what the last one lacks in new tokens it repeats of the old.
+    The last window is filled up with tokens that are scored before, as context.
     """
     whole = np.array([prefix, *tokens], np.int32)
     for start in range(0, len(tokens), longest):
@@ -69,17 +67,19 @@ def windows(tokens: Sequence[int], prefix: int, longest: int) -> Iterator[Reques
         yield window, len(window) - (end - start)
 
 
-def sampling(options: Mapping[str, Any], tokenizer: Tokenizer) -> tuple[Sampling, list[str]]:
-    """(how to generate, strings that end a text) of a task's generation_kwargs.
+def parse_generation_options(
+    options: Mapping[str, Any], tokenizer: Tokenizer
+) -> tuple[Sampling, list[str]]:
+    """Read (sampling options, strings that end a text) from a task's generation_kwargs.
 
-    Generation ends at EOS, and early at a string's own tokens; where a string comes in other tokens
-    it goes on, and `cut` ends the text all the same. Sampled where `do_sample` says so or, without
-    it, where there is a temperature. Raises ValueError for an option that has no meaning here.
+    Generation stops at EOS or at the tokens of a string. A string can also appear in other tokens:
+    then `cut_at_stops` cuts the text. Sample if `do_sample` is true or, without it, if there is a
+    temperature. Raises ValueError for an unsupported option.
     """
     left = dict(options)
     until = left.pop("until", None) or []
     strings = [until] if isinstance(until, str) else [string for string in until if string]
-    given = [left.pop(name, None) for name in LONGEST]
+    given = [left.pop(name, None) for name in _MAX_TOKENS_NAMES]
     temperature = left.pop("temperature", None)
     sampled = left.pop("do_sample", None)
     sampled = bool(temperature) if sampled is None else sampled
@@ -87,7 +87,7 @@ def sampling(options: Mapping[str, Any], tokenizer: Tokenizer) -> tuple[Sampling
     seed = left.pop("seed", 0)
     for name, value in left.items():
         if value is not None and _WITHOUT_EFFECT.get(name) != value:
-            raise ValueError(f"generation option {name}={value!r} is not known here: leave it out")
+            raise ValueError(f"generation option {name}={value!r} is not supported: leave it out")
     stops = [tuple(map(int, tokenizer.encode(string))) for string in strings]
     return Sampling(
         max_new_tokens=int(next((n for n in given if n is not None), _DEFAULT_TOKENS)),
@@ -99,8 +99,8 @@ def sampling(options: Mapping[str, Any], tokenizer: Tokenizer) -> tuple[Sampling
     ), strings
 
 
-def cut(tokens: Iterable[int], tokenizer: Tokenizer, strings: Sequence[str]) -> str:
-    """The text of generated tokens up to EOS, cut at one string after the other."""
+def cut_at_stops(tokens: Iterable[int], tokenizer: Tokenizer, strings: Sequence[str]) -> str:
+    """Decode generated tokens up to EOS, and cut the text at each string in turn."""
     ids = list(map(int, tokens))
     text = tokenizer.decode(ids[: ids.index(tokenizer.eos_id)] if tokenizer.eos_id in ids else ids)
     for string in strings:
@@ -116,15 +116,15 @@ except ModuleNotFoundError as error:
 
 
 Answer = tuple[float, bool]
-"""(log-likelihood of a continuation in nats, whether greedy decoding would write it)."""
-_TOGETHER = 256
-"""Requests between two moves of the bar."""
-_PASSES = Passes(window=_TOGETHER)
+"""(log-likelihood of a continuation in nats, whether it is the greedy one)."""
+_CHUNK = 256
+"""Requests between two updates of the progress bar."""
+_PASSES = Passes(window=_CHUNK)
 
 
 @register_model("ttoaa")
 class CheckpointLM(TemplateLM):
-    """One checkpoint; what it answers does not depend on what else it is asked."""
+    """One checkpoint. Its answers do not depend on the other requests."""
 
     def __init__(
         self,
@@ -137,22 +137,24 @@ class CheckpointLM(TemplateLM):
         tensor: int = 1,
         **theirs: Any,
     ) -> None:
-        """The checkpoint of `step`, by default the newest, of `<workdir>/<run>` or of `folder`.
+        """Load checkpoint `step` (default: the newest) of `<workdir>/<run>` or of `folder`.
 
-        `folder` may be a run's, an import's, or a Hugging Face `Olmo2ForCausalLM`. `max_length` is
-        how many tokens the model reads at most, by default the length of its training rows. The
-        mesh is of all devices. What the harness passes to every model is taken and not used: rows
-        go in passes of their own size. Raises ValueError for what cannot be opened.
+        `folder` is a run, an import, or a Hugging Face `Olmo2ForCausalLM`. `max_length` is the
+        longest input in tokens (default: the length of training sequences). The mesh has all
+        devices. `batch_size` and `device` are ignored. Raises ValueError for a model that cannot
+        be opened.
         """
         super().__init__()
         unknown = theirs.keys() - {"batch_size", "max_batch_size", "device"}
         if unknown:
-            raise ValueError(f"model_args has {min(unknown)!r}, which ttoaa does not take")
+            raise ValueError(
+                f"model_args has {min(unknown)!r}, which is not supported: leave it out"
+            )
         if (workdir is None) == (folder is None):
-            raise ValueError("model_args names either workdir=…[,run=control] or folder=…")
+            raise ValueError("model_args needs exactly one of workdir=…[,run=control] and folder=…")
         if max_length is not None and max_length < 1:
             raise ValueError(f"max_length must be a positive number, not {max_length}")
-        # The harness makes an int of a name of digits alone.
+        # The harness converts a name of digits to an int.
         parts = (workdir, run) if folder is None else (folder,)
         source = pathlib.Path(*map(str, parts))
         several = jax.device_count() > 1 or fsdp > 1 or tensor > 1
@@ -169,14 +171,14 @@ class CheckpointLM(TemplateLM):
         return self.model.prefix_id
 
     def get_model_info(self) -> dict[str, Any]:
-        """What the harness writes beside its results."""
+        """Describe the model for the files that the harness writes."""
         model = self.model
         return {"model_source": model.name, "model_num_parameters": model.config.num_params()}
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **theirs: Any
     ) -> list[int]:
-        """Token ids, without a special one whatever is asked for."""
+        """Encode a text, always without special tokens."""
         ids: list[int] = self.model.tokenizer.encode(string).tolist()
         return ids
 
@@ -189,15 +191,14 @@ class CheckpointLM(TemplateLM):
         cutoff = sum(len(head) + len(tail) > self.max_length + 1 for _, head, tail in requests)
         if cutoff:
             logging.warning(
-                "%d of %d requests are longer than the %d tokens that the model reads: their "
-                "contexts lose the beginning",
+                "%d of %d requests exceed max_length=%d tokens: their contexts lose the beginning",
                 cutoff,
                 len(requests),
                 self.max_length,
             )
-        spans = [span(head, tail, self.max_length) for _, head, tail in requests]
+        spans = [continuation_request(head, tail, self.max_length) for _, head, tail in requests]
         answers = []
-        for (texts, _, _), scored in zip(requests, self._scored(spans, disable_tqdm), strict=True):
+        for (texts, _, _), scored in zip(requests, self._score(spans, disable_tqdm), strict=True):
             answer = float(scored.log_probs.sum(dtype=float)), bool(scored.greedy.all())
             self.cache_hook.add_partial("loglikelihood", texts, answer)
             answers.append(answer)
@@ -206,13 +207,13 @@ class CheckpointLM(TemplateLM):
     def loglikelihood_rolling(
         self, requests: Sequence[Any], disable_tqdm: bool = False
     ) -> list[float]:
-        """Of whole texts, each after the prefix token, in windows of `max_length` tokens."""
+        """Sum the log-likelihood (nats) of each text, given the prefix token."""
         texts = [text for (text,) in (request.args for request in requests)]
         parts = [
-            list(windows(self.tok_encode(text), self.prefix_token_id, self.max_length))
+            list(rolling_requests(self.tok_encode(text), self.prefix_token_id, self.max_length))
             for text in texts
         ]
-        scores = iter(self._scored(list(itertools.chain.from_iterable(parts)), disable_tqdm))
+        scores = iter(self._score(list(itertools.chain.from_iterable(parts)), disable_tqdm))
         totals = []
         for text, part in zip(texts, parts, strict=True):
             scored = itertools.islice(scores, len(part))
@@ -221,28 +222,29 @@ class CheckpointLM(TemplateLM):
         return totals
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """Of each (context, generation_kwargs) the new text, cut at the strings of `until`.
+        """Generate a text for each (context, generation_kwargs), cut at the strings of `until`.
 
-        A sample depends on the option `seed`, its context and how many equal ones come before it:
-        not on what else is generated.
+        A sample depends only on `seed`, its context, and the number of equal contexts before it.
         """
         groups: dict[str, list[int]] = {}
         for number, request in enumerate(requests):
             groups.setdefault(json.dumps(request.args[1], sort_keys=True), []).append(number)
         texts = [""] * len(requests)
-        with self._bar(len(requests), disable_tqdm) as bar:
+        with self._progress_bar(len(requests), disable_tqdm) as bar:
             for members in groups.values():
                 contexts = [requests[number].args[0] for number in members]
                 options = requests[members[0]].args[1]
-                for number, text in zip(members, self._generated(contexts, options), strict=True):
+                for number, text in zip(
+                    members, self._generate_texts(contexts, options), strict=True
+                ):
                     texts[number] = text
                     self.cache_hook.add_partial("generate_until", requests[number].args, text)
                     bar.update()
         return texts
 
-    def _generated(self, contexts: Sequence[str], options: dict[str, Any]) -> Iterator[str]:
+    def _generate_texts(self, contexts: Sequence[str], options: dict[str, Any]) -> Iterator[str]:
         tokenizer = self.model.tokenizer
-        how, strings = sampling(options, tokenizer)
+        how, strings = parse_generation_options(options, tokenizer)
         room = self.max_length - how.max_new_tokens
         if room < 1:
             raise ValueError(
@@ -255,17 +257,17 @@ class CheckpointLM(TemplateLM):
             prompts.append(tokens[-room:] if len(tokens) else np.array([self.prefix_token_id]))
             keys.append(seen[context])
             seen[context] += 1
-        for first in range(0, len(prompts), _TOGETHER):
-            part = slice(first, first + _TOGETHER)
+        for first in range(0, len(prompts), _CHUNK):
+            part = slice(first, first + _CHUNK)
             with self._on_mesh():
                 new = generate(
                     self.model.config, self.model.params, prompts[part], how, keys=keys[part]
                 )
-            yield from (cut(tokens, tokenizer, strings) for tokens in new)
+            yield from (cut_at_stops(tokens, tokenizer, strings) for tokens in new)
 
-    def _scored(self, requests: Sequence[Request], disable_tqdm: bool) -> list[Scored]:
+    def _score(self, requests: Sequence[Request], disable_tqdm: bool) -> list[Scored]:
         scores = []
-        with self._bar(len(requests), disable_tqdm) as bar, self._on_mesh():
+        with self._progress_bar(len(requests), disable_tqdm) as bar, self._on_mesh():
             for scored in stream_scores(self.model.config, self.model.params, requests, _PASSES):
                 scores.append(scored)
                 bar.update()
@@ -274,5 +276,5 @@ class CheckpointLM(TemplateLM):
     def _on_mesh(self) -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
 
-    def _bar(self, total: int, disable: bool) -> tqdm.tqdm:
+    def _progress_bar(self, total: int, disable: bool) -> tqdm.tqdm:
         return tqdm.tqdm(total=total, desc="ttoaa", disable=disable, dynamic_ncols=True)

@@ -1,20 +1,13 @@
-"""config.yaml of an OLMo 2 checkpoint and the decoder that it describes.
+"""Read unsharded checkpoints of OLMo 2 (github.com/allenai/OLMo): config, weights, Adam's moments.
 
-Names and defaults are those of ModelConfig in github.com/allenai/OLMo (olmo/config.py).
+Fields and defaults of config.yaml are those of OLMo's ModelConfig (olmo/config.py). Matrices are
+[out, in]. Two tensors of a block are fused along `out`: att_proj is query, key, value; ff_proj is
+up, gate (olmo/model.py: `x, gate = x.chunk(2); silu(gate) * x`). The embedding may have more rows
+than the tokenizer has tokens; they are kept, as in OLMo's conversion to Hugging Face.
 
-Names of tensors in OLMo's safetensors files.
-
-olmo/safetensors_util.py names a tensor by base64 of the pickle of ((key, key, ...), value is
-pickled). Such a pickle holds texts, whole numbers and a truth value in tuples; it is read as that
-data, without executing anything, and whatever else it holds is refused.
-
-An unsharded checkpoint of OLMo 2 (github.com/allenai/OLMo): weights, and Adam's moments.
-
-Matrices are [out, in], and two of a block are fused along `out`: att_proj is query, key, value, and
-ff_proj is up, then gate (olmo/model.py: `x, gate = x.chunk(2); silu(gate) * x`). The embedding may
-have more rows than there are tokens; they stay, as in OLMo's own conversion to Hugging Face.
-
-OLMo's older checkpoints, torch's .pt files, to safetensors: the only place that needs torch.
+OLMo's safetensors files name a tensor by base64 of a pickle (olmo/safetensors_util.py) of strings,
+integers and a bool in tuples. `decode_tensor_name` parses its opcodes without executing them and
+refuses any others. Only `convert`, for older .pt checkpoints, needs torch.
 """
 
 import base64
@@ -31,16 +24,16 @@ from ttoaa.interop.huggingface.config import Card
 from ttoaa.interop.huggingface.weights import (
     Path,
     Place,
-    at,
     check_shapes,
-    put,
-    turned,
-    turned_shape,
+    get_leaf,
+    set_leaf,
+    transpose_matrix,
+    transpose_shape,
 )
 from ttoaa.interop.safetensors_io import Shape, Tensors, write
 from ttoaa.model.decoder import DecoderConfig, Params, abstract_params
 
-# What makes it an OLMo 2: (value, default where the config does not say).
+# Settings that OLMo 2 requires: (value, default of OLMo for a missing field).
 _OLMO2: dict[str, tuple[Any, Any]] = {
     "norm_after": (True, False),
     "attention_layer_norm": (True, False),
@@ -60,7 +53,7 @@ _OLMO2: dict[str, tuple[Any, Any]] = {
 
 
 def read_config(folder: pathlib.Path) -> tuple[DecoderConfig, Card]:
-    """The model of config.yaml; raises ValueError in one line for what is not OLMo 2."""
+    """Read the decoder of config.yaml; raise ValueError for a model that is not OLMo 2."""
     path = folder / "config.yaml"
     if not path.is_file():
         raise ValueError(f"{folder} has no config.yaml: name an unsharded checkpoint of OLMo")
@@ -106,8 +99,8 @@ _FRAME = {"PROTO", "FRAME", "MEMOIZE", "BINPUT", "MARK", "STOP", "NEWTRUE", "NEW
 _TUPLE = {"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"}
 
 
-def readable(name: str) -> str:
-    """'state/transformer.wte.weight/exp_avg' of such a name, or of one that is readable already.
+def decode_tensor_name(name: str) -> str:
+    """Decode a name, such as to 'state/transformer.wte.weight/exp_avg'; keep a plain one.
 
     Raises ValueError for a name that OLMo does not write.
     """
@@ -131,7 +124,7 @@ MOMENTS = {"mu": "exp_avg", "nu": "exp_avg_sq"}
 
 
 class Part(NamedTuple):
-    """Where some rows of one of their tensors go."""
+    """Some rows of an OLMo tensor and the path of the parameter that they become."""
 
     path: Path
     rows: slice
@@ -140,9 +133,9 @@ class Part(NamedTuple):
 def load_params(
     folder: pathlib.Path, config: DecoderConfig, place: Place = lambda _, read: read()
 ) -> Params:
-    """The folder's weights as float32; by default they are read, `place` may do so later.
+    """Load the folder's weights as float32; `place` may defer the reading of a leaf.
 
-    Raises ValueError for files that are not there, damaged, or of another model than `config`.
+    Raises ValueError for files that are missing, damaged, or do not match `config`.
     """
     return _load(_open(folder, MODEL), config, "{}", place)
 
@@ -150,7 +143,7 @@ def load_params(
 def load_moments(
     folder: pathlib.Path, config: DecoderConfig, place: Place = lambda _, read: read()
 ) -> tuple[dict[str, Params], int]:
-    """({"mu", "nu"} as trees like the parameters, updates done) of OLMo's AdamW."""
+    """Load ({"mu", "nu"} as trees like the parameters, number of updates) of OLMo's AdamW."""
     tensors = _open(folder, OPTIMIZER)
     # Some were saved under the names that torch's FSDP gives them.
     tensors.rename(lambda name: name.replace("_fsdp_wrapped_module.", ""))
@@ -177,12 +170,12 @@ def _open(folder: pathlib.Path, file: str) -> Tensors:
         way = f"convert {older.name} by python -m ttoaa.interop.olmo safetensors"
         raise ValueError(f"{path} is missing: {way if older.is_file() else 'fetch it'}")
     tensors = Tensors([path])
-    tensors.rename(readable)
+    tensors.rename(decode_tensor_name)
     return tensors
 
 
 def _load(tensors: Tensors, config: DecoderConfig, pattern: str, place: Place) -> Params:
-    """The tree of the tensors that are named by `pattern` of a weight's name; largest first."""
+    """Load the tensors named `pattern.format(weight)` as a tree, the largest first."""
     parts = layout(config)
     expected = {pattern.format(name): shape for name, shape in fused_shapes(config).items()}
     before, after = pattern.split("{}")
@@ -191,21 +184,21 @@ def _load(tensors: Tensors, config: DecoderConfig, pattern: str, place: Place) -
 
     def read(name: str, part: Part) -> np.ndarray:
         rows = tensors.read(name)[part.rows].astype(np.float32, copy=False)
-        return np.ascontiguousarray(turned(part.path, rows))
+        return np.ascontiguousarray(transpose_matrix(part.path, rows))
 
     params: Params = {}
     shapes = abstract_params(config)
     for name in sorted(parts, key=lambda n: -np.prod(expected[pattern.format(n)])):
         for part in parts[name]:
-            shape = at(shapes, part.path).shape
-            put(
+            shape = get_leaf(shapes, part.path).shape
+            set_leaf(
                 params, part.path, place(shape, functools.partial(read, pattern.format(name), part))
             )
     return params
 
 
 def layout(config: DecoderConfig) -> dict[str, list[Part]]:
-    """Their tensors, and what each is made of."""
+    """Map the name of each OLMo tensor to the parameters that it holds."""
     D, F, K = config.width, config.hidden, config.num_kv_heads * config.head_width
 
     def whole(*path: str) -> list[Part]:
@@ -240,19 +233,19 @@ def layout(config: DecoderConfig) -> dict[str, list[Part]]:
 
 
 def fused_shapes(config: DecoderConfig) -> dict[str, Shape]:
-    """Shapes of their tensors."""
+    """Map the name of each OLMo tensor to its shape."""
     ours, found = abstract_params(config), {}
     for name, parts in layout(config).items():
-        shapes = [turned_shape(part.path, at(ours, part.path).shape) for part in parts]
+        shapes = [transpose_shape(part.path, get_leaf(ours, part.path).shape) for part in parts]
         found[name] = (sum(shape[0] for shape in shapes), *shapes[0][1:])
     return found
 
 
 def convert(source: pathlib.Path, target: pathlib.Path) -> list[str]:
-    """Writes model.pt and, where there is one, optim.pt as float32; returns the files' names.
+    """Convert model.pt and, if present, optim.pt to float32 safetensors; return the files' names.
 
-    Files are mapped into memory and loaded as weights only: nothing in them is executed, and of
-    the optimizer Adam's moments and its count are kept.
+    Files are memory-mapped and loaded with weights_only=True, so that nothing in them is executed.
+    Adam's moments and its count are kept of the optimizer.
     """
     model = _load_torch(source / "model.pt")
     _write(target / MODEL, model)
@@ -276,7 +269,7 @@ def _load_torch(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _moments(path: pathlib.Path, optimizer: dict[str, Any]) -> dict[str, Any]:
-    """Tensors by 'state/<weight>/<exp_avg>'; a run on one device numbers them instead."""
+    """Map 'state/<weight>/<exp_avg>' to tensors; single-device runs number them instead."""
     numbered: dict[Any, str] = {}
     for group in optimizer.get("param_groups", []):
         numbered |= dict(
