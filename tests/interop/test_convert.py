@@ -124,14 +124,14 @@ def test_one_at_a_time_writes_a_target(imported, tmp_path, monkeypatch):
     left = tmp_path / "target.tmp-elsewhere-1"
     left.mkdir(parents=True)
     (left / "rest").touch()
-    write = convert._write
+    write = convert._write_import
 
     def twice(*told, **more):
         with pytest.raises(ValueError, match=r"target is being written by .*: wait for it"):
             import_huggingface(source, target)
         write(*told, **more)
 
-    monkeypatch.setattr(convert, "_write", twice)
+    monkeypatch.setattr(convert, "_write_import", twice)
     import_huggingface(source, target)
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
     assert not (target / "rest").exists()
