@@ -75,7 +75,7 @@ def test_says_what_ran_and_what_it_cost(tmp_path):
     for words in (
         "2 experiments in one training run",
         "A second paragraph with a caveat.",
-        "hold no run-to-run noise",
+        "do not include run-to-run noise",
         "as expected",
         "Gross, that saves 1 − 1/N = 50.0%",
         "a separate run takes as many seconds of training steps as the pooled run",
