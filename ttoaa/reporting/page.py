@@ -61,7 +61,7 @@ _EXAMPLE_CHARACTERS = 400
 
 
 @dataclasses.dataclass(frozen=True)
-class Section:
+class ExperimentSection:
     """One experiment on the page; `rows` are its rows of the summary."""
 
     name: str
@@ -155,7 +155,7 @@ def _section(
     estimates: StudyEstimates,
     rows: Sequence[dict[str, Any]],
     arms: pd.DataFrame,
-) -> Section:
+) -> ExperimentSection:
     mine = [row for row in rows if row["experiment"] == experiment.name]
     outcomes = list(dict.fromkeys(row["outcome"] for row in mine))
     mine.sort(key=lambda row: outcomes.index(row["outcome"]))
@@ -164,7 +164,7 @@ def _section(
     paint = functools.partial(figures.paint_arms, arms, experiment.name)
     with blame(f"figure of {experiment.name}"):
         figure = draw(functools.partial(experiment.figure, table), f"Figure of {experiment.name}")
-    return Section(
+    return ExperimentSection(
         name=experiment.name,
         kind=type(experiment).__name__,
         description=(inspect.getdoc(type(experiment)) or "").split("\n\n"),

@@ -136,7 +136,8 @@ class CheckpointWriter:
 
         Args:
             opt: may be None.
-            meta: of the primary process; that of other processes is ignored.
+            meta: JSON (its keys: `checkpoint_io.read_meta`) of the primary process; that of other
+                processes is ignored.
             more: further trees by name.
 
         Raises:
