@@ -53,11 +53,11 @@ def committed_steps(folder: pathlib.Path) -> list[int]:
 def read_meta(folder: pathlib.Path, step: int) -> dict[str, Any]:
     """Read what was saved with the arrays: JSON, with a checksum of itself as "sha256".
 
-    A run's meta is put together in `training.loop` (`_save`): step, seed, identity, topology, ledger
-    and, with controllers, decisions. An import's is put together in `interop.convert`: step, source,
-    identity and card. Saving adds the fingerprints of the arrays. Older checkpoints have no keys that
-    were added later, so read new ones with `get`. The checksum identifies the checkpoint in outcome
-    tables: a new key in new checkpoints does not make existing tables stale.
+    The meta of a run is put together in `training.loop` (`_save`): step, seed, identity, topology,
+    ledger and, with controllers, decisions. That of an import is put together in `interop.convert`:
+    step, source, identity and card. Saving adds the fingerprints of the arrays. Older checkpoints
+    lack keys that were added later, so read new ones with `get`. The checksum identifies the
+    checkpoint in outcome tables; new keys in new checkpoints do not make existing tables stale.
 
     Raises:
         DamagedCheckpoint: the meta is missing or a byte of it changed.
