@@ -40,7 +40,7 @@ ensure_pip() {
   local base
   if ! "$PYTHON" -m pip --version >/dev/null 2>&1; then
     base="$("$PYTHON" -c 'import sys; print(sys._base_executable)')"
-    # Debian keeps ensurepip in a package of its own; a pip outside can stand in for it.
+    # Debian has ensurepip in a separate package; a pip outside the environment can replace it.
     "$PYTHON" -m ensurepip --upgrade --default-pip >/dev/null 2>&1 ||
       "$base" -m pip --quiet --python "$PYTHON" install pip 2>/dev/null ||
       fail "$base has neither ensurepip nor a recent pip: install one (on Debian and Ubuntu:" \

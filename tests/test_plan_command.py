@@ -191,9 +191,13 @@ def test_an_error_is_one_line_and_leaves_nothing(planned):
 def test_bindings_that_do_not_fit_the_plan_are_not_remembered(planned):
     workdir, _ = planned
     before = files(workdir.root)
-    done = run(workdir.root, "--seed=1", "--gin_bindings=Planted.length = 31")
-    assert done.returncode == 1 and done.stdout == ""
-    assert "plan was made with experiments.planted.length" in done.stderr
+    for binding, path in (
+        ("Planted.length = 31", "planted.length"),
+        ("Study.experiments = [@Planted()]", "late"),
+    ):
+        done = run(workdir.root, "--seed=1", f"--gin_bindings={binding}")
+        assert done.returncode == 1 and done.stdout == ""
+        assert f"plan was made with experiments.{path}" in done.stderr
     assert files(workdir.root) == before
 
 

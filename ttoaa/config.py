@@ -102,7 +102,7 @@ def _refuse_other(workdir: Workdir, study: Study) -> None:
     check(workdir.root, made, now, "continue with --workdir alone, or use another --workdir")
     for plan in (Workdir(workdir.root, seed).plan for seed in workdir.seeds()):
         if (plan / "plan.json").exists():
-            check_planned(Plan(plan), study.experiments)
+            check_planned(Plan(plan), study.experiments, complete=True)
 
 
 def _decided(study: Study, trained: bool) -> dict[str, Any]:

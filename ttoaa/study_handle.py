@@ -133,10 +133,7 @@ class StudyHandle:
             plan = Plan.open(self.workdir.plan)
             now = {**self._made_for(), **self._reserve_use()}
             identity.check(plan.folder, plan.contents, now, REPLAN)
-            later = added_later(plan, self.config.experiments)
-            experiments = [e for e in self.config.experiments if e.name not in later]
-            ours = describe_experiments(experiments)
-            identity.check(plan.folder, plan.meta["experiments"], ours, REPLAN)
+            check_planned(plan, self.config.experiments, complete=True)
             return plan, False
         ledger = Ledger()
         with ledger.phase("plan"):

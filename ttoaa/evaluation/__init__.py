@@ -1,1 +1,1 @@
-"""The evaluation job: what lacks, who is at it, and the loop that scores it."""
+"""The evaluation job: missing tables, the jobs that share them, and the loop that scores them."""

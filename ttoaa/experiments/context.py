@@ -120,18 +120,18 @@ def added_later(plan: Plan, experiments: Sequence[Experiment]) -> list[str]:
     return [e.name for e in experiments if not e.inserts and e.name not in planned]
 
 
-def check_planned(plan: Plan, experiments: Sequence[Experiment]) -> None:
+def check_planned(plan: Plan, experiments: Sequence[Experiment], *, complete: bool = False) -> None:
     """Raise ValueError for an experiment that is not in the plan as it is configured now.
 
-    An experiment that inserts nothing may have been added since.
+    An experiment that inserts nothing may have been added since. With `complete`, `experiments`
+    must also include every experiment of the plan.
     """
     later, planned = added_later(plan, experiments), _planned(plan)
     ours = [e for e in experiments if e.name not in later]
     now = describe_experiments(ours)
-    made = {
-        **plan.meta.get("experiments", {}),
-        "experiments": {e.name: planned[e.name] for e in ours if e.name in planned},
-    }
+    if not complete:
+        planned = {e.name: planned[e.name] for e in ours if e.name in planned}
+    made = {**plan.meta.get("experiments", {}), "experiments": planned}
     advice = "use another --workdir, or restore the experiment's config"
     check(plan.folder, made, now, advice)
 

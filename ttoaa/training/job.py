@@ -1,4 +1,4 @@
-"""What a training run is asked to do."""
+"""The specification of a training run."""
 
 import dataclasses
 import pathlib
@@ -16,29 +16,29 @@ from ttoaa.training.step import CompiledStep
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """All that one training run needs, resolved."""
+    """Everything that one training run needs, resolved."""
 
     folder: pathlib.Path
     seed: int
     program: CompiledStep
     identity: Mapping[str, Any]
-    """Fingerprints of what decides the batches and the numerics: a checkpoint must agree."""
+    """What decides the batches and the numerics; a checkpoint must have the same."""
     batches: Callable[[int, np.ndarray], Iterator[Batch]]
-    """The loader from a step on, of some rows of each batch; a batch that controllers decide on
-    is not asked for before they did."""
+    """The loader, from (first step, rows of each batch). A batch with slots is requested only
+    after the controllers decided."""
     probes: ProbeList
     validation_NxL: np.ndarray
     label: str
     controls: ControllerSet = dataclasses.field(default_factory=ControllerSet)
     init_from: initial.InitFrom | None = None
     config: str = ""
-    """The resolved gin config, kept beside the records."""
+    """The resolved gin config, stored next to the records."""
     profile: range = range(0)
     """Steps to trace."""
     began: float | None = None
     """time.time() when the process began, for the goodput; by default now."""
     ours: Callable[[], bool] = lambda: True
-    """Whether no other trainer has taken the run over; asked of the primary's before a save."""
+    """Whether no other trainer has taken the run over; the primary process asks before a save."""
 
     @property
     def steps(self) -> int:
