@@ -40,7 +40,7 @@ PHASES = {
     "write": "finishing",
     "finish": "finishing",
 }
-OURS = ("train: ", "control: goes on")
+OURS = ("train: ", "control: resumes on")
 JAXS = "another task died"
 """In what JAX says when it is the first to notice that a process is gone; it aborts then."""
 SOON = 75.0

@@ -52,7 +52,9 @@ def test_begun_on_8_devices_gone_on_by_2_processes_and_ended_on_1_device(study, 
     ]
     (end,) = study.ends(study.start(folder, 1))
     assert [kill["good"] for kill in killed] == [True, True] and end["code"] == 0, (killed, end)
-    moved = [line for line in (*killed[1]["told"], *end["told"]) if "goes on elsewhere" in line]
+    moved = [
+        line for line in (*killed[1]["told"], *end["told"]) if "resumes on another topology" in line
+    ]
     assert len(moved) == 2
     assert "devices 8 → 2" in moved[0] and "processes 1 → 2" in moved[0]
     assert "devices 2 → 1" in moved[1] and "processes 2 → 1" in moved[1]

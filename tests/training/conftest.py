@@ -53,7 +53,8 @@ class TracedOnce(CompiledStep):
 
     def compile(self):
         rest = {"checkpoint_every": 1, "validate_every": 1, "keep": Keep()}  # no part of the step
-        key = dataclasses.replace(self, training=dataclasses.replace(self.training, **rest))
+        # By its text: fields that hold lists cannot be hashed, and the mesh is part of the text.
+        key = repr(dataclasses.replace(self, training=dataclasses.replace(self.training, **rest)))
         if key not in self.compiled:
             self.compiled[key] = super().compile()
         return self.compiled[key]
