@@ -22,7 +22,7 @@ from orbax.checkpoint._src.path import atomicity
 
 from ttoaa.training import checkpoints, controller_loop, loop
 from ttoaa.training import checkpoints as retention
-from ttoaa.training.metrics_log import MetricsLog
+from ttoaa.training.metrics import MetricsLog
 
 _TARGET = os.environ.get("TTOAA_TEST_KILL")
 _visits = collections.Counter()

@@ -16,7 +16,7 @@ from absl.testing import flagsaver
 from ttoaa import command_line, config
 from ttoaa.model.decoder import abstract_params
 from ttoaa.training.checkpoint_io import read_checkpoint
-from ttoaa.training.metrics_log import FILES
+from ttoaa.training.metrics import FILES
 from ttoaa.training.topology import pin_cores
 from ttoaa.workdir import Workdir
 

@@ -29,8 +29,7 @@ from ttoaa.training import init_from, multihost, throughput
 from ttoaa.training.checkpoint_io import newest_meta
 from ttoaa.training.controller_loop import ControllerSet
 from ttoaa.training.device_feed import apply_transforms
-from ttoaa.training.job import Job
-from ttoaa.training.loop import AGREED, Stopped, train
+from ttoaa.training.loop import AGREED, Job, Stopped, train
 from ttoaa.training.step import CompiledStep
 from ttoaa.training.topology import pin_cores, split_cpu
 from ttoaa.workdir import RUNS, Workdir, read_json

@@ -1,6 +1,8 @@
 """The training loop: from batches to metrics and checkpoints; resumes after any kill (C12)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -8,21 +10,54 @@ import numpy as np
 import tqdm
 
 from ttoaa import identity
+from ttoaa.data.loader import Batch
+from ttoaa.experiments.context import ProbeList
 from ttoaa.model.compute_config import PLAIN
 from ttoaa.scoring.likelihood import log_likelihoods, row_losses
 from ttoaa.scoring.requests import Request
 from ttoaa.training import init_from, skip_policy
 from ttoaa.training.checkpoints import CheckpointWriter
-from ttoaa.training.controller_loop import ControllerLoop
+from ttoaa.training.controller_loop import ControllerLoop, ControllerSet
 from ttoaa.training.device_feed import DeviceBatch, local_rows, place_batch, prefetch
-from ttoaa.training.job import Job
-from ttoaa.training.metrics_log import MetricsLog
+from ttoaa.training.init_from import InitFrom
+from ttoaa.training.metrics import MetricsLog
 from ttoaa.training.multihost import exit_on_lone_failure, from_primary, primary
 from ttoaa.training.preemption import StopRequest
-from ttoaa.training.step import Metrics
+from ttoaa.training.step import CompiledStep, Metrics
 from ttoaa.training.throughput import Attempts, Ledger, Profiler, Speedometer
 from ttoaa.training.topology import provenance, topology
 from ttoaa.workdir import read_json, write_json, write_text
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """Everything that one training run needs, resolved."""
+
+    folder: pathlib.Path
+    seed: int
+    program: CompiledStep
+    identity: Mapping[str, Any]
+    """What decides the batches and the numerics; a checkpoint must have the same."""
+    batches: Callable[[int, np.ndarray], Iterator[Batch]]
+    """The loader, from (first step, rows of each batch). A batch with slots is requested only
+    after the controllers decided."""
+    probes: ProbeList
+    validation_NxL: np.ndarray
+    label: str
+    controls: ControllerSet = dataclasses.field(default_factory=ControllerSet)
+    init_from: InitFrom | None = None
+    config: str = ""
+    """The resolved gin config, stored next to the records."""
+    profile: range = range(0)
+    """Steps to trace."""
+    began: float | None = None
+    """time.time() when the process began, for the goodput; by default now."""
+    ours: Callable[[], bool] = lambda: True
+    """Whether no other trainer has taken the run over; the primary process asks before a save."""
+
+    @property
+    def steps(self) -> int:
+        return self.program.geometry.steps
 
 
 class Stopped(Exception):
