@@ -18,8 +18,7 @@ COMMANDS = {
     "compile": "ttoaa.compile",
     "beam": "ttoaa.beam",
     "harness": "ttoaa.interop.lm_eval",
-    "huggingface": "ttoaa.interop.huggingface",
-    "olmo": "ttoaa.interop.olmo",
+    "convert": "ttoaa.interop",
     "olmo-corpus": "ttoaa.interop.olmo.corpus",
 }
 """Command to the module that `python -m` runs."""

@@ -18,9 +18,8 @@ from ttoaa import command_line, config
 from ttoaa.data import storage
 from ttoaa.data.corpus import MANIFEST, Manifest
 from ttoaa.data.prepare.pipeline import prepare
-from ttoaa.data.sources.files import TextFiles
+from ttoaa.data.sources.files import RECORD_KINDS, TextFiles
 from ttoaa.data.sources.mixture import Mixture
-from ttoaa.data.sources.readers import RECORDS
 from ttoaa.data.sources.tfds_dataset import INFO
 from ttoaa.identity import check
 
@@ -32,7 +31,7 @@ _INPUT = flags.DEFINE_list(
 )
 _FIELD = flags.DEFINE_string("field", None, "field of --input that holds the text; by default text")
 _RECORDS = flags.DEFINE_enum(
-    "records", None, RECORDS, "what a record of the ArrayRecord files in --input is"
+    "records", None, RECORD_KINDS, "what a record of the ArrayRecord files in --input is"
 )
 _UNDECODABLE = flags.DEFINE_enum(
     "undecodable",

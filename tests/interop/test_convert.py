@@ -309,14 +309,24 @@ def test_a_model_passes_through_memory_and_is_never_whole_in_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("module", "source", "code", "line"),
+    ("arguments", "source", "code", "line"),
     [
-        ("huggingface", "plain", 0, r"huggingface: 21,600 parameters are in .*/target"),
-        ("olmo", "plain", 1, "olmo: .*/plain has no config.yaml: .*"),
+        (["import"], "plain", 0, r"convert: 21,600 parameters are in .*/target"),
+        (
+            ["import"],
+            "olmo",
+            0,
+            "convert: 4,992 parameters with the moments of 3 updates .*",
+        ),
+        (["import", "--optimizer"], "plain", 1, "convert: .*/plain is of Hugging Face, without .*"),
+        (["import"], ".", 1, "convert: .*/golden has no config.json and no config.yaml: .*"),
+        (["import", "--step=3"], "plain", 1, "convert: --step is a flag of export: leave it out.*"),
+        (["export"], "plain", 1, "convert: .*plain/checkpoints has no checkpoint: .*"),
+        (["export", "import"], "plain", 1, "convert: name the task, .*, not export import"),
     ],
 )
-def test_the_commands_say_what_they_did_or_what_is_wrong(module, source, code, line, tmp_path):
-    command = [sys.executable, "-m", f"ttoaa.interop.{module}", "import"]
+def test_the_command_says_what_it_did_or_what_is_wrong(arguments, source, code, line, tmp_path):
+    command = [sys.executable, "-m", "ttoaa.interop", *arguments]
     command += [f"--source={GOLDEN / source}", f"--target={tmp_path / 'target'}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr

@@ -11,11 +11,10 @@ from jax.sharding import PartitionSpec as P
 from ttoaa.data.geometry import Geometry
 from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.identity import identity
-from ttoaa.interop.convert import import_huggingface
+from ttoaa.interop.convert import import_huggingface, open_model
 from ttoaa.interop.huggingface import config as tokenizer_files
 from ttoaa.interop.huggingface.config import Card
 from ttoaa.interop.huggingface.weights import save
-from ttoaa.interop.load_model import open_model
 from ttoaa.model.decoder import DecoderConfig, abstract_params
 from ttoaa.model.sharding import Layout, make_mesh
 from ttoaa.training.checkpoint_io import DamagedCheckpoint

@@ -188,7 +188,7 @@ def test_damaged_moments_are_named(folder, change, message):
 def test_files_that_are_not_there(folder):
     (folder / "optim.safetensors").rename(folder / "optim.pt")
     with pytest.raises(
-        ValueError, match=r"missing: convert optim.pt by python -m ttoaa.interop.olmo"
+        ValueError, match=r"missing: convert optim.pt by python -m ttoaa.interop safetensors"
     ):
         load_moments(folder, CONFIG)
     (folder / "model.safetensors").unlink()

@@ -1,4 +1,4 @@
-"""Import and export checkpoints of Hugging Face and OLMo.
+"""Import and export checkpoints of Hugging Face and OLMo; open one for scoring.
 
 An import is laid out like a run: `checkpoints` for `InitFrom`, the decoder as gin bindings
 (`model.gin`), and the tokenizer's files. One tensor at a time is in memory.
@@ -8,26 +8,31 @@ import contextlib
 import dataclasses
 import logging
 import pathlib
+import shutil
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
-from ttoaa.data.corpus import MANIFEST, TOKENIZER, Manifest
+from ttoaa.data.corpus import MANIFEST, TOKENIZER, Corpus, Manifest
+from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.identity import identity, restore
-from ttoaa.interop.huggingface import config as tokenizer
+from ttoaa.interop.huggingface import config as tokenizer_files
 from ttoaa.interop.huggingface import weights
 from ttoaa.interop.huggingface.config import Card, read_config
 from ttoaa.interop.olmo import weights as olmo
 from ttoaa.interop.olmo.weights import read_config as read_olmo_config
 from ttoaa.locks import Leases, pin
 from ttoaa.model.decoder import DecoderConfig, Params, abstract_params
+from ttoaa.model.sharding import shardings, with_shardings
 from ttoaa.training.checkpoint_io import (
     DamagedCheckpoint,
     LazyArray,
     newest_meta,
+    read_checkpoint,
     read_checkpoint_lazily,
     read_meta,
 )
@@ -38,6 +43,25 @@ from ttoaa.training.optimizer import AdamW, bind_schedule
 from ttoaa.workdir import commit_folder, unfinished_folder, write_text
 
 
+def import_folder(source: pathlib.Path, target: pathlib.Path, optimizer: bool | None) -> str:
+    """Import a folder of either kind, by its config. Return a line to print."""
+    theirs, olmos = ((source / name).is_file() for name in ("config.json", "config.yaml"))
+    if theirs and olmos:
+        raise ValueError(
+            f"{source} has config.json of Hugging Face and config.yaml of OLMo: move one away"
+        )
+    if olmos:
+        return import_olmo(source, target, optimizer is not False)
+    if not theirs:
+        raise ValueError(
+            f"{source} has no config.json and no config.yaml: name a folder of an "
+            "Olmo2ForCausalLM, or an unsharded checkpoint of OLMo"
+        )
+    if optimizer:
+        raise ValueError(f"{source} is of Hugging Face, without moments: leave --optimizer out")
+    return import_huggingface(source, target)
+
+
 def import_huggingface(source: pathlib.Path, target: pathlib.Path) -> str:
     """Import an `Olmo2ForCausalLM` folder, if not yet done. Return a line to print."""
     config, card, tied = read_config(source)
@@ -45,7 +69,7 @@ def import_huggingface(source: pathlib.Path, target: pathlib.Path) -> str:
         return f"{target} is there already"
     params = weights.load_params(source, LazyArray)
     with new_folder(target) as folder:
-        tokenizer.copy(source, folder)
+        tokenizer_files.copy(source, folder)
         _write_import(folder, source, config, params, card=dataclasses.asdict(card))
     note = "; its tied head is now a copy of the embedding" if tied else ""
     return f"{config.num_params():,} parameters are in {target}{note}"
@@ -68,6 +92,14 @@ def import_olmo(source: pathlib.Path, target: pathlib.Path, optimizer: bool) -> 
         _write_import(folder, source, config, params, opt, step, card=dataclasses.asdict(card))
     what = f"parameters with the moments of {step:,} updates" if optimizer else "parameters"
     return f"{config.num_params():,} {what} are in {target}"
+
+
+def convert_olmo(source: pathlib.Path, target: pathlib.Path) -> str:
+    """Convert .pt files of an unsharded checkpoint of OLMo to safetensors, with torch."""
+    with new_folder(target) as folder:
+        files = olmo.convert(source, folder)
+        shutil.copy(source / "config.yaml", folder)
+    return f"{' and '.join(files)} are in {target}"
 
 
 def export_huggingface(
@@ -99,7 +131,7 @@ def _export(
         params = read_checkpoint_lazily(checkpoints, step, "params", abstract_params(config))
         if "card" in meta:  # an import: write its own files back
             card = Card(**meta["card"])
-            tokenizer.copy(source, folder)
+            tokenizer_files.copy(source, folder)
         else:
             corpus = source.parent / "corpus"
             if not (corpus / MANIFEST).is_file():
@@ -107,7 +139,7 @@ def _export(
             eos_id = Manifest.from_bytes((corpus / MANIFEST).read_bytes()).eos_id
             length = meta["identity"]["geometry"]["length"]
             card = Card(length, eos_id)
-            tokenizer.write(corpus / TOKENIZER, eos_id, length, folder)
+            tokenizer_files.write(corpus / TOKENIZER, eos_id, length, folder)
         weights.save(folder, config, card, params, dtype, shard_bytes)
     note = ""
     if config.document_separator is not None:
@@ -170,3 +202,73 @@ def new_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
     finally:
         with contextlib.suppress(OSError):  # another process uses it
             leases.folder.rmdir()
+
+
+class Model(NamedTuple):
+    name: str
+    """Its folder and step, for messages."""
+    config: DecoderConfig
+    params: Params
+    tokenizer: Tokenizer
+    length: int
+    """Length of its training sequences in tokens."""
+    prefix_id: int
+    """The token before a text: BOS, or EOS for models without BOS."""
+
+
+def open_model(folder: pathlib.Path, step: int | None = None, mesh: Mesh | None = None) -> Model:
+    """Open the model of a run, of an import, or of a Hugging Face `Olmo2ForCausalLM` folder.
+
+    Parameters of checkpoint `step` (default: the newest) are sharded over `mesh`. The checkpoint is
+    pinned while it is read. Raises ValueError for a missing or damaged checkpoint or tokenizer.
+    """
+    if (folder / "config.json").is_file():
+        if step is not None:
+            raise ValueError(f"{folder} is an Olmo2ForCausalLM, without steps: leave step out")
+        return _open_huggingface(folder, mesh)
+    checkpoints = folder / "checkpoints"
+    known = available_steps(checkpoints, step)
+    step = known[-1] if step is None else step
+    with pin(checkpoints, step):
+        meta = read_meta(checkpoints, step)
+        config = restore(DecoderConfig, meta["identity"]["model"])
+        tokenizer, card = _load_tokenizer_and_card(folder, config, meta)
+        abstract = abstract_params(config)
+        if mesh is not None:
+            abstract = with_shardings(abstract, shardings(mesh, abstract))
+        params = read_checkpoint(checkpoints, step, params=abstract)["params"]
+    return _make_model(f"step {step} of {folder}", config, params, tokenizer, card)
+
+
+def _load_tokenizer_and_card(
+    folder: pathlib.Path, config: DecoderConfig, meta: dict[str, Any]
+) -> tuple[Tokenizer, Card]:
+    if "card" in meta:  # an import
+        card = Card(**meta["card"])
+        return _open_tokenizer(folder, config, card), card
+    corpus = Corpus.open(folder.parent / "corpus", verify=False)
+    length = meta["identity"]["geometry"]["length"]
+    tokenizer = Tokenizer(corpus.folder / TOKENIZER, config.vocab_size, corpus.eos_id)
+    return tokenizer, Card(length, corpus.eos_id)
+
+
+def _open_huggingface(folder: pathlib.Path, mesh: Mesh | None) -> Model:
+    config, card, _ = read_config(folder)
+    tokenizer = _open_tokenizer(folder, config, card)  # before the weights, which take longer
+    places = None if mesh is None else shardings(mesh, abstract_params(config))
+    params = jax.device_put(weights.load_params(folder), places)
+    return _make_model(str(folder), config, params, tokenizer, card)
+
+
+def _open_tokenizer(folder: pathlib.Path, config: DecoderConfig, card: Card) -> Tokenizer:
+    eos = card.eos_token_id
+    return Tokenizer(
+        folder / "tokenizer.json", config.vocab_size, eos[0] if isinstance(eos, list) else eos
+    )
+
+
+def _make_model(
+    name: str, config: DecoderConfig, params: Params, tokenizer: Tokenizer, card: Card
+) -> Model:
+    prefix = tokenizer.eos_id if card.bos_token_id is None else card.bos_token_id
+    return Model(name, config, params, tokenizer, card.max_position_embeddings, prefix)

@@ -1,9 +1,9 @@
-"""The protocol of a source of documents, and the hash that splits and samples documents."""
+"""The protocol of a source of documents, what sources share, and the hash that splits documents."""
 
 import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from ttoaa.data.tokenizer import TokenIds
 
@@ -62,3 +62,22 @@ def keyed_fraction(key: str, text: str | TokenIds) -> float:
     """Hash key and text to a number in [0, 1), uniform over texts."""
     digest = hashlib.blake2b(text.encode(), digest_size=8, key=key.encode()).digest()
     return (int.from_bytes(digest, "little") >> 11) / 2**53
+
+
+def decode(content: bytes, name: str, replace: bool) -> str:
+    try:
+        return content.decode(errors="replace" if replace else "strict")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{name} is not UTF-8 at byte {error.start}: convert it, "
+            f"or set the source's undecodable (--undecodable) to 'replace'"
+        ) from error
+
+
+def text_of(value: Any, name: str, field: str, replace: bool) -> str:
+    """Return a field's value as text; ValueError where it is not one."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bytes):
+        return decode(value, name, replace)
+    raise ValueError(f"{name} has no text in {field!r} but a value of type {type(value).__name__}")

@@ -1,15 +1,27 @@
-"""Text files, JSON lines, Parquet and ArrayRecord files, local or at URLs."""
+"""Text files, JSON lines, Parquet and ArrayRecord files, local or at URLs.
 
+In the readers at the end, `path` is the local file and `name` its name in messages. Documents are
+numbered from 1. Each reader raises ValueError, with the file and what to do, for a damaged file or
+a missing field.
+"""
+
+import contextlib
 import dataclasses
+import gzip
+import io
 import itertools
+import json
 import pathlib
+import zlib
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, BinaryIO, Literal, cast
 
 import gin
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ttoaa.data import storage
-from ttoaa.data.sources import readers
+from ttoaa.data.sources.base import decode, needs_package, text_of
 from ttoaa.data.sources.tfds_dataset import INFO
 
 PLAIN = (".txt", ".md", ".py")
@@ -17,6 +29,9 @@ LINES = (".jsonl", ".json.gz", ".jsonl.gz", ".json.zst", ".jsonl.zst")
 TABLES = (".parquet",)
 RECORDS = (".array_record", ".arrayrecord")
 KINDS = PLAIN + LINES + TABLES + RECORDS
+Records = Literal["text", "json", "example"]
+RECORD_KINDS = ("text", "json", "example")
+_BATCH = 1024  # rows or records read at once
 
 
 @gin.configurable
@@ -33,7 +48,7 @@ class TextFiles:
 
     paths: Sequence[str]
     field: str = "text"
-    records: readers.Records | None = None
+    records: Records | None = None
     """Content of an ArrayRecord file's records: UTF-8 'text', 'json' objects or tf 'example's."""
     separator: str | None = None
     document_characters: int | None = 20_000
@@ -43,8 +58,8 @@ class TextFiles:
     def __post_init__(self) -> None:
         if isinstance(self.paths, str) or not self.paths:
             raise ValueError(f"TextFiles.paths must be a list of paths, not {self.paths!r}")
-        if self.records not in (None, *readers.RECORDS):
-            raise ValueError(f"TextFiles.records must be one of {readers.RECORDS}")
+        if self.records not in (None, *RECORD_KINDS):
+            raise ValueError(f"TextFiles.records must be one of {RECORD_KINDS}")
         if self.separator == "":
             raise ValueError("TextFiles.separator must not be empty: use None")
         if self.document_characters is not None and self.document_characters < 100:
@@ -78,15 +93,15 @@ class TextFiles:
     def _texts(self, path: pathlib.Path, name: str) -> Iterator[tuple[int, str]]:
         replace = self.undecodable == "replace"
         if name.endswith(LINES):
-            return readers.lines(path, name, self.field, replace)
+            return _lines(path, name, self.field, replace)
         if name.endswith(TABLES):
-            return readers.table(path, name, self.field, replace)
+            return _table(path, name, self.field, replace)
         if name.endswith(RECORDS):
-            return readers.records(path, name, self.field, replace, self.records)
+            return _records(path, name, self.field, replace, self.records)
         return self._plain(path, name, replace)
 
     def _plain(self, path: pathlib.Path, name: str, replace: bool) -> Iterator[tuple[int, str]]:
-        text = readers.decode(path.read_bytes(), name, replace)
+        text = decode(path.read_bytes(), name, replace)
         parts = [text] if self.separator is None else text.split(self.separator)
         limit = self.document_characters
         pieces = itertools.chain.from_iterable(
@@ -128,3 +143,116 @@ def _pieces(text: str, limit: int) -> Iterator[str]:
         yield text[start:stop]
         start = stop
     yield text[start:]
+
+
+def _lines(path: pathlib.Path, name: str, field: str, replace: bool) -> Iterator[tuple[int, str]]:
+    """Read a JSON object per line; empty lines are skipped."""
+    with _open_lines(path, name) as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield number, _text_of_json(line, f"{name}:{number}", field, replace)
+
+
+def _table(path: pathlib.Path, name: str, field: str, replace: bool) -> Iterator[tuple[int, str]]:
+    """Read one column of a Parquet file, a batch at a time."""
+    number = 0
+    with _one_line_errors(name, "Parquet file"), pa.OSFile(str(path)) as native:  # see parquet_io
+        file = pq.ParquetFile(native)
+        names = file.schema_arrow.names
+        if field not in names:
+            raise ValueError(f"{name} has no column {field!r}: {_suggest_field(names)}")
+        for batch in file.iter_batches(_BATCH, columns=[field], use_threads=False):
+            for value in _as_bytes(batch.column(0)).to_pylist():
+                number += 1
+                yield number, text_of(value, f"{name}:{number}", field, replace)
+
+
+def _as_bytes(column: pa.Array) -> pa.Array:
+    """Return strings as bytes, since Arrow's own decoding errors do not name the row."""
+    if isinstance(column, pa.DictionaryArray):
+        column = column.dictionary_decode()
+    kinds = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}
+    return column.cast(kinds[column.type]) if column.type in kinds else column
+
+
+def _records(
+    path: pathlib.Path, name: str, field: str, replace: bool, kind: Records | None
+) -> Iterator[tuple[int, str]]:
+    """Read the records of an ArrayRecord file; `field` is for those of JSON objects or examples."""
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+    if kind is None:
+        raise ValueError(
+            f"{name} has records of unknown content: set TextFiles.records (--records) "
+            f"to one of {', '.join(RECORD_KINDS)}"
+        )
+    with _one_line_errors(name, "ArrayRecord file"):
+        source = ArrayRecordDataSource(str(path))
+        for start in range(0, len(source), _BATCH):
+            found = source.__getitems__(range(start, min(start + _BATCH, len(source))))
+            for number, record in enumerate(found, start + 1):
+                yield number, _text_of_record(record, f"{name}:{number}", field, replace, kind)
+
+
+@contextlib.contextmanager
+def _one_line_errors(name: str, kind: str) -> Iterator[None]:
+    """Turn what libraries raise for a damaged file into a ValueError of one line."""
+    try:
+        yield
+    except PermissionError:
+        raise
+    except (pa.ArrowException, OSError, RuntimeError, EOFError, zlib.error) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{name} is not a complete {kind}: {reason}") from error
+
+
+@contextlib.contextmanager
+def _open_lines(path: pathlib.Path, name: str) -> Iterator[BinaryIO]:
+    if name.endswith(".gz"):
+        with _one_line_errors(name, "gzip file"), gzip.open(path, "rb") as file:
+            yield cast(BinaryIO, file)
+    elif name.endswith(".zst"):
+        # Arrow reads several frames in one file, and notices a file that is cut short.
+        with (
+            _one_line_errors(name, "zstd file"),
+            pa.input_stream(str(path), compression="zstd") as native,
+        ):
+            yield cast(BinaryIO, io.BufferedReader(native, 1 << 20))
+    else:
+        with open(path, "rb") as file:
+            yield file
+
+
+def _text_of_json(line: bytes, name: str, field: str, replace: bool) -> str:
+    content = decode(line, name, replace).removeprefix("\ufeff")
+    try:
+        value: Any = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} is not a JSON object: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is not a JSON object but a {type(value).__name__}")
+    if field not in value:
+        raise ValueError(f"{name} has no {field!r}: {_suggest_field(list(value))}")
+    return text_of(value[field], name, field, replace)
+
+
+def _text_of_record(record: bytes, name: str, field: str, replace: bool, kind: Records) -> str:
+    if kind == "text":
+        return decode(record, name, replace)
+    if kind == "json":
+        return _text_of_json(record, name, field, replace)
+    with needs_package(name):
+        from tensorflow_datasets.proto import tf_example_pb2  # imports no TensorFlow
+    try:
+        features = tf_example_pb2.Example.FromString(record).features.feature
+    except Exception as error:  # of a type that depends on protobuf's version
+        raise ValueError(f"{name} is not a tf.train.Example: {error}") from error
+    if field not in features:
+        raise ValueError(f"{name} has no {field!r}: {_suggest_field(list(features))}")
+    values = list(features[field].bytes_list.value)
+    return text_of(values[0] if len(values) == 1 else values, name, field, replace)
+
+
+def _suggest_field(names: list[str]) -> str:
+    known = ", ".join(map(repr, sorted(names)[:8])) or "none"
+    return f"set TextFiles.field (--field) to one of {known}"

@@ -12,8 +12,7 @@ import gin
 import numpy as np
 
 from ttoaa.data import storage
-from ttoaa.data.sources import readers
-from ttoaa.data.sources.base import needs_package
+from ttoaa.data.sources.base import decode, needs_package
 from ttoaa.data.tokenizer import TokenIds
 
 
@@ -73,7 +72,7 @@ class SeqioTask:
             name = f"{self.name}:{self.split}[{unit}][{number}]"
             parts = [_read_feature(example, feature, self.use, name) for feature in self.features]
             if self.use == "text":
-                text = "".join(readers.decode(part, name, replace=False) for part in parts)
+                text = "".join(decode(part, name, replace=False) for part in parts)
                 if text.strip():
                     yield name, text
                 continue

@@ -8,8 +8,7 @@ from typing import Any, Literal
 import gin
 
 from ttoaa.data import storage
-from ttoaa.data.sources import readers
-from ttoaa.data.sources.base import needs_package
+from ttoaa.data.sources.base import needs_package, text_of
 
 _UNIT = 10_000  # examples
 _BATCH = 1000  # examples
@@ -50,7 +49,7 @@ class TfdsDataset:
             examples = source.__getitems__(range(start, min(start + _BATCH, stop)))
             for number, example in enumerate(examples, start):
                 name = f"{self.folder}:{self.split}[{number}]"
-                text = readers.text(example[self.field], name, self.field, replace)
+                text = text_of(example[self.field], name, self.field, replace)
                 if text.strip():
                     yield name, text
 

@@ -1,1 +1,1 @@
-"""Import and export `Olmo2ForCausalLM` folders: python -m ttoaa.interop.huggingface --help"""
+"""Folders of Hugging Face's `Olmo2ForCausalLM`: config, tokenizer files, weights."""

@@ -24,7 +24,7 @@ import numpy as np
 import tqdm
 
 from ttoaa.data.tokenizer import Tokenizer
-from ttoaa.interop.load_model import open_model
+from ttoaa.interop.convert import open_model
 from ttoaa.model.sharding import Layout, make_mesh
 from ttoaa.scoring.generation import generate
 from ttoaa.scoring.length_buckets import Passes

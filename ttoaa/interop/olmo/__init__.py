@@ -1,1 +1,1 @@
-"""OLMo's own unsharded checkpoints: python -m ttoaa.interop.olmo --help"""
+"""OLMo's own unsharded checkpoints, and its token files as a corpus."""

@@ -150,7 +150,7 @@ def load_moments(
     if any(name.startswith("state/0/") for name in tensors.shapes):
         raise ValueError(
             f"{folder / OPTIMIZER} numbers its tensors, and only a pickle has their names: convert "
-            "optim.pt by python -m ttoaa.interop.olmo safetensors, or import without --optimizer"
+            "optim.pt by python -m ttoaa.interop safetensors, or import without --optimizer"
         )
     found = {
         ours: _load(tensors, config, f"state/{{}}/{theirs}", place)
@@ -167,7 +167,7 @@ def _open(folder: pathlib.Path, file: str) -> Tensors:
     path = folder / file
     if not path.is_file():
         older = path.with_suffix(".pt")
-        way = f"convert {older.name} by python -m ttoaa.interop.olmo safetensors"
+        way = f"convert {older.name} by python -m ttoaa.interop safetensors"
         raise ValueError(f"{path} is missing: {way if older.is_file() else 'fetch it'}")
     tensors = Tensors([path])
     tensors.rename(decode_tensor_name)
