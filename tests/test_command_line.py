@@ -16,6 +16,8 @@ GREET = '''
     """Greet somebody.
 
       ttoaa greet --to=Ada
+
+    Greetings are printed.
     """
     from absl import flags
     from ttoaa import command_line
@@ -72,6 +74,8 @@ usage: ttoaa greet [flags]
 Greet somebody.
 
   ttoaa greet --to=Ada
+
+Greetings are printed.
 
 flags:
   --to=…

@@ -21,7 +21,7 @@ from ttoaa.evaluation.watch import GaveUp, Patience
 from ttoaa.evaluation.work_list import _listed
 from ttoaa.locks import Leases
 from ttoaa.parquet_io import outcome_source
-from ttoaa.workdir import RUNS, Workdir
+from ttoaa.workdir import RUNS, Workdir, write_bytes
 
 NAMES = ("planted", "late", "forgetting")
 
@@ -38,12 +38,17 @@ def deliver(finished, begun, kind, step):
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f"{step}.orbax-checkpoint-tmp"
     shutil.copytree(finished / kind / "checkpoints" / str(step), unfinished)
-    shutil.copy(finished / kind / "probes.jsonl", begun / kind)
+    copy_record(finished, begun, kind, "probes.jsonl")
     unfinished.rename(folder / str(step))
 
 
+def copy_record(finished, begun, kind, name):
+    """As a trainer writes it: whole or not at all."""
+    write_bytes(begun / kind / name, (finished / kind / name).read_bytes())
+
+
 def end(finished, begun, kind):
-    shutil.copy(finished / kind / "finished.json", begun / kind)
+    copy_record(finished, begun, kind, "finished.json")
 
 
 def run(workdir, steps=None, **patience):

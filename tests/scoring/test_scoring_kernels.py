@@ -67,7 +67,8 @@ def test_splash_gives_the_same_and_no_neighbour_changes_a_bit(name, splashed, mo
     assert same(primitive(requests[1:2], PASSES), found[1:2])[0]
     monkeypatch.undo()
     for ours, theirs in zip(found, primitive(requests, PASSES), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=3e-5)
+        # Gradients reach 20 and more: rounding grows with the largest term of a sum.
+        np.testing.assert_allclose(ours, theirs, atol=3e-6 * np.abs(theirs).max())
 
 
 def test_what_is_lowered_ahead_is_what_a_stream_calls(monkeypatch):
