@@ -14,8 +14,9 @@ from ttoaa import config, evaluate, plan
 from ttoaa import parquet_io as tables_module
 from ttoaa.evaluation import checkpoint_outcomes, work_list
 from ttoaa.evaluation.work_list import WorkList
+from ttoaa.json_io import read_json
 from ttoaa.planning.plan import Plan
-from ttoaa.workdir import Workdir, read_json
+from ttoaa.workdir import Workdir
 
 
 def tables(workdir):

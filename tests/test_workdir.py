@@ -3,15 +3,8 @@ import pathlib
 
 import pytest
 
-from ttoaa.workdir import (
-    Workdir,
-    atomic_writer,
-    read_json,
-    read_json_lines,
-    write_bytes,
-    write_json,
-    write_text,
-)
+from ttoaa.json_io import read_json
+from ttoaa.workdir import Workdir, atomic_writer, write_bytes, write_json, write_text
 
 
 def test_seed_0_has_the_plain_names_and_others_their_number():
@@ -82,34 +75,3 @@ def test_it_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", lambda *args: (order.append("replace"), replace(*args)))
     write_text(tmp_path / "x", "text")
     assert order == ["fsync", "replace"]
-
-
-def test_damaged_json_is_named(tmp_path):
-    (tmp_path / "x.json").write_text('{"a": ')
-    with pytest.raises(ValueError, match=r"x\.json is damaged: Expecting value"):
-        read_json(tmp_path / "x.json")
-
-
-@pytest.mark.parametrize(
-    ("text", "lines"),
-    [
-        ("", []),
-        ('{"a": 1}\n', [{"a": 1}]),
-        ('{"a": 1}\n{"a": 2}', [{"a": 1}]),
-        ('{"a": 1}\n{"a', [{"a": 1}]),
-        ('{"a": "\\u2028"}\n', [{"a": "\u2028"}]),
-    ],
-)
-def test_lines_that_are_whole(tmp_path, text, lines):
-    (tmp_path / "x.jsonl").write_text(text)
-    assert read_json_lines(tmp_path / "x.jsonl") == lines
-
-
-def test_lines_of_a_file_that_is_not_there(tmp_path):
-    assert read_json_lines(tmp_path / "none.jsonl") == []
-
-
-def test_a_damaged_line_is_named(tmp_path):
-    (tmp_path / "x.jsonl").write_text('{"a": 1}\n\0\0\0\n{"a": 3}\n')
-    with pytest.raises(ValueError, match=r"x\.jsonl is damaged: line 2"):
-        read_json_lines(tmp_path / "x.jsonl")

@@ -17,7 +17,8 @@ from absl import flags
 
 from ttoaa import command_line, config, identity
 from ttoaa.evaluation.study_status import study_status
-from ttoaa.workdir import RUNS, Workdir, read_json
+from ttoaa.json_io import read_json
+from ttoaa.workdir import RUNS, Workdir
 
 # glibc reads it when a process starts; steps on CPU touch much memory, and gain a tenth or more.
 _HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}

@@ -20,6 +20,7 @@ from ttoaa.data.loader import Transform, batches
 from ttoaa.data.repetition_filter import RepetitionFilter
 from ttoaa.experiments import controllers
 from ttoaa.experiments.context import probes_fingerprint
+from ttoaa.json_io import read_json
 from ttoaa.locks import exclusive_trainer
 from ttoaa.model.sharding import make_mesh
 from ttoaa.planning.build import check_arms
@@ -32,7 +33,7 @@ from ttoaa.training.device_feed import apply_transforms
 from ttoaa.training.loop import AGREED, Job, Stopped, train
 from ttoaa.training.step import CompiledStep
 from ttoaa.training.topology import pin_cores, split_cpu
-from ttoaa.workdir import RUNS, Workdir, read_json
+from ttoaa.workdir import RUNS, Workdir
 
 _RUN = flags.DEFINE_enum(
     "run", "run", RUNS, "which run to train: the control run, or the run with the experiments"

@@ -115,32 +115,6 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def read_json(path: pathlib.Path) -> Any:
-    """Raises ValueError, naming the file, where it is not JSON; OSError where it is missing."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-
-
-def iterate_json_lines(path: pathlib.Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Yield each whole line with its value, but not a last one that a kill cut short."""
-    if not path.exists():
-        return
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                yield line, json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{path} is damaged: line {number} is not JSON") from error
-
-
-def read_json_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-    return [value for _, value in iterate_json_lines(path)]
-
-
 @contextlib.contextmanager
 def unfinished_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yield an empty folder next to `folder`, for `commit_folder`; removed if not committed.

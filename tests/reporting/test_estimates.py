@@ -12,9 +12,10 @@ from reporting.synthetic import STEPS, Fake, make_study
 from scipy import stats
 
 from ttoaa import evaluate, report, status
+from ttoaa.json_io import read_json
 from ttoaa.reporting import page
 from ttoaa.reporting.estimates import collect, summary
-from ttoaa.workdir import RUNS, Workdir, read_json
+from ttoaa.workdir import RUNS, Workdir
 
 COLUMNS = [
     *("experiment", "outcome", "condition", "primary", "seed", "n", "value", "ci_low", "ci_high"),

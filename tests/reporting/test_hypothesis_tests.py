@@ -4,11 +4,12 @@ import pytest
 from reporting.synthetic import STEPS, Fake, make_study
 from scipy import stats
 
+from ttoaa.json_io import read_json
 from ttoaa.reporting import page
 from ttoaa.reporting.hypothesis_tests import compare_items, compare_studies, parse_margins, write
 from ttoaa.statistics.equivalence import binary_equivalence
 from ttoaa.statistics.power import paired_effect
-from ttoaa.workdir import Workdir, read_json
+from ttoaa.workdir import Workdir
 
 CONDITIONS = ["0x", "4x", "16x"]
 

@@ -12,8 +12,9 @@ from ttoaa import config, train
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.loader import batches
 from ttoaa.data.order import Order
+from ttoaa.json_io import read_json
 from ttoaa.training.checkpoint_io import read_checkpoint
-from ttoaa.workdir import Workdir, read_json
+from ttoaa.workdir import Workdir
 
 GIN = """
 Geometry.steps = {steps}

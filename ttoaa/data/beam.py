@@ -25,6 +25,7 @@ from ttoaa.data.olmo_corpus import OlmoCorpus
 from ttoaa.data.prepare.pipeline import UNFINISHED, Prepare, prepare
 from ttoaa.data.prepare.workers import Task
 from ttoaa.data.tokenizer import Tokenizer
+from ttoaa.json_io import read_json
 
 try:
     import apache_beam
@@ -94,7 +95,7 @@ class _RunPiece(apache_beam.DoFn):
         path = pathlib.Path(self.folder, _WORK)
         if not path.exists():
             raise OSError(f"a worker does not see {path}: all workers must share a file system")
-        work = workdir.read_json(path)
+        work = read_json(path)
         self.task, self.pieces = decode(work["task"]), decode(work["pieces"])
 
     def process(self, number: int) -> None:

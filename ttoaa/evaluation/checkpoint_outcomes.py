@@ -21,6 +21,7 @@ from ttoaa.config import Study
 from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.evaluation.work_list import Work
 from ttoaa.experiments.base import Experiment
+from ttoaa.json_io import read_json_lines
 from ttoaa.locks import pin
 from ttoaa.model.decoder import DecoderConfig, Params, abstract_params
 from ttoaa.model.sharding import Layout, make_mesh, shardings, with_shardings
@@ -32,7 +33,6 @@ from ttoaa.scoring.requests import Request, Sampling
 from ttoaa.study_handle import StudyHandle
 from ttoaa.training.checkpoint_io import read_checkpoint
 from ttoaa.training.multihost import first_line
-from ttoaa.workdir import read_json_lines
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,11 +19,12 @@ from ttoaa.evaluation.watch import GaveUp, Patience, Waiting, progress, span
 from ttoaa.evaluation.work_list import Where, Work, WorkList, leave_out
 from ttoaa.experiments.base import Experiment
 from ttoaa.experiments.context import added_later
+from ttoaa.json_io import read_json
 from ttoaa.locks import CheckpointGone, Leases
 from ttoaa.study_handle import StudyHandle
 from ttoaa.training.checkpoint_io import CheckpointError
 from ttoaa.training.throughput import Ledger
-from ttoaa.workdir import RUNS, Workdir, read_json, write_json
+from ttoaa.workdir import RUNS, Workdir, write_json
 
 
 def evaluate(

@@ -9,8 +9,9 @@ from typing import Any
 
 import tqdm
 
+from ttoaa.json_io import read_json, read_json_lines
 from ttoaa.locks import LEASE_STALE, running_trainer
-from ttoaa.workdir import RUNS, Workdir, read_json, read_json_lines
+from ttoaa.workdir import RUNS, Workdir
 
 
 @dataclasses.dataclass(frozen=True)

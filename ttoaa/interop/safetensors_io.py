@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from ttoaa.workdir import atomic_writer, read_json, write_json
+from ttoaa.json_io import read_json
+from ttoaa.workdir import atomic_writer, write_json
 
 Shape = tuple[int, ...]
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(jnp.bfloat16)}

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ttoaa.workdir import atomic_writer, read_json, write_bytes, write_json
+from ttoaa.json_io import read_json
+from ttoaa.workdir import atomic_writer, write_bytes, write_json
 
 SLOT_TEXTS_FOLDER = "controllers"
 

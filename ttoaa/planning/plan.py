@@ -22,8 +22,9 @@ import pandas as pd
 
 from ttoaa import parquet_io
 from ttoaa.data.geometry import Geometry
+from ttoaa.json_io import read_json
 from ttoaa.planning.column_files import map_npy
-from ttoaa.workdir import file_sha256, read_json
+from ttoaa.workdir import file_sha256
 
 
 def item_keys(seed: int, experiment: str, ids: np.ndarray, sizes: np.ndarray) -> np.ndarray:

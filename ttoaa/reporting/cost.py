@@ -7,8 +7,9 @@ from typing import Any
 
 import pandas as pd
 
+from ttoaa.json_io import read_json
 from ttoaa.planning.plan import Plan
-from ttoaa.workdir import RUNS, Workdir, read_json
+from ttoaa.workdir import RUNS, Workdir
 
 
 @dataclasses.dataclass(frozen=True)

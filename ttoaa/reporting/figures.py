@@ -17,8 +17,9 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ttoaa.json_io import read_json_lines
 from ttoaa.planning.plan import Plan
-from ttoaa.workdir import RUNS, Workdir, read_json_lines
+from ttoaa.workdir import RUNS, Workdir
 
 RUN, CONTROL = "#3f7fd4", "#8a929e"
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif"

@@ -13,13 +13,14 @@ import numpy as np
 import pandas as pd
 
 from ttoaa.experiments.base import Experiment
+from ttoaa.json_io import read_json
 from ttoaa.parquet_io import read_outcomes
 from ttoaa.reporting.estimates import ALL_SEEDS, collect
 from ttoaa.statistics import equivalence
 from ttoaa.statistics.multiplicity import benjamini_hochberg, holm
 from ttoaa.statistics.permutation import paired_max_z, two_sample_max_z
 from ttoaa.statistics.power import paired_effect, two_sample_effect
-from ttoaa.workdir import RUNS, Workdir, read_json, write_json
+from ttoaa.workdir import RUNS, Workdir, write_json
 
 _KEYS = ["experiment", "outcome", "condition"]
 

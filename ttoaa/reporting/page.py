@@ -17,12 +17,13 @@ import pandas as pd
 from ttoaa import parquet_io
 from ttoaa.experiments.base import Experiment
 from ttoaa.experiments.context import added_later
+from ttoaa.json_io import read_json
 from ttoaa.planning.plan import Plan
 from ttoaa.reporting import figures
 from ttoaa.reporting.cost import added, cost_of_one, read_ledger
 from ttoaa.reporting.estimates import ALL_SEEDS, StudyEstimates, blame, collect, described, summary
 from ttoaa.reporting.figures import Picture, draw
-from ttoaa.workdir import RUNS, Workdir, read_json, write_json, write_text
+from ttoaa.workdir import RUNS, Workdir, write_json, write_text
 
 
 def format_number(value: float | None, spread: float | None = None) -> str:

@@ -25,8 +25,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from ttoaa.json_io import read_json
 from ttoaa.training.multihost import first_line, gather
-from ttoaa.workdir import read_json
 
 T = TypeVar("T")
 _META = ("meta", "metadata")

@@ -12,6 +12,7 @@ import tqdm
 from ttoaa import identity
 from ttoaa.data.loader import Batch
 from ttoaa.experiments.context import ProbeList
+from ttoaa.json_io import read_json
 from ttoaa.model.compute_config import PLAIN
 from ttoaa.scoring.likelihood import log_likelihoods, row_losses
 from ttoaa.scoring.requests import Request
@@ -26,7 +27,7 @@ from ttoaa.training.preemption import StopRequest
 from ttoaa.training.step import CompiledStep, Metrics
 from ttoaa.training.throughput import Attempts, Ledger, Profiler, Speedometer
 from ttoaa.training.topology import provenance, topology
-from ttoaa.workdir import read_json, write_json, write_text
+from ttoaa.workdir import write_json, write_text
 
 
 @dataclasses.dataclass(frozen=True)

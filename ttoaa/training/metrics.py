@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 import jax
 import jax.numpy as jnp
 
-from ttoaa.workdir import atomic_writer, iterate_json_lines
+from ttoaa.json_io import iterate_json_lines
+from ttoaa.workdir import atomic_writer
 
 if TYPE_CHECKING:
     from tensorboardX import SummaryWriter

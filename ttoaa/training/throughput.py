@@ -22,8 +22,9 @@ import jax
 from absl import flags
 
 from ttoaa.accelerators import PEAK_FLOPS
+from ttoaa.json_io import read_json_lines
 from ttoaa.training.multihost import primary
-from ttoaa.workdir import read_json_lines, write_text
+from ttoaa.workdir import write_text
 
 
 def peak_flops() -> float | None:

@@ -23,6 +23,7 @@ from ttoaa import workdir
 from ttoaa.data.corpus import SPLITS
 from ttoaa.data.sources.base import Source, encode_document, keyed_fraction
 from ttoaa.data.tokenizer import TokenIds
+from ttoaa.json_io import read_json
 
 GROUP_BYTES = 64_000_000
 """What a worker reads at a time, at least, where there are many small files."""
@@ -244,7 +245,7 @@ class TakeSample:
         """Return a group's share of the sample, after this task has run on it."""
         return [
             each if isinstance(each, str) else TokenIds(np.array(each[1], np.int32), each[0])
-            for each in workdir.read_json(self._path(index))
+            for each in read_json(self._path(index))
         ]
 
     def _path(self, index: int) -> pathlib.Path:

@@ -8,7 +8,7 @@ import pathlib
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import gin
 from tqdm import tqdm
@@ -25,11 +25,19 @@ from ttoaa.data.sources.seqio_task import SeqioTask
 from ttoaa.data.tokenizer import TokenIds, Tokenizer
 from ttoaa.data.vocabulary import NO_BPE, TrainBPE, Vocabulary
 from ttoaa.identity import check, with_defaults
+from ttoaa.json_io import read_json
 from ttoaa.locks import exclusive
 
 _BYTES_PER_TOKEN = 4  # at most; the vocabulary may not be known yet
 UNFINISHED = "unfinished"
 _STATE = f"{UNFINISHED}/state.json"
+_RESTART = "remove its folder and start again"
+
+
+class _Begun(TypedDict):
+    config: dict[str, Any]
+    text: str
+    seconds: dict[str, float]
 
 
 @gin.configurable
@@ -128,7 +136,7 @@ class _Job:
 def _make(job: _Job) -> None:
     """Run all stages that an earlier call did not finish."""
     if (job.folder / _STATE).exists():
-        begun = workdir.read_json(job.folder / _STATE)
+        begun = read_json(job.folder / _STATE, _Begun, _RESTART)
         check(
             job.folder,
             begun["config"],
@@ -187,7 +195,7 @@ def _make_tokenizer(
         seconds = {**seconds, "tokenizer": time.monotonic() - started}
         begun = {"config": job.config.identity(), "text": surveyed.sha256, "seconds": seconds}
         workdir.write_json(state, begun)
-    begun = workdir.read_json(state)
+    begun = read_json(state, _Begun, _RESTART)
     if begun["text"] != surveyed.sha256:
         raise ValueError(
             f"{source.description} changed since {job.folder} was begun: "

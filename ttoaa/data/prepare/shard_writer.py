@@ -16,6 +16,7 @@ from ttoaa.data.corpus import SPLITS, Shard, Split
 from ttoaa.data.prepare.document_statistics import Cut, Group, read_documents
 from ttoaa.data.sources.base import Source
 from ttoaa.data.tokenizer import Tokenizer
+from ttoaa.json_io import read_json
 
 _BATCH_CHARACTERS = 1_000_000
 
@@ -30,7 +31,7 @@ class Part:
 
     @classmethod
     def load(cls, path: pathlib.Path) -> "Part":
-        fields = workdir.read_json(path)
+        fields = read_json(path)
         return cls(**{**fields, "shards": tuple(Shard(**shard) for shard in fields["shards"])})
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import tokenizers
 
+from ttoaa.json_io import read_json
 from ttoaa.model.decoder import DecoderConfig
-from ttoaa.workdir import read_json, write_bytes, write_json
+from ttoaa.workdir import write_bytes, write_json
 
 _SIZES = {
     "vocab_size": "vocab_size",

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ttoaa.data.corpus import Corpus
+from ttoaa.json_io import read_json
 from ttoaa.planning.checks import corpus_overlap as overlaps
 from ttoaa.planning.checks.duplicates import identical, similar
 from ttoaa.planning.checks.findings import SEVERITIES, Checks, Finding
@@ -15,7 +16,7 @@ from ttoaa.planning.checks.item_texts import ItemTexts
 from ttoaa.planning.controller_log import SlotTexts
 from ttoaa.planning.plan import Edits, Plan
 from ttoaa.planning.store import summary_values
-from ttoaa.workdir import read_json, write_json, write_text
+from ttoaa.workdir import write_json, write_text
 
 
 @dataclasses.dataclass(frozen=True)
