@@ -74,7 +74,8 @@ def test_the_papers_run_is_olmo_2_1b_to_the_constant():
     tokens = geometry.length * geometry.batch
     schedule = CosineThenLinear(4e-4, 8_388_608_000 // tokens, 5e12 / tokens, 90_000, 0.1)
     assert training.optimizer == AdamW(schedule, 0.9, 0.95, 1e-8, 0.1, 1.0)
-    assert training.z_loss == 1e-5 and study.experiments == ()
+    assert (training.z_loss, training.loss_divisor) == (1e-4, "tokens")  # as OLMo's trainer
+    assert study.experiments == ()
     rule = training.repetition_filter
     assert (rule.min_period, rule.max_period, rule.max_count) == (1, 13, 32)
     assert rule.when == "after_edits"

@@ -14,6 +14,7 @@ from ttoaa.training.skip_policy import Guard
     [
         ({"max_arms": 0}, "Training.max_arms must be a positive integer"),
         ({"checkpoint_every": 1.5}, "checkpoint_every must be a positive"),
+        ({"loss_divisor": "rows"}, "Training.loss_divisor must be one of .* not 'rows'"),
     ],
 )
 def test_bad_values_are_named(fields, message):
@@ -29,6 +30,7 @@ def test_numerics_names_what_moves_bits_and_nothing_else():
     ]
     other = [
         {"z_loss": 0.0},
+        {"loss_divisor": "tokens"},
         {"repetition_filter": RepetitionFilter()},
         {"optimizer": AdamW(Cosine(2.0, 1))},
         {"optimizer": AdamW(ConstantLinear(1.0, 1))},

@@ -195,6 +195,18 @@ def test_a_masked_row_counts_nowhere(data):
     assert not np.array_equal(masked["params"]["head"], params["head"])
 
 
+@pytest.mark.parametrize("trained", [ALL, np.arange(B) != 3, np.zeros(B, bool)])
+def test_divided_by_tokens_as_olmo_does(data, trained):
+    """Sums over the unmasked targets, divided by B * L: loss, z-loss and gradient."""
+    by_tokens = dataclasses.replace(TRAINING, loss_divisor="tokens")
+    _, (told,) = run(data[:1], by_tokens, trained=trained)
+    _, (usual,) = run(data[:1], trained=trained)
+    share = trained.sum() * (L - 1) / (B * L)
+    for name in ("loss", "z_loss", "grad_norm"):
+        np.testing.assert_allclose(told[name], share * usual[name], rtol=1e-5)
+    np.testing.assert_array_equal(told["arm_loss"], usual["arm_loss"])
+
+
 def test_a_batch_without_any_target_is_finite(data):
     (_, after), (told,) = run(data[:1], trained=np.zeros(B, bool))
     assert told["loss"] == told["grad_norm"] == told["arm_targets"].sum() == 0

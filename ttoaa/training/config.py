@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import gin
 
@@ -21,6 +21,10 @@ class Training:
     optimizer: Optimizer
     z_loss: float = 1e-5
     """Weight of the mean squared log-partition (PaLM; OLMo-2)."""
+    loss_divisor: Literal["targets", "tokens"] = "targets"
+    """What divides the summed loss and z-loss of a batch. 'targets': the predicted tokens, L - 1 in
+    each row that the repetition filter does not mask. 'tokens': all B * L tokens, as in OLMo
+    (batch_size_in_tokens in olmo/train.py); a masked row then lowers the loss and its gradient."""
     max_arms: int = 1024
     """Segments of the loss per arm: fixed, so that more arms change no bit of the model."""
     repetition_filter: RepetitionFilter | None = None
@@ -38,9 +42,13 @@ class Training:
         for name in ("max_arms", "checkpoint_every", "validate_every"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise ValueError(f"Training.{name} must be a positive integer")
+        if self.loss_divisor not in ("targets", "tokens"):
+            raise ValueError(
+                f"Training.loss_divisor must be one of targets, tokens, not {self.loss_divisor!r}"
+            )
         check_metrics(self.metrics)
 
     def numerics(self) -> dict[str, Any]:
         """Return the parts that a checkpoint can only be continued with, unchanged."""
-        names = ("optimizer", "z_loss", "repetition_filter")
+        names = ("optimizer", "z_loss", "loss_divisor", "repetition_filter")
         return {name: getattr(self, name) for name in names}

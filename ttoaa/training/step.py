@@ -119,23 +119,25 @@ def make_step(
     """Return step(state, batch) -> (state, metrics); donate the state.
 
     Gradients of micro-batches of `execution.microbatch` rows (None: all) are summed, then divided
-    once by the targets of the batch.
+    once by the targets of the batch, or by its tokens (`Training.loss_divisor`).
     """
     schedule = training.optimizer.schedule.over(steps)
 
-    def objective(params: Params, rows: Batch, targets: jax.Array) -> Any:
+    def objective(params: Params, rows: Batch, divisor: jax.Array) -> Any:
         sums = loss_sums(config, params, rows, training.max_arms, execution)
-        return (sums[0] + training.z_loss * sums[1]) / targets, sums
+        return (sums[0] + training.z_loss * sums[1]) / divisor, sums
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
-        targets = jnp.maximum(target_weights(batch).sum(), 1)
+        divisor = jnp.maximum(target_weights(batch).sum(), 1)
+        if training.loss_divisor == "tokens":
+            divisor = jnp.float32(batch["tokens"].size)
         gradient = jax.grad(objective, has_aux=True)
 
         grads, (loss, squares, loss_S, count_S) = _sum_microbatches(
-            gradient, state["params"], batch, targets, execution.microbatch
+            gradient, state["params"], batch, divisor, execution.microbatch
         )
         grad_norm = optax.global_norm(grads)
-        mean_loss = loss / targets
+        mean_loss = loss / divisor
         accept, judged = skip_policy.judge(training.guard, state["guard"], mean_loss, grad_norm)
 
         updates, opt = optimizer.update(
@@ -146,7 +148,7 @@ def make_step(
         kept = jax.tree.map(lambda new, old: jnp.where(accept, new, old), updated, before)
         metrics = {
             "loss": mean_loss,
-            "z_loss": training.z_loss * squares / targets,
+            "z_loss": training.z_loss * squares / divisor,
             "grad_norm": grad_norm,
             "learning_rate": schedule(state["step"]),
             "arm_loss": loss_S,
@@ -166,10 +168,10 @@ def _sum_microbatches(
     gradient: Callable[..., Any],
     params: Params,
     batch: Batch,
-    targets: jax.Array,
+    divisor: jax.Array,
     microbatch: int | None,
 ) -> Any:
-    """Sum gradient(params, rows, targets) over micro-batches of `microbatch` rows (None: all).
+    """Sum gradient(params, rows, divisor) over micro-batches of `microbatch` rows (None: all).
 
     If every device holds all parameters, each sums its micro-batches before a single sum over
     devices; otherwise the compiler gathers and sums in every micro-batch.
@@ -178,16 +180,16 @@ def _sum_microbatches(
     rows = microbatch or B
     parts = 1 if mesh is None else row_parts(mesh)
     if rows == B or parts == 1 or mesh is None or parts < mesh.size or mesh.shape["fsdp"] > 1:
-        return _sum_over(lambda r: gradient(params, r, targets), _split_batch(batch, rows, parts))
+        return _sum_over(lambda r: gradient(params, r, divisor), _split_batch(batch, rows, parts))
     axes = LOGICAL["batch"]
 
     def on_one_device(params: Params, batch: Batch, targets: jax.Array) -> Any:
         passes = _split_batch(batch, rows // parts, 1)
-        return jax.lax.psum(_sum_over(lambda r: gradient(params, r, targets), passes), axes)
+        return jax.lax.psum(_sum_over(lambda r: gradient(params, r, divisor), passes), axes)
 
     return jax.shard_map(
         on_one_device, in_specs=(P(), spec("batch"), P()), out_specs=P(), check_vma=False
-    )(params, batch, targets)
+    )(params, batch, divisor)
 
 
 def _split_batch(batch: Batch, rows: int, parts: int) -> Batch:
