@@ -3,6 +3,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from ttoaa.training.lr_schedules import ConstantLinear, Cosine, CosineThenLinear
@@ -23,10 +24,10 @@ def test_constant_then_linear_by_hand():
 
 def test_cosine_by_hand():
     rises = [1 / 5, 2 / 5, 3 / 5, 4 / 5, 1]
-    falls = [0.1 + 0.9 * (1 + math.cos(math.pi * t / 15)) / 2 for t in range(16)]
-    expected = 3 * np.array([*rises, *falls])
+    falls = [0.1 + 0.9 * (1 + math.cos(math.pi * t / 15)) / 2 for t in range(1, 16)]
+    expected = 3 * np.array([*rises, *falls, 0.1])  # the last one is after the run
     np.testing.assert_allclose(rates(Cosine(peak=3.0, warmup=5), 20), expected, rtol=1e-6)
-    assert expected[5] == expected[4] == 3 and math.isclose(expected[-1], 0.3)
+    assert expected[4] == 3 > expected[5] and math.isclose(expected[19], 0.3)
 
 
 def olmo(step):
@@ -77,14 +78,40 @@ def test_a_cosine_that_ends_where_the_run_does_and_one_without_warmup():
         (ConstantLinear(1.0, warmup=0, decay=0), 10, 1.0, 1.0),
         (ConstantLinear(1.0, warmup=0, decay=1), 10, 1.0, 0.1),
         (ConstantLinear(1.0, warmup=5, decay=0.5), 10, 0.2, 0.2),
-        (Cosine(1.0, warmup=0, final=0.0), 1, 1.0, 1.0),
-        (Cosine(1.0, warmup=9), 10, 1 / 9, 1.0),
+        (Cosine(1.0, warmup=0, final=0.0), 1, 0.0, 0.0),
+        (Cosine(1.0, warmup=9), 10, 1 / 9, 0.1),
+        (Cosine(1.0, warmup=9, final=1.0), 10, 1 / 9, 1.0),
+        (CosineThenLinear(1.0, 0, 1e9, 0), 10, 1.0, 0.1),
+        (CosineThenLinear(1.0, 9, 10.0, 9), 10, 1 / 9, 1.0),
     ],
 )
 def test_first_and_last_update_at_the_edges(schedule, steps, first, last):
     ours = rates(schedule, steps)
     np.testing.assert_allclose(ours[[0, steps - 1]], [first, last], rtol=1e-6)
     assert np.isfinite(ours).all() and (ours <= 1 + 1e-6).all()
+
+
+def olmo_cosine(step, peak, warmup, steps, final):
+    """CosWithWarmup of olmo/optim.py after `step` batches, in float64."""
+    if step < warmup:
+        return peak * step / warmup
+    if step >= steps:
+        return peak * final
+    turn = math.pi * (step - warmup) / (steps - warmup)
+    return peak * (final + (1 - final) * (1 + math.cos(turn)) / 2)
+
+
+@pytest.mark.parametrize("final", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize(("warmup", "steps"), [(0, 1), (1, 20), (5, 20), (19, 20), (7, 500)])
+def test_every_rate_of_a_cosine_is_olmos_and_optaxs(warmup, steps, final):
+    ours = rates(Cosine(3e-3, warmup, final), steps)[:steps]
+    olmo = [olmo_cosine(u + 1, 3e-3, warmup, steps, final) for u in range(steps)]
+    np.testing.assert_allclose(ours, olmo, rtol=2e-6, atol=1e-10)
+    theirs = optax.warmup_cosine_decay_schedule(0.0, 3e-3, warmup, steps, 3e-3 * final)
+    if warmup < steps - 1:
+        optaxs = [float(theirs(u + 1)) for u in range(steps)]
+        np.testing.assert_allclose(ours, optaxs, rtol=2e-6, atol=1e-10)
+    assert ours[-1] == np.float32(3e-3) * np.float32(final)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,11 @@ class LearningRateSchedule(Protocol):
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Cosine:
-    """Linear warm-up, then half a cosine down to `final` times the peak at the last step."""
+    """Linear warm-up, then half a cosine that ends at `final` times the peak.
+
+    As in OLMo (CosWithWarmup in olmo/optim.py), update u counts as step u + 1. Update warmup - 1
+    has the peak, and the last update has exactly `final` times the peak.
+    """
 
     peak: float
     warmup: int
@@ -38,8 +42,12 @@ class Cosine:
 
     def over(self, steps: int) -> optax.Schedule:
         _check_length(steps, self.warmup, 1)
-        decay = optax.cosine_decay_schedule(self.peak, steps - self.warmup, self.final)
-        return _after_warmup(self.peak, self.warmup, decay)
+
+        def rate(update: jax.Array) -> jax.Array:
+            step = jnp.minimum(update + 1, steps)
+            return self.peak * _warmed_cosine(step, self.warmup, steps, self.final)
+
+        return rate
 
 
 @gin.configurable
@@ -47,6 +55,8 @@ class Cosine:
 class ConstantLinear:
     """Linear warm-up, constant, then linear to zero over the last `decay` fraction of the run.
 
+    Update u < warmup has (u + 1) / warmup of the peak. The first update of the decay has the peak,
+    the last one an equal step above zero: zero would come after the run, and no batch is wasted.
     At small scale this is the shape of the paper's schedule, whose cosine is still at 99.7% of the
     peak when its linear decay begins (appendix B.1).
     """
@@ -108,13 +118,17 @@ class CosineThenLinear:
 
         def rate(update: jax.Array) -> jax.Array:
             step = jnp.minimum(update + 1, self.decay_from)
-            angle = jnp.pi * (step - self.warmup) / (self.horizon - self.warmup)
-            cosine = self.final + (1 - self.final) * (1 + jnp.cos(angle)) / 2
-            rising = step / max(1, self.warmup)
             falling = jnp.minimum(1, (steps - update) / length)
-            return self.peak * jnp.where(step < self.warmup, rising, cosine) * falling
+            return self.peak * _warmed_cosine(step, self.warmup, self.horizon, self.final) * falling
 
         return rate
+
+
+def _warmed_cosine(step: jax.Array, warmup: int, horizon: float, final: float) -> jax.Array:
+    """Return the share of the peak at a step, counted from 1 and not beyond `horizon`."""
+    angle = jnp.pi * (step - warmup) / (horizon - warmup)
+    cosine = final + (1 - final) * (1 + jnp.cos(angle)) / 2
+    return jnp.where(step < warmup, step / max(1, warmup), cosine)
 
 
 def _check_warmup(peak: float, warmup: int) -> None:
