@@ -10,6 +10,9 @@ import numpy as np
 if TYPE_CHECKING:  # Grain takes a second to import
     from ttoaa.data.loader import Batch, Transform
 
+_FEWEST = 3
+"""The fewest repetitions that OLMo reports."""
+
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
@@ -18,8 +21,9 @@ class RepetitionFilter:
 
     These are rows in which some pattern of min_period to max_period tokens occurs at least
     max_count times in succession, not counting an incomplete last repetition. A masked row stays in
-    the batch, but its loss does not count. As find_periodic_sequences in olmo/data/util.py of
-    allenai/OLMo; the defaults are OLMo-2's.
+    the batch, but its loss does not count; `Training.loss_divisor` says whether it counts in the
+    mean. As find_periodic_sequences in olmo/data/util.py of allenai/OLMo, which cannot see fewer
+    than 3 repetitions: a max_count of 2 masks the same rows as 3. The defaults are OLMo-2's.
     """
 
     min_period: int = 1
@@ -57,10 +61,11 @@ class RepetitionFilter:
     def repeats(self, tokens_BxL: np.ndarray) -> np.ndarray:
         """Return bool[B]: which rows of int[B, L] are masked."""
         found = np.zeros(len(tokens_BxL), bool)
+        count = max(self.max_count, _FEWEST)
         for period in range(self.min_period, self.max_period + 1):
             # A pattern occurs n times where n - 1 periods of tokens equal those one period before.
             same = tokens_BxL[:, period:] == tokens_BxL[:, :-period]
-            found |= _has_run(same, period * (self.max_count - 1))
+            found |= _has_run(same, period * (count - 1))
         return found
 
 
