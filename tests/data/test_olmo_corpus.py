@@ -232,6 +232,9 @@ def test_what_does_not_fit_together_is_named(tmp_path, fault, message):
         ({"first": 64}, "too few for 48 training windows"),
         ({"first": 64, "train_windows": None}, "too few for 1 training windows"),
         ({"train_windows": 65}, "too few for 65 training windows"),
+        ({"instances": 69}, "instances is 69, the files have 68 of 16 tokens"),
+        ({"length": 15}, "lists no instance after 67, the files have 73 of 15 tokens"),
+        ({"length": 17}, "lists instance 67, the files have 63 of 17"),
         ({"files": ["gs://bucket/part-0.npy"]}, "gs://bucket/part-0.npy is not on this machine"),
         ({"files": ["nowhere.npy"]}, "nowhere.npy does not exist"),
     ],
@@ -242,16 +245,36 @@ def test_what_cannot_be_meant_is_refused(tmp_path, change, message):
         changed.make(tmp_path / "corpus")
 
 
+@pytest.mark.parametrize("dropped", [0, 1, 3, 50])
+@pytest.mark.parametrize("length", [63, 64, 65])
+def test_only_the_length_of_the_order_is_accepted(olmo, tmp_path, length, dropped):
+    """For an order that has all instances, and for ones without a few or most of them."""
+    tokens = np.full(64 * 640 + 9, 3, "<u4")
+    tokens[::50] = EOS
+    tokens.tofile(tmp_path / "part.npy")
+    order = np.random.default_rng(dropped).permutation(640).astype("<u4")
+    order[: 640 - dropped].tofile(olmo.config.order)
+    changes = {"files": [str(tmp_path / "part.npy")], "length": length, "train_windows": 80}
+    config = dataclasses.replace(olmo.config, **changes)
+    if length == 64:
+        assert config.make(tmp_path / "c").num_windows("reserve", 64) == 560 - dropped
+        dataclasses.replace(config, instances=640).make(tmp_path / "known")
+        return
+    for known in (None, 640):
+        with pytest.raises(ValueError, match=f"the files have 6.. of {length} tokens"):
+            dataclasses.replace(config, instances=known).make(tmp_path / "c")
+
+
 def test_files_of_another_dtype_show_by_their_missing_eos(tmp_path):
     """uint16 files taken for uint32: every id is of two, none of them the EOS."""
     olmo = make(tmp_path / "olmo", "uint16")
     for name in olmo.config.files:
         even = np.full(64, 3, "<u2")
         even.tofile(name)
-    order = np.arange(2, dtype="<u4")
-    order.tofile(olmo.config.order)
+    np.arange(8, dtype="<u4").tofile(olmo.config.order)
     with pytest.raises(ValueError, match="check the tokenizer and the dtype"):
         dataclasses.replace(olmo.config, dtype="uint32", train_windows=1).make(tmp_path / "c")
+    np.arange(16, dtype="<u4").tofile(olmo.config.order)
     with pytest.raises(ValueError, match="ends with id 0"):
         dataclasses.replace(olmo.config, train_windows=1).make(tmp_path / "c")
 

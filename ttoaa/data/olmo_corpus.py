@@ -40,6 +40,7 @@ from ttoaa.data.vocabulary import Vocabulary
 from ttoaa.identity import check, with_defaults
 
 _CHUNK = 1 << 24  # tokens or instance numbers read at a time
+_CHANCE = 1e-3  # that a right order is taken for one of another length
 _SAMPLES = 64, 1 << 14  # pieces of a file, tokens of each
 
 
@@ -112,6 +113,10 @@ class OlmoCorpus:
     first: int = 0
     """Where in the order the study begins: the step it continues from times OLMo's batch size."""
     train_windows: int | None = None
+    instances: int | None = None
+    """How many instances of `length` tokens the files have in OLMo, as its log says. With None the
+    order may leave out some at random (drop_last), but not those with the highest numbers: then it
+    was made for another length or for fewer files."""
     digest: str = "sha256"
     """How files are fingerprinted: the "sha256" of all bytes or, for terabytes, of "samples"."""
 
@@ -216,6 +221,7 @@ class OlmoCorpus:
                 f"{order.path} lists {order.tokens - distinct} instances twice (as OLMo does "
                 f"without drop_last), and the reserve must be disjoint: cut off its end"
             )
+        self._check_total(total, order, int(np.argmax(seen[::-1])))
         rest = order.tokens - self.first
         train = rest if self.train_windows is None else self.train_windows
         if not 0 < train <= rest:
@@ -224,6 +230,24 @@ class OlmoCorpus:
                 f"windows from OlmoCorpus.first {self.first} on"
             )
         return train
+
+    def _check_total(self, total: int, order: TokenFile, trailing: int) -> None:
+        """Raise ValueError if the order was made for another number of instances than `total`.
+
+        `trailing` is how many of the highest numbers it does not list. OLMo drops instances at
+        random, and these with a chance below (dropped / total) ** trailing.
+        """
+        dropped = total - order.tokens
+        unlikely = trailing == dropped or (dropped / total) ** trailing < _CHANCE
+        where = f"the files have {total} of {self.length} tokens"
+        fix = "set all files of that run, its dtype and its length"
+        if self.instances not in (None, total):
+            raise ValueError(f"OlmoCorpus.instances is {self.instances}, {where}: {fix}")
+        if self.instances is None and trailing and unlikely:
+            raise ValueError(
+                f"{order.path} lists no instance after {total - 1 - trailing}, {where}: {fix}; if "
+                f"OLMo had as many, set OlmoCorpus.instances = {total}"
+            )
 
     def _inspect(self, shards: Sequence[TokenFile], tokenizer: Tokenizer) -> tuple[Shard, ...]:
         """Inspect all files; returns them as shards with their digests."""

@@ -43,6 +43,9 @@ _TRAIN = flags.DEFINE_integer(
     "number of windows to train on; the windows after them are the reserve",
     1,
 )
+_INSTANCES = flags.DEFINE_integer(
+    "instances", None, "number of instances in the files, to check them against OLMo's log", 1
+)
 _DIGEST = flags.DEFINE_enum(
     "digest",
     None,
@@ -74,7 +77,7 @@ def _bindings() -> list[str]:
         lines += ["OlmoCorpus.tokenizer = @ExistingTokenizer()"]
         lines += [f"ExistingTokenizer.path = {storage.absolute(_TOKENIZER.value)!r}"]
         lines += [f"ExistingTokenizer.eos = {_EOS.value!r}"]
-    plain = (_EOS_ID, _DTYPE, _LENGTH, _FIRST, _TRAIN, _DIGEST)
+    plain = (_EOS_ID, _DTYPE, _LENGTH, _FIRST, _TRAIN, _INSTANCES, _DIGEST)
     given = [flag for flag in plain if flag.value is not None]
     return lines + [f"OlmoCorpus.{flag.name} = {flag.value!r}" for flag in given]
 
