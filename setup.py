@@ -42,7 +42,8 @@ EXTRAS = {
     "cuda12": ["jax[cuda12]"],
     "cuda13": ["jax[cuda13]"],
     "gcs": ["gcsfs>=2024.6"],
-    "hf": ["transformers>=5", "torch>=2.6", "lm_eval>=0.4.9"],
+    # The harness's own torch model, which answers are compared with, imports accelerate.
+    "hf": ["transformers>=5", "torch>=2.6", "lm_eval>=0.4.9", "accelerate>=0.26"],
     "beam": BEAM,
     "test": [
         *BEAM,

@@ -79,6 +79,14 @@ def test_each_stack_has_exact_versions_of_all_that_is_tested(arguments, stack):
     assert exact["jax"].startswith(f"{stack}.")
 
 
+def test_the_hf_extra_has_what_the_harness_needs_for_torch_models(arguments):
+    """Except peft, which it imports for adapters only."""
+    ours = {canonicalize_name(Requirement(r).name) for r in arguments["extras_require"]["hf"]}
+    theirs = map(Requirement, importlib.metadata.requires("lm_eval"))
+    needed = {canonicalize_name(r.name) for r in theirs if 'extra == "hf"' in str(r.marker)}
+    assert needed - ours == {"peft"}
+
+
 def test_a_pod_installs_all_of_the_core_that_needs_no_tensorflow(arguments):
     core = arguments["install_requires"]
     tensorflow = {"seqio>=0.0.20", "tensorflow-datasets>=4.9.10"}

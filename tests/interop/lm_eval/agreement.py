@@ -3,7 +3,7 @@
     python -m tests.interop.lm_eval.agreement --workdir=runs/mine --run=control \\
         --requests=arc_easy_test_rc_5shot.jsonl.gz [--requests=…] [--limit=300]
 
-(needs pip install 'ttoaa[hf]' 'lm_eval[hf]'). A run's checkpoint is exported to Hugging Face. The
+(needs pip install 'ttoaa[hf]'). A run's checkpoint is exported to Hugging Face. The
 questions of each file become a local multiple-choice task of the harness, which its own torch model
 and the adapter answer; `ttoaa.scoring.multiple_choice` does so without the harness where no
 context is cut.
@@ -30,7 +30,7 @@ try:
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 except ImportError as error:
-    sys.exit(f"harness_agreement: {error.name} is missing: pip install 'ttoaa[hf]' 'lm_eval[hf]'")
+    sys.exit(f"harness_agreement: {error.name} is missing: pip install 'ttoaa[hf]'")
 
 from ttoaa.benchmarks.readers import RequestQuestions
 from ttoaa.interop.convert import export_huggingface
