@@ -75,6 +75,58 @@ def test_parquet_choices_are_split_where_they_are_scored(
     assert (question.id, question.benchmark, question.label) == (f"{benchmark}-7", benchmark, 1)
 
 
+WINOGRANDE = [
+    # sentence with a blank, the words that fill it
+    ("He fries in olive oil, never in nut oil, since the _ is lighter.", "olive oil", "nut oil"),
+    ("He fries in olive oil, never in nut oil, since _ is lighter.", "olive oil", "nut oil"),
+    ("Open book exams suit Kay, closed book exams Lee, for the _ need notes.",
+     "open book exams", "closed book exams"),
+    ("The push-up beats the pull-up because the _ needs no bar.", "push-up", "pull-up"),
+    ("Of a bread knife and a fish knife the guest chose the _.", "bread knife", "fish knife"),
+    ("The jar was light and the tub was heavy since the _ was full.", "jar", "tub"),
+    ("Ann was early but Bob was not because _ was asleep.", "Ann", "Bob"),
+    ("The rules at home and the laws at sea differ: the _ at sea are old.", "rules", "laws"),
+    ("The red mug and the blue cup broke; the _ fell first.", "red mug", "blue cup"),
+]  # fmt: skip
+HELLASWAG = [
+    # context, endings
+    ("How to clean oak. Wipe the oak until it is clean.",
+     ["Follow the grain.", ". Wipe it dry.", "Have a rag at hand.", "After that, rest."]),
+    ("Home and Garden: How to wax a floor. Use little wax.",
+     ["If it dries, wait.", "If it shines, stop.", "If you slip, sit.", "If in doubt, ask."]),
+    ('How to add friends. Open the menu and select " add friends. "',
+     ["then wait.", "below it is a list.", "tap it.", "a window opens."]),
+    ("A man sits on a roof. he", ["is asleep.", "is singing.", "is up there.", "is told to go."]),
+    ("Sailing: Two men sail. The men", ["are wet.", "are happy.", "are out.", "are tired."]),
+    ("A boy runs. the boy", ["jumps.", "is tired.", "then stops.", "falls."]),
+    ("A dog swims. then", [", it barks.", "it barks.", "there is a cat.", "he runs."]),
+]  # fmt: skip
+
+
+def filled(sentence, *fills):
+    """As OLMES does: the text after the blank follows a space, stripped."""
+    before, _, after = sentence.partition("_")
+    return [before + fill for fill in fills], [f" {after.strip()}"] * len(fills)
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "contexts", "continuations"),
+    [
+        *(("winogrande", *filled(*row)) for row in WINOGRANDE),
+        *(("hellaswag", [c] * 4, [f" {e}".replace(" .", ".") for e in ends])
+          for c, ends in HELLASWAG),
+    ],
+)  # fmt: skip
+def test_words_that_all_choices_share_are_on_the_side_where_the_benchmark_has_them(
+    tmp_path, benchmark, contexts, continuations
+):
+    texts = [a + b for a, b in zip(contexts, continuations, strict=True)]
+    path = write(tmp_path / "q.parquet", [(texts, 0, benchmark, 1)])
+    (question,) = ParquetQuestions([path]).questions(1, np.random.default_rng(0))
+    assert question.contexts == tuple(contexts)
+    assert question.continuations == tuple(continuations)
+
+
 def test_parquet_reads_all_files_and_says_what_is_wrong(tmp_path):
     rng = np.random.default_rng(0)
     first = write(tmp_path / "a.parquet", [(["q\nAnswer: a", "q\nAnswer: b"], 0, "x", 1)])

@@ -170,8 +170,10 @@ class ParquetQuestions:
 
     Parquet columns: options (the full text of every choice), label, benchmark, question-id. If all
     choices share an "Answer:" or "Solution:" line, the continuation is the text after it; otherwise
-    (HellaSwag) it starts at the last word boundary that they share. In the benchmarks of `cloze`
-    (WinoGrande) the choices fill a blank, and the text after the blank is scored.
+    it starts at the last word boundary that they share. The endings of HellaSwag are found by its
+    format. In the benchmarks of `cloze` (WinoGrande) the choices fill a blank, and the text after
+    the blank is scored. The texts do not say where either boundary is: where all choices share
+    words next to it, it is inferred. Use `RecordQuestions` if it must be exact.
     """
 
     paths: Sequence[str]
@@ -194,11 +196,11 @@ class ParquetQuestions:
             raise ValueError(f"question {name} has {len(options)} options and label {label}")
         if not all(isinstance(text, str) for text in options):
             raise ValueError(f"question {name} has an option that is not a text")
-        starts = (
-            _starts_after_blank(options)
-            if benchmark in self.cloze
-            else [_shared_start(options)] * len(options)
-        )
+        if benchmark in self.cloze:
+            starts = _starts_after_blank(options)
+        else:
+            find = _start_of_ending if benchmark == "hellaswag" else _shared_start
+            starts = [find(options)] * len(options)
         contexts = tuple(text[:i] for text, i in zip(options, starts, strict=True))
         continuations = tuple(text[i:] for text, i in zip(options, starts, strict=True))
         return Question(name, benchmark, contexts, continuations, int(label))
@@ -224,13 +226,64 @@ def _shared_start(options: Sequence[str]) -> int:
     return max(0, prefix.rfind(" "))
 
 
+_SENTENCE_END = re.compile(r"[.?!][\s\"')]*$|[.?!](?=\s)")
+_VERBS = {"is", "are", "was", "were", "has", "have"}
+
+
+def _start_of_ending(options: Sequence[str]) -> int:
+    """Return the character at which HellaSwag's endings start, though they may share words.
+
+    A context of WikiHow ("How to …") ends with a sentence; an ending that begins with a title adds
+    a second full stop. Other contexts end with a subject, and endings begin with its verb.
+    """
+    prefix = _common_prefix(options)
+    end = len(prefix)
+    if any(text[end : end + 1].isalnum() or len(text) == end for text in options):
+        end = max(0, prefix.rfind(" "))
+    context = prefix[:end].rstrip()
+    if re.match(r"(?:[^.:]*: )?How to ", context):
+        ends = list(_SENTENCE_END.finditer(context))
+        return ends[-1].end() if ends else len(context)
+    while (last := context.rpartition(" "))[2] in _VERBS and last[0]:
+        context = last[0].rstrip()
+    return len(context)
+
+
+_NO_NOUNS = {
+    *("is", "are", "was", "were", "be", "had", "has", "have", "did", "does", "do", "can", "could"),
+    *("will", "would", "should", "may", "might", "must", "in", "on", "at", "of", "for", "from"),
+    *("to", "with", "by", "as", "than", "that", "which", "who", "and", "or", "but", "not", "so"),
+}
+_DETERMINERS = {
+    *("the", "a", "an", "this", "that", "these", "those"),
+    *("my", "your", "his", "her", "its", "our", "their"),
+}
+
+
 def _starts_after_blank(options: Sequence[str]) -> list[int]:
-    """Return for each choice the character at which the text after the blank starts."""
-    start = _common_prefix(options).rfind(" ") + 1
+    """Return for each choice the character at which the text after WinoGrande's blank starts.
+
+    That text follows a space. A blank stands for a name or a noun phrase, so words that follow all
+    choices belong to them if each sentence mentions the longer phrase before ("olive oil").
+    """
+    prefix = _common_prefix(options)
+    start = prefix.rfind(" ") + 1
     suffix = _common_prefix([text[start:][::-1] for text in options])[::-1]
-    boundary = re.search(r"\W", suffix)
-    length = len(suffix) - boundary.start() if boundary else 0
-    return [len(text) - length for text in options]
+    boundary = re.search(r"\s", suffix) or re.search(r"\W", suffix)
+    if not boundary:
+        return [len(text) for text in options]
+    after, before = suffix[boundary.start() :], prefix[:start].lower()
+    fills = [text[start : len(text) - len(after)].lower() for text in options]
+    named = all(text[start : start + 1].isupper() for text in options)
+    if named and _DETERMINERS.isdisjoint(before.split()[-1:]):
+        return [len(text) - len(after) for text in options]
+    # A space must be left to begin the text after the blank.
+    while (word := re.match(r"\s([\w'-]+)(?=\s)", after)) and word[1].lower() not in _NO_NOUNS:
+        fills = [fill + word[0].lower() for fill in fills]
+        if not all(re.search(rf"(?<!\w){re.escape(fill)}(?!\w)", before) for fill in fills):
+            break
+        after = after[word.end() :]
+    return [len(text) - len(after) for text in options]
 
 
 def _common_prefix(texts: Sequence[str]) -> str:
