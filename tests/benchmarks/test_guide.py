@@ -7,7 +7,8 @@ import re
 from ttoaa import config
 from ttoaa.benchmarks.formats import BENCHMARKS
 from ttoaa.benchmarks.tasks import TaskQuestions
-from ttoaa.experiments.contamination import NORMALISATIONS
+from ttoaa.experiments.contamination import OLMES
+from ttoaa.scoring.multiple_choice import NORMALISATIONS
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 GUIDE = (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8")
@@ -73,4 +74,5 @@ def test_the_tables_are_those_of_the_code():
         tfds = BENCHMARKS[name].tfds
         assert f"`{tfds.split(':')[0]}`" in where if tfds else where.startswith("no: JSON lines")
     named = re.findall(r"^\| `'(\w+)'` \|.*\| (?:`(\w+)` )?\|$", GUIDE, re.MULTILINE)
-    assert {name: outcome or None for name, outcome in named} == NORMALISATIONS
+    outcomes = {name: each.outcome for name, each in NORMALISATIONS.items()}
+    assert dict(named) == {**outcomes, OLMES: ""}

@@ -21,23 +21,21 @@ from ttoaa.benchmarks.question import (
 from ttoaa.experiments.base import Experiment, Scorer, World
 from ttoaa.planning.items import Item
 from ttoaa.planning.placement import Placement, Uniform
-from ttoaa.scoring.multiple_choice import accuracies, score_questions
+from ttoaa.scoring.multiple_choice import (
+    NORMALISATIONS,
+    Normalisation,
+    accuracies,
+    score_questions,
+)
 from ttoaa.statistics.bootstrap import Estimate, difference_in_differences, paired_estimates
 
 ACCURACY = "accuracy"
 LIKELIHOOD = "gold_log_likelihood"
 ABOVE = "_above_holdout"
-PMI = "acc_mutual_info"
 _KEYS = ["item", "condition", "outcome"]
-NORMALISATIONS = {
-    "none": "acc",
-    "character": "acc_norm",
-    "token": "acc_per_token",
-    "pmi": PMI,
-    "olmes": None,
-}
-"""normalisation -> outcome of `scoring.multiple_choice`; None: the one that OLMES reports for the
-question's benchmark."""
+OLMES = "olmes"
+"""The normalisation that OLMES reports for a question's benchmark."""
+_BY_OUTCOME = {each.outcome: each for each in NORMALISATIONS.values()}
 
 
 @gin.configurable
@@ -55,8 +53,8 @@ class Contamination(Experiment):
     """(repetitions, number of questions); the group of 0 repetitions is the holdout."""
     placement: Placement = dataclasses.field(default_factory=Uniform)
     normalisation: str = "character"
-    """What divides the log-likelihood of a choice: 'none', 'character' or 'token'. 'pmi' subtracts
-    the log-likelihood without the question; 'olmes' does what OLMES does for each benchmark."""
+    """A name of `scoring.multiple_choice.NORMALISATIONS`: what divides the log-likelihood of a
+    choice, or is subtracted from it ('pmi'). 'olmes' does what OLMES does for each benchmark."""
     by_benchmark: bool = False
     """Also report gains by benchmark, as conditions '<r>x/<benchmark>'."""
     curve: bool = False
@@ -80,9 +78,10 @@ class Contamination(Experiment):
                 f"{self.name}: groups must have different repetitions and one holdout with 0, "
                 f"not {repetitions}"
             )
-        if self.normalisation not in NORMALISATIONS:
+        known = [*NORMALISATIONS, OLMES]
+        if self.normalisation not in known:
             raise ValueError(
-                f"{self.name}: normalisation must be among {', '.join(NORMALISATIONS)}, "
+                f"{self.name}: normalisation must be among {', '.join(known)}, "
                 f"not {self.normalisation!r}"
             )
         outcome, _, condition = self.primary.partition("/")
@@ -111,12 +110,15 @@ class Contamination(Experiment):
                     fields=question_fields(question),
                 )
 
-    def _outcome_name(self, benchmark: str) -> str:
-        return NORMALISATIONS[self.normalisation] or formats.reported_outcome(benchmark)
+    def _normalisation(self, benchmark: str) -> Normalisation:
+        if self.normalisation == OLMES:
+            return _BY_OUTCOME[formats.reported_outcome(benchmark)]
+        return NORMALISATIONS[self.normalisation]
 
     def _check_unconditional(self, questions: Sequence[Question]) -> None:
         for question in questions:
-            if self._outcome_name(question.benchmark) == PMI and question.unconditional is None:
+            needed = self._normalisation(question.benchmark).unconditional
+            if needed and question.unconditional is None:
                 raise ValueError(
                     f"question {question.id} has no unconditional context, which normalisation "
                     f"{self.normalisation!r} needs: take another, or a source that gives it"
@@ -132,7 +134,7 @@ class Contamination(Experiment):
     def outcome(self, model: Scorer) -> pd.DataFrame:
         """Per question: accuracy (ties shared) and the log-likelihood of the gold choice (nats)."""
         questions = [
-            question_from_item(item, self._outcome_name(item.benchmark) == PMI)
+            question_from_item(item, self._normalisation(item.benchmark).unconditional)
             for item in model.items.itertuples()
         ]
         scored = score_questions(model.log_likelihood, model.tokenizer, questions, document=True)
@@ -140,7 +142,8 @@ class Contamination(Experiment):
         # White space around an answer does not count as characters.
         scored["characters"] = [max(1, len(text.strip())) for text in options]
         chosen = accuracies(scored, ties="shared")
-        chosen = chosen[chosen["outcome"] == chosen["benchmark"].map(self._outcome_name)]
+        wanted = [self._normalisation(name).outcome for name in chosen["benchmark"]]
+        chosen = chosen[chosen["outcome"] == wanted]
         parts = {
             ACCURACY: chosen.set_index("item")["value"],
             LIKELIHOOD: scored[scored["gold"]].set_index("item")["log_likelihood"],

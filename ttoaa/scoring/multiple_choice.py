@@ -1,16 +1,7 @@
-"""Multiple choice: log-likelihoods of the options, and accuracies by four normalisations.
+"""Multiple choice: log-likelihoods of the options, and accuracies by several normalisations."""
 
-The names are those of lm-evaluation-harness 0.4.13 where it has them:
-
-acc              the largest log-likelihood
-acc_norm         ... divided by characters (Unicode) of the option, without its leading space
-acc_per_token    ... divided by tokens of the option
-acc_mutual_info  ... less the log-likelihood after an unconditional context (PMI)
-
-The unconditional context is "Answer:" in OLMES and empty (that is, an EOS) in the harness.
-"""
-
-from collections.abc import Callable, Iterable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -21,6 +12,30 @@ from ttoaa.scoring.requests import Request, encode_request
 
 LogLikelihood = Callable[[Sequence[Request]], list[np.ndarray]]
 """requests -> for each, float32[n - start]: the log-probabilities of the requested tokens."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalisation:
+    """A score of the options, from a table of `score_questions`; the largest one is chosen."""
+
+    outcome: str
+    """The name of the accuracy: that of lm-evaluation-harness 0.4.13 where it has one."""
+    score: Callable[[pd.DataFrame], pd.Series]
+    unconditional: bool = False
+    """Whether the log-likelihood after an unconditional context is needed."""
+
+
+NORMALISATIONS: Mapping[str, Normalisation] = {
+    "none": Normalisation("acc", lambda table: table["log_likelihood"]),
+    # Characters are Unicode's, without the leading space of an option.
+    "character": Normalisation("acc_norm", lambda t: t["log_likelihood"] / t["characters"]),
+    "token": Normalisation("acc_per_token", lambda t: t["log_likelihood"] / t["tokens"]),
+    # The context is "Answer:" in OLMES and empty (that is, an EOS) in the harness.
+    "pmi": Normalisation(
+        "acc_mutual_info", lambda t: t["log_likelihood"] - t["unconditional"], unconditional=True
+    ),
+}
+"""By the names that configs use; the only list of them."""
 
 
 def score_questions(
@@ -98,27 +113,20 @@ _COLUMNS = ("item", "benchmark", "option", "gold", "characters")
 def accuracies(table: pd.DataFrame, ties: str = "first") -> pd.DataFrame:
     """Return the accuracy on each question: columns item, benchmark, outcome, value.
 
-    `table` comes from `score_questions`. `acc_mutual_info` is returned for questions whose options
-    all have an unconditional log-likelihood. In a tie the first option is chosen (`ties="first"`,
-    as in the harness), or each option has an equal share ("shared").
+    `table` comes from `score_questions`. Outcomes that need an unconditional log-likelihood are
+    returned for questions whose options all have one. In a tie the first option is chosen
+    (`ties="first"`, as in the harness), or each option has an equal share ("shared").
     """
     if ties not in ("first", "shared"):
         raise ValueError(f"ties must be 'first' or 'shared', not {ties!r}")
-    log_likelihood = table["log_likelihood"]
-    merits = {
-        "acc": log_likelihood,
-        "acc_norm": log_likelihood / table["characters"],
-        "acc_per_token": log_likelihood / table["tokens"],
-        "acc_mutual_info": log_likelihood - table["unconditional"],
-    }
     benchmarks = table.groupby("item", sort=False)["benchmark"].first()
     bare = table["unconditional"].isna().groupby(table["item"], sort=False).any()
-    columns = {name: _gold_is_best(table, merit, ties) for name, merit in merits.items()}
-    columns["acc_mutual_info"] = columns["acc_mutual_info"][~bare]
-    parts = [
-        pd.DataFrame({"benchmark": benchmarks[value.index], "outcome": name, "value": value})
-        for name, value in columns.items()
-    ]
+    parts = []
+    for each in NORMALISATIONS.values():
+        value = _gold_is_best(table, each.score(table), ties)
+        value = value[~bare] if each.unconditional else value
+        columns = {"benchmark": benchmarks[value.index], "outcome": each.outcome, "value": value}
+        parts.append(pd.DataFrame(columns))
     return pd.concat(parts).reset_index(names="item")
 
 
