@@ -1,15 +1,12 @@
 """Resolve flags and gin files to one `Study`, and check everything before work starts."""
 
-import contextlib
 import dataclasses
-import importlib.util  # noqa: F401 (gin reaches for importlib.util without importing it)
 import logging
 import os
 import pathlib
 import re
-import types
-import typing
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Sequence
 from typing import Any
 
 import gin
@@ -17,11 +14,13 @@ import jax
 from absl import flags
 
 from ttoaa import study_flags
+from ttoaa.config_fields import CLASSES, Count, FieldError, check_nested, config_class, similar
 from ttoaa.data.geometry import Geometry
 from ttoaa.data.olmo_corpus import OlmoCorpus
 from ttoaa.data.prepare.pipeline import Prepare, is_begun
 from ttoaa.experiments.base import Experiment
 from ttoaa.experiments.context import check_planned
+from ttoaa.gin_files import GinFiles, read_gin_files, sources_of, with_header
 from ttoaa.identity import check, identity
 from ttoaa.model.compute_config import Execution
 from ttoaa.model.decoder import DecoderConfig
@@ -40,7 +39,7 @@ flags.adopt_module_key_flags(study_flags)
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class Study:
     """The config of a study, built by gin."""
 
@@ -54,21 +53,15 @@ class Study:
     layout: Layout = dataclasses.field(default_factory=Layout)
     init_from: InitFrom | None = None
     """The checkpoint that both runs start from, instead of random weights."""
-    validation_sequences: int = 64
+    validation_sequences: Count = 64
     checks: Checks = dataclasses.field(default_factory=Checks)
     """What planning reports about texts that experiments share."""
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        if self.validation_sequences < 0:
-            raise ValueError("Study.validation_sequences must not be negative")
-        for experiment in self.experiments:
-            if not isinstance(experiment, Experiment):
-                raise ValueError(
-                    f"Study.experiments holds {experiment!r}, which is not an experiment: "
-                    "write @Name() with the parentheses"
-                )
+        check_nested(self)
         object.__setattr__(self, "experiments", tuple(self.experiments))
+        self.training.check(self.geometry.steps)
+        self.execution.check(self.geometry.length)
 
 
 def load_from_flags(more: Sequence[str] = ()) -> Study:
@@ -79,13 +72,12 @@ def load_from_flags(more: Sequence[str] = ()) -> Study:
     """
     logging.getLogger("jax").setLevel(logging.WARNING)  # absl shows what libraries say at INFO
     workdir = workdir_from_flags()
-    files = [pathlib.Path(name) for name in GIN_FILE.value]
-    if not files:
+    bindings = [*GIN_BINDINGS.value, *more]
+    if not GIN_FILE.value:
         if not workdir.config.exists():
             raise ValueError(f"{workdir.root} holds no study yet: name its config with --gin_file")
-        files = [workdir.config]
-    bindings = [*GIN_BINDINGS.value, *more]
-    study, resolved = load(files, bindings)
+        sources_of(workdir.config)  # whole, and as it was written
+    study, resolved = load(GIN_FILE.value or [workdir.config], bindings)
     if GIN_FILE.value or bindings:
         _refuse_other(workdir, study)
         write_text(workdir.config, resolved)
@@ -94,30 +86,31 @@ def load_from_flags(more: Sequence[str] = ()) -> Study:
 
 def _refuse_other(workdir: Workdir, study: Study) -> None:
     """Raise ValueError for settings other than those of the existing corpus, plans and runs."""
-    prepared, trained = is_begun(workdir.corpus), bool(workdir.seeds())
-    if not (prepared or trained) or not workdir.config.exists():
-        return
-    begun = load([workdir.config])[0]
-    made, now = (identity(**_decided(each, trained)) for each in (begun, study))
+    try:
+        sources_of(workdir.config)
+    except (ValueError, FileNotFoundError):
+        return  # nothing to compare with; corpus, plans and runs check what they were made with
+    begun, _ = load([workdir.config])
+    made, now = (identity(**_decided(each, workdir)) for each in (begun, study))
     check(workdir.root, made, now, "continue with --workdir alone, or use another --workdir")
     for plan in (Workdir(workdir.root, seed).plan for seed in workdir.seeds()):
         if (plan / "plan.json").exists():
             check_planned(Plan(plan), study.experiments, complete=True)
 
 
-def _decided(study: Study, trained: bool) -> dict[str, Any]:
-    """What decided the corpus, and once a run has begun, what decides the runs."""
-    corpus = {"Prepare": study.prepare}
-    if not trained:
-        return corpus
-    return {
-        **corpus,
-        "Geometry": study.geometry,
-        "DecoderConfig": study.model,
-        "Training": study.training.numerics(),
-        "InitFrom": study.init_from,
-        "validation_sequences": study.validation_sequences,
-    }
+def _decided(study: Study, workdir: Workdir) -> dict[str, Any]:
+    """What decided the corpus, the plans and the runs that exist."""
+    parts: dict[str, Any] = {}
+    if is_begun(workdir.corpus):
+        parts["Prepare"] = study.prepare
+    if workdir.seeds():
+        parts["Geometry"] = study.geometry
+        parts["validation_sequences"] = study.validation_sequences
+    if workdir.trained_seeds():
+        parts["DecoderConfig"] = study.model
+        parts["Training"] = study.training.numerics()
+        parts["InitFrom"] = study.init_from
+    return parts
 
 
 def only(study: Study, names: Sequence[str] | None) -> Study:
@@ -142,96 +135,67 @@ def cache_compilations(workdir: Workdir) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def load(files: Sequence[pathlib.Path], bindings: Sequence[str] = ()) -> tuple[Study, str]:
-    """Return (study, resolved config); raise ValueError for a binding that nothing uses."""
+def load(
+    files: Sequence[str | os.PathLike[str]], bindings: Sequence[str] = ()
+) -> tuple[Study, str]:
+    """Return (study, resolved config with its sources and checksum).
+
+    Raises ValueError, in one line, for whatever is wrong with a file or a binding, also for a
+    binding that nothing uses.
+    """
+    found: GinFiles | None = None
     try:
-        return _load(files, bindings)
+        found = read_gin_files(files, bindings)
+        found.parse()
+        study: Study = gin.get_configurable("Study")()
+        used, bound = _bindings(gin.operative_config_str()), _bindings(gin.config_str())
+        _refuse_unused(found, used)
+        _refuse_overruled(_bindings("\n".join(bindings)), bound, used)
+        return study, with_header(gin.operative_config_str(), found.sources)
+    except Exception as error:
+        raise ValueError(f"bad config: {_explain(error, found)}") from error
     finally:
         gin.clear_config()  # bindings must not apply to objects that are made by hand later
 
 
-def _load(files: Sequence[pathlib.Path], bindings: Sequence[str]) -> tuple[Study, str]:
-    excused: Bindings = {}
-    if bindings:
-        # A single binding may replace what other bindings configure (such as another source).
-        # Bindings that are used without it are not errors.
-        with contextlib.suppress(ValueError):
-            _parse(files)
-            _build()
-        excused = _bindings(gin.operative_config_str())
-    _parse(files, bindings)
-    study = _build()
-    used = _bindings(gin.operative_config_str())
-    bound = _bindings(gin.config_str())
-    _refuse_overruled(_bindings("\n".join(bindings)), bound, used)
-    _refuse_unused(bound, used | excused)
-    return study, gin.operative_config_str()
+def _explain(error: Exception, found: GinFiles | None) -> str:
+    """Say in one line what is wrong, and in which file and line if that is known."""
+    first, *rest = str(error).splitlines() or [repr(error)]
+    if isinstance(error, FieldError):
+        where = found.where(error.kind, error.field.partition("[")[0]) if found else ""
+        return first + where
+    if match := re.search(r"(\w+)\.__init__\(\) missing \d+ required .*?: (.*)", first):
+        kind, names = match[1], match[2].replace("'", "").replace(" and ", ", ").replace(",,", ",")
+        names = ", ".join(f"{kind}.{name}" for name in names.split(", "))
+        return f"nothing binds {names}: is a file empty, or an include missing?"
+    if first.startswith("macro() missing"):
+        name = re.search(r"in scope '(.*)'", rest[-1]).group(1)  # type: ignore[union-attr]
+        return f"no value is bound to the macro %{name}"
+    if match := re.search(r"No configurable matching '([^']+)'", first):
+        first = first.rstrip(".") + similar(match[1], CLASSES)
+    if match := re.search(r"Configurable '([^']+)' doesn't have a parameter named '(\w+)'", first):
+        kind = CLASSES.get(match[1].split(".")[-1])
+        known = [field.name for field in dataclasses.fields(kind)] if kind else ()
+        first = first.rstrip(".") + similar(match[2], known)
+    if "malformed node or string" in first:
+        value, where = re.search(r"token (.*) \((.*)\)$", rest[-1]).groups()  # type: ignore[union-attr]
+        return f"{value} is not a value ({where}): text needs quotes, a class an '@'"
+    if not isinstance(error, ValueError | SyntaxError | OSError):
+        first = f"{type(error).__name__}: {first}{author_line(error)}"
+    location = [line.strip() for line in rest if line.startswith("  In file")]
+    return " ".join([first, *(f"({line[3:]})" for line in location[:1])])[:500]
 
 
-def _parse(files: Sequence[pathlib.Path], bindings: Sequence[str] = ()) -> None:
-    gin.clear_config()
-    _include_folders.clear()
-    for file in files:
-        if not file.is_file():
-            raise ValueError(f"gin file {file} does not exist")
-    with _one_line_errors(), _without_logging():
-        for file in files:
-            _search_includes(file.resolve())
-        gin.parse_config_files_and_bindings(
-            [str(file) for file in files], list(bindings), print_includes_and_imports=False
-        )
-
-
-_include_folders: list[pathlib.Path] = []  # in which the reader below finds included files
-
-
-def _included(name: str) -> pathlib.Path:
-    there = (folder / name for folder in _include_folders if (folder / name).is_file())
-    return next(there, pathlib.Path(name))
-
-
-# gin keeps for ever the search paths that it is given; those of this reader change with the study.
-gin.config.register_file_reader(
-    lambda name: _included(name).open(), lambda name: _included(name).is_file()
-)
-
-
-def _search_includes(file: pathlib.Path) -> None:
-    """Let an `include` be relative to the folder of its file, or to that folder's parent."""
-    for folder in (file.parent, file.parent.parent):
-        _include_folders.append(folder)
-        for name in re.findall(r"^include\s+['\"](.+)['\"]", file.read_text(), re.MULTILINE):
-            if (folder / name).is_file():
-                _search_includes(folder / name)
-
-
-def _build() -> Study:
-    with _one_line_errors():
-        return gin.get_configurable("Study")()
-
-
-@contextlib.contextmanager
-def _one_line_errors() -> Iterator[None]:
-    """Turn any error of gin, or of what the config imports, into one line."""
-    try:
-        yield
-    except Exception as error:
-        raise ValueError(f"bad config: {_one_line(error)}") from error
-
-
-@contextlib.contextmanager
-def _without_logging() -> Iterator[None]:
-    """gin's own readers log an error for every include that they do not find."""
-    logging.disable(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
-
-
-def _one_line(error: BaseException) -> str:
-    """The error and gin's note of the file and line, on one line."""
-    return " ".join(str(error).split())[:400] or repr(error)
+def author_line(error: BaseException) -> str:
+    """Return ' (file:line)' of the innermost frame outside of installed packages and ttoaa."""
+    package = str(pathlib.Path(__file__).parent)
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if "site-packages" not in frame.filename
+        and not frame.filename.startswith((package, "<", str(pathlib.Path(os.__file__).parent)))
+    ]
+    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
 
 
 def _bindings(text: str) -> Bindings:
@@ -240,17 +204,27 @@ def _bindings(text: str) -> Bindings:
     return {(tuple(n.split("/")[:-1]), n.split("/")[-1]): "".join(v.split()) for n, v in found}
 
 
-def _refuse_unused(given: Bindings, used: Bindings) -> None:
-    """Raise ValueError for a mistyped scope or an unused macro, which gin accepts silently."""
-    for scopes, name in sorted(given):
-        if not any(_same(name, n) and set(scopes) <= set(s) for s, n in used):
-            full = "/".join((*scopes, name))
-            raise ValueError(f"bad config: nothing uses the binding of {full}: is it mistyped?")
+def _refuse_unused(found: GinFiles, used: Bindings) -> None:
+    """Raise ValueError for a mistyped scope or an unused macro, which gin accepts silently.
+
+    A binding of an included file may be unused where the file that includes it replaced what it is
+    about, and one of any file where a single binding did.
+    """
+    single = any(binding.file is None for binding in found.bindings)
+    for binding in found.bindings:
+        if any(_same(binding.name, n) and {*binding.scopes} <= {*s} for s, n in used):
+            continue
+        replaceable = binding.included or (single and binding.file is not None)
+        if replaceable and found.may_be_replaced(binding):
+            continue
+        known = ["/".join((*s, ".".join(n.split(".")[-2:]))) for s, n in used]
+        hint = similar(binding.full_name, known) or ": is it mistyped?"
+        where = f" ({binding.where})" if binding.where else ""
+        raise ValueError(f"nothing uses the binding of {binding.full_name}{where}{hint}")
 
 
 def _refuse_overruled(given: Bindings, bound: Bindings, used: Bindings) -> None:
     """Raise ValueError if a scoped binding, as saved configs have, overrides a given one."""
-    _refuse_unused(given, used)
     for scopes, name in sorted(given):
         values = {v for (s, n), v in bound.items() if s == scopes and _same(name, n)}
         found = {
@@ -258,7 +232,7 @@ def _refuse_overruled(given: Bindings, bound: Bindings, used: Bindings) -> None:
         }
         if not values & set(found.values()):
             ours, theirs = "/".join((*scopes, name)), sorted("/".join(where) for where in found)
-            raise ValueError(f"bad config: {theirs[0]} overrules {ours}: bind that one instead")
+            raise ValueError(f"{theirs[0]} overrules {ours}: bind that one instead")
 
 
 def _same(name: str, other: str) -> bool:
@@ -266,32 +240,3 @@ def _same(name: str, other: str) -> bool:
     if not ("." in name and "." in other):
         return name == other  # a macro
     return f".{name}".endswith(f".{other}") or f".{other}".endswith(f".{name}")
-
-
-def _check_types(value: Any) -> None:
-    """Raise ValueError for a field that does not have its annotated type, recursively.
-
-    gin checks no types, and accepts a reference without parentheses in place of an object.
-    """
-    hints = typing.get_type_hints(type(value))
-    for field in dataclasses.fields(value):
-        given, name = getattr(value, field.name), f"{type(value).__name__}.{field.name}"
-        if callable(given) and not dataclasses.is_dataclass(type(given)):
-            raise ValueError(f"{name} is {given!r}: write @Name() with the parentheses")
-        hint = hints[field.name]
-        if not _fits(given, hint):
-            raise ValueError(f"{name} must be {getattr(hint, '__name__', hint)}, not {given!r}")
-        for part in given if isinstance(given, list | tuple) else [given]:
-            if dataclasses.is_dataclass(part) and not isinstance(part, type):
-                _check_types(part)
-
-
-def _fits(given: Any, hint: Any) -> bool:
-    """Whether the value fits: protocols accept any dataclass, generics are not checked."""
-    if getattr(hint, "_is_protocol", False):
-        return dataclasses.is_dataclass(given)
-    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    parts = typing.get_args(hint) if union else (hint,)
-    if not all(isinstance(part, type) for part in parts):
-        return True
-    return isinstance(given, (*parts, int) if float in parts else parts)

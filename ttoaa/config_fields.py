@@ -161,7 +161,7 @@ def config_class(cls: type[T]) -> type[T]:
 
 def check_fields(value: Any) -> None:
     """Raise FieldError for the first field of a dataclass with a wrong type or out of its range."""
-    kind = type(value)
+    kind: Any = type(value)
     for name, hint in _hints(kind).items():
         given = getattr(value, name)
         for path, wanted, found in _problems(given, hint, ""):
@@ -303,7 +303,10 @@ def _describe(hint: Any, plural: bool = False) -> str:
         return f"a dict of {_describe(parts[0], True)} to {_describe(parts[1], True)}"
     name = getattr(hint, "__name__", str(hint))
     if dataclasses.is_dataclass(hint) or getattr(hint, "_is_protocol", False):
-        return f"{name} objects" if plural else f"a {name}, as @Name() with the parentheses"
+        article = "an" if name[0] in "AEIOU" else "a"
+        if plural:
+            return f"{name} objects"
+        return f"{article} {name}, as @Name() with the parentheses"
     return name
 
 

@@ -73,6 +73,18 @@ class Workdir:
         found = (re.fullmatch(rf"(?:{names})(?:-s(\d+))?", p.name) for p in self.root.glob("*"))
         return sorted({int(match.group(1) or 0) for match in found if match})
 
+    def trained_seeds(self) -> list[int]:
+        """List the seeds of which a run has a checkpoint, ascending."""
+        found = {
+            path.parent.parent
+            for path in self.root.glob("*/checkpoints/*")
+            if path.name.isdecimal()
+        }
+        runs = {
+            seed: [Workdir(self.root, seed).run(kind) for kind in RUNS] for seed in self.seeds()
+        }
+        return [seed for seed, folders in runs.items() if found & {*folders}]
+
 
 @contextlib.contextmanager
 def atomic_writer(path: pathlib.Path) -> Iterator[BinaryIO]:

@@ -61,6 +61,13 @@ class Execution:
         if self.microbatch is not None and self.microbatch < 1:
             raise ValueError("Execution.microbatch must be a positive integer or None")
 
+    def check(self, length: int) -> None:
+        """Raise ValueError for what does not fit rows of this many tokens."""
+        if length % self.loss_chunks:
+            raise ValueError(
+                f"Execution.loss_chunks {self.loss_chunks} must divide Geometry.length {length}"
+            )
+
 
 PLAIN = Execution(attention="xla")
 """Works on every platform and for every length."""

@@ -9,7 +9,7 @@ import gin
 from ttoaa.data.repetition_filter import RepetitionFilter
 from ttoaa.training.checkpoints import Keep
 from ttoaa.training.metrics import Metric, check_metrics
-from ttoaa.training.optimizer import Optimizer
+from ttoaa.training.optimizer import Optimizer, bind_schedule
 from ttoaa.training.skip_policy import Guard
 
 
@@ -47,6 +47,13 @@ class Training:
                 f"Training.loss_divisor must be one of targets, tokens, not {self.loss_divisor!r}"
             )
         check_metrics(self.metrics)
+
+    def check(self, steps: int) -> None:
+        """Raise ValueError for what does not fit a run of this many steps."""
+        bind_schedule(self.optimizer, steps)
+        late = [step for step in self.keep.milestones if step > steps]
+        if late:
+            raise ValueError(f"Keep.milestones has {late[0]}, beyond {steps} steps")
 
     def numerics(self) -> dict[str, Any]:
         """Return the parts that a checkpoint can only be continued with, unchanged."""

@@ -244,14 +244,8 @@ class CompiledStep:
                 f"a batch of {batch} rows cannot be cut into {parts} equal parts (data x fsdp "
                 f"of the mesh {dict(self.mesh.shape)}): change Geometry.batch or Layout"
             )
-        if self.geometry.length % self.execution.loss_chunks:
-            raise ValueError(
-                f"Execution.loss_chunks {self.execution.loss_chunks} must divide Geometry.length "
-                f"{self.geometry.length}"
-            )
-        late = [s for s in self.training.keep.milestones if s > self.geometry.steps]
-        if late:
-            raise ValueError(f"Keep.milestones has {late[0]}, beyond {self.geometry.steps} steps")
+        self.execution.check(self.geometry.length)
+        self.training.check(self.geometry.steps)
         asked = self.execution.microbatch
         default = 2 * parts if platform == "cpu" and batch % (2 * parts) == 0 else batch
         rows = asked or default

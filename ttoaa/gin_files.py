@@ -1,0 +1,226 @@
+"""Gin files: what they include, where each binding stands, and what a resolved config came from.
+
+An `include` means the file next to the one that contains it; if there is none, a config that ttoaa
+ships, such as 'quickstart.gin'. The current folder plays no part.
+"""
+
+import dataclasses
+import hashlib
+import importlib.util  # noqa: F401 (gin reaches for importlib.util without importing it)
+import io
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import gin
+from gin import config_parser
+
+_PACKAGE = pathlib.Path(__file__).parent
+_SHIPPED = [_PACKAGE / "configs", _PACKAGE.parent / "configs"]
+"""Where ttoaa's own configs are: in an installed package, in a checkout."""
+_HEADER = "# Resolved by ttoaa; change it with --gin_bindings. The lines below have sha256 "
+_SOURCE = "# source "
+
+
+class Binding(NamedTuple):
+    scopes: tuple[str, ...]
+    name: str
+    """'Name.parameter', or the name of a macro."""
+    file: pathlib.Path | None
+    """None: of the command line."""
+    line: int
+    included: bool
+
+    @property
+    def full_name(self) -> str:
+        return "/".join((*self.scopes, self.name))
+
+    @property
+    def where(self) -> str:
+        """'file:line', empty for the command line."""
+        return f"{self.file.name}:{self.line}" if self.file else ""
+
+
+class Source(NamedTuple):
+    """A file that a config was resolved from."""
+
+    path: str
+    """Relative to the folder of the first file; 'configs/…' for those that ttoaa ships."""
+    sha256: str
+
+
+@dataclasses.dataclass
+class GinFiles:
+    """Config files with all that they include, in the order in which gin applies them."""
+
+    sources: list[Source] = dataclasses.field(default_factory=list)
+    bindings: list[Binding] = dataclasses.field(default_factory=list)
+    references: set[str] = dataclasses.field(default_factory=set)
+    """'scope/Name' of every '@scope/Name', and the name of every macro."""
+    _pieces: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    """(file, text) between includes; blank lines keep the line numbers of gin's errors right."""
+
+    def parse(self) -> None:
+        """Replace what gin has bound by the bindings of all files."""
+        gin.clear_config()
+        for name, text in self._pieces:
+            gin.parse_config(_named(name, text))
+
+    def may_be_replaced(self, binding: Binding) -> bool:
+        """Whether the files use the binding's scopes, or the macro, so that it is no typing error.
+
+        gin itself refuses names of classes and parameters that do not exist.
+        """
+        scopes = {scope for name in self.references for scope in name.split("/")[:-1]}
+        if "." not in binding.name:
+            return binding.full_name in self.references
+        return scopes >= {*binding.scopes}
+
+    def where(self, kind: str, parameter: str) -> str:
+        """Return ' (file:line)' of the last binding of a class's parameter, '' if unknown."""
+        ends = [b for b in self.bindings if f".{b.name}".endswith(f".{kind}.{parameter}")]
+        return f" ({ends[-1].where})" if ends and ends[-1].where else ""
+
+
+def read_gin_files(files: Sequence[str | os.PathLike[str]], bindings: Sequence[str]) -> GinFiles:
+    """Read config files, everything they include, and single bindings after them.
+
+    Raises ValueError, in one line, for a file that is missing or is not UTF-8, for a circular
+    include, and for a resolved config that was changed or cut short; SyntaxError for a statement
+    that cannot be parsed.
+    """
+    found = GinFiles()
+    top: pathlib.Path | None = None
+    for name in files:
+        path = locate(name)
+        if path is None:
+            raise ValueError(f"gin file {name} does not exist")
+        top = top or path.parent
+        _read(path, found, (), top)
+    _read_text("\n".join(bindings), None, found, (), pathlib.Path())
+    return found
+
+
+def locate(name: str | os.PathLike[str]) -> pathlib.Path | None:
+    """Return the file of that path, or the config of that name that ttoaa ships; None if neither.
+
+    The folder 'configs/' may be left out: 'quickstart.gin' is found from anywhere.
+    """
+    path = pathlib.Path(name)
+    if path.is_file():
+        return path.absolute()
+    inside = pathlib.Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
+    shipped = (folder / inside for folder in _SHIPPED if not path.is_absolute())
+    return next((each for each in shipped if each.is_file()), None)
+
+
+def with_header(resolved: str, sources: Sequence[Source]) -> str:
+    """Return a resolved config with its sources and a checksum, which `read_gin_files` verifies."""
+    lines = [f"{_SOURCE}{source.path} sha256 {source.sha256}\n" for source in sources]
+    body = "".join(lines) + resolved
+    return f"{_HEADER}{hashlib.sha256(body.encode()).hexdigest()}\n{body}"
+
+
+def sources_of(config: pathlib.Path) -> list[Source]:
+    """Return what a resolved config was made from; ValueError where it is damaged."""
+    text = _decode(config, config.read_bytes())
+    first, _, body = text.partition("\n")
+    digest = hashlib.sha256(body.encode()).hexdigest()
+    if first != _HEADER + digest:
+        raise ValueError(
+            f"{config} is damaged or was edited (its checksum differs): name the study's config "
+            "with --gin_file and the same --workdir to write it again"
+        )
+    lines = [line.removeprefix(_SOURCE) for line in body.splitlines() if line.startswith(_SOURCE)]
+    return [Source(*line.rsplit(" sha256 ", 1)) for line in lines]
+
+
+def _read(
+    path: pathlib.Path, found: GinFiles, stack: tuple[pathlib.Path, ...], top: pathlib.Path
+) -> None:
+    resolved = path.resolve()
+    if resolved in stack:
+        circle = [each.name for each in (*stack[stack.index(resolved) :], resolved)]
+        raise ValueError(f"circular include: {' includes '.join(circle)}")
+    content = path.read_bytes()
+    text = _decode(path, content)
+    if text.startswith(_HEADER):
+        found.sources += sources_of(path)
+    else:
+        source = Source(_relative(resolved, top.resolve()), hashlib.sha256(content).hexdigest())
+        found.sources.append(source)
+    _read_text(text, path, found, (*stack, resolved), top)
+
+
+def _read_text(
+    text: str,
+    path: pathlib.Path | None,
+    found: GinFiles,
+    stack: tuple[pathlib.Path, ...],
+    top: pathlib.Path,
+) -> None:
+    """Record the statements of one file, or of the command line, and read what it includes."""
+    name, lines, begun = str(path or "--gin_bindings"), text.splitlines(keepends=True), 0
+    references = _References(found.references)
+    for statement in config_parser.ConfigParser(_named(name, text), references):
+        if isinstance(statement, config_parser.BindingStatement):
+            scopes = tuple(filter(None, (statement.scope or "").split("/")))
+            bound = ".".join(filter(None, (statement.selector, statement.arg_name)))
+            line = statement.location.line_num
+            found.bindings.append(Binding(scopes, bound, path, line, len(stack) > 1))
+        elif isinstance(statement, config_parser.IncludeStatement):
+            line = statement.location.line_num
+            found._pieces.append((name, "\n" * begun + "".join(lines[begun : line - 1])))
+            _read(_included(statement.filename, path, line), found, stack, top)
+            begun = line
+    found._pieces.append((name, "\n" * begun + "".join(lines[begun:])))
+
+
+class _References(config_parser.ParserDelegate):
+    """Notes what the values of a file refer to."""
+
+    def __init__(self, found: set[str]) -> None:
+        self._found = found
+
+    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> str:
+        self._found.add(scoped_configurable_name)
+        return scoped_configurable_name
+
+    def macro(self, scoped_name: str) -> str:
+        self._found.add(scoped_name)
+        return scoped_name
+
+
+def _included(name: str, path: pathlib.Path | None, line: int) -> pathlib.Path:
+    if path is None:
+        raise ValueError(f"--gin_bindings cannot include {name!r}: name the file with --gin_file")
+    near = path.parent / name
+    inside = (folder / name for folder in _SHIPPED)
+    found = near if near.is_file() else next((each for each in inside if each.is_file()), None)
+    if found is None:
+        raise ValueError(
+            f"{path.name}:{line} includes {name!r}, which is neither in {path.parent} nor a config "
+            "that ttoaa ships"
+        )
+    return found
+
+
+def _relative(path: pathlib.Path, top: pathlib.Path) -> str:
+    for folder in _SHIPPED:
+        if path.is_relative_to(folder):
+            return f"configs/{path.relative_to(folder).as_posix()}"
+    return os.path.relpath(path, top)
+
+
+def _decode(path: pathlib.Path, content: bytes) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 at byte {error.start}") from error
+
+
+def _named(name: str, text: str) -> io.StringIO:
+    lines = io.StringIO(text)
+    lines.name = name  # errors of gin show it
+    return lines
