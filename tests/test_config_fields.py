@@ -97,7 +97,7 @@ class Example:
         ),
         ({"by_name": [1]}, "Example.by_name must be a dict of texts to (an integer, an integer)"),
         ({"at": (0,)}, "Example.at[0] must be an integer of at least 1, not 0"),
-        ({"inner": Inner}, "Example.inner must be a Inner, as @Name() with the parentheses, not"),
+        ({"inner": Inner}, "Example.inner must be an Inner, as @Name() with the parentheses, not"),
         ({"placed": Inner}, "Example.placed must be a Placed, as @Name() with the parentheses or"),
     ],
 )

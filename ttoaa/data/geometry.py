@@ -1,26 +1,21 @@
 """The shape of a run: tokens per row, rows per step, and steps."""
 
-import dataclasses
+from typing import Annotated
 
 import gin
 
+from ttoaa.config_fields import AtLeast, PositiveInt, config_class
+
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class Geometry:
     """Rows of `length` tokens, `batch` rows per step, `steps` steps; part of the plan's hash."""
 
-    length: int
-    batch: int
-    steps: int
-
-    def __post_init__(self) -> None:
-        for name in ("length", "batch", "steps"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"Geometry.{name} must be a positive integer, not {value!r}")
-        if self.length < 2:
-            raise ValueError("Geometry.length must be at least 2: a row has length - 1 targets")
+    length: Annotated[int, AtLeast(2)]
+    """A row has length - 1 targets."""
+    batch: PositiveInt
+    steps: PositiveInt
 
     @property
     def sequences(self) -> int:
