@@ -14,6 +14,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from ttoaa import command_line, config
+from ttoaa.gin_files import sources_of, with_header
 from ttoaa.model.decoder import abstract_params
 from ttoaa.training.checkpoint_io import read_checkpoint
 from ttoaa.training.metrics import FILES
@@ -136,6 +137,18 @@ def copy(workdir, target, *names):
         target.mkdir(parents=True, exist_ok=True)
         copied(workdir / name, target / name)
     return target
+
+
+def edit_config(workdir, *replacements, add=""):
+    """Change the study's resolved config as if ttoaa had resolved it so."""
+    path = workdir / "config.gin"
+    sources = sources_of(path)
+    lines = path.read_text().splitlines(keepends=True)[1 + len(sources) :]
+    text = "".join(lines) + f"\n{add}\n" * bool(add)
+    for old, new in replacements:
+        assert old in text
+        text = text.replace(old, new)
+    path.write_text(with_header(text, sources))
 
 
 def params(workdir, kind, step=STEPS, seed=0):

@@ -85,9 +85,7 @@ def test_what_lacks_is_made_with_the_same_bytes_and_nothing_else(scored, finishe
 
 def test_killed_in_the_middle_it_needs_only_the_folder_to_go_on(finished, tmp_path):
     workdir = studies.copy(finished[0], tmp_path / "elsewhere", "plan", "control", "run")
-    path = workdir / "config.gin"
-    text = path.read_text().replace("TextFiles.paths = [", "TextFiles.paths = ['/nowhere', ")
-    path.write_text(text)
+    studies.edit_config(workdir, ("TextFiles.paths = [", "TextFiles.paths = ['/nowhere', "))
     process = studies.start("evaluate", workdir)
     while process.poll() is None and not list((workdir / "tables").rglob("*.parquet")):
         time.sleep(0.001)
@@ -144,8 +142,7 @@ def test_a_damaged_checkpoint_is_named_and_left_and_the_others_are_scored(scored
 
 def test_a_checkpoint_of_another_model_is_named(scored, capsys):
     shutil.rmtree(scored / "tables/control")
-    path = scored / "config.gin"
-    path.write_text(path.read_text().replace("hidden = 32", "hidden = 48"))
+    studies.edit_config(scored, ("hidden = 32", "hidden = 48"))
     assert studies.main(evaluate, scored) == 1
     err = capsys.readouterr().err
     assert "checkpoint 10 in" in err and "as float32[32, 16], not as float32[48, 16]" in err

@@ -12,6 +12,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import studies
 from fakes import Given, Planted
 
 from ttoaa.planning.audit import compare
@@ -176,7 +177,7 @@ def test_batches_and_hosts_that_there_are_not_are_one_line(made):
 def test_an_error_is_one_line_and_leaves_nothing(planned):
     workdir, _ = planned
     config = workdir.config.read_text()
-    workdir.config.write_text(config + "\nPlanted.length = 33\n")
+    studies.edit_config(workdir.root, add="Planted.length = 33")
     before = files(workdir.root)
     done = run(workdir.root, "--seed=1")
     assert done.returncode == 1 and done.stdout == ""

@@ -100,10 +100,7 @@ def test_what_is_done_is_not_done_again(finished, tmp_path, monkeypatch, capsys)
 def test_a_finished_study_of_another_model_is_refused(finished, tmp_path):
     parts = ("plan", "control", "run", "tables", "report.html", "summary.json")
     workdir = studies.copy(finished[0], tmp_path / "work", *parts)
-    path = workdir / "config.gin"
-    path.write_text(
-        path.read_text().replace("DecoderConfig.hidden = 32", "DecoderConfig.hidden = 48")
-    )
+    studies.edit_config(workdir, ("DecoderConfig.hidden = 32", "DecoderConfig.hidden = 48"))
     error = studies.main(study, workdir)
     assert "was made with model.hidden 32, now it would be 48" in error
 
@@ -184,8 +181,7 @@ def test_seed_is_not_taken_for_seeds(finished):
 )
 def test_the_primary_outcome_cannot_be_declared_afterwards(finished, tmp_path, change, message):
     workdir = studies.copy(finished[0], tmp_path / "work", "plan", "control", "run", "tables")
-    with open(workdir / "config.gin", "a") as file:
-        file.write(f"\n{change}\n")
+    studies.edit_config(workdir, add=change)
     error = studies.main(report, workdir)
     assert (
         error.startswith("report: ")

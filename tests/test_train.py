@@ -210,22 +210,22 @@ def test_a_damaged_shard_is_named(begun):
 
 def test_a_vocabulary_too_small_is_refused(finished, tmp_path):
     workdir = studies.copy(finished[0], tmp_path / "work")
-    text = (workdir / "config.gin").read_text()
-    (workdir / "config.gin").write_text(
-        text.replace("DecoderConfig.vocab_size = 320", "DecoderConfig.vocab_size = 319")
-    )
-    error = refused(workdir, "--run=control")
-    assert "vocabulary of 320, DecoderConfig.vocab_size is only 319" in error
+    before = studies.contents(workdir)
+    smaller = "--gin_bindings=DecoderConfig.vocab_size = 319"
+    for command, *flags in ((train, "--run=control"), (plan, "--dry_run")):
+        error = studies.main(command, workdir, smaller, *flags)
+        assert "the tokenizer has 320 ids and the model 319 embedding rows" in error
+        assert "'DecoderConfig.vocab_size = 320'" in error
+    assert studies.contents(workdir).keys() == before.keys()
+    bigger = "--gin_bindings=DecoderConfig.vocab_size = 320"
+    assert studies.main(plan, workdir, bigger, "--dry_run") == 0, "no refusal locked the config"
 
 
 def test_another_model_is_refused(begun):
     error = refused(begun, "--run=run", "--gin_bindings=DecoderConfig.hidden = 48")
     assert "DecoderConfig.hidden 32, now it would be 48" in error
     # Also where the folder's own config was changed by hand.
-    path = begun / "config.gin"
-    path.write_text(
-        path.read_text().replace("DecoderConfig.hidden = 32", "DecoderConfig.hidden = 48")
-    )
+    studies.edit_config(begun, ("DecoderConfig.hidden = 32", "DecoderConfig.hidden = 48"))
     error = refused(begun, "--run=run")
     assert "was made with model.hidden 32, now it would be 48" in error
 
@@ -294,16 +294,14 @@ def test_a_finished_run_of_another_plan_is_not_called_finished(finished, tmp_pat
 
 
 def test_experiments_that_were_not_planned_are_refused(begun):
-    with open(begun / "config.gin", "a") as file:
-        file.write("\nForgetting.sparse_ratio = 3.0\n")
+    studies.edit_config(begun, add="Forgetting.sparse_ratio = 3.0")
     error = refused(begun, "--run=run")
     assert "was made with experiments.forgetting.sparse_ratio" in error
 
 
 def test_a_dry_run_refuses_a_plan_that_does_not_fit(finished, tmp_path):
     workdir = studies.copy(finished[0], tmp_path / "work")
-    path = workdir / "config.gin"
-    path.write_text(path.read_text() + "\nlate/Planted.repetitions = (0, 500)\n")
+    studies.edit_config(workdir, add="late/Planted.repetitions = (0, 500)")
     before = studies.contents(workdir)
     error = studies.main(plan, workdir, "--dry_run")
     assert "the plan does not fit" in error and "late" in error

@@ -37,8 +37,7 @@ def run(workdir, slow=0.2, seconds=0.2, timeout=600):
 
     A batch takes `slow` seconds and an outcome `seconds` at least.
     """
-    with open(workdir / "config.gin", "a") as file:
-        file.write(GIN)
+    studies.edit_config(workdir, add=GIN)
     os.environ["TTOAA_TEST_AUDIT"] = str(seconds)
     limit = time.monotonic() + timeout
     try:

@@ -63,6 +63,14 @@ class Study:
         self.training.check(self.geometry.steps)
         self.execution.check(self.geometry.length)
 
+    def check_vocabulary(self, ids: int) -> None:
+        """Raise ValueError if the model has too few embedding rows for the tokenizer."""
+        if self.model.vocab_size < ids:
+            raise ValueError(
+                f"the tokenizer has {ids:,} ids and the model {self.model.vocab_size:,} embedding "
+                f"rows: add --gin_bindings='DecoderConfig.vocab_size = {ids}'"
+            )
+
 
 def load_from_flags(more: Sequence[str] = ()) -> Study:
     """Load the study of --gin_file and --gin_bindings, or the one that the workdir remembers.

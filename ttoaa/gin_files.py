@@ -86,9 +86,8 @@ class GinFiles:
 def read_gin_files(files: Sequence[str | os.PathLike[str]], bindings: Sequence[str]) -> GinFiles:
     """Read config files, everything they include, and single bindings after them.
 
-    Raises ValueError, in one line, for a file that is missing or is not UTF-8, for a circular
-    include, and for a resolved config that was changed or cut short; SyntaxError for a statement
-    that cannot be parsed.
+    Raises ValueError, in one line, for a file that is missing or is not UTF-8, or for a circular
+    include; SyntaxError for a statement that cannot be parsed.
     """
     found = GinFiles()
     top: pathlib.Path | None = None
@@ -124,14 +123,20 @@ def with_header(resolved: str, sources: Sequence[Source]) -> str:
 
 def sources_of(config: pathlib.Path) -> list[Source]:
     """Return what a resolved config was made from; ValueError where it is damaged."""
-    text = _decode(config, config.read_bytes())
-    first, _, body = text.partition("\n")
-    digest = hashlib.sha256(body.encode()).hexdigest()
-    if first != _HEADER + digest:
+    found = _sources(_decode(config, config.read_bytes()))
+    if found is None:
         raise ValueError(
             f"{config} is damaged or was edited (its checksum differs): name the study's config "
             "with --gin_file and the same --workdir to write it again"
         )
+    return found
+
+
+def _sources(text: str) -> list[Source] | None:
+    """The sources in the header of a resolved config; None without a header that fits."""
+    first, _, body = text.partition("\n")
+    if first != _HEADER + hashlib.sha256(body.encode()).hexdigest():
+        return None
     lines = [line.removeprefix(_SOURCE) for line in body.splitlines() if line.startswith(_SOURCE)]
     return [Source(*line.rsplit(" sha256 ", 1)) for line in lines]
 
@@ -145,11 +150,10 @@ def _read(
         raise ValueError(f"circular include: {' includes '.join(circle)}")
     content = path.read_bytes()
     text = _decode(path, content)
-    if text.startswith(_HEADER):
-        found.sources += sources_of(path)
-    else:
-        source = Source(_relative(resolved, top.resolve()), hashlib.sha256(content).hexdigest())
-        found.sources.append(source)
+    # An edited copy of a resolved config is a source like any other.
+    itself = Source(_relative(resolved, top.resolve()), hashlib.sha256(content).hexdigest())
+    inherited = _sources(text)
+    found.sources += [itself] if inherited is None else inherited
     _read_text(text, path, found, (*stack, resolved), top)
 
 

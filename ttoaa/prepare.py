@@ -57,13 +57,15 @@ _TO = flags.DEFINE_string("to", None, "URL to publish the finished corpus at")
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    chosen = config.load_from_flags(_bindings()).prepare
+    study = config.load_from_flags(_bindings())
+    chosen = study.prepare
     folder = config.workdir_from_flags().corpus
     existed = (folder / MANIFEST).exists()
     if _FROM.value and not existed:
         storage.stage(_FROM.value, folder, check=functools.partial(_check_manifest, chosen))
     source = getattr(chosen, "source", None)
     if not existed:
+        study.check_vocabulary(chosen.tokenizer.check())
         _report_skipped(source)
     corpus = prepare(chosen, folder)
     found = "exists already" if existed else "is ready"

@@ -51,13 +51,18 @@ def read(root: pathlib.Path) -> dict[str, Any]:
         )
     from ttoaa import config  # imported late, so that the error above is immediate
     from ttoaa.evaluation.study_status import study_status
+    from ttoaa.gin_files import sources_of
 
-    return study_status(config.load([Workdir(root).config])[0], root)
+    sources = sources_of(Workdir(root).config)
+    state = study_status(config.load([Workdir(root).config])[0], root)
+    return {**state, "config": [source._asdict() for source in sources]}
 
 
 def lines(state: dict[str, Any]) -> Iterator[str]:
     """Yield the state as lines of text."""
     yield f"{state['study']} in {state['workdir']}"
+    sources = [f"{source['path']} ({source['sha256'][:12]})" for source in state["config"]]
+    yield f"config     {', '.join(sources)}"
     yield f"corpus     {'made' if state['corpus'] else 'missing'}"
     for of in state["seeds"]:
         yield f"seed {of['seed']}"

@@ -52,7 +52,9 @@ class StudyHandle:
 
     @functools.cached_property
     def corpus(self) -> Corpus:
-        return Corpus.open(self.workdir.corpus, verify=self.verify)
+        corpus = Corpus.open(self.workdir.corpus, verify=self.verify)
+        self.config.check_vocabulary(corpus.vocab_size)
+        return corpus
 
     @functools.cached_property
     def order(self) -> Order:

@@ -23,8 +23,7 @@ ADDED = LIST.format("@asked/HeldOut()") + "\nasked/HeldOut.name = 'asked'\n"
 def workdir(finished, tmp_path):
     names = ("plan", "control", "run", "tables")
     folder = studies.copy(finished[0], tmp_path / "work", *names)
-    with open(folder / "config.gin", "a") as file:
-        file.write(f"\n{ADDED}")
+    studies.edit_config(folder, add=ADDED)
     return folder
 
 
@@ -71,8 +70,7 @@ def test_the_other_commands_take_it(workdir, capsys):
 
 
 def test_one_that_inserts_is_refused(workdir):
-    path = workdir / "config.gin"
-    path.write_text(path.read_text().replace("asked/HeldOut", "asked/Planted"))
+    studies.edit_config(workdir, ("asked/HeldOut", "asked/Planted"))
     error = studies.main(evaluate, workdir)
     assert "was made with experiments.asked absent, now it would be" in error
     assert "\n" not in error

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ttoaa.experiments.base import Experiment
+from ttoaa.gin_files import with_header
 from ttoaa.workdir import Workdir, write_json, write_text
 
 STEPS, BATCH, LENGTH = 60, 8, 64
@@ -70,7 +71,7 @@ def outcomes(conditions, effect, seed):
 
 def make_study(root, experiments, seeds=(0,), steps=(30, STEPS), text="an item", effect=0.2):
     """`experiments`: {name: conditions}. Writes the whole study, returns its experiments."""
-    write_text(root / "config.gin", f"# {text}\nStudy.name = 'x'\n")
+    write_text(root / "config.gin", with_header(f"# {text}\nStudy.name = 'x'\n", ()))
     write_json(root / "corpus" / "ledger.json", {"seconds": {"tokenise": 4.0}})
     arms = []
     for name, conditions in experiments.items():

@@ -180,8 +180,7 @@ def refused(workdir, kind="run"):
 
 def test_a_text_longer_than_its_slot_is_refused_by_a_dry_run(study):
     workdir = study("longer")
-    path = workdir / "config.gin"
-    path.write_text(path.read_text() + "\nSteered.text_length = 9\n")
+    studies.edit_config(workdir, add="Steered.text_length = 9")
     error = studies.main(plan, workdir, "--dry_run")
     assert "steered/fact-0: text 0 has 9 tokens, its slot holds 1 to 8" in error
 

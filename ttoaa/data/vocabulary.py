@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import tempfile
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
@@ -28,8 +29,11 @@ class Vocabulary(Protocol):
         """How many characters of the training documents `make` needs."""
         ...
 
-    def check(self) -> None:
-        """Raise ValueError for what would fail in `make` or `load`, before any text is read."""
+    def check(self) -> int:
+        """Return the number of embedding rows, before any text is read.
+
+        Raises ValueError for what would fail in `make` or `load`.
+        """
         ...
 
     def make(self, texts: Iterable[str | TokenIds]) -> bytes:
@@ -62,8 +66,8 @@ class TrainBPE:
                 f"ids, not {self.vocab_size}"
             )
 
-    def check(self) -> None:
-        pass
+    def check(self) -> int:
+        return self.vocab_size
 
     def make(self, texts: Iterable[str | TokenIds]) -> bytes:
         tokenizer = tokenizers.Tokenizer(models.BPE())
@@ -106,9 +110,9 @@ class ExistingTokenizer:
     def training_characters(self) -> int:
         return 0
 
-    def check(self) -> None:
+    def check(self) -> int:
         with storage.local(self.path) as path:
-            self.load(path)
+            return self.load(path).vocab_size
 
     def make(self, texts: Iterable[str | TokenIds]) -> bytes:
         return storage.read_bytes(self.path)
@@ -136,8 +140,11 @@ class SeqioTokenizer:
     def training_characters(self) -> int:
         return 0
 
-    def check(self) -> None:
-        self.make(())
+    def check(self) -> int:
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "tokenizer"
+            path.write_bytes(self.make(()))
+            return self.load(path).vocab_size
 
     def make(self, texts: Iterable[str | TokenIds]) -> bytes:
         return vocabulary_file(self._vocabulary(), self.name)
