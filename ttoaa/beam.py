@@ -7,10 +7,9 @@ Flags that are not listed here go to Beam. All workers must see the study's fold
 """
 
 import difflib
-import json
 import pathlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
 from absl import flags
@@ -19,6 +18,7 @@ from ttoaa import command_line, config
 from ttoaa.data.corpus import MANIFEST, SPLITS, Corpus
 from ttoaa.data.ngram_search import Patterns, scan_path
 from ttoaa.data.tokenizer import Tokenizer
+from ttoaa.json_io import mismatch, parse_json
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -85,18 +85,29 @@ def _scan(options: "PipelineOptions") -> None:
     )
 
 
+class _Pattern(TypedDict):
+    text: NotRequired[str]
+    tokens: NotRequired[list[int]]
+
+
 def _load_patterns(path: pathlib.Path, tokenizer: Tokenizer) -> Patterns:
     """Load a file of Patterns.save (.npz), or JSON lines with a text or tokens each."""
     if path.suffix == ".npz":
         return Patterns.load(path)
     sequences = []
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):  # of bytes: \n alone
-        try:
-            given = json.loads(line)
-            tokens = given["tokens"] if "tokens" in given else tokenizer.encode(given["text"])
-            sequences.append(np.array(tokens))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}:{number} has neither a text nor tokens: {error}") from error
+        place = f"{path}:{number}"
+        given = parse_json(line, place, dict[str, Any])
+        if given.keys().isdisjoint(_Pattern.__annotations__):
+            raise ValueError(f"{place} has neither a text nor tokens")
+        if problem := mismatch(given, _Pattern):
+            raise ValueError(f"{place} {problem}")
+        tokens = given["tokens"] if "tokens" in given else tokenizer.encode(given["text"])
+        if any(not 0 <= token < tokenizer.vocab_size for token in tokens):
+            raise ValueError(
+                f"{place} has a token outside the vocabulary of {tokenizer.vocab_size}"
+            )
+        sequences.append(np.array(tokens))
         if not len(tokens):
             raise ValueError(f"{path}:{number} has no tokens: remove that line")
     return Patterns(sequences)

@@ -57,9 +57,9 @@ def test_shots_are_solved_before_each_record_and_count_as_characters(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (lines(CUP) + b"{'a': 1}\n", r"a\.jsonl:2 is not a JSON object"),
-        (lines(CUP) + b"[1, 2]\n", r"a\.jsonl:2 is not a JSON object"),
-        (lines(CUP) + b'{"goal": "\xff"}\n', r"a\.jsonl:2 is not a JSON object"),
+        (lines(CUP) + b"{'a': 1}\n", r"a\.jsonl:2 is damaged: Expecting"),
+        (lines(CUP) + b"[1, 2]\n", r"a\.jsonl:2 must hold an object, not"),
+        (lines(CUP) + b'{"goal": "\xff"}\n', r"a\.jsonl:2 is damaged: not UTF-8"),
         (lines(CUP, {**CUP, "goal": None}), r"a\.jsonl:2: record 1 of piqa is malformed: 'goal'"),
         (lines({**CUP, "label": 2}), r"a\.jsonl:1: question piqa-0 has 2 options and label 2"),
     ],

@@ -129,7 +129,7 @@ def test_other_window_lengths_are_refused(olmo, tmp_path):
 
 def test_a_list_file_names_the_files_in_order(olmo, tmp_path):
     lines = ["# OLMo's", *(name.rsplit("/", 1)[1] for name in olmo.config.files), ""]
-    (tmp_path / "olmo" / "files.txt").write_text("\n".join(lines))
+    (tmp_path / "olmo" / "files.txt").write_text("\n".join(lines), "utf-8-sig")
     listed = dataclasses.replace(olmo.config, files=[str(tmp_path / "olmo" / "files.txt")])
     np.testing.assert_array_equal(
         listed.make(tmp_path / "corpus").windows("train", np.arange(48), LENGTH),

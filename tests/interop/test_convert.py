@@ -83,6 +83,7 @@ def test_an_import_goes_back_as_it_came(imported, tmp_path):
     for name in wanted.keys() - {"transformers_version"}:
         assert written[name] == wanted[name]
     assert (tmp_path / "back" / "tokenizer.json").read_text() == "{}"
+    assert "are those of the import" in (tmp_path / "back" / "README.md").read_text()
 
 
 def test_an_import_that_is_there_stays(imported, tmp_path):
@@ -171,6 +172,7 @@ def test_a_run_is_exported_with_its_tokenizer(run, corpus, tmp_path, asked, step
     assert content["pad_token_id"] is None and content["bos_token_id"] is None
     theirs = (corpus.folder / "tokenizer.json").read_bytes()
     assert (target / "tokenizer.json").read_bytes() == theirs
+    assert "sets `split_special_tokens`" in (target / "README.md").read_text()
     assert not list(tmp_path.glob("hf.*"))
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from tokenizers import Tokenizer
 
 from ttoaa.interop.huggingface import config as tokenizer
 from ttoaa.interop.huggingface.config import Card, read_config
@@ -184,14 +185,14 @@ def test_one_tensor_and_its_transpose_are_in_memory_and_no_more(tmp_path):
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "only plain RoPE is read"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 5e5}}, "only plain RoPE is read"),
         ({"rope_theta": 10_000}, "rope_theta is both 10000.0 and 500000.0"),
-        ({"num_hidden_layers": "gone"}, "num_hidden_layers is missing"),
-        ({"num_hidden_layers": "2"}, "layers must be a positive integer"),
+        ({"num_hidden_layers": "gone"}, "has no 'num_hidden_layers'"),
+        ({"num_hidden_layers": "2"}, 'must hold an integer in num_hidden_layers, not "2"'),
         ({"hidden_size": 30}, "heads times an even head width"),
-        ({"hidden_size": None}, "width must be a positive integer"),
-        ({"rms_norm_eps": "small"}, "rms_norm_eps must be a positive number, not 'small'"),
-        ({"num_hidden_layers": 3}, "has no tensor model.layers.2.mlp.down_proj.weight"),
-        ({"num_hidden_layers": 1}, "has a tensor model.layers.1"),
-        ({"vocab_size": 62}, r"lm_head.weight is \[61, 32\], its config says \[62, 32\]"),
+        ({"hidden_size": None}, "must hold an integer in hidden_size, not null"),
+        ({"rms_norm_eps": "small"}, 'must hold a finite number in rms_norm_eps, not "small"'),
+        ({"num_hidden_layers": 3}, "model.safetensors has 2 layers, its config says 3"),
+        ({"num_hidden_layers": 1}, "model.safetensors has 2 layers, its config says 1"),
+        ({"vocab_size": 62}, r"embed_tokens.weight is \[61, 32\], its config says \[62, 32\]"),
         ({"tie_word_embeddings": True}, "has a tensor lm_head.weight"),
     ],
 )
@@ -208,13 +209,19 @@ def test_what_the_decoder_cannot_compute_is_refused(changes, message, tmp_path):
     [
         (lambda f: (f / "config.json").unlink(), "has no config.json"),
         (lambda f: (f / "config.json").write_text("{"), "config.json is damaged"),
-        (lambda f: (f / "config.json").write_text("[]"), "not a model's config"),
+        (
+            lambda f: (f / "config.json").write_text("[]"),
+            r"config.json must hold an object, not \[\]",
+        ),
         (lambda f: [p.unlink() for p in f.glob("*.index.json")], "has no model.safetensors"),
         (lambda f: (f / "model-00003-of-00005.safetensors").unlink(), "00003.* is missing"),
         (lambda f: cut(f / "model-00003-of-00005.safetensors"), "00003.* is damaged"),
         (lambda f: reindex(f, "model-00001-of-00005.safetensors"), "lists lm_head.weight in"),
-        (lambda f: reindex(f, "../model.safetensors"), "not in its folder"),
-        (lambda f: (f / "model.safetensors.index.json").write_text("{}"), "has no weight_map"),
+        (lambda f: reindex(f, "../model.safetensors"), "not a weight file in its folder"),
+        (
+            lambda f: (f / "model.safetensors.index.json").write_text("{}"),
+            "has no 'weight_map': download it again",
+        ),
         (lambda f: retype(f), "lm_head.weight is I32, not"),
     ],
 )
@@ -256,6 +263,17 @@ def test_both_spellings_of_rope_and_their_absence(tmp_path):
         assert read_config(folder)[0].rope_theta == theta
 
 
+@pytest.mark.parametrize("text", ["a<|endoftext|>b", "<|endoftext|>", "<|endoftext", "the river"])
+def test_the_exported_tokenizer_encodes_as_training_does(corpus, tmp_path, text):
+    """transformers hands `split_special_tokens` to `tokenizers` under this name."""
+    tokenizer.write(corpus.tokenizer.path, corpus.eos_id, 32, tmp_path)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    exported = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    exported.encode_special_tokens = settings["split_special_tokens"]
+    ids = exported.encode(text).ids
+    assert ids == corpus.tokenizer.encode(text).tolist() and corpus.eos_id not in ids
+
+
 def test_a_tokenizer_of_ours_gets_its_settings(corpus, tmp_path):
     tokenizer.write(corpus.folder / "tokenizer.json", corpus.eos_id, 32, tmp_path)
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
@@ -270,3 +288,6 @@ def test_a_tokenizer_of_ours_gets_its_settings(corpus, tmp_path):
     ]
     with pytest.raises(ValueError, match="has no token 5000"):
         tokenizer.write(corpus.folder / "tokenizer.json", 5000, 32, tmp_path)
+    (tmp_path / "model").write_bytes(b"\n\x0b a SentencePiece model")
+    with pytest.raises(ValueError, match="model is not a `tokenizers` JSON file"):
+        tokenizer.write(tmp_path / "model", 0, 32, tmp_path)

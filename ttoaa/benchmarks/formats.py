@@ -42,7 +42,8 @@ def boolq(record: Record) -> Cloze:
     OLMES uses SuperGLUE, whose passages start with their title. The first choice is yes.
     """
     asked = f"{text_field(record, 'question')}?"
-    yes = integer_field(record, "answer" if "answer" in record else "label")
+    name = "answer" if "answer" in record else "label"
+    yes = int(record[name]) if isinstance(record[name], bool) else integer_field(record, name)
     label = {1: 0, 0: 1}.get(yes, -1)
     return _asked(asked, ("yes", "no"), label, f"{text_field(record, 'passage')}\nQuestion: ")
 

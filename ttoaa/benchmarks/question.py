@@ -6,8 +6,8 @@ the continuations (see `ttoaa.scoring.multiple_choice`). Records are JSON lines,
 
 import dataclasses
 import gzip
-import json
 import pathlib
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -15,9 +15,11 @@ from typing import Any, Protocol
 import gin
 import numpy as np
 
+from ttoaa.json_io import parse_json
 from ttoaa.statistics.bootstrap import keyed_rng
 
 Record = Mapping[str, Any]
+_INTEGER = re.compile(r"\s*-?[0-9]{1,18}\s*")
 
 
 def text_field(record: Record, name: str, may_be_empty: bool = False) -> str:
@@ -36,8 +38,8 @@ def texts_field(record: Record, name: str) -> list[str]:
 def integer_field(record: Record, name: str) -> int:
     """Return a field that holds an integer or its digits."""
     value = record[name]
-    digits = isinstance(value, str) and value.strip().lstrip("-").isdecimal()
-    if not digits and not isinstance(value, int):
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole and not (isinstance(value, str) and _INTEGER.fullmatch(value)):
         raise ValueError(f"{name!r} must be a whole number, not {value!r}")
     return int(value)
 
@@ -59,20 +61,15 @@ def check_paths(paths: Sequence[str], kind: str) -> None:
 
 def read_records(path: str | pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield ("file:line", record) of each non-empty line; ValueError names a bad line."""
-    number = 0
     opener = gzip.open if str(path).endswith(".gz") else open
     with opener(path, "rb") as file:
         try:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    record = json.loads(line)
-                    if not isinstance(record, dict):
-                        raise ValueError(f"{path}:{number} is not a JSON object: {line[:40]!r}")
-                    yield f"{path}:{number}", record
+                    place = f"{path}:{number}"
+                    yield place, parse_json(line, place, dict[str, Any])
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise ValueError(f"{path} is not a complete gzip file: {error}") from error
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}:{number} is not a JSON object: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)

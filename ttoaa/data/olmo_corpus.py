@@ -193,7 +193,13 @@ class OlmoCorpus:
                 paths.append(name)
                 continue
             folder = _existing_file(name).parent
-            lines = [line.strip() for line in _existing_file(name).read_text("utf-8").splitlines()]
+            try:
+                text = _existing_file(name).read_text("utf-8-sig")
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{name} is not UTF-8 at byte {error.start}: convert it"
+                ) from error
+            lines = [line.strip() for line in text.splitlines()]
             paths += [
                 line if "://" in line else str(folder / line)
                 for line in lines

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from ttoaa import __version__
 from ttoaa.data.corpus import MANIFEST, TOKENIZER, Corpus, Manifest
 from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.identity import identity, restore
@@ -96,6 +97,7 @@ def import_olmo(source: pathlib.Path, target: pathlib.Path, optimizer: bool) -> 
 
 def convert_olmo(source: pathlib.Path, target: pathlib.Path) -> str:
     """Convert .pt files of an unsharded checkpoint of OLMo to safetensors, with torch."""
+    read_olmo_config(source)
     with new_folder(target) as folder:
         files = olmo.convert(source, folder)
         shutil.copy(source / "config.yaml", folder)
@@ -132,6 +134,7 @@ def _export(
         if "card" in meta:  # an import: write its own files back
             card = Card(**meta["card"])
             tokenizer_files.copy(source, folder)
+            how = tokenizer_files.AS_IMPORTED
         else:
             corpus = source.parent / "corpus"
             if not (corpus / MANIFEST).is_file():
@@ -140,11 +143,17 @@ def _export(
             length = meta["identity"]["geometry"]["length"]
             card = Card(length, eos_id)
             tokenizer_files.write(corpus / TOKENIZER, eos_id, length, folder)
+            how = tokenizer_files.SPLIT
         weights.save(folder, config, card, params, dtype, shard_bytes)
-    note = ""
-    if config.document_separator is not None:
-        note = "; unlike in training, attention in transformers crosses document boundaries"
-    return f"step {step:,} of {source} is in {target}{note}"
+        note = ""
+        if config.document_separator is not None:
+            note = "unlike in training, attention in transformers crosses document boundaries"
+        name, known = f"Step {step:,} of {source.name}", f"{note[:1].upper()}{note[1:]}."
+        readme = tokenizer_files.README.format(
+            name=name, version=__version__, note=known if note else "", how=how
+        )
+        write_text(folder / "README.md", readme)
+    return f"step {step:,} of {source} is in {target}{note and f'; {note}'}"
 
 
 def _is_imported(target: pathlib.Path, source: pathlib.Path, optimizer: bool = False) -> bool:
@@ -255,8 +264,9 @@ def _load_tokenizer_and_card(
 def _open_huggingface(folder: pathlib.Path, mesh: Mesh | None) -> Model:
     config, card, _ = read_config(folder)
     tokenizer = _open_tokenizer(folder, config, card)  # before the weights, which take longer
+    params = weights.load_params(folder)  # checks the sizes of config
     places = None if mesh is None else shardings(mesh, abstract_params(config))
-    params = jax.device_put(weights.load_params(folder), places)
+    params = jax.device_put(params, places)
     return _make_model(str(folder), config, params, tokenizer, card)
 
 

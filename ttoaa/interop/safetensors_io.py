@@ -4,7 +4,7 @@ import json
 import math
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import jax.numpy as jnp
 import numpy as np
@@ -36,6 +36,8 @@ class Tensors:
             try:
                 with safe_open(path, "np") as file:
                     for name in file.keys():  # noqa: SIM118 (not a dict)
+                        if name in self._held:
+                            raise ValueError(f"{path} and {self.path(name)} both have {name}")
                         part = file.get_slice(name)
                         self._held[name] = path, name
                         self.shapes[name] = tuple(part.get_shape())
@@ -44,41 +46,79 @@ class Tensors:
                 raise ValueError(f"{path} is damaged: {error}: download it again") from error
 
     def read(self, name: str) -> np.ndarray:
+        """Read a tensor; ValueError, naming it, for floats that are not finite."""
         path, there = self._held[name]
         # Reopened for each tensor: the pages of a file that stays open count as memory.
         with safe_open(path, "np") as file:
-            return file.get_tensor(there)
+            array = file.get_tensor(there)
+        check_finite(array, f"{name} in {path}")
+        return array
 
     def path(self, name: str) -> pathlib.Path:
         return self._held[name][0]
 
     def rename(self, new: Callable[[str], str]) -> None:
+        """Rename all tensors; ValueError, naming the file, for a name that `new` refuses."""
+        try:
+            if len({new(name) for name in self._held}) < len(self._held):
+                raise ValueError("two tensors have one name")
+        except ValueError as error:
+            raise ValueError(f"{self.where}: {error}") from error
         self._held = {new(name): held for name, held in self._held.items()}
         self.shapes = {new(name): shape for name, shape in self.shapes.items()}
         self.dtypes = {new(name): dtype for name, dtype in self.dtypes.items()}
 
 
+_PIECE = 1 << 22  # values that are tested at a time
+
+
+def check_finite(array: np.ndarray, name: str) -> None:
+    """Raise ValueError, with the name, for a NaN or an infinity."""
+    flat = array.reshape(-1) if array.flags.c_contiguous else array.T.reshape(-1)
+    for start in range(0, flat.size, _PIECE):
+        piece = flat[start : start + _PIECE]
+        if not np.isfinite(piece).all():
+            raise ValueError(f"{name} has a value that is not finite, such as NaN")
+
+
+class _Index(TypedDict):
+    weight_map: dict[str, str]
+
+
 def open_folder(folder: pathlib.Path) -> Tensors:
-    """Open `model.safetensors` or the files listed in `model.safetensors.index.json`."""
+    """Open `model.safetensors` or the files listed in `model.safetensors.index.json`.
+
+    Raises ValueError where both could be meant, and for weights that neither of them lists.
+    """
     single, index = folder / "model.safetensors", folder / _INDEX
-    if single.is_file() or not index.is_file():
+    if not index.is_file():
         if not single.is_file():
             raise ValueError(f"{folder} has no model.safetensors: convert it to safetensors")
+        _refuse_others(folder, {single.name}, single)
         return Tensors([single])
-    content = read_json(index)
-    weight_map = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(weight_map, dict):
-        raise ValueError(f"{index} has no weight_map: download it again")
-    outside = [name for name in weight_map.values() if pathlib.Path(name).name != name]
-    if outside:
-        raise ValueError(f"{index} names {outside[0]!r}, which is not in its folder")
+    weight_map = read_json(index, _Index, "download it again")["weight_map"]
+    if not weight_map:
+        raise ValueError(f"{index} lists no tensor in its weight_map: download it again")
+    for name in weight_map.values():
+        if pathlib.PurePath(name).name != name or not name.endswith(".safetensors"):
+            raise ValueError(f"{index} names {name!r}, which is not a weight file in its folder")
     tensors = Tensors(folder / name for name in sorted(set(weight_map.values())))
     held = {name: tensors.path(name).name for name in tensors.shapes}
     for name in sorted({*held, *weight_map}):
         if held.get(name) != weight_map.get(name):
             there, said = held.get(name, "no file"), weight_map.get(name, "no file")
             raise ValueError(f"{index} lists {name} in {said}, not in {there}: download it again")
+    _refuse_others(folder, set(weight_map.values()), index)
     return tensors
+
+
+def _refuse_others(folder: pathlib.Path, used: set[str], because: pathlib.Path) -> None:
+    others = sorted({path.name for path in folder.glob("model*.safetensors")} - used)
+    if others:
+        raise ValueError(
+            f"{folder} has {others[0]} in addition to the weights of {because.name}: move away "
+            "whichever of them is older"
+        )
 
 
 def write_folder(

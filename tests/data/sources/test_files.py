@@ -57,6 +57,26 @@ def test_json_lines(tmp_path, name):
     assert texts(tmp_path / name) == texts(tmp_path) == TEXTS
 
 
+@pytest.mark.parametrize(
+    "name", ["a.txt", "a.md", "a.jsonl", "a.jsonl.gz", "a.parquet", "a.array_record"]
+)
+@pytest.mark.parametrize("undecodable", ["error", "replace"])
+def test_a_byte_order_mark_is_not_a_part_of_the_text(tmp_path, name, undecodable):
+    """At the start of a file, and of a text that was read from one."""
+    path = tmp_path / name
+    marked, line = "\ufeffone\n", json.dumps({"text": "\ufeffone\n"})
+    if name.endswith(".parquet"):
+        write_table(path, [marked], pa.string())
+    elif name.endswith("_record"):
+        write_records(path, [marked.encode()])
+    elif "jsonl" in name:
+        content = f"\ufeff{line}\n{line}\n".encode()
+        path.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    else:
+        path.write_bytes(marked.encode())
+    assert set(texts(path, records="text", undecodable=undecodable)) == {"one\n"}
+
+
 def test_a_zst_file_of_several_frames_is_read_to_its_end(tmp_path):
     halves = jsonl()[:70_000], jsonl()[70_000:]
     (tmp_path / "a.jsonl.zst").write_bytes(b"".join(map(zstd, halves)))
@@ -148,8 +168,8 @@ def test_a_zst_file_cut_short_is_named(tmp_path, cut):
     [
         ("a.jsonl.zst", b"no zstd", "is not a complete zstd file"),
         ("a.jsonl.zst", zstd(b'{"text": "caf\xe9"}'), "a.jsonl.zst:1 is not UTF-8 at byte 13"),
-        ("a.jsonl", b'["text"]', "a.jsonl:1 is not a JSON object but a list"),
-        ("a.jsonl", b"[" * 100_000, "a.jsonl:1 is not a JSON object: maximum recursion"),
+        ("a.jsonl", b'["text"]', r'a.jsonl:1 must hold an object, not \["text"\]'),
+        ("a.jsonl", b"[" * 100_000, "a.jsonl:1 is damaged: nested too deeply"),
         ("a.jsonl", b'{"body": "", "id": 1}', r"\(--field\) to one of 'body', 'id'"),
         ("a.parquet", b"PAR1 no more", "is not a complete Parquet file"),
         ("a.array_record", b"no records", "is not a complete ArrayRecord file"),

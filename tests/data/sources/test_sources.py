@@ -69,7 +69,7 @@ def test_long_files_are_cut_at_empty_lines_and_nothing_is_lost(tmp_path):
         ("x.txt", b"caf\xe9", "x.txt is not UTF-8 at byte 3"),
         ("x.pdf", b"%PDF", "x.pdf has an unknown type: use one of .txt"),
         ("x.jsonl", b'{"text": "a"}\n{"body": "b"}\n', "x.jsonl:2 has no 'text'"),
-        ("x.jsonl", b'{"text": "a"}\nbroken\n', "x.jsonl:2 is not a JSON object"),
+        ("x.jsonl", b'{"text": "a"}\nbroken\n', "x.jsonl:2 is damaged: Expecting value"),
         ("x.jsonl", b'{"text": 7}\n', "x.jsonl:1 has no text in 'text' but a value of type int"),
         ("x.jsonl.gz", b"no gzip", "x.jsonl.gz is not a complete gzip file"),
     ],

@@ -58,5 +58,5 @@ def test_what_is_wrong_is_named(files, tmp_path):
     with pytest.raises(ValueError, match="there is no file"):
         made(str(tmp_path / "no.json"))
     (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(ValueError, match="is not JSON"):
+    with pytest.raises(ValueError, match=r"bad\.json is damaged: Expecting"):
         made(str(tmp_path / "bad.json"))

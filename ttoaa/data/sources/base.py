@@ -65,8 +65,12 @@ def keyed_fraction(key: str, text: str | TokenIds) -> float:
 
 
 def decode(content: bytes, name: str, replace: bool) -> str:
+    """Decode UTF-8, without a byte order mark at the start.
+
+    Raises ValueError, naming the text, for other bytes; with `replace`, U+FFFD replaces them.
+    """
     try:
-        return content.decode(errors="replace" if replace else "strict")
+        return content.decode(errors="replace" if replace else "strict").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{name} is not UTF-8 at byte {error.start}: convert it, "
@@ -75,9 +79,9 @@ def decode(content: bytes, name: str, replace: bool) -> str:
 
 
 def text_of(value: Any, name: str, field: str, replace: bool) -> str:
-    """Return a field's value as text; ValueError where it is not one."""
+    """Return a field's value as text, without a byte order mark; ValueError where it is not one."""
     if isinstance(value, str):
-        return value
+        return value.removeprefix("\ufeff")
     if isinstance(value, bytes):
         return decode(value, name, replace)
     raise ValueError(f"{name} has no text in {field!r} but a value of type {type(value).__name__}")

@@ -10,7 +10,6 @@ import dataclasses
 import gzip
 import io
 import itertools
-import json
 import pathlib
 import zlib
 from collections.abc import Iterator, Sequence
@@ -23,6 +22,7 @@ import pyarrow.parquet as pq
 from ttoaa.data import storage
 from ttoaa.data.sources.base import decode, needs_package, text_of
 from ttoaa.data.sources.tfds_dataset import INFO
+from ttoaa.json_io import parse_json
 
 PLAIN = (".txt", ".md", ".py")
 LINES = (".jsonl", ".json.gz", ".jsonl.gz", ".json.zst", ".jsonl.zst")
@@ -224,13 +224,7 @@ def _open_lines(path: pathlib.Path, name: str) -> Iterator[BinaryIO]:
 
 
 def _text_of_json(line: bytes, name: str, field: str, replace: bool) -> str:
-    content = decode(line, name, replace).removeprefix("\ufeff")
-    try:
-        value: Any = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{name} is not a JSON object: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{name} is not a JSON object but a {type(value).__name__}")
+    value = parse_json(decode(line, name, replace), name, dict[str, Any])
     if field not in value:
         raise ValueError(f"{name} has no {field!r}: {_suggest_field(list(value))}")
     return text_of(value[field], name, field, replace)

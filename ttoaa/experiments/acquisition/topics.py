@@ -4,10 +4,9 @@
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NotRequired, Protocol, TypedDict
 
 import gin
 import numpy as np
@@ -17,6 +16,7 @@ from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.experiments.acquisition.policy import Controlled, Policy, Setting, Target
 from ttoaa.experiments.base import World
 from ttoaa.experiments.controllers import Measured
+from ttoaa.json_io import mismatch, read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +147,11 @@ def _encode_probe(name: str, topic: int, cloze: Cloze, tokenizer: Tokenizer) -> 
     return EncodedProbe(name, topic, cloze, np.insert(tokens, 0, tokenizer.eos_id), start + 1)
 
 
+class _Entry(TypedDict):
+    train_context: str
+    paraphrases: NotRequired[list[str]]
+
+
 PAPER_ENTRIES = (0, 6, 10, 22)
 """The four texts of the paper, as indices into the list of 130."""
 
@@ -188,11 +193,11 @@ class FictionalTexts:
 
     def _entity(self, number: int, record: dict[str, Any], asked: Sequence[Any]) -> Entity:
         where = f"{self.path}, entry {self.entries[number]}"
-        try:
-            texts = [str(record["train_context"]), *map(str, record.get("paraphrases", ()))]
-            pairs = [(str(a).strip(), str(b).strip()) for a, b in asked]
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{where} has no {error}") from error
+        for values, structure in ((record, _Entry), (list(map(list, asked)), list[list[str]])):
+            if problem := mismatch(values, structure):
+                raise ValueError(f"{where} {problem}")
+        texts = [record["train_context"], *record.get("paraphrases", ())]
+        pairs = [(a.strip(), b.strip()) for a, b in asked]
         for context, target in pairs:
             if not context or not target:
                 raise ValueError(f"{where} has a probe without input or target")
@@ -207,11 +212,8 @@ class FictionalTexts:
 
     def _read_entries(self) -> list[tuple[dict[str, Any], list[Any]]]:
         """Read the chosen records with their (input, target) pairs."""
-        try:
-            every = json.loads(pathlib.Path(self.path).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{self.path} is not JSON: {error}") from error
-        if not isinstance(every, list) or max(self.entries) >= len(every) or min(self.entries) < 0:
+        every = read_json(pathlib.Path(self.path), list[dict[str, Any]])
+        if max(self.entries) >= len(every) or min(self.entries) < 0:
             raise ValueError(f"{self.path} is not a list with the entries {list(self.entries)}")
         chosen = [every[k] for k in self.entries]
         if self.queries is None:
@@ -228,6 +230,8 @@ class FictionalTexts:
 
     def _own_probes(self, record: dict[str, Any]) -> list[Any]:
         sides = [record.get(f"{self.probes}_{side}", ()) for side in ("input", "target")]
-        if len(sides[0]) != len(sides[1]) or not sides[0]:
+        if not all(isinstance(side, list) for side in sides) or len({*map(len, sides)}) != 1:
+            sides = [[], []]
+        if not sides[0]:
             raise ValueError(f"{self.path}: an entry has no probes of the kind {self.probes!r}")
         return list(zip(*sides, strict=True))

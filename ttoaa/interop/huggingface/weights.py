@@ -3,16 +3,25 @@
 Matrices are [out, in] in torch and [in, out] here; the embedding is [V, D] in both.
 """
 
+import dataclasses
 import functools
 import math
 import pathlib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from ttoaa.interop.huggingface.config import Card, read_config, to_json
-from ttoaa.interop.safetensors_io import DTYPES, Shape, Tensors, open_folder, write_folder
+from ttoaa.interop.safetensors_io import (
+    DTYPES,
+    Shape,
+    Tensors,
+    check_finite,
+    open_folder,
+    write_folder,
+)
 from ttoaa.model.decoder import DecoderConfig, Params, abstract_params
 from ttoaa.workdir import write_json
 
@@ -59,12 +68,17 @@ def transpose_shape(path: Path, shape: Shape) -> Shape:
 
 
 def _shapes(config: DecoderConfig) -> dict[str, Shape]:
-    """Map the name of each torch tensor to its shape."""
-    ours = abstract_params(config)
+    """Map the name of each torch tensor to its shape; all blocks have those of the first."""
+    ours = abstract_params(dataclasses.replace(config, layers=1))
     return {
-        n: transpose_shape(path, get_leaf(ours, path).shape)
-        for n, path in tensor_paths(config).items()
+        name: transpose_shape(path, get_leaf(ours, first_block(path)).shape)
+        for name, path in tensor_paths(config).items()
     }
+
+
+def first_block(path: Path) -> Path:
+    """Return the path of the same parameter in the first block."""
+    return ("block_00", *path[1:]) if path[0].startswith("block_") else path
 
 
 def get_leaf(tree: Any, path: Path) -> Any:
@@ -87,7 +101,17 @@ def load_params(folder: pathlib.Path, place: Place = lambda _, read: read()) -> 
     ValueError for weights that do not match config.json.
     """
     config, _, tied = read_config(folder)
-    tensors, paths, shapes = open_folder(folder), tensor_paths(config), _shapes(config)
+    tensors = open_folder(folder)
+    check_sizes(
+        tensors,
+        config.layers,
+        r"model\.layers\.(\d+)\.",
+        {
+            "model.embed_tokens.weight": (config.vocab_size, config.width),
+            "model.layers.0.mlp.gate_proj.weight": (config.hidden, config.width),
+        },
+    )
+    paths, shapes = tensor_paths(config), _shapes(config)
     if tied:
         del paths["lm_head.weight"], shapes["lm_head.weight"]
     check_shapes(tensors, tensors.shapes, shapes)
@@ -106,22 +130,37 @@ def load_params(folder: pathlib.Path, place: Place = lambda _, read: read()) -> 
     return params
 
 
+def check_sizes(tensors: Tensors, layers: int, block: str, expected: Mapping[str, Shape]) -> None:
+    """Compare the sizes of a config with the files' headers, before anything is built of them.
+
+    Raises ValueError for another number of layers (`block` matches the names of their tensors) and
+    for a tensor that is missing or of another shape.
+    """
+    found = {match[1] for name in tensors.shapes if (match := re.match(block, name))}
+    if len(found) != layers:
+        raise ValueError(f"{tensors.where} has {len(found)} layers, its config says {layers}")
+    for name, shape in expected.items():
+        _check_shape(tensors, name, shape)
+
+
 def check_shapes(tensors: Tensors, held: Iterable[str], expected: Mapping[str, Shape]) -> None:
     """Raise ValueError for the first tensor that is missing, unexpected or of another shape."""
     for name in sorted({*expected, *held}):
-        if name not in tensors.shapes:
-            raise ValueError(f"{tensors.where} has no tensor {name}, which its config requires")
         if name not in expected:
             raise ValueError(
                 f"{tensors.where} has a tensor {name}, for which its config has no use"
             )
-        ours, theirs = expected[name], tensors.shapes[name]
-        if ours != theirs:
-            raise ValueError(
-                f"{tensors.where}: {name} is {list(theirs)}, its config says {list(ours)}"
-            )
+        _check_shape(tensors, name, expected[name])
         if tensors.dtypes[name] not in _FLOATS:
             raise ValueError(f"{tensors.where}: {name} is {tensors.dtypes[name]}, not {_FLOATS}")
+
+
+def _check_shape(tensors: Tensors, name: str, ours: Shape) -> None:
+    if name not in tensors.shapes:
+        raise ValueError(f"{tensors.where} has no tensor {name}, which its config requires")
+    theirs = tensors.shapes[name]
+    if ours != theirs:
+        raise ValueError(f"{tensors.where}: {name} is {list(theirs)}, its config says {list(ours)}")
 
 
 def save(
@@ -140,7 +179,10 @@ def save(
 
     def make(name: str) -> np.ndarray:
         array = transpose_matrix(paths[name], np.asarray(get_leaf(params, paths[name])))
-        return array.astype(DTYPES[dtype], copy=False)
+        with np.errstate(over="ignore"):
+            array = array.astype(DTYPES[dtype], copy=False)
+        check_finite(array, f"{name} as {dtype}")
+        return array
 
     write_folder(folder, _shapes(config), DTYPES[dtype], make, shard_bytes)
     content = to_json(config, card, dtype)

@@ -12,25 +12,30 @@ refuses any others. Only `convert`, for older .pt checkpoints, needs torch.
 
 import base64
 import binascii
+import dataclasses
 import functools
 import pathlib
 import pickletools
-from typing import Any, NamedTuple
+import re
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import yaml
 
-from ttoaa.interop.huggingface.config import Card
+from ttoaa.interop.huggingface.config import Card, check_card, positive_number
 from ttoaa.interop.huggingface.weights import (
     Path,
     Place,
     check_shapes,
+    check_sizes,
+    first_block,
     get_leaf,
     set_leaf,
     transpose_matrix,
     transpose_shape,
 )
 from ttoaa.interop.safetensors_io import Shape, Tensors, write
+from ttoaa.json_io import mismatch
 from ttoaa.model.decoder import DecoderConfig, Params, abstract_params
 
 # Settings that OLMo 2 requires: (value, default of OLMo for a missing field).
@@ -49,7 +54,48 @@ _OLMO2: dict[str, tuple[Any, Any]] = {
     "scale_logits": (False, False),
     "embedding_layer_norm": (False, False),
     "clip_qkv": (None, None),
+    "bias_for_layer_norm": (None, None),
 }
+_HARMLESS = frozenset(
+    re.findall(
+        r"\w+",
+        """alibi_bias_max attention_dropout block_group_size emb_init_std embedding_dropout
+        flash_attention init_cutoff_factor init_device init_fn precision residual_dropout
+        rope_full_precision scale_emb_init""",
+    )
+)
+"""Fields that neither change a logit of a float32 model nor name a parameter."""
+
+
+class _Model(TypedDict):
+    """What is read of the model's config."""
+
+    d_model: int
+    n_heads: int
+    n_layers: int
+    vocab_size: int
+    eos_token_id: int
+    pad_token_id: int
+    n_kv_heads: NotRequired[int | None]
+    multi_query_attention: NotRequired[bool | None]
+    mlp_hidden_size: NotRequired[int | None]
+    mlp_ratio: NotRequired[int]
+    embedding_size: NotRequired[int | None]
+    max_sequence_length: NotRequired[int]
+    rope_theta: NotRequired[float | str]
+    layer_norm_eps: NotRequired[float | str]
+    init_std: NotRequired[float | str]
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is there twice, of which YAML keeps the last."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise yaml.YAMLError(f"the key {twice!r} is there twice")
+        return super().construct_mapping(node, deep)
 
 
 def read_config(folder: pathlib.Path) -> tuple[DecoderConfig, Card]:
@@ -57,19 +103,40 @@ def read_config(folder: pathlib.Path) -> tuple[DecoderConfig, Card]:
     path = folder / "config.yaml"
     if not path.is_file():
         raise ValueError(f"{folder} has no config.yaml: name an unsharded checkpoint of OLMo")
+    content = _read_yaml(path)
+    if problem := mismatch(content, _File):
+        raise ValueError(f"{path} {problem}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]
-        return _decoder(content), _card(content)
-    except KeyError as error:
-        raise ValueError(f"{path}: {error.args[0]} is missing") from error
-    except (yaml.YAMLError, TypeError, ValueError) as error:
+        config = _decoder(content["model"])
+        return config, _card(content["model"], config)
+    except ValueError as error:
         raise ValueError(f"{path} is not of an OLMo 2: {str(error).splitlines()[0]}") from error
+
+
+class _File(TypedDict):
+    model: dict[str, Any]
+
+
+def _read_yaml(path: pathlib.Path) -> Any:
+    try:
+        return yaml.load(path.read_bytes(), _Loader)
+    except OSError:
+        raise
+    except Exception as error:  # of many types, for a tag that does not fit its value
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} is damaged: {reason}") from error
 
 
 def _decoder(content: dict[str, Any]) -> DecoderConfig:
     for name, (only, default) in _OLMO2.items():
-        if content.get(name, default) != only:
-            raise ValueError(f"{name} is {content.get(name, default)!r}, not {only!r}")
+        value = content.get(name, default)
+        if type(value) is not type(only) or value != only:
+            raise ValueError(f"{name} is {value!r}, not {only!r}")
+    unknown = content.keys() - {*_Model.__annotations__, *_OLMO2} - _HARMLESS
+    if unknown:
+        raise ValueError(f"{min(map(str, unknown))!r} is not a known field of its model")
+    if problem := mismatch(content, _Model):
+        raise ValueError(f"its model {problem}")
     heads, kv_heads = content["n_heads"], content.get("n_kv_heads")
     if content.get("multi_query_attention") and kv_heads is None:
         kv_heads = 1
@@ -81,16 +148,17 @@ def _decoder(content: dict[str, Any]) -> DecoderConfig:
         heads=heads,
         hidden=fused // 2,
         kv_heads=kv_heads,
-        # YAML reads 1e-6 as a text.
-        rope_theta=float(content.get("rope_theta", 10_000)),
-        norm_eps=float(content.get("layer_norm_eps", 1e-5)),
-        init_std=float(content.get("init_std", 0.02)),
+        rope_theta=positive_number(content, "rope_theta", 10_000),
+        norm_eps=positive_number(content, "layer_norm_eps", 1e-5),
+        init_std=positive_number(content, "init_std", 0.02),
     )
 
 
-def _card(content: dict[str, Any]) -> Card:
+def _card(content: dict[str, Any], config: DecoderConfig) -> Card:
     length, eos = content.get("max_sequence_length", 1024), content["eos_token_id"]
-    return Card(length, eos, pad_token_id=content["pad_token_id"])
+    card = Card(length, eos, pad_token_id=content["pad_token_id"])
+    check_card(card, config)
+    return card
 
 
 _TEXT = {"SHORT_BINUNICODE", "BINUNICODE"}
@@ -157,10 +225,12 @@ def load_moments(
         for ours, theirs in MOMENTS.items()
     }
     names = [f"state/{name}/step" for name in layout(config)]
-    steps = {int(tensors.read(name).item()) for name in names if name in tensors.shapes}
-    if len(steps) != 1:
-        raise ValueError(f"{folder / OPTIMIZER} has steps {sorted(steps)}, which should be one")
-    return found, steps.pop()
+    held = [tensors.read(name) for name in names if name in tensors.shapes]
+    steps = {float(value) for array in held for value in array.reshape(-1)}
+    whole = sorted(int(step) if step.is_integer() else step for step in steps)
+    if len(whole) != 1 or not 0 <= whole[0] < 2**31 or not isinstance(whole[0], int):
+        raise ValueError(f"{folder / OPTIMIZER} has steps {whole}, which should be one")
+    return found, whole[0]
 
 
 def _open(folder: pathlib.Path, file: str) -> Tensors:
@@ -176,21 +246,32 @@ def _open(folder: pathlib.Path, file: str) -> Tensors:
 
 def _load(tensors: Tensors, config: DecoderConfig, pattern: str, place: Place) -> Params:
     """Load the tensors named `pattern.format(weight)` as a tree, the largest first."""
+    before, after = pattern.split("{}")
+    check_sizes(
+        tensors,
+        config.layers,
+        rf"{before}transformer\.blocks\.(\d+)\.",
+        {
+            pattern.format("transformer.wte.weight"): (config.vocab_size, config.width),
+            pattern.format("transformer.blocks.0.ff_out.weight"): (config.width, config.hidden),
+        },
+    )
     parts = layout(config)
     expected = {pattern.format(name): shape for name, shape in fused_shapes(config).items()}
-    before, after = pattern.split("{}")
     held = [n for n in tensors.shapes if n.startswith(before) and n.endswith(after)]
     check_shapes(tensors, held, expected)
 
     def read(name: str, part: Part) -> np.ndarray:
         rows = tensors.read(name)[part.rows].astype(np.float32, copy=False)
+        if name.endswith(MOMENTS["nu"]) and (rows < 0).any():
+            raise ValueError(f"{name} in {tensors.where} has a negative value: it is of squares")
         return np.ascontiguousarray(transpose_matrix(part.path, rows))
 
     params: Params = {}
-    shapes = abstract_params(config)
+    shapes = abstract_params(dataclasses.replace(config, layers=1))  # blocks have equal shapes
     for name in sorted(parts, key=lambda n: -np.prod(expected[pattern.format(n)])):
         for part in parts[name]:
-            shape = get_leaf(shapes, part.path).shape
+            shape = get_leaf(shapes, first_block(part.path)).shape
             set_leaf(
                 params, part.path, place(shape, functools.partial(read, pattern.format(name), part))
             )
@@ -234,9 +315,12 @@ def layout(config: DecoderConfig) -> dict[str, list[Part]]:
 
 def fused_shapes(config: DecoderConfig) -> dict[str, Shape]:
     """Map the name of each OLMo tensor to its shape."""
-    ours, found = abstract_params(config), {}
+    ours, found = abstract_params(dataclasses.replace(config, layers=1)), {}
     for name, parts in layout(config).items():
-        shapes = [transpose_shape(part.path, get_leaf(ours, part.path).shape) for part in parts]
+        shapes = [
+            transpose_shape(part.path, get_leaf(ours, first_block(part.path)).shape)
+            for part in parts
+        ]
         found[name] = (sum(shape[0] for shape in shapes), *shapes[0][1:])
     return found
 
@@ -248,11 +332,17 @@ def convert(source: pathlib.Path, target: pathlib.Path) -> list[str]:
     Adam's moments and its count are kept of the optimizer.
     """
     model = _load_torch(source / "model.pt")
+    if not all(hasattr(tensor, "shape") for tensor in model.values()):
+        raise ValueError(f"{source / 'model.pt'} holds something else than tensors by name")
     _write(target / MODEL, model)
     if not (source / "optim.pt").is_file():
         return [MODEL]
     optimizer = _load_torch(source / "optim.pt")
-    _write(target / OPTIMIZER, _moments(source / "optim.pt", optimizer))
+    try:
+        moments = _moments(source / "optim.pt", optimizer)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{source / 'optim.pt'} is not the state of AdamW: {error!r}") from error
+    _write(target / OPTIMIZER, moments)
     return [MODEL, OPTIMIZER]
 
 
@@ -262,10 +352,13 @@ def _load_torch(path: pathlib.Path) -> dict[str, Any]:
     except ImportError as error:
         raise ValueError("reading .pt files needs torch: pip install 'ttoaa[hf]'") from error
     try:
-        return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        loaded = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except Exception as error:  # torch raises many kinds
         line = str(error).splitlines()[0]
         raise ValueError(f"{path} cannot be loaded as weights only: {line}") from error
+    if not isinstance(loaded, dict):
+        raise ValueError(f"{path} holds a {type(loaded).__name__}, not tensors by name")
+    return loaded
 
 
 def _moments(path: pathlib.Path, optimizer: dict[str, Any]) -> dict[str, Any]:
