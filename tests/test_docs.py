@@ -35,7 +35,7 @@ def study_of():
         exec(compile(blocks("python")[0], "phone_numbers.py", "exec"), module.__dict__)
 
         def load(number, folder, bindings=()):
-            text = blocks("gin")[number].replace("'quickstart.gin'", f"'{QUICKSTART}'")
+            text = blocks("gin")[number]
             (folder / "study.gin").write_text(text)
             return config.load([folder / "study.gin"], bindings)[0]
 
@@ -55,8 +55,13 @@ def test_the_short_run_is_a_valid_study(study_of, tmp_path):
     assert study.geometry.steps == 150 and study.model.layers == 1
 
 
+def test_it_runs_alone_or_next_to_those_of_the_quickstart(study_of, tmp_path):
+    counts = [len(study_of(number, tmp_path).experiments) for number in (0, 1, 2)]
+    assert counts == [6, 1, 7]
+
+
 def test_one_class_runs_twice_under_two_names(study_of, tmp_path):
-    whole, early = study_of(1, tmp_path).experiments[-2:]
+    whole, early = study_of(2, tmp_path).experiments[-2:]
     assert (whole.name, early.name) == ("phone-numbers", "phone-numbers-early")
     assert (whole.placement, early.placement) == (Uniform(), Within(0.0, 0.25))
 

@@ -96,12 +96,7 @@ def prepare_of(files, monkeypatch):
     monkeypatch.syspath_prepend(str(files))
 
     def load(snippet):
-        out = ["EmbeddedPython."] * ("Prepare.source" in snippet)
-        out += ["TrainBPE."] * ("Prepare.tokenizer" in snippet)
-        out += re.findall(r"^(Prepare\.\w+) =", snippet, re.MULTILINE)
-        kept = [line for line in QUICKSTART.splitlines() if not line.startswith(tuple(out))]
-        text = "\n".join([*kept, snippet]).replace("gs://", "memory://")
-        text = text.replace("'base.gin'", f"'{ROOT / 'configs/base.gin'}'")
+        text = f"include 'quickstart.gin'\n{snippet}".replace("gs://", "memory://")
         (files / "study.gin").write_text(text)
         return config.load([files / "study.gin"])[0].prepare
 

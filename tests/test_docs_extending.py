@@ -55,31 +55,14 @@ def files(tmp_path_factory):
     forget_my_lab()
 
 
-REPLACED = {
-    "Training.optimizer": ("AdamW.",),
-    "AdamW.schedule": ("ConstantLinear.",),
-    "Prepare.source": ("EmbeddedPython.",),
-}
-"""Lines of the quickstart that have no use any more, by the line that replaces another."""
-
-
 @pytest.fixture(scope="module")
 def studies(files, tmp_path_factory):
-    """{page: the studies of its configs}, which include the quickstart or replace lines of it."""
+    """{page: the studies of its configs}; those that are only some lines extend the quickstart."""
     del files
     path = tmp_path_factory.mktemp("config") / "study.gin"
-    parts = [(ROOT / f"configs/{name}.gin").read_text() for name in ("base", "small", "quickstart")]
-    quickstart = [line for part in parts for line in part.splitlines() if "include" not in line]
 
     def load(text):
-        if "include" in text:
-            path.write_text(
-                text.replace("'quickstart.gin'", f"'{ROOT / 'configs/quickstart.gin'}'")
-            )
-        else:
-            (name,) = [name for name in REPLACED if f"\n{name} =" in f"\n{text}"]
-            gone = (name, *REPLACED[name])
-            path.write_text("\n".join([x for x in quickstart if not x.startswith(gone)] + [text]))
+        path.write_text(text if "include" in text else f"include 'quickstart.gin'\n{text}")
         return config.load([path])[0]
 
     return {page: [load(text) for text in blocks(page, "gin")] for page in PAGES}

@@ -107,16 +107,17 @@ def test_the_extras_are_those_that_the_readme_and_launchers_name(arguments):
 def test_every_file_under_the_package_is_shipped(arguments):
     shipped = set()
     for package in arguments["packages"]:
-        folder = ROOT / package.replace(".", "/")
+        folder = ROOT / arguments["package_dir"].get(package, package.replace(".", "/"))
         for pattern in ("*.py", *arguments["package_data"].get(package, ())):
             shipped.update(folder.glob(pattern))
     files = (path for path in (ROOT / "ttoaa").rglob("*") if path.is_file())
     there = {path for path in files if path.parent.name != "__pycache__"}
-    assert there == shipped
+    assert there == {path for path in shipped if path.is_relative_to(ROOT / "ttoaa")}
+    assert shipped - there == {*ROOT.glob("configs/**/*.gin")}
 
 
 def test_a_wheel_has_the_types_and_the_command(tmp_path):
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "ttoaa"):
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "ttoaa", "configs"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, tmp_path / name)
     build = "from setuptools import build_meta; build_meta.build_wheel('.')"
@@ -129,6 +130,8 @@ def test_a_wheel_has_the_types_and_the_command(tmp_path):
         (scripts,) = (name for name in names if name.endswith("entry_points.txt"))
         assert archive.read(scripts).decode().split("\n")[1] == "ttoaa = ttoaa.__main__:main"
     assert {"ttoaa/py.typed", "ttoaa/__main__.py", "ttoaa/train.py"} <= names
+    configs = {f"ttoaa/{path.relative_to(ROOT)}" for path in ROOT.glob("configs/**/*.gin")}
+    assert len(configs) > 8 and configs <= names
 
 
 def test_the_citation_is_of_this_version_and_names_the_paper(arguments):
