@@ -153,10 +153,13 @@ def test_each_text_is_cut_as_its_own_options_say(lm, params, encode, tokenizer):
 
 
 def test_generation_ends_at_eos_or_a_strings_own_tokens(tokenizer, encode):
-    how, strings = parse_generation_options({"until": ["\n\n", "sea"], "max_tokens": 3}, tokenizer)
+    how, strings, longest = parse_generation_options(
+        {"until": ["\n\n", "sea"], "max_tokens": 3}, tokenizer
+    )
     stop = ((tokenizer.eos_id,), tuple(encode("\n\n")), tuple(encode("sea")))
     assert how == Sampling(max_new_tokens=3, stop=stop) and strings == ["\n\n", "sea"]
-    drawn, strings = parse_generation_options(
+    assert longest is None
+    drawn, strings, _ = parse_generation_options(
         {"temperature": 0.5, "top_k": 0, "top_p": 1.0}, tokenizer
     )
     assert drawn == Sampling(256, 0.5, top_p=1.0, stop=stop[:1]) and strings == []
@@ -245,6 +248,10 @@ def test_names_may_be_numbers(workdir, tmp_path, monkeypatch):
         ({"workdir": "x", "tokenizer": "y"}, r"has 'tokenizer', which"),
         ({"folder": "nowhere"}, r"nowhere/checkpoints has no checkpoint: name a folder of"),
         ({"folder": "nowhere", "max_length": 0}, r"max_length must be"),
+        ({"folder": "nowhere", "max_length": "64k"}, r"max_length must be .*, not '64k'"),
+        ({"folder": "nowhere", "max_length": 1.5}, r"max_length must be"),
+        ({"folder": "nowhere", "tensor": "all"}, r"tensor must be .*, not 'all'"),
+        ({"folder": "nowhere", "step": "last"}, r"step must be .*, not 'last'"),
     ],
 )
 def test_what_cannot_be_opened_is_said(options, message):
@@ -256,14 +263,75 @@ def test_what_cannot_be_opened_is_said(options, message):
     ("options", "message"),
     [
         ({"max_gen_toks": LENGTH}, r"16 new tokens leave no room for a prompt in max_length=16"),
-        ({"num_beams": 4}, r"num_beams=4 is not supported"),
-        ({"penalty": 1.0}, r"penalty=1.0 is not supported"),
+        ({"num_beams": 4}, r"num_beams=4 is not supported: only 1 is"),
+        ({"penalty": 1.0}, r"penalty=1.0 is not supported: leave it out"),
+        ({"repetition_penalty": 1.2}, r"repetition_penalty=1.2 is not supported: only 1 is"),
+        ({"num_return_sequences": 2}, r"num_return_sequences=2 is not supported: only 1 is"),
+        ({"eos_token_id": 5}, r"eos_token_id=5 is not supported: only 0 is"),
+        (
+            {"max_length": 2, "max_gen_toks": 4},
+            r"max_length=2 leaves no room after a prompt of \d tokens",
+        ),
+        ({"max_length": "long"}, r"max_length must be a whole number, not 'long'"),
+        ({"max_gen_toks": 0}, r"max_new_tokens must be a positive integer"),
+        ({"max_gen_toks": 2.5}, r"max_gen_toks must be a whole number, not 2.5"),
+        ({"until": 7}, r"until must be texts, not 7"),
+        ({"until": ["a", 7]}, r"until must be texts, not \['a', 7\]"),
+        ({"do_sample": "no"}, r"do_sample must be true or false, not 'no'"),
+        ({"temperature": "hot"}, r"temperature must be a number, not 'hot'"),
+        ({"temperature": float("nan")}, r"temperature must be a number, not nan"),
+        ({"temperature": 1, "top_p": 0}, r"top_p must be in \(0, 1\]"),
+        ({"seed": [1]}, r"seed must be a whole number, not \[1\]"),
         ({"temperature": -1, "do_sample": True}, r"temperature"),
     ],
 )
 def test_options_without_meaning_are_refused(lm, options, message):
     with pytest.raises(ValueError, match=message):
         lm.generate_until(asked(("the sea", options)))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"repetition_penalty": 1.0, "num_return_sequences": 1, "no_repeat_ngram_size": 0},
+        {"use_cache": True, "pad_token_id": 7, "length_penalty": 2.0, "num_beams": None},
+        {"temperature": 0, "top_p": 0, "top_k": 50, "min_p": 0.0, "seed": 5},
+        {"max_gen_toks": "4"},
+    ],
+)
+def test_options_that_change_nothing_are_accepted(lm, more):
+    requests = asked(("the sea", {"max_gen_toks": 4}), ("the sea", {"max_gen_toks": 4} | more))
+    assert len(set(lm.generate_until(requests))) == 1
+
+
+def test_max_length_counts_the_prompt(lm, params, encode, tokenizer):
+    contexts = ["the river runs", "the sea", TEXT, ""]
+    prompts = [encode(context)[-(LENGTH - 4) :] or [tokenizer.eos_id] for context in contexts]
+    options = {"max_length": 14, "max_gen_toks": 4}
+    texts = lm.generate_until(asked(*((context, options) for context in contexts)))
+    assert max(map(len, prompts)) == 12
+    for text, prompt in zip(texts, prompts, strict=True):
+        assert text == tokenizer.decode(greedy(params, prompt, 14 - len(prompt)))
+
+
+def test_nothing_asked_is_nothing_answered(lm):
+    """As with --limit 0."""
+    assert lm.loglikelihood([]) == lm.loglikelihood_rolling([]) == lm.generate_until([]) == []
+
+
+def test_a_blank_context_is_the_prefix_token(lm, params, encode, tokenizer):
+    answers = lm.loglikelihood(asked(("", " the sea"), (" ", "the sea"), ("  ", " sea")))
+    for answer, text in zip(answers, (" the sea", " the sea", "   sea"), strict=True):
+        wanted = expected(params, [tokenizer.eos_id, *encode(text)], 1)[0]
+        assert answer[0] == pytest.approx(wanted, abs=1e-4)
+
+
+@pytest.mark.parametrize("context", ["", "the sea"])
+def test_an_empty_continuation_is_refused(lm, context):
+    with pytest.raises(ValueError, match=r"a continuation has no token after its context: drop"):
+        lm.loglikelihood(asked(("the", " sea"), (context, "")))
+    (answer,) = lm.loglikelihood_rolling(asked(("",)))
+    assert answer == 0.0 and len(lm.generate_until(asked(("", GREEDY)))) == 1
 
 
 def test_a_continuation_that_cannot_be_scored_is_refused(lm):

@@ -11,9 +11,11 @@ predicted token is not an input.
 """
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import logging
+import math
 import pathlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,7 +36,21 @@ from ttoaa.scoring.requests import Request, Sampling
 _MAX_TOKENS_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 """Synonyms for one option; the first one given counts."""
 _DEFAULT_TOKENS = 256
-_WITHOUT_EFFECT = {"num_beams": 1, "repetition_penalty": 1.0}
+_NEUTRAL = {
+    **dict.fromkeys(("num_beams", "num_beam_groups", "num_return_sequences", "n", "best_of"), 1),
+    **dict.fromkeys(("repetition_penalty", "typical_p", "guidance_scale"), 1),
+    **dict.fromkeys(("no_repeat_ngram_size", "min_length", "min_new_tokens", "min_p"), 0),
+    **dict.fromkeys(("epsilon_cutoff", "eta_cutoff", "penalty_alpha", "diversity_penalty"), 0),
+    **dict.fromkeys(("presence_penalty", "frequency_penalty"), 0),
+}
+"""Options of the harness's models that are not supported, with the value that changes nothing."""
+_WITHOUT_EFFECT = {"use_cache", "cache_implementation", "pad_token_id", "length_penalty"}
+"""Options that change no token: of caches, of padding, of beams."""
+_ROOM = 32
+"""Prompts of a task with `max_length` share a pass if their new tokens fill as many of these."""
+
+
+_NO_TOKEN = "a continuation has no token after its context: drop that item"
 
 
 def continuation_request(
@@ -45,7 +61,7 @@ def continuation_request(
     Raises ValueError for a continuation without tokens, or with more than the model reads.
     """
     if not continuation:
-        raise ValueError("a continuation has no token after its context: drop that item")
+        raise ValueError(_NO_TOKEN)
     if len(continuation) > longest:
         raise ValueError(
             f"a continuation has {len(continuation)} tokens, more than max_length={longest}: set "
@@ -69,34 +85,58 @@ def rolling_requests(tokens: Sequence[int], prefix: int, longest: int) -> Iterat
 
 def parse_generation_options(
     options: Mapping[str, Any], tokenizer: Tokenizer
-) -> tuple[Sampling, list[str]]:
-    """Read (sampling options, strings that end a text) from a task's generation_kwargs.
+) -> tuple[Sampling, list[str], int | None]:
+    """Read (sampling, strings that end a text, `max_length`) from a task's generation_kwargs.
 
     Generation stops at EOS or at the tokens of a string. A string can also appear in other tokens:
     then `cut_at_stops` cuts the text. Sample if `do_sample` is true or, without it, if there is a
-    temperature. Raises ValueError for an unsupported option.
+    temperature. An option that is None counts as not given. docs/harness.md lists the options.
+    Raises ValueError for an unsupported option or value.
     """
-    left = dict(options)
-    until = left.pop("until", None) or []
-    strings = [until] if isinstance(until, str) else [string for string in until if string]
-    given = [left.pop(name, None) for name in _MAX_TOKENS_NAMES]
-    temperature = left.pop("temperature", None)
-    sampled = left.pop("do_sample", None)
-    sampled = bool(temperature) if sampled is None else sampled
-    top_k, top_p = left.pop("top_k", None), left.pop("top_p", None)
-    seed = left.pop("seed", 0)
+    left = {name: value for name, value in options.items() if value is not None}
+    until = left.pop("until", [])
+    strings = [until] if isinstance(until, str) else until
+    if not isinstance(strings, list | tuple) or not all(isinstance(s, str) for s in strings):
+        raise ValueError(f"generation option until must be texts, not {until!r}")
+    strings = [string for string in strings if string]
+    given = [_number(left, name, whole=True) for name in _MAX_TOKENS_NAMES]
+    longest = _number(left, "max_length", whole=True)
+    temperature, top_p = _number(left, "temperature"), _number(left, "top_p")
+    top_k, seed = _number(left, "top_k", whole=True), _number(left, "seed", whole=True)
+    sampled = left.pop("do_sample", bool(temperature))
+    if not isinstance(sampled, bool):
+        raise ValueError(f"generation option do_sample must be true or false, not {sampled!r}")
+    eos = tokenizer.eos_id
+    neutral = {**_NEUTRAL, "eos_token_id": eos}
     for name, value in left.items():
-        if value is not None and _WITHOUT_EFFECT.get(name) != value:
-            raise ValueError(f"generation option {name}={value!r} is not supported: leave it out")
+        if name not in _WITHOUT_EFFECT and (name not in neutral or value != neutral[name]):
+            only = f": only {neutral[name]} is" if name in neutral else ": leave it out"
+            raise ValueError(f"generation option {name}={value!r} is not supported{only}")
     stops = [tuple(map(int, tokenizer.encode(string))) for string in strings]
-    return Sampling(
+    sampling = Sampling(
         max_new_tokens=int(next((n for n in given if n is not None), _DEFAULT_TOKENS)),
-        temperature=float(1.0 if temperature is None else temperature) if sampled else 0.0,
+        temperature=(1.0 if temperature is None else temperature) if sampled else 0.0,
         top_k=int(top_k) if top_k and sampled else None,
-        top_p=float(top_p) if top_p and sampled else None,
-        seed=int(seed),
-        stop=((tokenizer.eos_id,), *(s for s in stops if s)),
-    ), strings
+        top_p=top_p if sampled else None,
+        seed=int(seed or 0),
+        stop=((eos,), *(s for s in stops if s)),
+    )
+    return sampling, strings, None if longest is None else int(longest)
+
+
+def _number(options: dict[str, Any], name: str, whole: bool = False) -> float | None:
+    """Remove an option and return it as a number; YAML reads 1e-3 as a text."""
+    value = options.pop(name, None)
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if isinstance(value, bool) or not math.isfinite(number) or (whole and number % 1):
+        kind = "a whole number" if whole else "a number"
+        raise ValueError(f"generation option {name} must be {kind}, not {value!r}")
+    return number
 
 
 def cut_at_stops(tokens: Iterable[int], tokenizer: Tokenizer, strings: Sequence[str]) -> str:
@@ -152,8 +192,11 @@ class CheckpointLM(TemplateLM):
             )
         if (workdir is None) == (folder is None):
             raise ValueError("model_args needs exactly one of workdir=…[,run=control] and folder=…")
-        if max_length is not None and max_length < 1:
-            raise ValueError(f"max_length must be a positive number, not {max_length}")
+        for name, value in (("fsdp", fsdp), ("tensor", tensor), ("max_length", max_length)):
+            if value is not None and (type(value) is not int or value < 1):
+                raise ValueError(f"{name} must be a positive whole number, not {value!r}")
+        if step is not None and (type(step) is not int or step < 0):
+            raise ValueError(f"step must be the number of a checkpoint, not {step!r}")
         # The harness converts a name of digits to an int.
         parts = (workdir, run) if folder is None else (folder,)
         source = pathlib.Path(*map(str, parts))
@@ -182,12 +225,24 @@ class CheckpointLM(TemplateLM):
         ids: list[int] = self.model.tokenizer.encode(string).tolist()
         return ids
 
+    def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[Answer]:
+        """Score each (context, continuation); an empty or blank context becomes the prefix token.
+
+        Raises ValueError for a continuation without tokens, which has nothing to score.
+        """
+        for context, continuation in (request.args for request in requests):
+            if not context and not self.tok_encode(continuation):
+                raise ValueError(_NO_TOKEN)
+        answers: list[Answer] = super().loglikelihood(requests, disable_tqdm)
+        return answers
+
     def _loglikelihood_tokens(
         self,
         requests: Sequence[tuple[tuple[str, str], list[int], list[int]]],
         disable_tqdm: bool = False,
         **theirs: Any,
     ) -> list[Answer]:
+        requests = [(texts, head or [self.prefix_token_id], tail) for texts, head, tail in requests]
         cutoff = sum(len(head) + len(tail) > self.max_length + 1 for _, head, tail in requests)
         if cutoff:
             logging.warning(
@@ -244,7 +299,7 @@ class CheckpointLM(TemplateLM):
 
     def _generate_texts(self, contexts: Sequence[str], options: dict[str, Any]) -> Iterator[str]:
         tokenizer = self.model.tokenizer
-        how, strings = parse_generation_options(options, tokenizer)
+        how, strings, longest = parse_generation_options(options, tokenizer)
         room = self.max_length - how.max_new_tokens
         if room < 1:
             raise ValueError(
@@ -257,13 +312,31 @@ class CheckpointLM(TemplateLM):
             prompts.append(tokens[-room:] if len(tokens) else np.array([self.prefix_token_id]))
             keys.append(seen[context])
             seen[context] += 1
-        for first in range(0, len(prompts), _CHUNK):
-            part = slice(first, first + _CHUNK)
-            with self._on_mesh():
-                new = generate(
-                    self.model.config, self.model.params, prompts[part], how, keys=keys[part]
+        limits = [how.max_new_tokens] * len(prompts)
+        if longest is not None:
+            limits = [min(longest, self.max_length) - len(prompt) for prompt in prompts]
+            if min(limits, default=1) < 1:
+                raise ValueError(
+                    f"generation option max_length={longest} leaves no room after a prompt of "
+                    f"{max(map(len, prompts))} tokens: use max_gen_toks"
                 )
-            yield from (cut_at_stops(tokens, tokenizer, strings) for tokens in new)
+        for first in range(0, len(prompts), _CHUNK):
+            chunk = range(first, min(first + _CHUNK, len(prompts)))
+            found: dict[int, np.ndarray] = {}
+            for rooms in sorted({-(-limits[number] // _ROOM) for number in chunk}):
+                some = [number for number in chunk if -(-limits[number] // _ROOM) == rooms]
+                new = max(limits[number] for number in some) if longest is None else rooms * _ROOM
+                with self._on_mesh():
+                    made = generate(
+                        self.model.config,
+                        self.model.params,
+                        [prompts[number] for number in some],
+                        dataclasses.replace(how, max_new_tokens=new),
+                        keys=[keys[number] for number in some],
+                    )
+                found.update(zip(some, made, strict=True))
+            for number in chunk:
+                yield cut_at_stops(found[number][: limits[number]], tokenizer, strings)
 
     def _score(self, requests: Sequence[Request], disable_tqdm: bool) -> list[Scored]:
         scores = []
