@@ -7,7 +7,8 @@
 
 Types come from the annotations, ranges stand next to them, and both are checked before the class's
 own `__post_init__`, which is left with rules about several fields. A range inside a container, as
-in `Sequence[PositiveInt]`, holds for each element. Floats must be finite.
+in `Sequence[PositiveInt]`, holds for each element. Floats must be finite, and integers must fit in
+64 bits.
 """
 
 import collections.abc
@@ -18,7 +19,7 @@ import itertools
 import math
 import types
 import typing
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar, dataclass_transform
 
 import numpy as np
@@ -43,7 +44,7 @@ class AtLeast(NamedTuple):
         return bool(value >= self.low)
 
     def __str__(self) -> str:
-        return f"of at least {self.low:g}"
+        return f"of at least {_number(self.low)}"
 
 
 class Above(NamedTuple):
@@ -53,7 +54,7 @@ class Above(NamedTuple):
         return bool(value > self.low)
 
     def __str__(self) -> str:
-        return f"above {self.low:g}"
+        return f"above {_number(self.low)}"
 
 
 class AtMost(NamedTuple):
@@ -63,7 +64,7 @@ class AtMost(NamedTuple):
         return bool(value <= self.high)
 
     def __str__(self) -> str:
-        return f"of at most {self.high:g}"
+        return f"of at most {_number(self.high)}"
 
 
 class Below(NamedTuple):
@@ -73,7 +74,7 @@ class Below(NamedTuple):
         return bool(value < self.high)
 
     def __str__(self) -> str:
-        return f"below {self.high:g}"
+        return f"below {_number(self.high)}"
 
 
 class MultipleOf(NamedTuple):
@@ -122,11 +123,15 @@ class Increasing(NamedTuple):
 
 Count = Annotated[int, AtLeast(0)]
 PositiveInt = Annotated[int, AtLeast(1)]
+Size = Annotated[int, AtLeast(1), AtMost(2**31 - 1)]
+"""Of an axis or a vocabulary: indices are int32."""
 NonNegative = Annotated[float, AtLeast(0)]
 Positive = Annotated[float, Above(0)]
 Share = Annotated[float, AtLeast(0), AtMost(1)]
 PositiveShare = Annotated[float, Above(0), AtMost(1)]
 Name = Annotated[str, NotEmpty()]
+Names = Annotated[Sequence[Name], NotEmpty(), Distinct()]
+Paths = Annotated[Sequence[Name], NotEmpty()]
 
 
 class FieldError(ValueError):
@@ -207,8 +212,10 @@ def _problems(given: Any, hint: Any, path: str) -> Iterator[Problem]:
             yield deepest if deepest[0] != path else (path, _describe(hint), given)
     elif not _has_kind(given, hint):
         yield path, _describe(hint), given
-    elif isinstance(given, float) and not math.isfinite(given):
+    elif isinstance(given, float | np.floating) and not math.isfinite(given):
         yield path, "a finite number", given
+    elif isinstance(given, int) and not -(2**63) <= given < 2**63:
+        yield path, "a number of at most 64 bits", given
     elif origin in _MAPPINGS:
         for key, value in given.items():
             yield from _problems(key, parts[0], f"{path}[{key!r}]")
@@ -254,7 +261,8 @@ def _has_kind(given: Any, hint: Any) -> bool:
     if origin in (typing.Union, types.UnionType):
         return any(_has_kind(given, part) for part in typing.get_args(hint))
     if origin is Literal:
-        return given in typing.get_args(hint)
+        # Equality alone would take True for 1.
+        return any(type(given) is type(part) and given == part for part in typing.get_args(hint))
     if hint is Any or isinstance(hint, TypeVar):
         return True
     if hint is None or hint is type(None):
@@ -263,7 +271,7 @@ def _has_kind(given: Any, hint: Any) -> bool:
     if not isinstance(kind, type):
         return True
     if kind in (int, float):
-        numbers = (int, np.integer) if kind is int else (int, float, np.number)
+        numbers = (int, np.integer) if kind is int else (int, float, np.integer, np.floating)
         return isinstance(given, numbers) and not isinstance(given, bool)
     if getattr(kind, "_is_protocol", False):
         # Members that only instances have cannot be checked; a class in place of one can.
@@ -312,6 +320,10 @@ def _describe(hint: Any, plural: bool = False) -> str:
 
 def _is_rule(rule: Any) -> bool:
     return hasattr(rule, "accepts")
+
+
+def _number(value: float) -> str:
+    return f"{value:g}" if isinstance(value, float) else f"{value:,}"
 
 
 def _join(rules: list[str]) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import gin
 import numpy as np
 
+from ttoaa.config_fields import Count, PositiveInt, config_class
 from ttoaa.json_io import parse_json
 from ttoaa.statistics.bootstrap import keyed_rng
 
@@ -199,7 +200,7 @@ def question_from_item(item: Any, unconditional: bool) -> Question:
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class PartOf:
     """Part `part` of the questions of `whole`, which are divided at random into `parts`.
 
@@ -210,16 +211,14 @@ class PartOf:
     """
 
     whole: Source
-    part: int = 0
-    parts: int = 2
+    part: Count = 0
+    parts: PositiveInt = 2
     key: int = 0
     """Another key divides differently. Parts are disjoint only if key, parts and whole are the same
     in all experiments that share the questions and the files have no duplicates."""
 
     def __post_init__(self) -> None:
-        if not all(isinstance(n, int) for n in (self.part, self.parts)) or self.parts < 1:
-            raise ValueError("PartOf.part and PartOf.parts must be integers, parts at least 1")
-        if not 0 <= self.part < self.parts:
+        if self.part >= self.parts:
             raise ValueError(f"PartOf.part must be 0 to {self.parts - 1}, not {self.part}")
 
     def questions(self, count: int, rng: np.random.Generator) -> list[Question]:

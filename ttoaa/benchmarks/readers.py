@@ -21,10 +21,11 @@ from ttoaa.benchmarks.question import (
     text_field,
     with_shots,
 )
+from ttoaa.config_fields import Name, Paths, PositiveInt, config_class
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class RecordQuestions:
     """Questions of one benchmark from its records as JSON lines (.jsonl or .jsonl.gz).
 
@@ -32,11 +33,11 @@ class RecordQuestions:
     benchmark and the number of its record, counted over all files. Needs no TensorFlow.
     """
 
-    paths: Sequence[str]
+    paths: Paths
     benchmark: str
-    shots: str | None = None
+    shots: Name | None = None
     """A file of records of the same kind, prepended to each question with their solutions."""
-    max_characters: int | None = None
+    max_characters: PositiveInt | None = None
     """Skip questions with a longer choice, shots included; None: keep all."""
 
     def __post_init__(self) -> None:
@@ -72,7 +73,7 @@ UNCONDITIONAL = 1_000_000
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class RequestQuestions:
     """Questions from ranked-classification requests as OLMES publishes them (.jsonl, .jsonl.gz).
 
@@ -82,8 +83,8 @@ class RequestQuestions:
     question's id is its task_name and doc_id.
     """
 
-    paths: Sequence[str]
-    max_characters: int | None = None
+    paths: Paths
+    max_characters: PositiveInt | None = None
     """Skip questions with a longer choice, context included; None: keep all."""
 
     def questions(self, count: int, rng: np.random.Generator) -> list[Question]:
@@ -164,7 +165,7 @@ def _question(path: str, choices: list[_Line], blank: list[_Line] | None) -> Que
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class ParquetQuestions:
     """Benchmark questions in OLMES cloze format, as released with Bordt et al. (2025).
 
@@ -176,10 +177,10 @@ class ParquetQuestions:
     words next to it, it is inferred. Use `RecordQuestions` if it must be exact.
     """
 
-    paths: Sequence[str]
-    max_characters: int | None = None
+    paths: Paths
+    max_characters: PositiveInt | None = None
     """Skip questions with a longer choice; None: keep all."""
-    cloze: Sequence[str] = ("winogrande",)
+    cloze: Sequence[Name] = ("winogrande",)
 
     def questions(self, count: int, rng: np.random.Generator) -> list[Question]:
         check_paths(self.paths, "ParquetQuestions")

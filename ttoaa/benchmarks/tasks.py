@@ -16,6 +16,7 @@ import numpy as np
 from ttoaa.benchmarks import formats
 from ttoaa.benchmarks.question import Question, require_count, with_shots
 from ttoaa.benchmarks.readers import read_shots
+from ttoaa.config_fields import Name, PositiveInt, config_class
 from ttoaa.data.sources.base import needs_package
 
 TASKS: Mapping[str, str] = {
@@ -138,7 +139,7 @@ def _examples(dataset: Any) -> Iterator[Mapping[str, Any]]:
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class TaskQuestions:
     """The questions of one benchmark from TFDS, by its seqio Task; imports TensorFlow.
 
@@ -146,13 +147,13 @@ class TaskQuestions:
     """
 
     benchmark: str
-    split: str | None = None
+    split: Name | None = None
     """None: the split that OLMES reports."""
-    data_dir: str | None = None
+    data_dir: Name | None = None
     """The folder of TFDS; None: its default."""
-    shots: str | None = None
+    shots: Name | None = None
     """A file of records (JSON lines), prepended to each question with their solutions."""
-    max_characters: int | None = None
+    max_characters: PositiveInt | None = None
     """Skip questions with a longer choice, shots included; None: keep all."""
 
     def __post_init__(self) -> None:

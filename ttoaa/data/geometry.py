@@ -4,7 +4,7 @@ from typing import Annotated
 
 import gin
 
-from ttoaa.config_fields import AtLeast, PositiveInt, config_class
+from ttoaa.config_fields import AtLeast, Size, config_class
 
 
 @gin.configurable
@@ -12,10 +12,14 @@ from ttoaa.config_fields import AtLeast, PositiveInt, config_class
 class Geometry:
     """Rows of `length` tokens, `batch` rows per step, `steps` steps; part of the plan's hash."""
 
-    length: Annotated[int, AtLeast(2)]
+    length: Annotated[Size, AtLeast(2)]
     """A row has length - 1 targets."""
-    batch: PositiveInt
-    steps: PositiveInt
+    batch: Size
+    steps: Size
+
+    def __post_init__(self) -> None:
+        if self.tokens >= 2**63:
+            raise ValueError(f"Geometry has {self.tokens:,} tokens, more than 64 bits can count")
 
     @property
     def sequences(self) -> int:

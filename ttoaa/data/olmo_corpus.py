@@ -15,12 +15,13 @@ import json
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import gin
 import numpy as np
 
 from ttoaa import workdir
+from ttoaa.config_fields import AtLeast, Count, Name, OneOf, Paths, PositiveInt, Size, config_class
 from ttoaa.data.corpus import (
     ANOTHER_FOLDER,
     HASH_KINDS,
@@ -93,7 +94,7 @@ def inspect_tokens(file: TokenFile, dtype: str, eos_id: int, kind: HashKind) -> 
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class OlmoCorpus:
     """Token files of an OLMo run and their order; a study trains on them as that run would.
 
@@ -101,36 +102,27 @@ class OlmoCorpus:
     `train_windows` windows or all that follow; the entries after them are the reserve.
     """
 
-    files: Sequence[str]
+    files: Paths
     """Paths in the order of OLMo's config; one that ends in .txt has a path on each line."""
-    order: str
+    order: Name
     """global_indices.npy of the epoch that the study trains in."""
     tokenizer: Vocabulary
-    eos_id: int = 100_257
+    eos_id: Count = 100_257
     """The id that ends a document: eos_token_id in OLMo's config."""
-    dtype: str = "uint32"
-    length: int = 4096
-    first: int = 0
+    dtype: Literal["uint16", "uint32"] = "uint32"
+    length: Annotated[Size, AtLeast(2)] = 4096
+    first: Count = 0
     """Where in the order the study begins: the step it continues from times OLMo's batch size."""
-    train_windows: int | None = None
-    instances: int | None = None
+    train_windows: PositiveInt | None = None
+    instances: PositiveInt | None = None
     """How many instances of `length` tokens the files have in OLMo, as its log says. With None the
     order may leave out some at random (drop_last), but not those with the highest numbers: then it
     was made for another length or for fewer files."""
-    digest: str = "sha256"
+    digest: Annotated[str, OneOf(HASH_KINDS)] = "sha256"
     """How files are fingerprinted: the "sha256" of all bytes or, for terabytes, of "samples"."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "files", tuple(self.files))
-        if self.dtype not in ("uint16", "uint32"):
-            raise ValueError(f"OlmoCorpus.dtype must be 'uint16' or 'uint32', not {self.dtype!r}")
-        if self.digest not in HASH_KINDS:
-            raise ValueError(f"OlmoCorpus.digest must be one of {HASH_KINDS}")
-        for name, least in (("length", 2), ("first", 0), ("eos_id", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"OlmoCorpus.{name} must be at least {least}")
-        if not self.files or (self.train_windows is not None and self.train_windows < 1):
-            raise ValueError("OlmoCorpus.files must not be empty, and train_windows at least 1")
 
     def identity(self) -> dict[str, Any]:
         """Return dotted field names and their values, as JSON; part of the manifest."""

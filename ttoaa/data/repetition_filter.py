@@ -2,10 +2,12 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import gin
 import numpy as np
+
+from ttoaa.config_fields import AtLeast, PositiveInt, config_class
 
 if TYPE_CHECKING:  # Grain takes a second to import
     from ttoaa.data.loader import Batch, Transform
@@ -15,7 +17,7 @@ _FEWEST = 3
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class RepetitionFilter:
     """A loader transform that adds trained bool[b]: False for rows that repeat themselves.
 
@@ -26,30 +28,19 @@ class RepetitionFilter:
     than 3 repetitions: a max_count of 2 masks the same rows as 3. The defaults are OLMo-2's.
     """
 
-    min_period: int = 1
-    max_period: int = 13
-    max_count: int = 32
-    when: str = "after_edits"
+    min_period: PositiveInt = 1
+    max_period: PositiveInt = 13
+    max_count: Annotated[int, AtLeast(2)] = 32
+    when: Literal["after_edits", "before_edits"] = "after_edits"
     """'after_edits': filter the rows as they are trained on. 'before_edits': filter the corpus' own
     rows, as the paper's public code does; an item placed in a masked row is then not trained on."""
-    edits: str = dataclasses.field(default="named", repr=False)
+    edits: Literal["named", "refused"] = dataclasses.field(default="named", repr=False)
     """Whether a plan with edits in masked rows reports them ('named') or is an error ('refused').
     Has no effect on a run."""
 
     def __post_init__(self) -> None:
-        for name in ("min_period", "max_period", "max_count"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"RepetitionFilter.{name} must be a positive integer")
         if self.max_period < self.min_period:
             raise ValueError("RepetitionFilter.max_period must not be less than min_period")
-        if self.max_count < 2:
-            raise ValueError("RepetitionFilter.max_count must be at least 2: any row has 1")
-        if self.when not in ("after_edits", "before_edits"):
-            raise ValueError(
-                f"RepetitionFilter.when is 'after_edits' or 'before_edits', not {self.when!r}"
-            )
-        if self.edits not in ("named", "refused"):
-            raise ValueError(f"RepetitionFilter.edits is 'named' or 'refused', not {self.edits!r}")
 
     def among(self, edits: Sequence["Transform"]) -> list["Transform"]:
         """Return the loader's transforms: the edits, with this one before or after them."""

@@ -1,15 +1,15 @@
 """The choice of a corpus' tokenizer: one trained on its text, or an existing file."""
 
-import dataclasses
 import pathlib
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import gin
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from ttoaa.config_fields import Count, Name, Names, PositiveInt, Size, config_class
 from ttoaa.data import storage
 from ttoaa.data.sources.seqio_task import find, vocabulary_file, vocabulary_of
 from ttoaa.data.tokenizer import END_OF_TEXT, TokenIds, Tokenizer
@@ -46,20 +46,18 @@ class Vocabulary(Protocol):
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class TrainBPE:
     """Byte-level BPE (Radford et al., 2019), trained on a sample of the training documents.
 
     The ids are EOS, 256 bytes, merges; the last `reserved` of `vocab_size` occur in no text.
     """
 
-    vocab_size: int = 4096
-    reserved: int = 64
-    training_characters: int = 8_000_000
+    vocab_size: Size = 4096
+    reserved: Count = 64
+    training_characters: PositiveInt = 8_000_000
 
     def __post_init__(self) -> None:
-        if self.reserved < 0 or self.training_characters < 1:
-            raise ValueError("TrainBPE: reserved and training_characters must not be negative")
         if self.vocab_size - self.reserved <= _ALPHABET:
             raise ValueError(
                 f"TrainBPE.vocab_size must be above {_ALPHABET} bytes + {self.reserved} reserved "
@@ -93,7 +91,7 @@ def _require_text(text: str | TokenIds) -> str:
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class ExistingTokenizer:
     """A `tokenizers` JSON file or a SentencePiece model, such as that of a released model.
 
@@ -101,10 +99,10 @@ class ExistingTokenizer:
     model keeps its own EOS.
     """
 
-    path: str
+    path: Name
     """A path or a URL."""
-    eos: str = END_OF_TEXT
-    vocab_size: int | None = None
+    eos: Name = END_OF_TEXT
+    vocab_size: Size | None = None
 
     @property
     def training_characters(self) -> int:
@@ -122,7 +120,7 @@ class ExistingTokenizer:
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class SeqioTokenizer:
     """The vocabulary of a seqio Task or Mixture whose token ids are the source's.
 
@@ -131,10 +129,10 @@ class SeqioTokenizer:
     that seqio adds to those of the file (`extra_ids`) are reserved, so no document may have them.
     """
 
-    name: str
-    module: str | None = None
-    features: Sequence[str] = ("targets",)
-    vocab_size: int | None = None
+    name: Name
+    module: Name | None = None
+    features: Names = ("targets",)
+    vocab_size: Size | None = None
 
     @property
     def training_characters(self) -> int:

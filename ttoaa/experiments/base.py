@@ -7,11 +7,12 @@ neither the trainer nor the device mesh.
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import pandas as pd
 
+from ttoaa.config_fields import config_class
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.geometry import Geometry
 from ttoaa.data.order import training_order
@@ -155,9 +156,9 @@ class Scorer(Protocol):
         ...
 
 
-@dataclasses.dataclass(frozen=True)
+@config_class
 class Experiment:
-    """Base class of experiments: subclass it as a frozen dataclass with `@gin.configurable`.
+    """Base class of experiments: subclass it with `@gin.configurable` and `@config_class`.
 
     | method | called by | default |
     |---|---|---|
@@ -182,7 +183,7 @@ class Experiment:
     """Unique in the study: keys the random stream and names the tables."""
     primary: str
     """The primary outcome, declared before looking at results: 'outcome/condition'."""
-    expected_sign: int
+    expected_sign: Literal[-1, 1]
     """+1 or -1: the expected sign of (run - control) of the primary outcome."""
 
     signs: ClassVar[Mapping[str, int]] = {}
@@ -195,29 +196,18 @@ class Experiment:
     or removals. It may be added to a study after training; only `evaluate` then runs again."""
 
     def __post_init__(self) -> None:
-        """Validate the config. Subclasses extend it: call `super().__post_init__()` first."""
+        """Check rules about several fields. Subclasses call `super().__post_init__()` first."""
         kind = type(self).__name__
-        if not isinstance(self.name, str) or not self.name or not set(self.name) <= _NAME:
+        if not self.name or not set(self.name) <= _NAME:
             raise ValueError(
                 f"{kind}.name must be letters, digits, '-', '_' or '.', not {self.name!r}"
             )
-        outcome, slash, condition = str(self.primary).partition("/")
+        outcome, slash, condition = self.primary.partition("/")
         if outcome not in self.signs or not slash or not condition:
             raise ValueError(
                 f"{self.name}: primary must be 'outcome/condition' with an outcome among "
                 f"{sorted(self.signs)}, not {self.primary!r}"
             )
-        if self.expected_sign not in (-1, 1):
-            raise ValueError(f"{self.name}: expected_sign must be +1 or -1")
-
-    def check_integers(self, **least: int) -> None:
-        """Raise ValueError unless each field is an integer of at least its `least`."""
-        for field, low in least.items():
-            value = getattr(self, field)
-            if not isinstance(value, int) or value < low:
-                raise ValueError(
-                    f"{self.name}: {field} must be an integer of at least {low}, not {value!r}"
-                )
 
     def sign(self, outcome: str) -> int:
         """Return the factor that makes the expected difference of `outcome` positive."""

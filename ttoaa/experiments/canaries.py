@@ -4,12 +4,21 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import gin
 import numpy as np
 import pandas as pd
 
+from ttoaa.config_fields import (
+    AtLeast,
+    AtMost,
+    Distinct,
+    Names,
+    NotEmpty,
+    PositiveInt,
+    config_class,
+)
 from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.base import Experiment, Scorer, World
 from ttoaa.planning.items import Item
@@ -32,7 +41,7 @@ _RunControl = tuple[np.ndarray, np.ndarray]
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class Canaries(Experiment):
     """How well attacks separate members of the training data from matched non-members.
 
@@ -50,14 +59,15 @@ class Canaries(Experiment):
     of exactly 0 or 1 has no spread that a bootstrap could see.
     """
 
-    kinds: Sequence[str] = ("plain", "rare-8")
-    repetitions: Sequence[int] = (1, 4, 16)
-    members: int = 200
+    kinds: Names = ("plain", "rare-8")
+    repetitions: Annotated[Sequence[PositiveInt], NotEmpty(), Distinct()] = (1, 4, 16)
+    """Of members; non-members are added for every kind."""
+    members: PositiveInt = 200
     """Members of each condition: of each kind and number of repetitions."""
-    nonmembers: int = 500
+    nonmembers: PositiveInt = 500
     """Non-members of each kind."""
-    host_tokens: int = 32
-    spare: float = 1.25
+    host_tokens: PositiveInt = 32
+    spare: Annotated[float, AtLeast(1), AtMost(100)] = 1.25
     """Hosts cut per host needed; the spare ones replace hosts with an EOS, and repeated ones."""
     placement: Placement = dataclasses.field(default_factory=Uniform)
     attacks: Sequence[Attack] = dataclasses.field(default_factory=lambda: (LossAttack(),))
@@ -83,20 +93,6 @@ class Canaries(Experiment):
                 raise ValueError(
                     f"{self.name}: a kind is 'plain', 'rare-<n>' or 'random-<n>', not {kind!r}"
                 )
-        for field in ("kinds", "repetitions"):
-            values = getattr(self, field)
-            if not values or len(set(values)) < len(values):
-                raise ValueError(f"{self.name}: {field} must be distinct, and at least one")
-        if not all(isinstance(r, int) and r >= 1 for r in self.repetitions):
-            raise ValueError(
-                f"{self.name}: repetitions must be integers >= 1, not {self.repetitions!r}: "
-                "non-members are added for every kind"
-            )
-        for field in ("members", "nonmembers", "host_tokens"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{self.name}: {field} must be at least 1")
-        if self.spare < 1:
-            raise ValueError(f"{self.name}: spare must be at least 1, not {self.spare}")
         outcome, _, condition = self.primary.partition("/")
         known = [f"{kind}-{r}x" for kind in self.kinds for r in (0, *self.repetitions)]
         known = [c for c in known if outcome in names or not c.endswith("-0x")]

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import gin
 import numpy as np
@@ -18,6 +18,7 @@ from ttoaa.benchmarks.question import (
     question_from_item,
     randomise_groups,
 )
+from ttoaa.config_fields import Count, OneOf, PositiveInt, config_class
 from ttoaa.experiments.base import Experiment, Scorer, World
 from ttoaa.planning.items import Item
 from ttoaa.planning.placement import Placement, Uniform
@@ -39,7 +40,7 @@ _BY_OUTCOME = {each.outcome: each for each in NORMALISATIONS.values()}
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class Contamination(Experiment):
     """Accuracy gain on questions that occur r times in training, with their gold option.
 
@@ -49,10 +50,16 @@ class Contamination(Experiment):
     """
 
     questions: Source = dataclasses.field(default_factory=GeneratedQuestions)
-    groups: Sequence[tuple[int, int]] = ((0, 300), (4, 100), (12, 60), (36, 25), (144, 25))
+    groups: Sequence[tuple[Count, PositiveInt]] = (
+        (0, 300),
+        (4, 100),
+        (12, 60),
+        (36, 25),
+        (144, 25),
+    )
     """(repetitions, number of questions); the group of 0 repetitions is the holdout."""
     placement: Placement = dataclasses.field(default_factory=Uniform)
-    normalisation: str = "character"
+    normalisation: Annotated[str, OneOf((*NORMALISATIONS, OLMES))] = "character"
     """A name of `scoring.multiple_choice.NORMALISATIONS`: what divides the log-likelihood of a
     choice, or is subtracted from it ('pmi'). 'olmes' does what OLMES does for each benchmark."""
     by_benchmark: bool = False
@@ -67,22 +74,11 @@ class Contamination(Experiment):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not all(map(_is_group, self.groups)):
-            raise ValueError(
-                f"{self.name}: groups must be (repetitions, number of questions) with "
-                f"repetitions >= 0 and at least one question, not {self.groups!r}"
-            )
         repetitions = [r for r, _ in self.groups]
         if len(set(repetitions)) < len(repetitions) or 0 not in repetitions:
             raise ValueError(
                 f"{self.name}: groups must have different repetitions and one holdout with 0, "
                 f"not {repetitions}"
-            )
-        known = [*NORMALISATIONS, OLMES]
-        if self.normalisation not in known:
-            raise ValueError(
-                f"{self.name}: normalisation must be among {', '.join(known)}, "
-                f"not {self.normalisation!r}"
             )
         outcome, _, condition = self.primary.partition("/")
         known = [f"{r}x" for r in repetitions if r or not outcome.endswith(ABOVE)]
@@ -218,10 +214,3 @@ class Contamination(Experiment):
         axes.set_ylabel(
             "log-likelihood of the gold option\nabove holdout, less the control's (nats)"
         )
-
-
-def _is_group(group: Any) -> bool:
-    if not isinstance(group, list | tuple) or len(group) != 2:
-        return False
-    repetitions, number = group
-    return all(isinstance(n, int) for n in group) and repetitions >= 0 and number >= 1

@@ -1,13 +1,24 @@
 """Forgetting curves: the loss on a batch after training on it once (paper, E.8)."""
 
-import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import gin
 import pandas as pd
 
+from ttoaa.config_fields import (
+    Above,
+    AtLeast,
+    AtMost,
+    Below,
+    Count,
+    Distinct,
+    Increasing,
+    NotEmpty,
+    PositiveInt,
+    config_class,
+)
 from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.base import Experiment, Probe, Scorer, World
 from ttoaa.planning.items import Item
@@ -17,7 +28,7 @@ CROSS_ENTROPY = "cross_entropy"
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class Forgetting(Experiment):
     """Replace whole batches with unseen text and measure their loss before and after the update.
 
@@ -27,29 +38,25 @@ class Forgetting(Experiment):
     the spread over seeds show that noise.
     """
 
-    at: Sequence[float] = (0.3, 0.5, 0.7)
+    at: Annotated[Sequence[Annotated[float, AtLeast(0), Below(1)]], NotEmpty(), Distinct()] = (
+        0.3,
+        0.5,
+        0.7,
+    )
     """Fractions of training at which a batch is replaced."""
-    dense_lags: Sequence[int] = (0, 1, 2, 4, 8, 16, 24, 32)
-    sparse_ratio: float = 1.5
+    dense_lags: Annotated[Sequence[Count], NotEmpty(), Increasing()] = (0, 1, 2, 4, 8, 16, 24, 32)
+    sparse_ratio: Annotated[float, Above(1), AtMost(1e6)] = 1.5
     """Ratio of consecutive lags after the dense ones, up to the end of training."""
-    probe_rows: int | None = None
+    probe_rows: PositiveInt | None = None
     """Probed rows of each batch; None: all."""
 
     signs: ClassVar[Mapping[str, int]] = {CROSS_ENTROPY: -1}
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.at or not all(0 <= fraction < 1 for fraction in self.at):
-            raise ValueError(f"{self.name}: at must be fractions in [0, 1), not {self.at!r}")
         lags = list(self.dense_lags)
-        if not lags or lags != sorted(set(lags)) or lags[0] < 0 or lags[-1] < 1:
-            raise ValueError(
-                f"{self.name}: dense_lags must be increasing integers >= 0, not {lags}"
-            )
-        if self.sparse_ratio <= 1:
-            raise ValueError(f"{self.name}: sparse_ratio must be above 1, not {self.sparse_ratio}")
-        if self.probe_rows is not None and self.probe_rows < 1:
-            raise ValueError(f"{self.name}: probe_rows must be at least 1, or None for all")
+        if lags[-1] < 1:
+            raise ValueError(f"{self.name}: dense_lags must end with a lag above 0, not {lags}")
         condition = self.primary.partition("/")[2]
         known = [f"lag-{lag}" for lag in lags] + ["end"]
         if condition not in known:

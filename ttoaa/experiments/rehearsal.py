@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import gin
 import numpy as np
 import pandas as pd
 
+from ttoaa.config_fields import Count, OneOf, PositiveInt, config_class
 from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.base import Experiment, Scorer, World
 from ttoaa.planning.items import Items
@@ -18,7 +19,7 @@ _BLOCK = 50_000
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class Rehearsal(Experiment):
     """Items of random tokens with given lengths and repetitions, and no outcome.
 
@@ -27,34 +28,27 @@ class Rehearsal(Experiment):
 
     primary: str = "none/none"
     expected_sign: int = 1
-    groups: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
+    groups: Mapping[str, tuple[Count, Count]] = dataclasses.field(default_factory=dict)
     """condition -> (number of items, repetitions of each); 0 repetitions: a holdout."""
-    kind: str = "tokens"
+    kind: Annotated[str, OneOf(KINDS)] = "tokens"
     """'tokens', 'window' (reserve rows), 'slot' (of a controller) or 'mark'."""
-    lengths: tuple[int, int] = (64, 128)
+    lengths: tuple[PositiveInt, PositiveInt] = (64, 128)
     """(fewest, most) tokens of an item, drawn uniformly; a window always fills its row."""
     placement: Placement = dataclasses.field(default_factory=Uniform)
     placements: Mapping[str, Placement] = dataclasses.field(default_factory=dict)
     """Overrides `placement` by condition."""
-    batches: tuple[int, int] | None = None
+    batches: tuple[Count, PositiveInt] | None = None
     """(first, every): items fill whole batches, at step `first` and every `every` steps after."""
-    occurrences: int = 0
+    occurrences: Count = 0
     """If not 0: place items on this many random rows, as if a text occurred there."""
 
     signs: ClassVar[Mapping[str, int]] = {"none": 1}
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.kind not in KINDS:
-            raise ValueError(f"{self.name}: kind must be one of {KINDS}, not {self.kind!r}")
-        for name, group in self.groups.items():
-            if len(group) != 2 or not all(isinstance(n, int) and n >= 0 for n in group):
-                raise ValueError(
-                    f"{self.name}: group {name!r} must be (items, repetitions), not {group!r}"
-                )
         if unknown := sorted(self.placements.keys() - self.groups.keys()):
             raise ValueError(f"{self.name}: placements has {unknown[0]!r}, which is not a group")
-        if len(self.lengths) != 2 or not 0 < self.lengths[0] <= self.lengths[1]:
+        if self.lengths[0] > self.lengths[1]:
             raise ValueError(f"{self.name}: lengths must be (fewest, most), not {self.lengths!r}")
 
     def reserve_windows(self, geometry: Geometry) -> int:

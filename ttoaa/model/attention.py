@@ -1,15 +1,15 @@
 """Causal attention behind one interface: splash (TPU), cuDNN flash attention (GPU) or plain XLA."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import gin
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from ttoaa.config_fields import AtLeast, MultipleOf, config_class
 from ttoaa.model.mixed_precision import mixed_einsum
 from ttoaa.model.sharding import row_parts, shared_mesh, spec
 
@@ -26,8 +26,11 @@ MIN_QUERY_BLOCK = 64
 """Fewest queries in a block of the XLA path: smaller blocks cost more in calls than they save."""
 
 
+Tile = Annotated[int, AtLeast(LANES), MultipleOf(LANES)]
+
+
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class Blocks:
     """Tile sizes of the splash kernel in tokens, each reduced to a divisor of the length.
 
@@ -35,17 +38,12 @@ class Blocks:
     a time. The backward pass stores one partial query gradient for each tile of keys.
     """
 
-    query: int = 1024
-    key: int = 1024
-    key_piece: int = 1024
-    query_backward: int = 1024
-    key_backward: int = 1024
-    key_piece_backward: int = 1024
-
-    def __post_init__(self) -> None:
-        for name, tokens in dataclasses.asdict(self).items():
-            if tokens < LANES or tokens % LANES:
-                raise ValueError(f"Blocks.{name} must be a multiple of {LANES}, not {tokens}")
+    query: Tile = 1024
+    key: Tile = 1024
+    key_piece: Tile = 1024
+    query_backward: Tile = 1024
+    key_backward: Tile = 1024
+    key_piece_backward: Tile = 1024
 
     def fit(self, length: int) -> "splash.BlockSizes":
         """Splash block sizes for a length that is a multiple of 128, with the fused backward."""

@@ -1,12 +1,12 @@
 """How the decoder is computed: kernels, rematerialisation, micro-batches; not what it computes."""
 
-import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import gin
 import jax
 
+from ttoaa.config_fields import OneOf, PositiveInt, config_class
 from ttoaa.model.attention import ATTENTION_OUTPUT, BLOCKS, KERNELS, Blocks
 
 _KEEP = jax.checkpoint_policies.save_only_these_names
@@ -25,41 +25,27 @@ REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class Execution:
     """How the training step is computed.
 
     A run can be resumed under another Execution; results then agree to float tolerance.
     """
 
-    attention: str = "auto"
+    attention: Annotated[str, OneOf(("auto", *KERNELS))] = "auto"
     """Kernel: xla, splash (TPU), cudnn (GPU), or auto, which chooses by platform."""
     blocks: Blocks = BLOCKS
     """Tile sizes of the splash kernel."""
     scan_layers: bool = False
     """Compile one block for all layers: compiles faster, runs slower on TPU."""
-    remat: str = "none"
+    remat: Annotated[str, OneOf(REMAT_POLICIES)] = "none"
     """What the backward pass recomputes: a name in REMAT_POLICIES."""
-    loss_chunks: int = 1
+    loss_chunks: PositiveInt = 1
     """Chunks of a row in which head and cross-entropy are computed; with 1 the logits are kept."""
-    microbatch: int | None = None
+    microbatch: PositiveInt | None = None
     """Rows of a micro-batch; by default 2 per device on CPU (to fit its caches), else all rows."""
     compiler_options: tuple[tuple[str, str], ...] = ()
     """XLA options of the training step: (name, value) pairs."""
-
-    def __post_init__(self) -> None:
-        if self.attention not in ("auto", *KERNELS):
-            raise ValueError(
-                f"Execution.attention must be auto, {', '.join(KERNELS)}, not {self.attention!r}"
-            )
-        if self.remat not in REMAT_POLICIES:
-            raise ValueError(
-                f"Execution.remat must be {', '.join(REMAT_POLICIES)}, not {self.remat!r}"
-            )
-        if not isinstance(self.loss_chunks, int) or self.loss_chunks < 1:
-            raise ValueError("Execution.loss_chunks must be a positive integer")
-        if self.microbatch is not None and self.microbatch < 1:
-            raise ValueError("Execution.microbatch must be a positive integer or None")
 
     def check(self, length: int) -> None:
         """Raise ValueError for what does not fit rows of this many tokens."""

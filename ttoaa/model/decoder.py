@@ -7,9 +7,8 @@ Shapes: B rows, L tokens, D width, H heads, K key-value heads, C head width, F h
 MLP, V vocabulary.
 """
 
-import dataclasses
 import functools
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import gin
 import jax
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from ttoaa.config_fields import AtLeast, AtMost, Count, Size, config_class
 from ttoaa.model.attention import causal_attention, document_ids
 from ttoaa.model.compute_config import PLAIN, Execution, apply_remat
 from ttoaa.model.mixed_precision import mixed_einsum
@@ -32,38 +32,38 @@ _LOGIT_AXES = ("batch", None, "vocab")
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class DecoderConfig:
     """Size and numerics of a decoder."""
 
-    vocab_size: int
+    vocab_size: Size
     """Rows of the embedding: at least the corpus's vocabulary, reserved ids included."""
-    layers: int
-    width: int
-    heads: int
-    hidden: int
+    layers: Annotated[int, AtLeast(1), AtMost(10_000)]
+    width: Size
+    heads: Size
+    hidden: Size
     """Width of the SwiGLU's hidden layer."""
-    kv_heads: int | None = None
+    kv_heads: Size | None = None
     """Key-value heads; by default as many as `heads`."""
-    rope_theta: float = 500_000.0
-    norm_eps: float = 1e-6
-    init_std: float = 0.02
+    rope_theta: Annotated[float, AtLeast(1), AtMost(1e15)] = 500_000.0
+    norm_eps: Annotated[float, AtLeast(1e-30), AtMost(0.1)] = 1e-6
+    init_std: Annotated[float, AtLeast(1e-6), AtMost(10)] = 0.02
     """Standard deviation of the initial weights, truncated at three deviations."""
-    dtype: str = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of activations and matrix products; weights and reductions stay float32."""
-    document_separator: int | None = None
+    document_separator: Count | None = None
     """Token id that ends a document: attention does not cross it. OLMo-2 has none."""
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "layers", "width", "heads", "hidden", "num_kv_heads"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"DecoderConfig.{name} must be a positive integer")
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise ValueError("DecoderConfig.width must be heads times an even head width")
         if self.heads % self.num_kv_heads:
             raise ValueError("DecoderConfig.heads must be a multiple of kv_heads")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"DecoderConfig.dtype must be float32 or bfloat16, not {self.dtype!r}")
+        if self.document_separator is not None and self.document_separator >= self.vocab_size:
+            raise ValueError(
+                f"DecoderConfig.document_separator must be below vocab_size, {self.vocab_size}, "
+                f"not {self.document_separator}"
+            )
 
     @property
     def num_kv_heads(self) -> int:

@@ -4,7 +4,6 @@ Data parallelism, fully sharded data parallelism (FSDP) and tensor parallelism a
 three mesh axes. No other module names these axes.
 """
 
-import dataclasses
 import math
 import operator
 from collections.abc import Sequence
@@ -16,6 +15,8 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+
+from ttoaa.config_fields import PositiveInt, config_class
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -43,25 +44,22 @@ PARAMETERS: dict[str, tuple[str | None, ...]] = {
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class Layout:
     """Sizes of the mesh axes; their product must be the number of devices."""
 
-    data: int | None = None
+    data: PositiveInt | None = None
     """Replicas of the parameters; by default all devices that the other axes leave."""
-    fsdp: int = 1
+    fsdp: PositiveInt = 1
     """Shards of parameters, moments and gradients along the width."""
-    tensor: int = 1
+    tensor: PositiveInt = 1
     """Shards of heads, hidden units and vocabulary."""
-    slices: int = 1
+    slices: PositiveInt = 1
     """TPU slices joined by the data-centre network; the data axis spans them."""
 
     def __post_init__(self) -> None:
-        for name in ("fsdp", "tensor", "slices"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"Layout.{name} must be a positive integer")
-        if self.data is not None and (self.data < 1 or self.data % self.slices):
-            raise ValueError("Layout.data must be a positive multiple of Layout.slices, or None")
+        if self.data is not None and self.data % self.slices:
+            raise ValueError("Layout.data must be a multiple of Layout.slices, or None")
 
     def shape(self, devices: int) -> tuple[int, int, int]:
         """Return (data, fsdp, tensor) for this number of devices.

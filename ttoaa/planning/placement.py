@@ -8,11 +8,12 @@ placement dictates it (docs/extending/placement.md).
 import abc
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import gin
 import numpy as np
 
+from ttoaa.config_fields import AtLeast, Below, Count, PositiveInt, PositiveShare, config_class
 from ttoaa.data.geometry import Geometry
 
 
@@ -74,7 +75,7 @@ class FixedPlacement(Placement, abc.ABC):
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class Uniform(RandomPlacement):
     """Anywhere in training: uniform over rows, and over offsets at which the item fits."""
 
@@ -83,25 +84,19 @@ class Uniform(RandomPlacement):
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class Within(RandomPlacement):
     """Uniform in the part of training from fraction `start` up to (not including) `stop`.
 
     The bounds are rounded to whole rows.
     """
 
-    start: float
-    stop: float
+    start: Annotated[float, AtLeast(0), Below(1)]
+    stop: PositiveShare
 
     def __post_init__(self) -> None:
-        for name in ("start", "stop"):
-            if not isinstance(getattr(self, name), int | float):
-                raise ValueError(f"Within.{name} must be a number, not {getattr(self, name)!r}")
-        if not 0 <= self.start < self.stop <= 1:
-            raise ValueError(
-                f"Within needs 0 <= start < stop <= 1 (fractions of training), "
-                f"not start={self.start}, stop={self.stop}"
-            )
+        if self.start >= self.stop:
+            raise ValueError(f"Within.start must be below stop, {self.stop}, not {self.start}")
 
     def regions(self, geometry: Geometry) -> Parts:
         total = geometry.sequences
@@ -109,22 +104,18 @@ class Within(RandomPlacement):
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class Stratified(RandomPlacement):
     """Copy r is uniform in part r mod `parts` of training: ten parts are deciles."""
 
-    parts: int = 10
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.parts, int) or self.parts < 1:
-            raise ValueError(f"Stratified.parts must be a positive integer, not {self.parts!r}")
+    parts: PositiveInt = 10
 
     def regions(self, geometry: Geometry) -> Parts:
         return Parts(np.arange(self.parts + 1) * geometry.sequences // self.parts)
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class PerInterval(RandomPlacement):
     """The same number of copies, uniform, in every interval of `steps` steps.
 
@@ -132,11 +123,7 @@ class PerInterval(RandomPlacement):
     controller may fill.
     """
 
-    steps: int
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.steps, int) or self.steps < 1:
-            raise ValueError(f"PerInterval.steps must be a positive integer, not {self.steps!r}")
+    steps: PositiveInt
 
     def regions(self, geometry: Geometry) -> Parts:
         first_rows = np.arange(0, geometry.steps, self.steps) * geometry.batch
@@ -157,19 +144,19 @@ class AtOccurrences(RandomPlacement):
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class Explicit(FixedPlacement):
     """Copy r of the item goes to row `positions[r]` of training, at token `offsets[r]`."""
 
-    positions: Sequence[int]
-    offsets: Sequence[int] | int = 0
+    positions: Sequence[Count]
+    offsets: Sequence[Count] | Count = 0
 
     def addresses(self, geometry: Geometry, repetitions: np.ndarray, lengths: np.ndarray) -> Any:
         return self.positions, self.offsets
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class WholeBatch(FixedPlacement):
     """The item fills one row of the batch of step `steps[r]`: row number `row`.
 
@@ -177,8 +164,8 @@ class WholeBatch(FixedPlacement):
     `row + i`.
     """
 
-    steps: Sequence[int]
-    row: int
+    steps: Sequence[Count]
+    row: Count
 
     def addresses(self, geometry: Geometry, repetitions: np.ndarray, lengths: np.ndarray) -> Any:
         steps = whole_numbers("WholeBatch", "steps", self.steps)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import gin
 import numpy as np
 
+from ttoaa.config_fields import PositiveShare, config_class
 from ttoaa.scoring.requests import Request
 
 if TYPE_CHECKING:  # experiments import this file, and planning them: both do without JAX
@@ -71,7 +72,7 @@ class Attack(Protocol):
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class LossAttack:
     """The log-likelihood of the whole text (Yeom et al. 2018): compare texts of one length."""
 
@@ -82,7 +83,7 @@ class LossAttack:
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class ZlibRatio:
     """Mean log-probability over the compressed size of the text in bytes (Carlini et al. 2021).
 
@@ -98,11 +99,11 @@ class ZlibRatio:
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class MinK:
     """Min-K%: the mean of the `share` of tokens that are least likely (Shi et al. 2024)."""
 
-    share: float = 0.2
+    share: PositiveShare = 0.2
     name: str = "min_k"
 
     def scores(self, attacked: AttackedTexts) -> list[float]:
@@ -110,14 +111,14 @@ class MinK:
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class MinKPlus:
     """Min-K%++: Min-K% of log-probabilities in units of what the model expects (Zhang et al. 2024).
 
     Costs a scoring pass of its own.
     """
 
-    share: float = 0.2
+    share: PositiveShare = 0.2
     name: str = "min_k_plus"
 
     def scores(self, attacked: AttackedTexts) -> list[float]:

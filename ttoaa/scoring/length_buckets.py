@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from ttoaa.config_fields import PositiveInt, config_class
 from ttoaa.model.attention import LANES, choose_kernel
 from ttoaa.model.compute_config import PLAIN, Execution
 from ttoaa.model.decoder import DecoderConfig
@@ -20,23 +21,17 @@ from ttoaa.model.sharding import row_parts
 from ttoaa.scoring.requests import Request
 
 
-@dataclasses.dataclass(frozen=True)
+@config_class
 class Passes:
     """The compiled shapes; another choice changes scores within float tolerance."""
 
-    rows: int | None = None
+    rows: PositiveInt | None = None
     """Rows of a pass on each part of the mesh; None: `pass_rows` of the length."""
-    step: int = 32
+    step: PositiveInt = 32
     """Row lengths are multiples of it, and above 8 steps multiples of an eighth of a power of two.
     Lengths up to n need at most 4 log2(n / step) shapes; padding is at most an eighth."""
-    window: int = 4096
+    window: PositiveInt = 4096
     """Requests that are held and sorted by length at a time."""
-
-    def __post_init__(self) -> None:
-        for name in ("rows", "step", "window"):
-            value = getattr(self, name)
-            if not (isinstance(value, int) and value >= 1) and (name, value) != ("rows", None):
-                raise ValueError(f"Passes.{name} must be a positive integer, not {value!r}")
 
     def length(self, tokens: int) -> int:
         """Return the padded length of a row of `tokens` tokens."""

@@ -4,15 +4,22 @@ A request tokenises the whole text, as training does, and then finds the token a
 continuation starts; it never joins two tokenisations.
 """
 
-import dataclasses
 import hashlib
-import math
-import numbers
 import operator
+from typing import Annotated
 
 import gin
 import numpy as np
 
+from ttoaa.config_fields import (
+    AtLeast,
+    AtMost,
+    Count,
+    NotEmpty,
+    PositiveInt,
+    PositiveShare,
+    config_class,
+)
 from ttoaa.data.tokenizer import Tokenizer
 
 Request = tuple[np.ndarray, int]
@@ -42,50 +49,28 @@ _COLDEST = 1e-6
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class Sampling:
     """How to generate; ValueError for invalid settings."""
 
-    max_new_tokens: int
-    temperature: float = 0.0
+    max_new_tokens: PositiveInt
+    temperature: Annotated[float, AtLeast(0), AtMost(1e6)] = 0.0
     """Divides the logits; 0 takes the argmax, the first one in a tie."""
-    top_k: int | None = None
+    top_k: PositiveInt | None = None
     """Draw from this many of the likeliest tokens; None: from all."""
-    top_p: float | None = None
+    top_p: PositiveShare | None = None
     """Draw from the likeliest of these that together reach this probability, in (0, 1]."""
     seed: int = 0
-    stop: tuple[tuple[int, ...], ...] = ()
+    stop: tuple[Annotated[tuple[Count, ...], NotEmpty()], ...] = ()
     """Stop sequences: a result ends with the first that it completes, inclusive."""
 
     def __post_init__(self) -> None:
-        for name in ("temperature", "top_p"):
-            value = getattr(self, name)
-            if not isinstance(value, numbers.Real) and (name, value) != ("top_p", None):
-                raise ValueError(f"Sampling.{name} must be a number, not {value!r}")
-        if not _is_integer(self.max_new_tokens) or self.max_new_tokens < 1:
-            raise ValueError("Sampling.max_new_tokens must be a positive integer")
-        if self.temperature != 0 and not _COLDEST <= self.temperature < math.inf:
+        if 0 < self.temperature < _COLDEST:
             raise ValueError(
-                f"Sampling.temperature is 0 (greedy) or at least {_COLDEST}, not {self.temperature}"
+                f"Sampling.temperature must be 0 (greedy) or at least {_COLDEST}, "
+                f"not {self.temperature}"
             )
-        if self.top_k is not None and (not _is_integer(self.top_k) or self.top_k < 1):
-            raise ValueError(
-                f"Sampling.top_k must be a positive integer or None, not {self.top_k!r}"
-            )
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"Sampling.top_p must be in (0, 1] or None, not {self.top_p!r}")
-        if not _is_integer(self.seed):
-            raise ValueError(f"Sampling.seed must be an integer, not {self.seed!r}")
-        stop = tuple(map(tuple, self.stop))
-        if any(not s or not all(map(_is_integer, s)) or min(s) < 0 for s in stop):
-            raise ValueError(
-                "Sampling.stop must be sequences of token ids, none empty, none negative"
-            )
-        object.__setattr__(self, "stop", tuple(tuple(map(int, s)) for s in stop))
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        object.__setattr__(self, "stop", tuple(tuple(map(int, s)) for s in self.stop))
 
 
 def item_key(seed: int, key: int | str, tokens: np.ndarray) -> np.ndarray:

@@ -6,7 +6,6 @@ over by all.
 """
 
 import contextlib
-import dataclasses
 import functools
 import itertools
 import logging
@@ -20,6 +19,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from ttoaa import locks
+from ttoaa.config_fields import PositiveInt, config_class
 from ttoaa.training.checkpoint_io import (
     CheckpointError,
     DamagedCheckpoint,
@@ -40,27 +40,19 @@ _DISK_FACTOR = 1.1
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class Keep:
     """Which checkpoints to keep; all if neither `last` nor `every` is set."""
 
-    last: int | None = None
+    last: PositiveInt | None = None
     """Keep this many of the newest."""
-    every: int | None = None
+    every: PositiveInt | None = None
     """Keep those whose step is a multiple of it."""
-    milestones: tuple[int, ...] = ()
+    milestones: tuple[PositiveInt, ...] = ()
     """Save and keep these steps."""
 
     def __post_init__(self) -> None:
-        for name in ("last", "every"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"Keep.{name} must be a positive integer or None, not {value!r}")
-        steps = self.milestones
-        integers = isinstance(steps, list | tuple) and all(isinstance(s, int) for s in steps)
-        if not integers or any(s < 1 for s in steps):
-            raise ValueError(f"Keep.milestones must be steps such as (100, 1000), not {steps!r}")
-        object.__setattr__(self, "milestones", tuple(steps))
+        object.__setattr__(self, "milestones", tuple(self.milestones))
 
     def surplus(self, steps: Sequence[int], good: Callable[[int], bool]) -> list[int]:
         """Return the steps of finished checkpoints that may be deleted, of all in ascending order.

@@ -2,10 +2,11 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import gin
 
+from ttoaa.config_fields import AtLeast, AtMost, PositiveInt, Share, config_class
 from ttoaa.data.repetition_filter import RepetitionFilter
 from ttoaa.training.checkpoints import Keep
 from ttoaa.training.metrics import Metric, check_metrics
@@ -14,38 +15,31 @@ from ttoaa.training.skip_policy import Guard
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class Training:
     """How a run trains. `checkpoint_every` and the fields below it change no bit of the model."""
 
     optimizer: Optimizer
-    z_loss: float = 1e-5
+    z_loss: Share = 1e-5
     """Weight of the mean squared log-partition (PaLM; OLMo-2)."""
     loss_divisor: Literal["targets", "tokens"] = "targets"
     """What divides the summed loss and z-loss of a batch. 'targets': the predicted tokens, L - 1 in
     each row that the repetition filter does not mask. 'tokens': all B * L tokens, as in OLMo
     (batch_size_in_tokens in olmo/train.py); a masked row then lowers the loss and its gradient."""
-    max_arms: int = 1024
+    max_arms: Annotated[int, AtLeast(1), AtMost(2**16)] = 1024
     """Segments of the loss per arm: fixed, so that more arms change no bit of the model."""
     repetition_filter: RepetitionFilter | None = None
     """Which rows are not trained on; None: train on all."""
     guard: Guard = dataclasses.field(default_factory=Guard)
     """May change when a run is resumed, except for its window."""
-    checkpoint_every: int = 1000
+    checkpoint_every: PositiveInt = 1000
     keep: Keep = dataclasses.field(default_factory=Keep)
     """Which checkpoints stay; its milestones are saved in addition to `checkpoint_every`."""
-    validate_every: int = 1000
+    validate_every: PositiveInt = 1000
     metrics: Sequence[Metric] = ()
     """Scalars of every step that are logged in addition to the built-in ones."""
 
     def __post_init__(self) -> None:
-        for name in ("max_arms", "checkpoint_every", "validate_every"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"Training.{name} must be a positive integer")
-        if self.loss_divisor not in ("targets", "tokens"):
-            raise ValueError(
-                f"Training.loss_divisor must be one of targets, tokens, not {self.loss_divisor!r}"
-            )
         check_metrics(self.metrics)
 
     def check(self, steps: int) -> None:

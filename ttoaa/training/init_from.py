@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import gin
 
+from ttoaa.config_fields import Count, Name, config_class
 from ttoaa.identity import SCHEMA, check, describe
 from ttoaa.locks import pin
 from ttoaa.training.checkpoint_io import (
@@ -40,13 +41,13 @@ def available_steps(folder: pathlib.Path, step: int | None = None) -> list[int]:
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class InitFrom:
     """The checkpoint that a run starts from, instead of random weights."""
 
-    folder: str
+    folder: Name
     """Folder of a run or an import, or its checkpoints/ folder."""
-    step: int | None = None
+    step: Count | None = None
     """By default the newest checkpoint when the run starts."""
     optimizer: bool = False
     """Also take over Adam's moments and their count."""

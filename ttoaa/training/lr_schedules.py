@@ -3,13 +3,17 @@
 Updates are numbered u = 0 .. steps - 1 by the run's step, so a skipped update keeps its place.
 """
 
-import dataclasses
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import gin
 import jax
 import jax.numpy as jnp
 import optax
+
+from ttoaa.config_fields import AtLeast, AtMost, Count, Positive, Share, config_class
+
+LearningRate = Annotated[float, AtLeast(1e-9), AtMost(10)]
+"""A peak. Smaller updates vanish in the rounding of float32 weights."""
 
 
 class LearningRateSchedule(Protocol):
@@ -25,7 +29,7 @@ class LearningRateSchedule(Protocol):
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class Cosine:
     """Linear warm-up, then half a cosine that ends at `final` times the peak.
 
@@ -33,12 +37,9 @@ class Cosine:
     has the peak, and the last update has exactly `final` times the peak.
     """
 
-    peak: float
-    warmup: int
-    final: float = 0.1
-
-    def __post_init__(self) -> None:
-        _check_warmup(self.peak, self.warmup)
+    peak: LearningRate
+    warmup: Count
+    final: Share = 0.1
 
     def over(self, steps: int) -> optax.Schedule:
         _check_length(steps, self.warmup, 1)
@@ -51,7 +52,7 @@ class Cosine:
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class ConstantLinear:
     """Linear warm-up, constant, then linear to zero over the last `decay` fraction of the run.
 
@@ -61,14 +62,9 @@ class ConstantLinear:
     peak when its linear decay begins (appendix B.1).
     """
 
-    peak: float
-    warmup: int
-    decay: float = 0.1
-
-    def __post_init__(self) -> None:
-        _check_warmup(self.peak, self.warmup)
-        if not 0 <= self.decay <= 1:
-            raise ValueError(f"ConstantLinear.decay must be in [0, 1], not {self.decay}")
+    peak: LearningRate
+    warmup: Count
+    decay: Share = 0.1
 
     def over(self, steps: int) -> optax.Schedule:
         length = max(1, round(steps * self.decay))
@@ -78,7 +74,7 @@ class ConstantLinear:
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class CosineThenLinear:
     """The paper's schedule (B.1): OLMo-2's cosine, then a straight line to zero.
 
@@ -88,20 +84,19 @@ class CosineThenLinear:
     cosine's last rate off, starting one update later; no update has a rate of zero.
     """
 
-    peak: float
-    warmup: int
-    horizon: float
+    peak: LearningRate
+    warmup: Count
+    horizon: Positive
     """Steps; fractional when it is computed from a number of tokens."""
-    decay_from: int
+    decay_from: Count
     """Steps before the linear decay."""
-    final: float = 0.1
+    final: Share = 0.1
 
     def __post_init__(self) -> None:
-        _check_warmup(self.peak, self.warmup)
-        if not isinstance(self.decay_from, int) or not self.warmup <= self.decay_from:
+        if self.warmup > self.decay_from:
             raise ValueError(
-                "CosineThenLinear.decay_from must be an integer number of steps >= warmup, not "
-                f"{self.decay_from!r}"
+                f"CosineThenLinear.decay_from must be at least warmup, {self.warmup}, "
+                f"not {self.decay_from}"
             )
         if not self.decay_from <= self.horizon or self.horizon <= self.warmup:
             raise ValueError(
@@ -129,13 +124,6 @@ def _warmed_cosine(step: jax.Array, warmup: int, horizon: float, final: float) -
     angle = jnp.pi * (step - warmup) / (horizon - warmup)
     cosine = final + (1 - final) * (1 + jnp.cos(angle)) / 2
     return jnp.where(step < warmup, step / max(1, warmup), cosine)
-
-
-def _check_warmup(peak: float, warmup: int) -> None:
-    if not isinstance(peak, int | float) or peak <= 0:
-        raise ValueError(f"a schedule's peak must be a positive number, not {peak!r}")
-    if not isinstance(warmup, int) or warmup < 0:
-        raise ValueError(f"a schedule's warmup must be a number of steps, not {warmup!r}")
 
 
 def _check_length(steps: int, warmup: int, decay: int) -> None:

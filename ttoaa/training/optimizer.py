@@ -8,12 +8,13 @@ import dataclasses
 import inspect
 import operator
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import gin
 import jax
 import optax
 
+from ttoaa.config_fields import Above, AtLeast, AtMost, Name, config_class
 from ttoaa.training.lr_schedules import LearningRateSchedule
 
 
@@ -53,8 +54,12 @@ def bind_schedule(optimizer: Optimizer, steps: int) -> optax.GradientTransformat
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+Beta = Annotated[float, AtLeast(0), AtMost(0.999999)]
+"""Decay of a moment. Float32 rounds values closer to 1 to 1, which divides zero by zero."""
+
+
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class AdamW:
     """AdamW as in OLMo-2 1B: every parameter is decayed except the input embeddings.
 
@@ -63,16 +68,23 @@ class AdamW:
     """
 
     schedule: LearningRateSchedule
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.1
-    clip: float = 1.0
-    """Largest global norm of the gradient."""
+    beta1: Beta = 0.9
+    beta2: Beta = 0.95
+    eps: Annotated[float, AtLeast(1e-30), AtMost(1)] = 1e-8
+    weight_decay: Annotated[float, AtLeast(0), AtMost(10)] = 0.1
+    clip: Annotated[float, Above(0)] | None = 1.0
+    """Largest global norm of the gradient, at least `eps`; None: any."""
+
+    def __post_init__(self) -> None:
+        if self.clip is not None and self.clip < self.eps:
+            raise ValueError(
+                f"AdamW.clip must be at least eps, {self.eps}, or None, not {self.clip}: "
+                "a smaller gradient moves nothing"
+            )
 
     def transformation(self, learning_rate: jax.Array) -> optax.GradientTransformation:
         return optax.chain(
-            optax.clip_by_global_norm(self.clip),
+            optax.identity() if self.clip is None else optax.clip_by_global_norm(self.clip),
             optax.chain(
                 optax.scale_by_adam(self.beta1, self.beta2, self.eps),
                 optax.add_decayed_weights(
@@ -85,16 +97,16 @@ class AdamW:
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class Optax:
     """An optimizer of optax by name, such as 'lion' or 'contrib.muon', after gradient clipping."""
 
     schedule: LearningRateSchedule
-    name: str
+    name: Name
     """Of a function in optax that takes `learning_rate`."""
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Its other arguments. Weight decay applies to every parameter, input embeddings included."""
-    clip: float | None = 1.0
+    clip: Annotated[float, Above(0)] | None = 1.0
     """Largest global norm of the gradient; None: any."""
 
     def __post_init__(self) -> None:

@@ -1,11 +1,13 @@
 """Skip updates whose loss or gradient is not finite or spikes, or stop the run there."""
 
-import dataclasses
 from collections.abc import Mapping
+from typing import Annotated, Literal
 
 import gin
 import jax
 import jax.numpy as jnp
+
+from ttoaa.config_fields import Above, AtLeast, AtMost, PositiveInt, config_class
 
 
 class Refused(ValueError):
@@ -20,7 +22,7 @@ _WATCHED = ("loss", "grad_norm")
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class Guard:
     """Which steps are refused, and what happens then; may change when a run is resumed.
 
@@ -29,26 +31,14 @@ class Guard:
     spike would hide the next. A lasting change of level therefore ends the run, by `max_skips`.
     """
 
-    policy: str = "stop"
+    policy: Literal["stop", "skip"] = "stop"
     """'stop' ends the run at a refused step; 'skip' leaves weights and optimizer unchanged."""
-    sigmas: float | None = None
+    sigmas: Annotated[float, Above(0)] | None = None
     """Refuse values this many standard deviations above the window's mean (OLMo-core: 6)."""
-    window: int = 128
+    window: Annotated[int, AtLeast(4), AtMost(1_000_000)] = 128
     """Accepted steps to compare with; spikes are only found once half of them are there."""
-    max_skips: int = 16
+    max_skips: PositiveInt = 16
     """The run ends when more steps than this are skipped in a row."""
-
-    def __post_init__(self) -> None:
-        if self.policy not in ("stop", "skip"):
-            raise ValueError(f"Guard.policy is 'stop' or 'skip', not {self.policy!r}")
-        if self.sigmas is not None and not (
-            isinstance(self.sigmas, int | float) and self.sigmas > 0
-        ):
-            raise ValueError(f"Guard.sigmas must be positive or None, not {self.sigmas!r}")
-        if not isinstance(self.window, int) or self.window < 4:
-            raise ValueError(f"Guard.window must be a number of steps >= 4, not {self.window!r}")
-        if not isinstance(self.max_skips, int) or self.max_skips < 1:
-            raise ValueError(f"Guard.max_skips must be a positive integer, not {self.max_skips!r}")
 
 
 def init(guard: Guard) -> GuardState:

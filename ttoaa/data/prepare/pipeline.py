@@ -8,12 +8,13 @@ import pathlib
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, TypedDict
+from typing import Annotated, Any, TypedDict
 
 import gin
 from tqdm import tqdm
 
 from ttoaa import workdir
+from ttoaa.config_fields import Above, Below, PositiveInt, config_class
 from ttoaa.data.corpus import ANOTHER_FOLDER, MANIFEST, TOKENIZER, Corpus, Manifest
 from ttoaa.data.olmo_corpus import OlmoCorpus
 from ttoaa.data.prepare import document_statistics, shard_writer
@@ -41,24 +42,18 @@ class _Begun(TypedDict):
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class Prepare:
     """The corpus of a study; every field is part of the corpus' identity."""
 
     source: Source = dataclasses.field(default_factory=EmbeddedPython)
     tokenizer: Vocabulary = dataclasses.field(default_factory=TrainBPE)
-    reserve_fraction: float = 0.1
+    reserve_fraction: Annotated[float, Above(0), Below(1)] = 0.1
     """The share of documents that no epoch trains on."""
-    shard_characters: int = 32_000_000
+    shard_characters: PositiveInt = 32_000_000
     """Text per shard, and so the most that a killed preparation repeats."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.reserve_fraction < 1:
-            raise ValueError(
-                f"Prepare.reserve_fraction must be in (0, 1), not {self.reserve_fraction}"
-            )
-        if self.shard_characters < 1:
-            raise ValueError("Prepare.shard_characters must be positive")
         ids = isinstance(self.source, SeqioTask) and self.source.use == "tokens"
         if ids and isinstance(self.tokenizer, TrainBPE):
             raise ValueError(f"Prepare: {NO_BPE}")

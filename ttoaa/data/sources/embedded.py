@@ -1,6 +1,5 @@
 """Text that every machine has: the Python installation."""
 
-import dataclasses
 import itertools
 import pathlib
 import platform
@@ -9,11 +8,12 @@ from collections.abc import Iterator, Sequence
 
 import gin
 
+from ttoaa.config_fields import PositiveInt, config_class
 from ttoaa.data.sources.base import keyed_fraction
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class EmbeddedPython:
     """The Python installation it runs on: its language reference, then its library's sources.
 
@@ -21,11 +21,7 @@ class EmbeddedPython:
     `max_characters` keeps the best; the documents kept are then shuffled by a hash.
     """
 
-    max_characters: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.max_characters is not None and self.max_characters < 1:
-            raise ValueError("EmbeddedPython.max_characters must be positive")
+    max_characters: PositiveInt | None = None
 
     @property
     def description(self) -> str:

@@ -6,19 +6,19 @@ a missing field.
 """
 
 import contextlib
-import dataclasses
 import gzip
 import io
 import itertools
 import pathlib
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO, Literal, cast
+from typing import Annotated, Any, BinaryIO, Literal, cast
 
 import gin
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ttoaa.config_fields import AtLeast, Name, Paths, config_class
 from ttoaa.data import storage
 from ttoaa.data.sources.base import decode, needs_package, text_of
 from ttoaa.data.sources.tfds_dataset import INFO
@@ -35,7 +35,7 @@ _BATCH = 1024  # rows or records read at once
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class TextFiles:
     """Files, or folders of files in order of name; paths, or URLs such as gs://bucket/folder.
 
@@ -46,26 +46,14 @@ class TextFiles:
     URL is read through a temporary local copy.
     """
 
-    paths: Sequence[str]
-    field: str = "text"
+    paths: Paths
+    field: Name = "text"
     records: Records | None = None
     """Content of an ArrayRecord file's records: UTF-8 'text', 'json' objects or tf 'example's."""
-    separator: str | None = None
-    document_characters: int | None = 20_000
+    separator: Name | None = None
+    document_characters: Annotated[int, AtLeast(100)] | None = 20_000
     undecodable: Literal["error", "replace"] = "error"
     """For bytes that are not UTF-8: an error, or U+FFFD in their place."""
-
-    def __post_init__(self) -> None:
-        if isinstance(self.paths, str) or not self.paths:
-            raise ValueError(f"TextFiles.paths must be a list of paths, not {self.paths!r}")
-        if self.records not in (None, *RECORD_KINDS):
-            raise ValueError(f"TextFiles.records must be one of {RECORD_KINDS}")
-        if self.separator == "":
-            raise ValueError("TextFiles.separator must not be empty: use None")
-        if self.document_characters is not None and self.document_characters < 100:
-            raise ValueError("TextFiles.document_characters must be at least 100")
-        if self.undecodable not in ("error", "replace"):
-            raise ValueError("TextFiles.undecodable must be 'error' or 'replace'")
 
     @property
     def description(self) -> str:

@@ -2,15 +2,16 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import gin
 
+from ttoaa.config_fields import Above, AtMost, NotEmpty, config_class
 from ttoaa.data.sources.base import Source, all_documents, encode_document, keyed_fraction
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class Mixture:
     """Documents of several sources, interleaved so that every prefix follows the weights.
 
@@ -20,9 +21,9 @@ class Mixture:
     all earlier ones, one process reads the whole mixture; several can read a `Pool`.
     """
 
-    sources: Sequence[Source]
-    weights: Sequence[float]
-    """Positive, of any sum."""
+    sources: Annotated[Sequence[Source], NotEmpty()]
+    weights: Sequence[Annotated[float, Above(0), AtMost(1e18)]]
+    """Of any sum."""
     by: Literal["characters", "documents"] = "characters"
     when_one_ends: Literal["stop", "go on", "repeat"] = "stop"
     """'stop': the weights hold for everything read. 'go on': read the other sources to their end.
@@ -32,17 +33,7 @@ class Mixture:
     """How much each source gave, after the mixture was read in this process."""
 
     def __post_init__(self) -> None:
-        if not self.sources or len(self.sources) != len(self.weights):
-            raise ValueError(
-                f"Mixture needs a weight for each source: it has {len(self.sources)} sources "
-                f"and {len(self.weights)} weights"
-            )
-        if not all(0 < weight < float("inf") for weight in self.weights):
-            raise ValueError(f"Mixture.weights must be positive, not {list(self.weights)}")
-        if self.by not in ("characters", "documents"):
-            raise ValueError("Mixture.by must be 'characters' or 'documents'")
-        if self.when_one_ends not in ("stop", "go on", "repeat"):
-            raise ValueError("Mixture.when_one_ends must be 'stop', 'go on' or 'repeat'")
+        _check_pairs(self, self.sources, self.weights)
 
     @property
     def description(self) -> str:
@@ -107,7 +98,7 @@ class Drawn:
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class Pool:
     """All of several sources, one after the other, with documents repeated at a source's rate.
 
@@ -116,17 +107,11 @@ class Pool:
     read it. Training shuffles the corpus, so the order of the sources has no effect on it.
     """
 
-    sources: Sequence[Source]
-    rates: Sequence[float]
+    sources: Annotated[Sequence[Source], NotEmpty()]
+    rates: Sequence[Annotated[float, Above(0), AtMost(1e4)]]
 
     def __post_init__(self) -> None:
-        if not self.sources or len(self.sources) != len(self.rates):
-            raise ValueError(
-                f"Pool needs a rate for each source: it has {len(self.sources)} sources "
-                f"and {len(self.rates)} rates"
-            )
-        if not all(0 < rate < float("inf") for rate in self.rates):
-            raise ValueError(f"Pool.rates must be positive, not {list(self.rates)}")
+        _check_pairs(self, self.sources, self.rates)
 
     @property
     def description(self) -> str:
@@ -143,3 +128,12 @@ class Pool:
             encode_document(name, text)  # names a document that cannot be hashed
             for _ in range(int(rate) + (keyed_fraction("pool", text) < rate % 1)):
                 yield name, text
+
+
+def _check_pairs(whole: object, sources: Sequence[Source], numbers: Sequence[float]) -> None:
+    if len(sources) != len(numbers):
+        name = type(whole).__name__
+        raise ValueError(
+            f"{name} needs a number for each source: it has {len(sources)} sources and "
+            f"{len(numbers)} {'weights' if name == 'Mixture' else 'rates'}"
+        )

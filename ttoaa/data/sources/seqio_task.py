@@ -1,7 +1,6 @@
 """A seqio Task or Mixture: its token ids, or its text before tokenization."""
 
 import contextlib
-import dataclasses
 import hashlib
 import importlib
 import os
@@ -11,13 +10,14 @@ from typing import Any, Literal
 import gin
 import numpy as np
 
+from ttoaa.config_fields import Count, Name, Names, PositiveInt, config_class
 from ttoaa.data import storage
 from ttoaa.data.sources.base import decode, needs_package
 from ttoaa.data.tokenizer import TokenIds
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class SeqioTask:
     """The examples of a Task or Mixture: one epoch, unshuffled, in seqio's order.
 
@@ -31,27 +31,19 @@ class SeqioTask:
     stop_on_empty_dataset). The `Mixture` of this package needs no randomness.
     """
 
-    name: str
-    module: str | None = None
+    name: Name
+    module: Name | None = None
     """The module that adds the Task to seqio's registry; imported first."""
-    split: str = "train"
-    features: Sequence[str] = ("targets",)
+    split: Name = "train"
+    features: Names = ("targets",)
     """Concatenated in this order, such as ('inputs', 'targets')."""
     use: Literal["tokens", "text"] = "tokens"
-    seed: int | None = None
+    seed: Count | None = None
     """For a Mixture's draws (seqio's default is 42), and for random preprocessors (required)."""
     use_cached: bool = False
     """Whether to read seqio's offline cache of the Task."""
-    shards: int = 1
+    shards: PositiveInt = 1
     """How many processes can read it in parallel (seqio's ShardInfo); changes the order."""
-
-    def __post_init__(self) -> None:
-        if isinstance(self.features, str) or not self.features:
-            raise ValueError(f"SeqioTask.features must be a list, not {self.features!r}")
-        if self.use not in ("tokens", "text"):
-            raise ValueError(f"SeqioTask.use must be 'tokens' or 'text', not {self.use!r}")
-        if self.shards < 1:
-            raise ValueError("SeqioTask.shards must be at least 1")
 
     @property
     def description(self) -> str:

@@ -1,12 +1,12 @@
 """A TFDS dataset, read by random access and without TensorFlow."""
 
-import dataclasses
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import gin
 
+from ttoaa.config_fields import Name, config_class
 from ttoaa.data import storage
 from ttoaa.data.sources.base import needs_package, text_of
 
@@ -16,7 +16,7 @@ INFO = "dataset_info.json"
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class TfdsDataset:
     """A split of a dataset that TFDS prepared as ArrayRecord or Parquet; one document per example.
 
@@ -24,15 +24,11 @@ class TfdsDataset:
     which TFDS shuffled by a hash of the key when it prepared them.
     """
 
-    folder: str
-    split: str = "train"
-    field: str = "text"
+    folder: Name
+    split: Name = "train"
+    field: Name = "text"
     undecodable: Literal["error", "replace"] = "error"
     """For bytes that are not UTF-8: an error, or U+FFFD in their place."""
-
-    def __post_init__(self) -> None:
-        if self.undecodable not in ("error", "replace"):
-            raise ValueError("TfdsDataset.undecodable must be 'error' or 'replace'")
 
     @property
     def description(self) -> str:

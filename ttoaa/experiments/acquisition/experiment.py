@@ -8,6 +8,7 @@ import gin
 import numpy as np
 import pandas as pd
 
+from ttoaa.config_fields import Count, PositiveInt, config_class
 from ttoaa.experiments.acquisition import outcomes
 from ttoaa.experiments.acquisition.estimates import arm_estimates
 from ttoaa.experiments.acquisition.generated_facts import GeneratedKnowledge
@@ -25,7 +26,7 @@ _BARRED = "/@"
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class Acquisition(Experiment):
     """Invented facts, inserted as often as needed to keep their probability on a rising target.
 
@@ -43,16 +44,16 @@ class Acquisition(Experiment):
     knowledge: Knowledge = dataclasses.field(default_factory=GeneratedKnowledge)
     policies: Sequence[Policy] = dataclasses.field(default_factory=lambda: (Proportional(),))
     """One policy for each arm, which takes the policy's name."""
-    entities: int = 4
+    entities: PositiveInt = 4
     """Entities of each arm."""
-    held_out: int = 4
+    held_out: Count = 4
     """Entities of the arm 'never', which is not inserted."""
-    every: int = 1000
+    every: PositiveInt = 1000
     """Steps of an interval."""
     target: Target = dataclasses.field(default_factory=Target)
     criterion: Criterion = dataclasses.field(default_factory=Criterion)
     """When a topic counts as acquired, in arms whose policy has no criterion."""
-    new_tokens: int = 25
+    new_tokens: PositiveInt = 25
     """New tokens of a greedy continuation; it is right if it contains the target, ignoring case."""
 
     signs: ClassVar[Mapping[str, int]] = outcomes.SIGNS
@@ -62,7 +63,6 @@ class Acquisition(Experiment):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_integers(entities=1, held_out=0, every=1, new_tokens=1)
         object.__setattr__(self, "policies", tuple(self.policies))
         names = [policy.name for policy in self.policies]
         bad = [name for name in names if not name or set(name) & set(_BARRED) or name == NEVER]

@@ -7,10 +7,12 @@ connective of each sentence, and the opening and end of the text. Probes use oth
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated
 
 import gin
 import numpy as np
 
+from ttoaa.config_fields import AtLeast, AtMost, PositiveInt, config_class
 from ttoaa.experiments.acquisition.topics import Cloze, Entity, Topic
 
 
@@ -145,40 +147,32 @@ _TRIES = 50
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class GeneratedKnowledge:
     """Entities of `kinds` kinds in random order, one of each kind per round; all names are unique.
 
     If the number of entities of each arm is a multiple of `kinds`, all arms have the same kinds.
     """
 
-    kinds: int = len(KINDS)
+    kinds: Annotated[int, AtLeast(1), AtMost(len(KINDS))] = len(KINDS)
     """Number of kinds of entity, up to six."""
-    facts: int = 4
+    facts: Annotated[int, AtLeast(1), AtMost(4)] = 4
     """Facts of an entity."""
-    together: int | None = None
+    together: PositiveInt | None = None
     """Facts of one topic; the last topic of an entity may have fewer. None: all facts."""
-    paraphrases: int = 200
+    paraphrases: Annotated[int, AtLeast(1), AtMost(1_000_000)] = 200
     """Distinct texts of a topic."""
-    phrasings: int = 1
+    phrasings: Annotated[int, AtLeast(1), AtMost(len(PROBES))] = 1
     """Probes of a fact, each in another held-out phrasing."""
-    name_syllables: int = 3
-    value_syllables: int = 3
+    name_syllables: Annotated[int, AtLeast(2), AtMost(10)] = 3
+    value_syllables: Annotated[int, AtLeast(1), AtMost(10)] = 3
     """Syllables of each word of a value."""
-    value_words: int = 1
+    value_words: Annotated[int, AtLeast(1), AtMost(10)] = 1
     framed: bool = True
     """Whether texts have openings, ends, lead-ins and varied connectives."""
 
     def __post_init__(self) -> None:
-        most = {"kinds": len(KINDS), "facts": 4, "phrasings": len(PROBES)}
-        least = {**dict.fromkeys(most, 1), "paraphrases": 1, "name_syllables": 2}
-        for field, low in {**least, "value_syllables": 1, "value_words": 1}.items():
-            value, high = getattr(self, field), most.get(field, 10**6)
-            if not isinstance(value, int) or not low <= value <= high:
-                raise ValueError(
-                    f"GeneratedKnowledge.{field} must be {low} to {high}, not {value!r}"
-                )
-        if self.together is not None and not 1 <= self.together <= self.facts:
+        if self.together is not None and self.together > self.facts:
             raise ValueError(f"GeneratedKnowledge.together must be 1 to {self.facts}, or None")
 
     def entities(self, count: int, rng: np.random.Generator) -> list[Entity]:

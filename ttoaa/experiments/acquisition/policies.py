@@ -9,16 +9,32 @@ without a target. `UntilAcquired` inserts "until the model acquires a particular
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import gin
 import numpy as np
 
+from ttoaa.config_fields import (
+    Above,
+    AtLeast,
+    AtMost,
+    Below,
+    Count,
+    Name,
+    OneOf,
+    PositiveInt,
+    Share,
+    config_class,
+)
 from ttoaa.experiments.acquisition.policy import MEASURES, Aim, Setting, State, measure
+
+Gain = Annotated[float, AtLeast(0), AtMost(1000)]
+Rate = Annotated[float, AtLeast(1e-9), AtMost(1e9)]
+"""Texts per interval."""
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class Doubling:
     """The paper's controller: n texts per interval, taken in rotation over all topics.
 
@@ -27,27 +43,23 @@ class Doubling:
     `least` .. `most`. All constants are the paper's except `initial`, which it does not state.
     """
 
-    name: str = "doubling"
-    initial: int = 1
-    band: float = 0.05
+    name: Name = "doubling"
+    initial: Count = 1
+    band: Annotated[float, AtLeast(0), Below(1)] = 0.05
     """Half-width of the band, as a fraction of the target."""
-    limits: Sequence[tuple[float, int]] = ((0.19, 256), (0.59, 64))
+    limits: Sequence[tuple[Share, PositiveInt]] = ((0.19, 256), (0.59, 64))
     """(fraction of training, largest change of n in an interval that starts after it)."""
-    least: int = 1
-    most: int = 8192
-    measure: str = "probability"
+    least: Count = 1
+    most: PositiveInt = 8192
+    measure: Annotated[str, OneOf(MEASURES)] = "probability"
     """The value to keep on target: 'probability' or 'log_probability' (see `policy.measure`)."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.least <= self.initial <= self.most or self.most < 1:
-            raise ValueError("Doubling needs 0 <= least <= initial <= most, and most >= 1")
-        if not 0 <= self.band < 1:
-            raise ValueError("Doubling.band must be in [0, 1)")
-        if self.measure not in MEASURES:
-            raise ValueError(f"Doubling.measure must be among {MEASURES}, not {self.measure!r}")
+        if not self.least <= self.initial <= self.most:
+            raise ValueError("Doubling needs least <= initial <= most")
         starts = [fraction for fraction, _ in self.limits]
-        if starts != sorted(starts) or any(limit < 1 for _, limit in self.limits):
-            raise ValueError("Doubling.limits must be (ascending fraction, change >= 1) pairs")
+        if starts != sorted(starts):
+            raise ValueError(f"Doubling.limits must have ascending fractions, not {starts}")
 
     def slots(self, setting: Setting) -> int:
         return self.most
@@ -90,7 +102,7 @@ _ROUNDING = 1e-9
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class Proportional:
     """A PI controller of the log-rate of each topic; a rate is in texts per interval.
 
@@ -107,29 +119,25 @@ class Proportional:
     3.3 at p = 0.1. Far below the target D is larger, but there the rate only rises.
     """
 
-    name: str = "controlled"
-    proportional: float = 0.3
-    integral: float = 0.15
-    smoothing: float = 0.3
+    name: Name = "controlled"
+    proportional: Gain = 0.3
+    integral: Gain = 0.15
+    smoothing: Annotated[float, AtLeast(0), Below(1)] = 0.3
     """Weight of the past in the running mean of the log-probability, in [0, 1)."""
-    initial: float = 1.0
+    initial: Rate = 1.0
     """The first rate of a topic."""
-    least: float = 0.05
+    least: Rate = 0.05
     """The lowest rate of a topic; above 0, so that the rate can recover."""
-    most_each: float = 512.0
+    most_each: Rate = 512.0
     """The highest rate of a topic."""
-    most: int = 8192
+    most: PositiveInt = 8192
     """The most texts of all topics in an interval."""
-    largest_change: float = math.log(4)
+    largest_change: Annotated[float, Above(0), AtMost(100)] = math.log(4)
     """The largest change of a log-rate in an interval."""
 
     def __post_init__(self) -> None:
-        if min(self.proportional, self.integral) < 0 or self.largest_change <= 0:
-            raise ValueError("Proportional needs gains >= 0 and largest_change > 0")
-        if not 0 <= self.smoothing < 1:
-            raise ValueError("Proportional.smoothing must be in [0, 1)")
-        if not 0 < self.least <= self.initial <= self.most_each or self.most < 1:
-            raise ValueError("Proportional needs 0 < least <= initial <= most_each, and most >= 1")
+        if not self.least <= self.initial <= self.most_each:
+            raise ValueError("Proportional needs least <= initial <= most_each")
 
     def slots(self, setting: Setting) -> int:
         return self.most
@@ -195,7 +203,7 @@ class Proportional:
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class FixedRate:
     """A baseline that spreads `tokens` tokens evenly over training and ignores the probes.
 
@@ -203,13 +211,9 @@ class FixedRate:
     it measures the benefit of control.
     """
 
-    tokens: int
+    tokens: PositiveInt
     """Tokens of all insertions together, rounded down to whole texts."""
-    name: str = "fixed"
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.tokens, int) or self.tokens < 1:
-            raise ValueError(f"FixedRate.tokens must be a positive integer, not {self.tokens!r}")
+    name: Name = "fixed"
 
     def slots(self, setting: Setting) -> int:
         before = [
@@ -241,11 +245,11 @@ class FixedRate:
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class Never:
     """A baseline that inserts nothing; its probes are still measured."""
 
-    name: str = "never"
+    name: Name = "never"
 
     def slots(self, setting: Setting) -> int:
         return 1
@@ -263,18 +267,14 @@ class Never:
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class Criterion:
     """A topic is acquired once its log-probability was at a threshold `times` times in a row."""
 
-    log_probability: float = math.log(0.5)
+    log_probability: Annotated[float, AtMost(0)] = math.log(0.5)
     """The threshold in nats."""
-    times: int = 3
+    times: PositiveInt = 3
     """Consecutive measurements at or above the threshold."""
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.times, int) or self.times < 1 or self.log_probability > 0:
-            raise ValueError("Criterion needs times >= 1 and a log_probability of at most 0")
 
     def streak(self, before: Sequence[int], value_K: np.ndarray) -> np.ndarray:
         """Return int64[K]: consecutive measurements of each topic at or above the threshold."""
@@ -291,21 +291,17 @@ class Criterion:
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class UntilAcquired:
     """Insert every topic at the same rate until it is acquired, then stop for good.
 
     The state records the exposures of each topic and the step at which it was acquired.
     """
 
-    name: str = "until"
-    rate: int = 1
+    name: Name = "until"
+    rate: PositiveInt = 1
     """Texts of a topic per interval."""
     criterion: Criterion = dataclasses.field(default_factory=Criterion)
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.rate, int) or self.rate < 1:
-            raise ValueError(f"UntilAcquired.rate must be a positive integer, not {self.rate!r}")
 
     def slots(self, setting: Setting) -> int:
         return self.rate * setting.topics

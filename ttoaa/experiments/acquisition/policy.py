@@ -12,13 +12,14 @@ from typing import Any, NamedTuple, Protocol
 import gin
 import numpy as np
 
+from ttoaa.config_fields import PositiveShare, config_class
 from ttoaa.experiments.controllers import Measured
 
 State = dict[str, Any]
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class Target:
     """A target probability that rises during training.
 
@@ -26,16 +27,10 @@ class Target:
     early part of training can be on target too.
     """
 
-    final: float = 0.08
-    reached: float = 1.0
+    final: PositiveShare = 0.08
+    reached: PositiveShare = 1.0
     """The fraction of training after which the target is constant at `final`."""
-    initial: float | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 < self.final <= 1 or not 0 < self.reached <= 1:
-            raise ValueError("Target.final and Target.reached must be above 0 and at most 1")
-        if self.initial is not None and not 0 < self.initial <= 1:
-            raise ValueError("Target.initial must be above 0 and at most 1, or None")
+    initial: PositiveShare | None = None
 
     def at(self, step: int, steps: int) -> float:
         """Return the target probability at `step` of `steps`."""

@@ -6,12 +6,13 @@
 import dataclasses
 import pathlib
 from collections.abc import Sequence
-from typing import Any, NotRequired, Protocol, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, Protocol, TypedDict
 
 import gin
 import numpy as np
 
 from ttoaa.benchmarks.question import check_paths, read_records
+from ttoaa.config_fields import Count, Distinct, Name, NotEmpty, config_class
 from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.experiments.acquisition.policy import Controlled, Policy, Setting, Target
 from ttoaa.experiments.base import World
@@ -157,7 +158,7 @@ PAPER_ENTRIES = (0, 6, 10, 22)
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class FictionalTexts:
     """One entity with one topic for each entry of a JSON list: its text and any paraphrases.
 
@@ -167,20 +168,16 @@ class FictionalTexts:
     code puts two before the target.
     """
 
-    path: str
+    path: Name
     """JSON: a list of entries with `train_context` and, optionally, `paraphrases`."""
-    queries: str | None = None
+    queries: Name | None = None
     """JSON lines; None: the probes of the entries."""
-    entries: Sequence[int] = PAPER_ENTRIES
-    probes: str = "gen"
+    entries: Annotated[Sequence[Count], NotEmpty(), Distinct()] = PAPER_ENTRIES
+    probes: Literal["mem", "gen", "hard_gen"] = "gen"
     """'mem' (words of the text), 'gen' (paraphrased) or 'hard_gen' (reworded more freely)."""
 
     def __post_init__(self) -> None:
         check_paths([self.path, *([self.queries] if self.queries else [])], "FictionalTexts")
-        if not self.entries or len(set(self.entries)) < len(self.entries):
-            raise ValueError("FictionalTexts.entries must be distinct, and at least one")
-        if self.probes not in ("mem", "gen", "hard_gen"):
-            raise ValueError("FictionalTexts.probes must be 'mem', 'gen' or 'hard_gen'")
 
     def entities(self, count: int, rng: np.random.Generator) -> list[Entity]:
         if count > len(self.entries):

@@ -4,12 +4,21 @@ import dataclasses
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import gin
 import numpy as np
 import pandas as pd
 
+from ttoaa.config_fields import (
+    AtLeast,
+    AtMost,
+    Count,
+    Increasing,
+    NotEmpty,
+    PositiveInt,
+    config_class,
+)
 from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.experiments.base import Experiment, Scorer, World
 from ttoaa.experiments.reasoning.dataset import SeenProblems, draw_problems, draw_shots, draw_test
@@ -33,7 +42,7 @@ _BLOCK = 20_000
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class Reasoning(Experiment):
     """Does a model learn to solve problems from others that it saw once, with their solutions?
 
@@ -45,19 +54,21 @@ class Reasoning(Experiment):
     """
 
     arithmetic: Arithmetic = dataclasses.field(default_factory=Arithmetic)
-    problems: int = 500_000
+    problems: PositiveInt = 500_000
     """Training problems, each inserted once."""
-    operations: int = 10
+    operations: PositiveInt = 10
     """The most operations of a training problem."""
-    test_operations: Sequence[int] = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12)
+    test_operations: Annotated[Sequence[PositiveInt], NotEmpty(), Increasing()] = tuple(
+        range(1, 13)
+    )
     """Numbers of operations tested; those above `operations` are out of distribution."""
-    test_problems: int = 100
+    test_problems: PositiveInt = 100
     """Test problems for each number of operations."""
-    shots: int = 3
+    shots: Count = 3
     """Solved problems in the prompt of a test problem."""
-    instructions: int = len(_INSTRUCTIONS)
+    instructions: Annotated[int, AtLeast(1), AtMost(len(_INSTRUCTIONS))] = len(_INSTRUCTIONS)
     """Number of wordings of the sentence that states the modulus."""
-    new_tokens: int = 500
+    new_tokens: PositiveInt = 500
     """The most new tokens of a generated solution."""
     placement: Placement = dataclasses.field(default_factory=Uniform)
 
@@ -65,14 +76,8 @@ class Reasoning(Experiment):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_integers(problems=1, operations=1, test_problems=1, shots=0, new_tokens=1)
-        if self.instructions not in range(1, len(_INSTRUCTIONS) + 1):
-            raise ValueError(f"{self.name}: instructions must be 1 to {len(_INSTRUCTIONS)}")
-        tested = list(self.test_operations)
-        if not tested or tested != sorted(set(tested)) or tested[0] < 1:
-            raise ValueError(f"{self.name}: test_operations must ascend from 1, not {tested}")
         condition = self.primary.partition("/")[2]
-        known = [f"op-{op}" for op in tested]
+        known = [f"op-{op}" for op in self.test_operations]
         if condition not in known:
             raise ValueError(f"{self.name}: the primary's condition must be among {known}")
 
