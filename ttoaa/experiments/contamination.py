@@ -38,6 +38,8 @@ OLMES = "olmes"
 """The normalisation that OLMES reports for a question's benchmark."""
 _BY_OUTCOME = {each.outcome: each for each in NORMALISATIONS.values()}
 
+Groups = Sequence[tuple[Count, PositiveInt]]
+
 
 @gin.configurable
 @config_class
@@ -50,13 +52,7 @@ class Contamination(Experiment):
     """
 
     questions: Source = dataclasses.field(default_factory=GeneratedQuestions)
-    groups: Sequence[tuple[Count, PositiveInt]] = (
-        (0, 300),
-        (4, 100),
-        (12, 60),
-        (36, 25),
-        (144, 25),
-    )
+    groups: Groups = ((0, 300), (4, 100), (12, 60), (36, 25), (144, 25))
     """(repetitions, number of questions); the group of 0 repetitions is the holdout."""
     placement: Placement = dataclasses.field(default_factory=Uniform)
     normalisation: Annotated[str, OneOf((*NORMALISATIONS, OLMES))] = "character"

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import gin
 import numpy as np
 
-from ttoaa.config_fields import AtLeast, Below, Count, PositiveInt, PositiveShare, config_class
+from ttoaa.config_fields import AtLeast, Below, PositiveInt, PositiveShare, config_class
 from ttoaa.data.geometry import Geometry
 
 
@@ -143,13 +143,18 @@ class AtOccurrences(RandomPlacement):
         return Candidates(self.positions, self.offsets)
 
 
+WholeNumbers = Any
+"""int or int[n], a list or an array. The planner checks them, because it can name the item."""
+
+
 @gin.configurable
 @config_class
 class Explicit(FixedPlacement):
     """Copy r of the item goes to row `positions[r]` of training, at token `offsets[r]`."""
 
-    positions: Sequence[Count]
-    offsets: Sequence[Count] | Count = 0
+    positions: WholeNumbers
+    offsets: WholeNumbers = 0
+    """Of each copy, or one number for all."""
 
     def addresses(self, geometry: Geometry, repetitions: np.ndarray, lengths: np.ndarray) -> Any:
         return self.positions, self.offsets
@@ -164,8 +169,8 @@ class WholeBatch(FixedPlacement):
     `row + i`.
     """
 
-    steps: Sequence[Count]
-    row: Count
+    steps: WholeNumbers
+    row: WholeNumbers
 
     def addresses(self, geometry: Geometry, repetitions: np.ndarray, lengths: np.ndarray) -> Any:
         steps = whole_numbers("WholeBatch", "steps", self.steps)

@@ -33,7 +33,7 @@ class Mixture:
     """How much each source gave, after the mixture was read in this process."""
 
     def __post_init__(self) -> None:
-        _check_pairs(self, self.sources, self.weights)
+        _check_pairs("Mixture", "weights", self.sources, self.weights)
 
     @property
     def description(self) -> str:
@@ -111,7 +111,7 @@ class Pool:
     rates: Sequence[Annotated[float, Above(0), AtMost(1e4)]]
 
     def __post_init__(self) -> None:
-        _check_pairs(self, self.sources, self.rates)
+        _check_pairs("Pool", "rates", self.sources, self.rates)
 
     @property
     def description(self) -> str:
@@ -130,10 +130,11 @@ class Pool:
                 yield name, text
 
 
-def _check_pairs(whole: object, sources: Sequence[Source], numbers: Sequence[float]) -> None:
+def _check_pairs(
+    kind: str, field: str, sources: Sequence[Source], numbers: Sequence[float]
+) -> None:
     if len(sources) != len(numbers):
-        name = type(whole).__name__
         raise ValueError(
-            f"{name} needs a number for each source: it has {len(sources)} sources and "
-            f"{len(numbers)} {'weights' if name == 'Mixture' else 'rates'}"
+            f"{kind}.{field} must have one number for each source: there are {len(sources)} "
+            f"sources and {len(numbers)} {field}"
         )

@@ -40,6 +40,8 @@ _ANSWER = re.compile(r"(?s)(.*?)\n?Answer: (\d+)")
 _RESULT = re.compile(r"= (\d+)(?=[.;])|(?<=Answer: )(\d+)")
 _BLOCK = 20_000
 
+Tested = Annotated[Sequence[PositiveInt], NotEmpty(), Increasing()]
+
 
 @gin.configurable
 @config_class
@@ -58,9 +60,7 @@ class Reasoning(Experiment):
     """Training problems, each inserted once."""
     operations: PositiveInt = 10
     """The most operations of a training problem."""
-    test_operations: Annotated[Sequence[PositiveInt], NotEmpty(), Increasing()] = tuple(
-        range(1, 13)
-    )
+    test_operations: Tested = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12)
     """Numbers of operations tested; those above `operations` are out of distribution."""
     test_problems: PositiveInt = 100
     """Test problems for each number of operations."""
