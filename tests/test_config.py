@@ -101,8 +101,11 @@ def test_the_quickstart_reloads_to_an_equal_study(tmp_path):
         ),
         ("Training.z_loss = 'x'", "Training.z_loss must be a number"),
         ("AdamW.beta1 = None", "AdamW.beta1 must be a number"),
-        ("DecoderConfig.width = 1.5", "DecoderConfig.width must be a positive integer"),
-        ("Execution.microbatch = 0", "Execution.microbatch must be a positive integer or None"),
+        ("DecoderConfig.width = 1.5", "DecoderConfig.width must be an integer of at least 1"),
+        (
+            "Execution.microbatch = 0",
+            "Execution.microbatch must be an integer of at least 1 or None",
+        ),
         (
             "Study.geometry = 3",
             "Study.geometry must be a Geometry, as @Name()",

@@ -279,19 +279,21 @@ def _has_kind(given: Any, hint: Any) -> bool:
     if kind is collections.abc.Callable:
         return callable(given)
     if kind in _SEQUENCES or kind is tuple:
-        # gin writes tuples and lists, whatever the annotation.
-        return isinstance(given, list | tuple | range) or (
-            isinstance(given, collections.abc.Sequence) and not isinstance(given, str | bytes)
-        )
+        # gin writes tuples and lists, whatever the annotation; callers also give vectors.
+        if isinstance(given, np.ndarray):
+            return given.ndim == 1
+        return isinstance(given, collections.abc.Sequence) and not isinstance(given, str | bytes)
     return isinstance(given, kind)
 
 
 def _describe(hint: Any, plural: bool = False) -> str:
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        rules = [str(rule) for rule in parts[1:] if _is_rule(rule)]
         text = _describe(parts[0], plural)
-        if text in ("text", "texts") and rules and rules[0].startswith("one of"):
+        if plural:  # an element's own rules are named where an element breaks them
+            return text
+        rules = [str(rule) for rule in parts[1:] if _is_rule(rule)]
+        if text == "text" and rules and rules[0].startswith("one of"):
             return rules[0]
         optional = text.removesuffix(" or None")
         end = " or None" if optional != text else ""

@@ -36,7 +36,7 @@ def test_generated_questions_depend_on_their_stream_alone():
 
 
 def test_generator_says_what_is_wrong():
-    with pytest.raises(ValueError, match="options <= answers"):
+    with pytest.raises(ValueError, match="options must be at most answers, 4, not 5"):
         GeneratedQuestions(options=5, answers=4)
     with pytest.raises(ValueError, match="template"):
         GeneratedQuestions(template="The {relation}")

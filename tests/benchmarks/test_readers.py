@@ -79,7 +79,7 @@ def test_a_bad_file_is_named(tmp_path, source):
         with pytest.raises(ValueError, match=f"{name} is not a complete gzip file|{name}:1 has no"):
             source([str(tmp_path / name)]).questions(1, RNG)
     for paths in ("a.jsonl", []):
-        with pytest.raises(ValueError, match="paths must be a list of paths"):
+        with pytest.raises(ValueError, match="paths must be a list of texts"):
             source(paths).questions(1, RNG)
 
 

@@ -1,5 +1,3 @@
-import re
-
 import numpy as np
 import pytest
 
@@ -135,16 +133,6 @@ def test_before_or_after_the_edits(when, trained):
     assert (batch["tokens"][1] == 0).all() and set(batch) == {"step", "tokens", "trained"}
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"min_period": 0}, "RepetitionFilter.min_period must be a positive integer"),
-        ({"max_count": 2.5}, "RepetitionFilter.max_count must be a positive integer"),
-        ({"min_period": 9, "max_period": 8}, "max_period must not be less than min_period"),
-        ({"max_count": 1}, "max_count must be at least 2: any row has 1"),
-        ({"when": "never"}, "when is 'after_edits' or 'before_edits', not 'never'"),
-    ],
-)
-def test_bad_values_are_named(fields, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        RepetitionFilter(**fields)
+def test_no_period_is_an_error():
+    with pytest.raises(ValueError, match="max_period must not be less than min_period"):
+        RepetitionFilter(min_period=9, max_period=8)

@@ -282,12 +282,6 @@ def test_gin_makes_it():
     [
         ({"kinds": ("plain", "rare-0")}, "not 'rare-0'"),
         ({"kinds": ("plain", "model-8")}, "not 'model-8'"),
-        ({"kinds": ("plain", "plain")}, "kinds must be distinct"),
-        ({"kinds": ()}, "kinds must be distinct"),
-        ({"repetitions": (0, 1)}, "repetitions must be integers >= 1"),
-        ({"repetitions": (4, 4)}, "repetitions must be distinct"),
-        ({"members": 0}, "members must be at least 1"),
-        ({"spare": 0.5}, "spare"),
         ({"primary": "auc/rare-8-0x"}, "primary's condition"),
         ({"primary": "auc/rare-32-16x"}, "primary's condition"),
         ({"primary": "auc_min_k/plain-1x"}, "an outcome among .*'auc'"),

@@ -62,8 +62,6 @@ def test_its_items_are_its_own(plan):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "text"}, "x: kind must be one of"),
-        ({"groups": {"a": (1, -1)}}, r"x: group 'a' must be \(items, repetitions\)"),
         ({"placements": {"a": Within(0, 1)}}, "x: placements has 'a', which is not a group"),
         ({"lengths": (5, 4)}, r"x: lengths must be \(fewest, most\)"),
     ],

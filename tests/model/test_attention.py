@@ -188,7 +188,9 @@ def test_tiles_divide_the_length_and_pieces_their_tile():
     backward = fitted.block_q_dkv, fitted.block_kv_dkv, fitted.block_kv_dkv_compute
     assert (fitted.block_q, fitted.block_kv, fitted.block_kv_compute) == (640, 640, 128)
     assert backward == (256, 1280, 640)
-    with pytest.raises(ValueError, match=r"Blocks\.key must be a multiple of 128, not 100"):
+    with pytest.raises(
+        ValueError, match=r"Blocks\.key must be an integer that is a multiple of 128 .*, not 100"
+    ):
         Blocks(key=100)
 
 

@@ -46,20 +46,6 @@ def test_damaged_ones_do_not_count_and_the_newest_good_one_stays():
     assert kept(Keep(last=1), [1, 2, 3], bad=(1, 2, 3)) == [1, 2, 3]
 
 
-@pytest.mark.parametrize(
-    ("fields", "text"),
-    [
-        ({"last": 0}, "Keep.last must be a positive integer or None, not 0"),
-        ({"every": 1.5}, "Keep.every must be a positive integer or None, not 1.5"),
-        ({"milestones": 100}, r"Keep.milestones must be steps such as \(100, 1000\), not 100"),
-        ({"milestones": ["a"]}, "Keep.milestones must be steps"),
-    ],
-)
-def test_what_makes_no_sense_is_refused(fields, text):
-    with pytest.raises(ValueError, match=text):
-        Keep(**fields)
-
-
 def save(writer, *steps):
     for step in steps:
         writer.save(step, *TREES, meta_of(step))

@@ -133,13 +133,7 @@ def test_a_run_that_ends_before_the_linear_decay_is_refused():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Cosine(0.0, 1), "peak must be a positive number, not 0.0"),
-        (lambda: Cosine("1e-3", 1), "peak must be a positive number, not '1e-3'"),
-        (lambda: ConstantLinear(1.0, -1), "warmup must be a number of steps, not -1"),
-        (lambda: ConstantLinear(1.0, 0.1), "warmup must be a number of steps, not 0.1"),
-        (lambda: ConstantLinear(1.0, 1, 1.5), r"ConstantLinear.decay must be in \[0, 1\], not 1.5"),
-        (lambda: CosineThenLinear(1.0, 5, 9.0, 4), "decay_from must be an integer .* not 4"),
-        (lambda: CosineThenLinear(1.0, 5, 9.0, 6.5), "decay_from must be an integer .* not 6.5"),
+        (lambda: CosineThenLinear(1.0, 5, 9.0, 4), "decay_from must be at least warmup, 5, not 4"),
         (lambda: CosineThenLinear(1.0, 5, 7.0, 8), "horizon 7.0 must lie beyond warmup and decay"),
         (lambda: CosineThenLinear(1.0, 5, 5.0, 5), "horizon 5.0 must lie beyond warmup and decay"),
     ],

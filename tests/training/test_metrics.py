@@ -83,7 +83,7 @@ def test_the_whole_state_has_the_same_bits():
 @pytest.mark.parametrize(
     ("metrics", "message"),
     [
-        ([Norm], "Training.metrics holds .*write @Name"),
+        ([Norm], r"Training\.metrics\[0\] must be a Metric, as @Name\(\)"),
         ([Norm("loss"), Norm("loss")], "two metrics of one name"),
         ([Odd("loss", 1.0)], "'loss' is a built-in metric's name"),
         ([Odd("row", jnp.ones(3))], r"'row' must be a scalar, not float32\[3\]"),

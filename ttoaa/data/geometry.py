@@ -4,7 +4,7 @@ from typing import Annotated
 
 import gin
 
-from ttoaa.config_fields import AtLeast, Size, config_class
+from ttoaa.config_fields import AtLeast, AtMost, Size, config_class
 
 
 @gin.configurable
@@ -12,7 +12,7 @@ from ttoaa.config_fields import AtLeast, Size, config_class
 class Geometry:
     """Rows of `length` tokens, `batch` rows per step, `steps` steps; part of the plan's hash."""
 
-    length: Annotated[Size, AtLeast(2)]
+    length: Annotated[int, AtLeast(2), AtMost(2**31 - 1)]
     """A row has length - 1 targets."""
     batch: Size
     steps: Size

@@ -21,7 +21,16 @@ import gin
 import numpy as np
 
 from ttoaa import workdir
-from ttoaa.config_fields import AtLeast, Count, Name, OneOf, Paths, PositiveInt, Size, config_class
+from ttoaa.config_fields import (
+    AtLeast,
+    AtMost,
+    Count,
+    Name,
+    OneOf,
+    Paths,
+    PositiveInt,
+    config_class,
+)
 from ttoaa.data.corpus import (
     ANOTHER_FOLDER,
     HASH_KINDS,
@@ -110,7 +119,7 @@ class OlmoCorpus:
     eos_id: Count = 100_257
     """The id that ends a document: eos_token_id in OLMo's config."""
     dtype: Literal["uint16", "uint32"] = "uint32"
-    length: Annotated[Size, AtLeast(2)] = 4096
+    length: Annotated[int, AtLeast(2), AtMost(2**31 - 1)] = 4096
     first: Count = 0
     """Where in the order the study begins: the step it continues from times OLMo's batch size."""
     train_windows: PositiveInt | None = None

@@ -26,7 +26,7 @@ MIN_QUERY_BLOCK = 64
 """Fewest queries in a block of the XLA path: smaller blocks cost more in calls than they save."""
 
 
-Tile = Annotated[int, AtLeast(LANES), MultipleOf(LANES)]
+Tile = Annotated[int, MultipleOf(LANES), AtLeast(LANES)]
 
 
 @gin.configurable

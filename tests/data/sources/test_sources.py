@@ -101,8 +101,6 @@ def test_missing_and_empty_inputs_are_named(tmp_path):
         texts(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=f"{tmp_path} has no .txt"):
         texts(tmp_path)
-    with pytest.raises(ValueError, match="must be a list of paths"):
-        TextFiles("a.txt")
 
 
 def test_undecodable_bytes_are_replaced_only_on_demand(tmp_path):

@@ -288,7 +288,6 @@ def test_without_held_out_entities(made):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"entities": 0}, "entities must be an integer of at least 1"),
         ({"policies": ()}, "policies must have different names"),
         ({"policies": (Doubling(), Doubling())}, "policies must have different names"),
         ({"policies": (Doubling(name="never"),)}, "none of them 'never'"),

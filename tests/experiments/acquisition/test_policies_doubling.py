@@ -101,8 +101,6 @@ def test_what_is_held_on_target():
     [
         ({"initial": 0}, "least <= initial"),
         ({"initial": 9000}, "initial <= most"),
-        ({"band": 1.0}, "band"),
-        ({"measure": "loss"}, "measure must be among"),
         ({"limits": ((0.5, 8), (0.2, 4))}, "ascending"),
     ],
 )
