@@ -152,7 +152,7 @@ def config_class(cls: type[T]) -> type[T]:
     own = cls.__dict__.get("__post_init__")
 
     def post_init(self: Any) -> None:
-        check_fields(self)
+        check_fields(self, made)
         if own is not None:
             own(self)
         elif (inherited := getattr(super(made, self), "__post_init__", None)) is not None:
@@ -293,7 +293,7 @@ def _describe(hint: Any, plural: bool = False) -> str:
         if plural:  # an element's own rules are named where an element breaks them
             return text
         rules = [str(rule) for rule in parts[1:] if _is_rule(rule)]
-        if text == "text" and rules and rules[0].startswith("one of"):
+        if text in ("text", "an integer") and rules and rules[0].startswith("one of"):
             return rules[0]
         optional = text.removesuffix(" or None")
         end = " or None" if optional != text else ""

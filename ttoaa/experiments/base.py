@@ -7,12 +7,12 @@ neither the trainer nor the device mesh.
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
 
 import numpy as np
 import pandas as pd
 
-from ttoaa.config_fields import config_class
+from ttoaa.config_fields import OneOf, config_class
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.geometry import Geometry
 from ttoaa.data.order import training_order
@@ -156,6 +156,9 @@ class Scorer(Protocol):
         ...
 
 
+Sign = Annotated[int, OneOf((-1, 1))]
+
+
 @config_class
 class Experiment:
     """Base class of experiments: subclass it with `@gin.configurable` and `@config_class`.
@@ -183,7 +186,7 @@ class Experiment:
     """Unique in the study: keys the random stream and names the tables."""
     primary: str
     """The primary outcome, declared before looking at results: 'outcome/condition'."""
-    expected_sign: Literal[-1, 1]
+    expected_sign: Sign
     """+1 or -1: the expected sign of (run - control) of the primary outcome."""
 
     signs: ClassVar[Mapping[str, int]] = {}

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ttoaa.config_fields import Count, OneOf, PositiveInt, config_class
 from ttoaa.data.geometry import Geometry
-from ttoaa.experiments.base import Experiment, Scorer, World
+from ttoaa.experiments.base import Experiment, Scorer, Sign, World
 from ttoaa.planning.items import Items
 from ttoaa.planning.placement import AtOccurrences, Placement, Uniform, WholeBatch
 
@@ -27,7 +27,7 @@ class Rehearsal(Experiment):
     """
 
     primary: str = "none/none"
-    expected_sign: int = 1
+    expected_sign: Sign = 1
     groups: Mapping[str, tuple[Count, Count]] = dataclasses.field(default_factory=dict)
     """condition -> (number of items, repetitions of each); 0 repetitions: a holdout."""
     kind: Annotated[str, OneOf(KINDS)] = "tokens"
