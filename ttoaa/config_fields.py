@@ -164,13 +164,17 @@ def config_class(cls: type[T]) -> type[T]:
     return made
 
 
-def check_fields(value: Any) -> None:
-    """Raise FieldError for the first field of a dataclass with a wrong type or out of its range."""
+def check_fields(value: Any, base: type | None = None) -> None:
+    """Raise FieldError for the first field of a dataclass with a wrong type or out of its range.
+
+    What a `base` declares holds, too, where the class itself declares the field again.
+    """
     kind: Any = type(value)
-    for name, hint in _hints(kind).items():
-        given = getattr(value, name)
-        for path, wanted, found in _problems(given, hint, ""):
-            raise FieldError(kind.__name__, name + path, f"must be {wanted}, not {_show(found)}")
+    for declaring in dict.fromkeys((kind, base or kind)):
+        for name, hint in _hints(declaring).items():
+            for path, wanted, found in _problems(getattr(value, name), hint, ""):
+                problem = f"must be {wanted}, not {_show(found)}"
+                raise FieldError(kind.__name__, name + path, problem)
 
 
 def check_nested(value: Any) -> None:
