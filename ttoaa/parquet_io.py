@@ -3,10 +3,12 @@
 pandas gives Arrow Python file objects. Arrow's threads may release one while the interpreter exits,
 which aborts the process: in about a third of all short commands, after all their work.
 
-Outcome tables are written whole, and record the plan and the checkpoint that they were made from.
+Outcome tables are written whole. Each records the plan and the checkpoint that it was made from,
+and the sha256 of its file.
 """
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -18,6 +20,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ttoaa.json_io import parse_json
 from ttoaa.workdir import write_bytes
 
 
@@ -36,37 +39,67 @@ def read_parquet(
 
 OUTCOME_COLUMNS = ("item", "condition", "outcome", "value")
 _SOURCE = b"ttoaa.source"
+_SHA256 = b"ttoaa.sha256"
+"""Metadata with the sha256 of the whole file, computed with `_EMPTY` in its own place."""
+
+
+def _sha256(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()
+
+
+_EMPTY = _sha256(_SHA256)  # which no table holds by chance
 
 
 def write_outcomes(table: pd.DataFrame, path: pathlib.Path, source: Mapping[str, str]) -> None:
-    """Write a tidy table, whole or not at all; `source` records what it was made from."""
+    """Write a tidy table, whole or not at all; `source` records what it was made from.
+
+    Its checksum also covers the metadata, which checksums of pages do not.
+    """
     absent = [name for name in OUTCOME_COLUMNS if name not in table]
     if absent:
         raise ValueError(f"an outcome table needs the column {absent[0]!r}")
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     metadata = {**(arrow.schema.metadata or {}), _SOURCE: json.dumps(dict(source)).encode()}
-    buffer = io.BytesIO()
-    pq.write_table(arrow.replace_schema_metadata(metadata), buffer, write_page_checksum=True)
-    write_bytes(path, buffer.getvalue())
+    arrow, buffer = arrow.replace_schema_metadata(metadata), io.BytesIO()
+    with pq.ParquetWriter(buffer, arrow.schema, write_page_checksum=True) as writer:
+        writer.write_table(arrow)
+        writer.add_key_value_metadata({_SHA256: _EMPTY})
+    content = buffer.getvalue()
+    write_bytes(path, content.replace(_EMPTY, _sha256(content), 1))
 
 
 def read_outcomes(path: pathlib.Path) -> pd.DataFrame:
-    """Read an outcome table; ValueError where a page does not have its checksum."""
+    """Read an outcome table; ValueError where it does not have its checksum."""
     with _one_line_damage(path):
-        return read_parquet(path, page_checksum_verification=True).to_pandas()
+        return _read_verified(path).to_pandas()
 
 
 def outcome_source(path: pathlib.Path) -> dict[str, str] | None:
     """Return what a table was made from; None for a missing table, or one without a record.
 
-    Raises ValueError where it is damaged, in its pages too.
+    Raises ValueError where it is damaged.
     """
     if not path.exists():
         return None
     with _one_line_damage(path):
-        table = read_parquet(path, page_checksum_verification=True)
-        metadata = table.schema.metadata or {}
-        return json.loads(metadata[_SOURCE]) if _SOURCE in metadata else None
+        metadata = _read_verified(path).schema.metadata or {}
+        if _SOURCE not in metadata:
+            return None
+        return parse_json(metadata[_SOURCE], path, dict[str, str])
+
+
+def _read_verified(path: pathlib.Path) -> pa.Table:
+    """Read a table; ValueError where a page or the file does not have its checksum.
+
+    Tables of earlier versions have only the checksums of pages.
+    """
+    content = path.read_bytes()
+    file = pa.BufferReader(content)
+    recorded = (pq.read_metadata(file).metadata or {}).get(_SHA256)
+    if recorded is not None and recorded != _sha256(content.replace(recorded, _EMPTY, 1)):
+        raise ValueError("its checksum is that of another file")
+    file.seek(0)
+    return pq.read_table(file, page_checksum_verification=True)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,8 @@ from ttoaa.experiments.context import outcome_fingerprints
 from ttoaa.reporting import hypothesis_tests, page
 from ttoaa.reporting.estimates import described, stale_tables
 from ttoaa.study_handle import StudyHandle
-from ttoaa.workdir import Workdir
+from ttoaa.training.run_records import check_run
+from ttoaa.workdir import RUNS, Workdir
 
 _TESTS = flags.DEFINE_bool(
     "tests", False, "also write tests.json, hypothesis tests of the outcomes"
@@ -37,6 +38,8 @@ def main(argv: Sequence[str]) -> None:
         if folder.tables.exists():
             plan = StudyHandle(study, folder).plan
             outcomes = outcome_fingerprints(study.experiments)
+            for notice in filter(None, (check_run(folder.run(kind)) for kind in RUNS)):
+                print(f"report: {notice}")
             without += stale_tables(folder, plan.hash, outcomes)
     summary, report = page.write(root, study.name, study.experiments, without)
     if without:

@@ -17,7 +17,7 @@ from absl import flags
 
 from ttoaa import command_line, config, identity
 from ttoaa.evaluation.study_status import study_status
-from ttoaa.json_io import read_json
+from ttoaa.training.run_records import read_finished
 from ttoaa.workdir import RUNS, Workdir
 
 # glibc reads it when a process starts; steps on CPU touch much memory, and gain a tenth or more.
@@ -61,8 +61,9 @@ def _check_runs(study: config.Study, workdir: Workdir) -> None:
         geometry=study.geometry, model=study.model, training=study.training.numerics()
     )
     for kind in RUNS:
-        made = read_json(workdir.run(kind) / "finished.json")["identity"]
-        identity.check(workdir.run(kind), made, now, identity.RETRAIN)
+        finished = read_finished(workdir.run(kind))
+        if finished:
+            identity.check(workdir.run(kind), finished["identity"], now, identity.RETRAIN)
 
 
 def _runs(seed: int) -> list[list[str]]:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ttoaa import identity
+from ttoaa.checksums import write_record
 from ttoaa.config import Study
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.order import Order, training_order
@@ -36,7 +37,7 @@ from ttoaa.planning.items import Intervention
 from ttoaa.planning.plan import Plan
 from ttoaa.planning.removal import Removals
 from ttoaa.training.throughput import Ledger
-from ttoaa.workdir import Workdir, write_json
+from ttoaa.workdir import Workdir
 
 REPLAN = "use another --workdir, or move the plan and its run away and plan again"
 
@@ -140,7 +141,7 @@ class StudyHandle:
         ledger = Ledger()
         with ledger.phase("plan"):
             self._build_plan()
-        write_json(self.workdir.plan / "ledger.json", {"seconds": ledger.seconds})
+        write_record(self.workdir.plan / "ledger.json", {"seconds": ledger.seconds})
         return Plan.open(self.workdir.plan), True
 
     def try_plan(self) -> str:

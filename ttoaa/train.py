@@ -20,7 +20,6 @@ from ttoaa.data.loader import Transform, batches
 from ttoaa.data.repetition_filter import RepetitionFilter
 from ttoaa.experiments import controllers
 from ttoaa.experiments.context import probes_fingerprint
-from ttoaa.json_io import read_json
 from ttoaa.locks import exclusive_trainer
 from ttoaa.model.sharding import make_mesh
 from ttoaa.planning.build import check_arms
@@ -31,6 +30,7 @@ from ttoaa.training.checkpoint_io import newest_meta
 from ttoaa.training.controller_loop import ControllerSet
 from ttoaa.training.device_feed import apply_transforms
 from ttoaa.training.loop import AGREED, Job, Stopped, train
+from ttoaa.training.run_records import FINISHED, read_finished
 from ttoaa.training.step import CompiledStep
 from ttoaa.training.topology import pin_cores, split_cpu
 from ttoaa.workdir import RUNS, Workdir
@@ -135,8 +135,7 @@ def _transforms(
 
 def _made(folder: pathlib.Path) -> dict[str, Any] | None:
     """The identity by which a run began; None where it has no checkpoint yet."""
-    finished = folder / "finished.json"
-    meta = read_json(finished) if finished.exists() else newest_meta(folder / "checkpoints")
+    meta = read_finished(folder) or newest_meta(folder / "checkpoints")
     return meta["identity"] if meta else None
 
 
@@ -168,7 +167,7 @@ def run(study: config.Study, workdir: Workdir, kind: str, profile_steps: str | N
     check_run(handle, kind)
     controls = _controls(handle, kind)
     made_of = identity_of(handle, kind, controls)
-    if (folder / "finished.json").exists():
+    if (folder / FINISHED).exists():
         identity.check(folder, _made(folder) or {}, made_of, identity.RETRAIN)
         return f"{folder} is finished already"
     config.cache_compilations(workdir)

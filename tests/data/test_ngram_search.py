@@ -9,6 +9,7 @@ import re
 
 import numpy as np
 import pytest
+from damage import DAMAGES
 
 from ttoaa.data import ngram_search
 from ttoaa.data.corpus import Corpus, Manifest, Shard
@@ -309,14 +310,15 @@ def test_what_a_result_follows_from_names_it(made):
     assert len({scan_path(corpus, *question) for question in asked}) == 5
 
 
-def test_a_damaged_result_is_named(made):
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_a_damaged_result_is_made_again(made, damage):
     corpus, arrays = made
     patterns = Patterns(sequences(arrays))
-    scan(corpus, "train", patterns)
+    found = pairs(scan(corpus, "train", patterns))
     path = scan_path(corpus, "train", patterns, None)
-    path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(ValueError, match=f"{path} is damaged: remove it"):
-        scan(corpus, "train", patterns)
+    raw = path.read_bytes()
+    damage(path)
+    assert pairs(scan(corpus, "train", patterns)) == found and path.read_bytes() == raw
 
 
 def test_nothing_to_find_and_nothing_to_read(made):

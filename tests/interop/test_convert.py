@@ -14,6 +14,7 @@ import optax
 import pytest
 from safetensors.numpy import load_file
 
+from ttoaa.checksums import with_checksum
 from ttoaa.data.geometry import Geometry
 from ttoaa.identity import identity, restore
 from ttoaa.interop import convert
@@ -22,7 +23,7 @@ from ttoaa.interop.huggingface.config import Card
 from ttoaa.interop.huggingface.weights import load_params, save, tensor_paths, transpose_matrix
 from ttoaa.interop.olmo import weights as olmo
 from ttoaa.model.decoder import DecoderConfig, abstract_params, apply, init_params
-from ttoaa.training.checkpoint_io import read_checkpoint, read_meta, with_checksum
+from ttoaa.training.checkpoint_io import read_checkpoint, read_meta
 from ttoaa.training.checkpoints import CheckpointWriter
 from ttoaa.training.lr_schedules import ConstantLinear
 from ttoaa.training.optimizer import AdamW, bind_schedule

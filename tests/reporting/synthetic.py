@@ -139,7 +139,6 @@ def _write_training(folder, kind, seed, arms, experiments):
     seconds |= {f"probe/{name}": 5.0 for name in experiments}
     ledger = {"seconds": seconds, "flops": 1e12, "devices": 1, "device_kind": "cpu"}
     write_json(folder / "ledger.json", ledger)
-    write_json(
-        folder / "provenance.json", {"versions": {"jax": "0.10"}, "git": "abc", "plan": kind}
-    )
-    write_json(folder / "finished.json", {"step": STEPS})
+    provenance = {"versions": {"jax": "0.10"}, "git": "abc", "plan": kind, "source": {}}
+    write_json(folder / "provenance.json", provenance)
+    write_json(folder / "finished.json", {"step": STEPS, "identity": {}})

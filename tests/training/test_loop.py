@@ -31,6 +31,7 @@ from ttoaa.training.checkpoint_io import committed_steps
 from ttoaa.training.loop import Stopped, train
 from ttoaa.training.lr_schedules import ConstantLinear
 from ttoaa.training.optimizer import AdamW
+from ttoaa.training.run_records import check_run
 
 
 class Crash(Exception):
@@ -57,7 +58,8 @@ def assert_same_end(folder, whole):
     assert same_bits(params_at(folder, 12), params_at(whole, 12))
     assert records(folder) == records(whole)
     finished = json.loads((folder / "finished.json").read_text())
-    assert finished == {"step": 12, "identity": {"corpus": "c0", "plan": "p0"}}
+    assert (finished["step"], finished["identity"]) == (12, {"corpus": "c0", "plan": "p0"})
+    assert check_run(folder) == ""
 
 
 def test_the_same_job_gives_the_same_bits(whole, tmp_path):

@@ -194,7 +194,7 @@ def scan_with_beam(
     path = ngram_search.scan_path(corpus, split, patterns, length).resolve()
     parts = path.with_suffix(".parts")
     engine = Pipeline(options, path.with_suffix(".beam"))
-    if not path.exists():
+    if ngram_search.Occurrences.load(path) is None:
         patterns.save(parts / "patterns.npz")
         task = _ScanPiece(folder, parts / "patterns.npz", length, parts)
         pieces = ngram_search.pieces(corpus, split, length)

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import io
 import itertools
 import os
 import pathlib
@@ -26,7 +27,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ttoaa.data.corpus import Corpus, Split, map_tokens
-from ttoaa.workdir import atomic_writer
+from ttoaa.workdir import atomic_writer, write_bytes
 
 Found = tuple[np.ndarray, np.ndarray]
 """(where int64[k], pattern int64[k])."""
@@ -226,6 +227,9 @@ _PIECE = 1 << 27  # tokens: some seconds of work
 _BLOCK = 1 << 20  # tokens read at a time
 
 
+_DIGEST = hashlib.sha256().digest_size
+
+
 @dataclasses.dataclass(frozen=True)
 class Occurrences:
     """Sorted by (where, pattern)."""
@@ -236,16 +240,22 @@ class Occurrences:
     """int64[k]: the number of the pattern that begins there."""
 
     def save(self, path: pathlib.Path) -> None:
-        with atomic_writer(path) as file:
-            np.save(file, np.stack([self.where, self.pattern]).astype("<i8"))
+        """Write both arrays in NumPy's format, and the sha256 of that after it."""
+        file = io.BytesIO()
+        np.save(file, np.stack([self.where, self.pattern]).astype("<i8"))
+        write_bytes(path, file.getvalue() + hashlib.sha256(file.getvalue()).digest())
 
     @classmethod
-    def load(cls, path: pathlib.Path) -> "Occurrences":
+    def load(cls, path: pathlib.Path) -> "Occurrences | None":
+        """Return what `save` wrote; None for a missing file, or one without its checksum."""
         try:
-            where, pattern = np.load(path)
-        except (ValueError, EOFError) as error:
-            raise ValueError(f"{path} is damaged: remove it and scan again") from error
-        return cls(where, pattern)
+            raw = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        content, digest = raw[:-_DIGEST], raw[-_DIGEST:]
+        if hashlib.sha256(content).digest() != digest:
+            return None
+        return cls(*np.load(io.BytesIO(content)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -325,22 +335,22 @@ def scan(
 ) -> Occurrences:
     """Find every occurrence in a split (see `scan_piece`), or load the result of an earlier scan.
 
-    Finished pieces of a killed scan are not searched again.
+    Finished pieces of a killed scan are not searched again. Damaged results are.
 
     Args:
         stop: occurrences begin before this token, a multiple of `length`; by default anywhere.
         workers: threads; by default one per core.
     """
     path = scan_path(corpus, split, patterns, length, stop)
-    if path.exists():
-        return Occurrences.load(path)
+    if (made := Occurrences.load(path)) is not None:
+        return made
     work = pieces(corpus, split, length, stop)
     parts_folder = path.with_suffix(".parts")
 
     def search(piece: Piece) -> tuple[Piece, Occurrences]:
         done = parts_folder / f"{piece.start}-{piece.stop}.npy"
-        with contextlib.suppress(FileNotFoundError):
-            return piece, Occurrences.load(done)
+        if (made := Occurrences.load(done)) is not None:
+            return piece, made
         found = merge([scan_piece(corpus, piece, patterns, length)])
         with contextlib.suppress(FileNotFoundError):  # another process cleaned up already
             found.save(done)

@@ -33,6 +33,7 @@ from ttoaa.scoring.requests import Request, Sampling
 from ttoaa.study_handle import StudyHandle
 from ttoaa.training.checkpoint_io import read_checkpoint
 from ttoaa.training.multihost import first_line
+from ttoaa.training.run_records import ProbesLine, check_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,7 @@ def read_probes(run: pathlib.Path, experiment: str, step: int) -> pd.DataFrame:
     """Read the probes of one experiment up to `step`: columns step, probe, row, loss."""
     rows = [
         (line["step"], line["probe"], row, loss)
-        for line in read_json_lines(run / "probes.jsonl")
+        for line in read_json_lines(run / "probes.jsonl", ProbesLine)
         if line["experiment"] == experiment and line["step"] <= step
         for row, loss in enumerate(line["loss"])
     ]
@@ -132,8 +133,13 @@ class Scores:
         return pin(self.handle.workdir.run(work.kind) / "checkpoints", work.step)
 
     def restore(self, work: Work) -> Any:
-        """Read the parameters onto this job's devices; raise CheckpointError if damaged."""
-        folder = self.handle.workdir.run(work.kind) / "checkpoints"
+        """Read the parameters onto this job's devices; raise CheckpointError if damaged.
+
+        Raises ValueError where a record of the run is damaged.
+        """
+        run = self.handle.workdir.run(work.kind)
+        check_run(run)
+        folder = run / "checkpoints"
         abstract = abstract_on(self.handle.config, self.mesh)
         return read_checkpoint(folder, work.step, params=abstract)["params"]
 

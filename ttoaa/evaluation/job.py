@@ -13,18 +13,19 @@ from typing import Any
 import tqdm
 
 from ttoaa import parquet_io
+from ttoaa.checksums import write_record
 from ttoaa.config import Study
 from ttoaa.evaluation.checkpoint_outcomes import Scores
 from ttoaa.evaluation.watch import GaveUp, Patience, Waiting, progress, span
 from ttoaa.evaluation.work_list import Where, Work, WorkList, leave_out
 from ttoaa.experiments.base import Experiment
 from ttoaa.experiments.context import added_later
-from ttoaa.json_io import read_json
 from ttoaa.locks import CheckpointGone, Leases
 from ttoaa.study_handle import StudyHandle
 from ttoaa.training.checkpoint_io import CheckpointError
+from ttoaa.training.run_records import LEDGER, check_run, read_ledger
 from ttoaa.training.throughput import Ledger
-from ttoaa.workdir import RUNS, Workdir, write_json
+from ttoaa.workdir import RUNS, Workdir
 
 
 def evaluate(
@@ -42,6 +43,9 @@ def evaluate(
         waiting.on("the plan (run python -m ttoaa.plan)")
     handle = StudyHandle(study, workdir)
     plan = handle.plan
+    for notice in filter(None, (check_run(workdir.run(kind)) for kind in RUNS)):
+        print(f"evaluate: {notice}")
+    read_ledger(workdir.tables)
     for name in added_later(plan, study.experiments):
         print(f"evaluate: {name} is not in the plan: it inserts nothing and was added later")
     worklist = WorkList(study, workdir, plan.hash, steps)
@@ -118,7 +122,7 @@ class _Job:
     def _note(self, last: bool = False) -> None:
         """Add this job's seconds to the study's ledger; later, if another job does so just now."""
         tries = 100 if last else 1
-        path = self.worklist.workdir.tables / "ledger.json"
+        path = self.worklist.workdir.tables / LEDGER
         while self.ledger.seconds and not self.leases.acquire("ledger"):
             tries -= 1
             if not tries:
@@ -131,10 +135,10 @@ class _Job:
         if not self.ledger.seconds:
             return
         try:
-            total = Ledger(read_json(path)["seconds"] if path.exists() else None).seconds
+            total = Ledger(read_ledger(path.parent).get("seconds")).seconds
             for name, seconds in self.ledger.seconds.items():
                 total[name] = total.get(name, 0.0) + seconds
-            write_json(path, {"seconds": total})
+            write_record(path, {"seconds": total})
             self.ledger.seconds.clear()
         finally:
             self.leases.release("ledger")

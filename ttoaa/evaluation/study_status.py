@@ -12,7 +12,9 @@ from ttoaa.evaluation.work_list import WorkList
 from ttoaa.experiments.context import added_later, check_planned
 from ttoaa.locks import Lease, list_leases
 from ttoaa.planning.plan import Plan
+from ttoaa.report_stamp import is_current
 from ttoaa.training.checkpoint_io import committed_steps
+from ttoaa.training.run_records import check_run
 from ttoaa.workdir import Workdir
 
 
@@ -44,6 +46,11 @@ def _seed(study: Study, workdir: Workdir) -> dict[str, Any]:
             tables |= _look(study, workdir, plan)
         except (ValueError, OSError) as error:
             tables["damaged"] = [str(error)]
+    for kind in runs:
+        try:
+            check_run(workdir.run(kind))
+        except (ValueError, OSError) as error:
+            tables["damaged"] = [*tables["damaged"], str(error)]
     finished = bool(plan) and all(run["finished"] for run in runs.values())
     return {
         "seed": workdir.seed,
@@ -104,9 +111,7 @@ def _report(root: pathlib.Path) -> str:
     report = Workdir(root).report
     if not report.exists():
         return "missing"
-    made = report.stat().st_mtime
-    later = (p for p in root.glob("tables*/*/*/*.parquet") if p.stat().st_mtime > made)
-    return "older than its tables" if any(later) else "made"
+    return "made" if is_current(root) else "made from other tables"
 
 
 def _next(state: dict[str, Any], scored: bool) -> list[str]:

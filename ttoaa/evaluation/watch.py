@@ -9,8 +9,9 @@ from typing import Any
 
 import tqdm
 
-from ttoaa.json_io import read_json, read_json_lines
 from ttoaa.locks import LEASE_STALE, running_trainer
+from ttoaa.training.run_records import ATTEMPTS, FINISHED, read_finished
+from ttoaa.training.throughput import read_attempts
 from ttoaa.workdir import RUNS, Workdir
 
 
@@ -20,9 +21,9 @@ class Progress:
 
     run: str
     step: int | None
-    """The last recorded step; None if there is none yet."""
+    """The last step, or the last recorded one; None if there is none yet."""
     quiet: float | None
-    """Seconds since that record."""
+    """Seconds since that record; None without one, and for a finished run."""
     finished: bool
     training: bool
     """Whether a live trainer holds the run."""
@@ -41,14 +42,14 @@ def progress(workdir: Workdir) -> dict[str, Progress]:
     found = {}
     for kind in RUNS:
         folder = workdir.run(kind)
-        lines = read_json_lines(folder / "attempts.jsonl")
+        if finished := read_finished(folder):
+            found[kind] = Progress(folder.name, finished["step"], None, True, False)
+            continue
+        lines = read_attempts(folder / ATTEMPTS)
         step = lines[-1]["step"] if lines else None
         quiet = max(0.0, time.time() - lines[-1]["time"]) if lines else None
-        finished = folder / "finished.json"
-        if finished.exists():
-            step = read_json(finished)["step"]
-        training = not finished.exists() and running_trainer(folder) is not None
-        found[kind] = Progress(folder.name, step, quiet, finished.exists(), training)
+        training = running_trainer(folder) is not None
+        found[kind] = Progress(folder.name, step, quiet, False, training)
     return found
 
 
@@ -111,6 +112,6 @@ class Waiting:
 def _stamps(workdir: Workdir, kind: str) -> list[Any]:
     """Values that change when a run progresses."""
     run = workdir.run(kind)
-    files = [run / "attempts.jsonl", run / "finished.json", workdir.plan / "plan.json"]
+    files = [run / ATTEMPTS, run / FINISHED, workdir.plan / "plan.json"]
     times = [path.stat().st_mtime_ns if path.exists() else 0 for path in files]
     return [*times, sorted(path.name for path in (run / "checkpoints").glob("*"))]

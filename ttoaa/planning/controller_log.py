@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ttoaa.checksums import FileDigest, RunningDigest
 from ttoaa.json_io import read_json
 from ttoaa.workdir import atomic_writer, write_bytes, write_json
 
@@ -144,6 +145,7 @@ class ControllerLog:
             last = line["hash"]
         with atomic_writer(self._path) as file:
             file.writelines(raws)
+        self._digest = RunningDigest(b"".join(raws))
         return kept
 
     def append(self, records: Sequence[Mapping[str, Any]]) -> None:
@@ -161,6 +163,12 @@ class ControllerLog:
         except OSError as error:  # name the file, which the error of a full disk does not
             raise OSError(error.errno, error.strerror, str(self._path)) from error
         self.head = head
+        self._digest.update(b"".join(raws))
+
+    @property
+    def digest(self) -> FileDigest:
+        """The digest of the whole log."""
+        return self._digest.value
 
     def close(self) -> None:
         self._file.close()

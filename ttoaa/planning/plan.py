@@ -15,14 +15,14 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import pandas as pd
 
 from ttoaa import parquet_io
+from ttoaa.checksums import read_record
 from ttoaa.data.geometry import Geometry
-from ttoaa.json_io import read_json
 from ttoaa.planning.column_files import map_npy
 from ttoaa.workdir import file_sha256
 
@@ -202,6 +202,24 @@ def content_hash(contents: Mapping[str, Any], digests: Mapping[str, str]) -> str
     return digest.hexdigest()
 
 
+class PlanMeta(TypedDict):
+    """plan.json; the hash is that of the contents, the columns and the tokens."""
+
+    hash: str
+    contents: dict[str, Any]
+    tables: NotRequired[dict[str, str]]
+    """The sha256 of the other files, by path."""
+    arrays: NotRequired[dict[str, str]]
+    """The sha256 of the columns and of the tokens."""
+    experiments: NotRequired[dict[str, Any]]
+    redrawn: NotRequired[int]
+    warnings: NotRequired[list[str]]
+
+
+def _fix(folder: pathlib.Path) -> str:
+    return f"restore it from a copy, or move {folder} away and plan again"
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan(Edits):
     """A finished plan in a study's folder."""
@@ -210,30 +228,47 @@ class Plan(Edits):
     def open(cls, folder: pathlib.Path) -> "Plan":
         """Open a plan and verify its hashes; raises ValueError if it is missing or damaged."""
         plan = cls(pathlib.Path(folder))
-        if not (plan.folder / "plan.json").exists():
+        path = plan.folder / "plan.json"
+        if not path.exists():
+            if plan.folder.is_dir() and any(plan.folder.iterdir()):
+                raise ValueError(f"{path} is missing: {_fix(plan.folder)}")
             raise ValueError(f"{folder} holds no plan: run python -m ttoaa.plan first")
-        try:
-            intact = plan._is_intact()
-        except (OSError, EOFError, KeyError, TypeError, ValueError):
-            intact = False  # a file is missing, truncated or changed
-        if not intact:
-            raise ValueError(f"the plan in {folder} is damaged: move it away and plan again")
+        if damaged := plan._find_damaged():
+            raise ValueError(f"{plan.folder / damaged} is damaged: {_fix(plan.folder)}")
         return plan
 
-    def _is_intact(self) -> bool:
-        arrays = {**self.columns, "tokens": self.tokens}
-        tables = self.meta["tables"]
+    def _find_damaged(self) -> str | None:
+        """Return the name of a file that does not have its checksum, or is missing."""
+        arrays = {**{n: f"columns/{n}.npy" for n in COLUMNS}, "tokens": "tokens.npy"}
+        tables, known = self.meta.get("tables", {}), self.meta.get("arrays", {})
         with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing releases the lock
-            digests = pool.map(_hash_array, arrays.values())
-            found = pool.map(file_sha256, [self.folder / name for name in tables])
-            named = dict(zip(arrays, digests, strict=True))
-            same = all(a == b for a, b in zip(found, tables.values(), strict=True))
-        typed = all(self.columns[name].dtype == dtype for name, dtype in COLUMNS.items())
-        return same and typed and content_hash(self.contents, named) == self.hash
+            found = dict(zip(arrays, pool.map(self._hash_array, arrays.values()), strict=True))
+            files = dict(zip(tables, pool.map(self._hash_file, tables), strict=True))
+        hashed = {name: digest for name, digest in found.items() if digest is not None}
+        for name, path in arrays.items():
+            if name not in hashed or known.get(name, hashed[name]) != hashed[name]:
+                return path
+        if content_hash(self.contents, hashed) != self.hash:
+            return "plan.json"  # or an array, of a plan of an earlier version
+        return next((name for name in tables if files[name] != tables[name]), None)
+
+    def _hash_array(self, path: str) -> str | None:
+        """Return the sha256 of the values of a column or of the tokens; None for other files."""
+        try:
+            array = map_npy(self.folder / path)
+        except (OSError, EOFError, ValueError):
+            return None
+        typed = array.dtype == COLUMNS.get(pathlib.Path(path).stem, array.dtype)
+        return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest() if typed else None
+
+    def _hash_file(self, name: str) -> str | None:
+        path = self.folder / name
+        return file_sha256(path) if path.is_file() else None
 
     @functools.cached_property
-    def meta(self) -> dict[str, Any]:
-        return read_json(self.folder / "plan.json")
+    def meta(self) -> PlanMeta:
+        """The contents of plan.json; raises ValueError where it is damaged."""
+        return read_record(self.folder / "plan.json", PlanMeta, _fix(self.folder))
 
     @property
     def hash(self) -> str:
@@ -242,7 +277,3 @@ class Plan(Edits):
     @property
     def contents(self) -> dict[str, Any]:
         return self.meta["contents"]
-
-
-def _hash_array(array: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()

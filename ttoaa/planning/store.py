@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ttoaa.checksums import write_record
 from ttoaa.planning.column_files import TableWriter, hexadecimal, join_text, map_npy
 from ttoaa.planning.compiler import CompiledPlan
 from ttoaa.planning.items import MARK, RESERVE, SLOT, TOKENS
@@ -136,10 +137,8 @@ def store(plan: CompiledPlan, folder: pathlib.Path, meta: Mapping[str, Any]) -> 
     with concurrent.futures.ThreadPoolExecutor() as pool:
         hashes = dict(zip(tables, pool.map(file_sha256, tables), strict=True))
     digests = {path.relative_to(plan.folder).as_posix(): hashes[path] for path in sorted(hashes)}
-    write_json(
-        plan.folder / "plan.json",
-        {"hash": plan.hash, "contents": plan.contents, "tables": digests, **meta},
-    )
+    made = {"hash": plan.hash, "contents": plan.contents, "tables": digests}
+    write_record(plan.folder / "plan.json", {**made, "arrays": plan.digests, **meta})
     if plan.folder.parent == folder.parent:
         commit_folder(plan.folder, folder)
         return

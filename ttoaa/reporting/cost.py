@@ -3,12 +3,11 @@
 import dataclasses
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 
-from ttoaa.json_io import read_json
 from ttoaa.planning.plan import Plan
+from ttoaa.training.run_records import read_ledger
 from ttoaa.workdir import RUNS, Workdir
 
 
@@ -105,12 +104,6 @@ def added(root: pathlib.Path, seeds: Sequence[int], experiments: Sequence[str]) 
             }
         )
     return pd.DataFrame(rows)
-
-
-def read_ledger(folder: pathlib.Path) -> dict[str, Any]:
-    """Read the ledger of a command's folder; empty if there is none."""
-    path = folder / "ledger.json"
-    return read_json(path) if path.exists() else {}
 
 
 def _seconds(folder: pathlib.Path) -> dict[str, float]:

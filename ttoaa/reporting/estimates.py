@@ -8,7 +8,7 @@ import dataclasses
 import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence, Set
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -64,6 +64,16 @@ _SUMMARY = (
     *("experiment", "outcome", "condition", "primary", "seed", "n", "value", "ci_low", "ci_high"),
     *("control_value", "difference", "difference_ci_low", "difference_ci_high"),
 )
+
+
+class SummaryRow(TypedDict):
+    """What other code needs of a row of summary.json."""
+
+    experiment: str
+    outcome: str
+    condition: str
+    seed: int | str
+    difference: float | None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 from ttoaa.json_io import read_json_lines
 from ttoaa.planning.plan import Plan
+from ttoaa.training.run_records import ArmsLine, MetricsLine
 from ttoaa.workdir import RUNS, Workdir
 
 RUN, CONTROL = "#3f7fd4", "#8a929e"
@@ -108,7 +109,7 @@ def losses(root: pathlib.Path, seeds: Sequence[int]) -> pd.DataFrame:
         row | {"kind": kind, "seed": seed}
         for seed in seeds
         for kind in RUNS
-        for row in read_json_lines(Workdir(root, seed).run(kind) / "metrics.jsonl")
+        for row in read_json_lines(Workdir(root, seed).run(kind) / "metrics.jsonl", MetricsLine)
     ]
     return pd.DataFrame(rows).reindex(
         columns=["kind", "seed", "step", "loss", "validation_loss", "tokens_per_second"]
@@ -169,7 +170,7 @@ def arm_losses(root: pathlib.Path, seeds: Sequence[int]) -> pd.DataFrame:
     records = []
     for folder in (Workdir(root, seed) for seed in seeds):
         arms = {arm["id"]: (arm["experiment"], arm["condition"]) for arm in Plan(folder.plan).arms}
-        for row in read_json_lines(folder.run("run") / "arms.jsonl"):
+        for row in read_json_lines(folder.run("run") / "arms.jsonl", ArmsLine):
             records += [
                 (int(arm), *arms.get(int(arm), ("", "")), row["step"], loss_sum, tokens)
                 for arm, (loss_sum, tokens) in row["arms"].items()

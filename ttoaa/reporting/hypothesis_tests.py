@@ -15,7 +15,8 @@ import pandas as pd
 from ttoaa.experiments.base import Experiment
 from ttoaa.json_io import read_json
 from ttoaa.parquet_io import read_outcomes
-from ttoaa.reporting.estimates import ALL_SEEDS, collect
+from ttoaa.report_stamp import check_summary
+from ttoaa.reporting.estimates import ALL_SEEDS, SummaryRow, collect
 from ttoaa.statistics import equivalence
 from ttoaa.statistics.multiplicity import benjamini_hochberg, holm
 from ttoaa.statistics.permutation import paired_max_z, two_sample_max_z
@@ -57,10 +58,9 @@ def write(
     ]
     studies = []
     if against is not None:
+        check_summary(against)
         summaries = [Workdir(folder).summary for folder in (root, against)]
-        if not summaries[1].exists():
-            raise ValueError(f"{summaries[1]} is missing: run ttoaa report there first")
-        ours, theirs = map(read_json, summaries)
+        ours, theirs = (read_json(path, list[SummaryRow]) for path in summaries)
         studies = compare_studies(ours, theirs, margins)
     path = Workdir(root).summary.with_name("tests.json")
     write_json(path, {"items": _finite(items), "studies": _finite(studies)})

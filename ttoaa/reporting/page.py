@@ -15,14 +15,16 @@ import jinja2
 import pandas as pd
 
 from ttoaa import parquet_io
+from ttoaa.checksums import KEY
 from ttoaa.experiments.base import Experiment
 from ttoaa.experiments.context import added_later
-from ttoaa.json_io import read_json
 from ttoaa.planning.plan import Plan
+from ttoaa.report_stamp import format_stamp, tables_digests
 from ttoaa.reporting import figures
-from ttoaa.reporting.cost import added, cost_of_one, read_ledger
+from ttoaa.reporting.cost import added, cost_of_one
 from ttoaa.reporting.estimates import ALL_SEEDS, StudyEstimates, blame, collect, described, summary
 from ttoaa.reporting.figures import Picture, draw
+from ttoaa.training.run_records import read_ledger, read_provenance
 from ttoaa.workdir import RUNS, Workdir, write_json, write_text
 
 
@@ -88,15 +90,16 @@ def write(
     The same folder gives the same files. Tables in `without` are left out, and the page says so.
     Raises ValueError where outcomes are missing.
     """
+    tables = tables_digests(root)
     estimates = collect(root, experiments, set(without))
     if without:
         notes = (*estimates.notes, f"{described(without)}.")
         estimates = dataclasses.replace(estimates, notes=notes)
     rows = summary(estimates)
-    html = render(root, name, experiments, estimates, rows)
-    folder = Workdir(root)
+    folder, html = Workdir(root), render(root, name, experiments, estimates, rows)
     write_json(folder.summary, rows)
-    write_text(folder.report, html)
+    stamp = format_stamp(tables, folder.summary.read_bytes())
+    write_text(folder.report, html.replace("</title>\n", f"</title>\n{stamp}\n", 1))
     return folder.summary, folder.report
 
 
@@ -274,8 +277,8 @@ def _examples(folder: Workdir, experiment: str) -> list[dict[str, Any]]:
 
 
 def _provenance(folder: Workdir) -> dict[str, Any]:
-    path = folder.run("run") / "provenance.json"
-    return {k: v for k, v in (read_json(path) if path.exists() else {}).items() if k != "config"}
+    found = read_provenance(folder.run("run"))
+    return {k: v for k, v in found.items() if k not in ("config", KEY)}
 
 
 def _config(folder: Workdir) -> str:

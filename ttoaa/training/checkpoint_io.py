@@ -9,8 +9,6 @@ import contextlib
 import dataclasses
 import errno
 import functools
-import hashlib
-import json
 import logging
 import math
 import os
@@ -25,12 +23,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from ttoaa.checksums import has_checksum
 from ttoaa.json_io import read_json
 from ttoaa.training.multihost import first_line, gather
 
 T = TypeVar("T")
 _META = ("meta", "metadata")
-_CHECKSUM = "sha256"
 
 
 class CheckpointError(ValueError):
@@ -54,17 +52,18 @@ def read_meta(folder: pathlib.Path, step: int) -> dict[str, Any]:
     """Read what was saved with the arrays: JSON, with a checksum of itself as "sha256".
 
     The meta of a run is put together in `training.loop` (`_save`): step, seed, identity, topology,
-    ledger and, with controllers, decisions. That of an import is put together in `interop.convert`:
-    step, source, identity and card. Saving adds the fingerprints of the arrays. Older checkpoints
-    lack keys that were added later, so read new ones with `get`. The checksum identifies the
-    checkpoint in outcome tables; new keys in new checkpoints do not make existing tables stale.
+    ledger, records (see `run_records`) and, with controllers, decisions. That of an import is put
+    together in `interop.convert`: step, source, identity and card. Saving adds the fingerprints of
+    the arrays. Older checkpoints lack keys that were added later, so read new ones with `get`. The
+    checksum identifies the checkpoint in outcome tables; new keys in new checkpoints do not make
+    existing tables stale.
 
     Raises:
         DamagedCheckpoint: the meta is missing or a byte of it changed.
     """
     try:
         meta = read_json(folder.joinpath(str(step), *_META))
-        intact = meta == with_checksum({k: v for k, v in meta.items() if k != _CHECKSUM})
+        intact = has_checksum(meta)
     except (OSError, ValueError, AttributeError) as error:
         _raise_machine_fault(folder, step, error)
         raise DamagedCheckpoint(f"checkpoint {step} in {folder} has no meta: {error}") from error
@@ -79,12 +78,6 @@ def newest_meta(folder: pathlib.Path) -> dict[str, Any] | None:
         with contextlib.suppress(DamagedCheckpoint):
             return read_meta(folder, step)
     return None
-
-
-def with_checksum(meta: dict[str, Any]) -> dict[str, Any]:
-    """Add the sha256 of the meta to it."""
-    text = json.dumps(meta, sort_keys=True)
-    return {**meta, _CHECKSUM: hashlib.sha256(text.encode()).hexdigest()}
 
 
 def read_checkpoint(folder: pathlib.Path, step: int, **abstract: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from ttoaa import locks
+from ttoaa.checksums import with_checksum
 from ttoaa.config_fields import PositiveInt, config_class
 from ttoaa.training.checkpoint_io import (
     CheckpointError,
@@ -30,7 +31,6 @@ from ttoaa.training.checkpoint_io import (
     read_checkpoint,
     read_meta,
     silence_orbax,
-    with_checksum,
 )
 from ttoaa.training.multihost import first_line, from_primary
 from ttoaa.workdir import check_room

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ttoaa.checksums import FileDigest
 from ttoaa.experiments.controllers import Controller, Named
 from ttoaa.planning import controller_log
 from ttoaa.planning.injection import SlotOverlay
@@ -87,6 +88,11 @@ class ControllerLoop:
     def meta(self) -> dict[str, str]:
         """The head of the log for the primary's checkpoint; empty without controllers."""
         return {"decisions": self._log.head} if self._log else {}
+
+    @property
+    def digests(self) -> dict[str, FileDigest]:
+        """The digest of the primary's log, by its file's name; empty without controllers."""
+        return {controller_log.LOG_NAME: self._log.digest} if self._log else {}
 
     def close(self) -> None:
         if self._log:

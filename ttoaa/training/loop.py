@@ -10,9 +10,9 @@ import numpy as np
 import tqdm
 
 from ttoaa import identity
+from ttoaa.checksums import FileDigest, digest_file, write_record
 from ttoaa.data.loader import Batch
 from ttoaa.experiments.context import ProbeList
-from ttoaa.json_io import read_json
 from ttoaa.model.compute_config import PLAIN
 from ttoaa.scoring.likelihood import log_likelihoods, row_losses
 from ttoaa.scoring.requests import Request
@@ -24,10 +24,18 @@ from ttoaa.training.init_from import InitFrom
 from ttoaa.training.metrics import MetricsLog
 from ttoaa.training.multihost import exit_on_lone_failure, from_primary, primary
 from ttoaa.training.preemption import StopRequest
+from ttoaa.training.run_records import (
+    ATTEMPTS,
+    LEDGER,
+    PROVENANCE,
+    check_grown,
+    read_provenance,
+    write_finished,
+)
 from ttoaa.training.step import CompiledStep, Metrics
 from ttoaa.training.throughput import Attempts, Ledger, Profiler, Speedometer
 from ttoaa.training.topology import provenance, topology
-from ttoaa.workdir import write_json, write_text
+from ttoaa.workdir import write_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,17 +111,18 @@ class _TrainingRun:
             abstract["params"], abstract["opt"], self._check_resumable, guard=abstract["guard"]
         )
         self.fresh = restored is None
+        meta: dict[str, Any] = {}
         if restored is None:
-            self.start, seconds, log_head = self._init_state(), {}, None
+            self.start = self._init_state()
         else:
             self.start, params, opt, meta, more = restored
-            seconds, log_head = meta["ledger"], meta.get("decisions")
             step = jax.device_put(np.int32(self.start), abstract["step"].sharding)
             self.state = {"params": params, "opt": opt, **more, "step": step}
         self.saved = -1 if self.fresh else self.start
         self.dispatched: tuple[int, Metrics] | None = None
+        log_head = meta.get("decisions")
         self.controllers = ControllerLoop(job.controls, job.folder, self.start, log_head)
-        self._open_records(seconds)
+        self._open_records(meta)
 
     def _check_resumable(self, meta: Mapping[str, Any]) -> None:
         """Raise ValueError for a checkpoint of another study; print a change of topology."""
@@ -146,13 +155,20 @@ class _TrainingRun:
             tqdm.tqdm.write(f"{job.label}: {init_from.describe_start(initial.record)}")
         return initial.step
 
-    def _open_records(self, seconds: Mapping[str, float]) -> None:
+    def _open_records(self, meta: Mapping[str, Any]) -> None:
+        """Open the records, cut back to the checkpoint with this meta, which is empty without one.
+
+        Raises ValueError, naming the file, where one is damaged.
+        """
         job, program = self.job, self.program
         folder = job.folder if primary() else None
-        self.ledger = Ledger(seconds)
+        self.ledger = Ledger(meta.get("ledger"))
+        kept: dict[str, bytes] = {}
+        from_primary(lambda: kept.update(check_grown(job.folder, meta)))
         # A fresh start keeps no records, not even those of step 0 of a run that was killed.
-        self.metrics_log = MetricsLog(folder, -1 if self.fresh else self.start)
-        self.attempts = Attempts(folder and folder / "attempts.jsonl", self.start, job.began)
+        self.metrics_log = MetricsLog(folder, -1 if self.fresh else self.start, kept)
+        path = folder and folder / ATTEMPTS
+        self.attempts = Attempts(path, self.start, job.began, resumed=not self.fresh)
         if folder:
             write_text(folder / "config.gin", job.config)
             self._record_provenance()
@@ -162,14 +178,14 @@ class _TrainingRun:
 
     def _record_provenance(self) -> None:
         """Record versions and topology: of the run's start once, and of every resume."""
-        path = self.job.folder / "provenance.json"
+        path = self.job.folder / PROVENANCE
         now = {**provenance(), "topology": self._topology()}
         if self.fresh or not path.exists():
-            write_json(path, {**now, **self.job.identity, "source": self.source})
+            write_record(path, {**now, **self.job.identity, "source": self.source})
             return
-        record = read_json(path)
-        record.setdefault("continued", []).append({"from_step": self.start, **now})
-        write_json(path, record)
+        record = read_provenance(self.job.folder)
+        continued = [*record.get("continued", []), {"from_step": self.start, **now}]
+        write_record(path, {**record, "continued": continued})
 
     def _topology(self) -> dict[str, Any]:
         program = self.program
@@ -273,10 +289,16 @@ class _TrainingRun:
                 "identity": dict(self.job.identity),
                 "topology": self._topology(),
                 "ledger": dict(self.ledger.seconds),
+                "records": self._digests(),
                 **self.controllers.meta,
             }
             state = self.state
             self.checkpoints.save(step, state["params"], state["opt"], meta, guard=state["guard"])
+
+    def _digests(self) -> dict[str, FileDigest]:
+        attempts = self.job.folder / ATTEMPTS
+        own = {ATTEMPTS: digest_file(attempts)} if primary() else {}
+        return {**self.metrics_log.digests, **self.controllers.digests, **own}
 
     def _check_ownership(self) -> None:
         if not self.job.ours():
@@ -313,12 +335,12 @@ class _TrainingRun:
     def _write_final_records(self) -> None:
         self._check_ownership()
         geometry, model = self.program.geometry, self.program.model
-        source = read_json(self.job.folder / "provenance.json")["source"]
+        source = read_provenance(self.job.folder)["source"]
         steps_before = source["step"] if source.get("continue_step") else 0
         tokens = geometry.tokens // geometry.steps * (geometry.steps - steps_before)
         on_cpu = jax.default_backend() == "cpu"
-        write_json(
-            self.job.folder / "ledger.json",
+        write_record(
+            self.job.folder / LEDGER,
             {
                 "seconds": self.ledger.seconds,
                 **self._goodput(),
@@ -330,5 +352,5 @@ class _TrainingRun:
                 "parameters": model.num_params(),
             },
         )
-        finished = {"step": geometry.steps, "identity": dict(self.job.identity)}
-        write_json(self.job.folder / "finished.json", finished)
+        grown = {**self.metrics_log.digests, **self.controllers.digests}
+        write_finished(self.job.folder, geometry.steps, self.job.identity, grown)

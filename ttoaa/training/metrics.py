@@ -7,13 +7,14 @@ import math
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypedDict
 
 import jax
 import jax.numpy as jnp
 
+from ttoaa.checksums import FileDigest, RunningDigest
 from ttoaa.json_io import iterate_json_lines
-from ttoaa.workdir import atomic_writer
+from ttoaa.workdir import write_bytes
 
 if TYPE_CHECKING:
     from tensorboardX import SummaryWriter
@@ -90,27 +91,36 @@ def add_metrics(
     return found
 
 
+class _Line(TypedDict):
+    step: int
+
+
 class MetricsLog:
     """Append to `<folder>/{metrics,arms,probes}.jsonl`, after removing lines later than `step`.
 
     With None for a folder, as on processes other than the primary, nothing is written.
     """
 
-    def __init__(self, folder: pathlib.Path | None, step: int) -> None:
-        self._files: dict[str, TextIO] = {}
+    def __init__(
+        self, folder: pathlib.Path | None, step: int, kept: Mapping[str, bytes] | None = None
+    ) -> None:
+        """`kept` is the verified content of files up to `step`, by name; others are cut by step."""
+        self._files: dict[str, BinaryIO] = {}
+        self._digests: dict[str, RunningDigest] = {}
         self._board: SummaryWriter | None = None
         if folder is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
         for name in FILES:
             path = folder / f"{name}.jsonl"
-            if path.exists():
-                with atomic_writer(path) as file:
-                    file.writelines(
-                        raw for raw, line in iterate_json_lines(path) if line["step"] <= step
-                    )
+            content = (kept or {}).get(path.name)
+            if content is None:
+                lines = iterate_json_lines(path, _Line) if step >= 0 else iter(())
+                content = b"".join(raw for raw, line in lines if line["step"] <= step)
+            write_bytes(path, content)  # a new file: a paused trainer writes into its old one
+            self._digests[name] = RunningDigest(content)
         self._files = {
-            name: open(folder / f"{name}.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+            name: open(folder / f"{name}.jsonl", "ab")  # noqa: SIM115
             for name in FILES
         }
         import tensorboardX  # imports torch, where that is installed
@@ -137,6 +147,11 @@ class MetricsLog:
             "probes", {"step": step, "experiment": experiment, "probe": probe, "loss": loss}
         )
 
+    @property
+    def digests(self) -> dict[str, FileDigest]:
+        """The digest of each file as it is after `sync`."""
+        return {f"{name}.jsonl": digest.value for name, digest in self._digests.items()}
+
     def sync(self) -> None:
         """Flush to disk, before a checkpoint that relies on it."""
         for file in self._files.values():
@@ -153,7 +168,9 @@ class MetricsLog:
 
     def _write(self, name: str, record: dict[str, Any]) -> None:
         if self._files:
-            self._files[name].write(json.dumps(_replace_nonfinite(record)) + "\n")
+            raw = json.dumps(_replace_nonfinite(record)).encode() + b"\n"
+            self._files[name].write(raw)
+            self._digests[name].update(raw)
 
 
 def _replace_nonfinite(value: Any) -> Any:

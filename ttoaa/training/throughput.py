@@ -16,7 +16,7 @@ import pathlib
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 from absl import flags
@@ -75,16 +75,23 @@ class Attempts:
     kill interrupted. With None for a path, as on processes other than the primary, nothing is kept.
     """
 
-    def __init__(self, path: pathlib.Path | None, step: int, began: float | None = None) -> None:
+    def __init__(
+        self,
+        path: pathlib.Path | None,
+        step: int,
+        began: float | None = None,
+        resumed: bool = False,
+    ) -> None:
         """`began`, in time.time(), is when the process started; by default now."""
         self._path, self._last = path, float("-inf")
-        lines = read_json_lines(path) if path else []
+        lines = read_attempts(path) if path else []
         self._start = 1 + max((line["start"] for line in lines), default=-1)
         if path:
             # Rewritten, in case a kill cut the last line short.
             write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
         self._began = time.time() if began is None else began
-        self._held = held_seconds(lines)
+        # Without the lines of earlier starts, the goodput of the whole run is not known.
+        self._held = held_seconds(lines) if lines or not resumed else None
         if began is not None:
             self._append(step, began)
         self.beat(step)
@@ -101,7 +108,9 @@ class Attempts:
         self._append(self._step, time.time())
 
     def goodput(self, useful: float) -> dict[str, float]:
-        """Return {"goodput"} for the seconds of useful steps of the whole run; empty at time 0."""
+        """Return {"goodput"} for the seconds of useful steps of the whole run; empty if unknown."""
+        if self._held is None:
+            return {}
         held = self._held + max(0.0, time.time() - self._began)
         return {"goodput": min(1.0, useful / held)} if held > 0 else {}
 
@@ -110,6 +119,17 @@ class Attempts:
             with open(self._path, "a", encoding="utf-8") as file:
                 line = {"start": self._start, "time": round(seconds, 3), "step": step}
                 file.write(json.dumps(line) + "\n")
+
+
+class _Line(TypedDict):
+    start: int
+    time: float
+    step: int
+
+
+def read_attempts(path: pathlib.Path) -> list[_Line]:
+    """Read the lines of `Attempts`; raises ValueError, naming the file, where it is damaged."""
+    return read_json_lines(path, _Line, "remove it to go on without the goodput")
 
 
 def held_seconds(lines: Iterable[Mapping[str, Any]]) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from fakes import Given, Planted
 
+from ttoaa.checksums import write_record
 from ttoaa.data.corpus import Corpus
 from ttoaa.planning import controller_log
 from ttoaa.planning.audit import compare
@@ -149,7 +150,7 @@ def test_another_order_is_found(corpus_folder, tiny_plan, folders):
     _, plan = folders
     meta = json.loads((plan / "plan.json").read_text())
     meta["contents"]["order"]["seed"] = 5
-    (plan / "plan.json").write_text(json.dumps(meta))
+    write_record(plan / "plan.json", meta)
     lines = found(corpus_folder, tiny_plan.folder, loaded(corpus_folder, plan, [0]))
     assert len(lines) > 100
 

@@ -14,6 +14,7 @@ import gin
 from tqdm import tqdm
 
 from ttoaa import workdir
+from ttoaa.checksums import write_record
 from ttoaa.config_fields import Above, Below, PositiveInt, config_class
 from ttoaa.data.corpus import ANOTHER_FOLDER, MANIFEST, TOKENIZER, Corpus, Manifest
 from ttoaa.data.olmo_corpus import OlmoCorpus
@@ -266,5 +267,5 @@ def _write_manifest(
     }
     for leftover in job.folder.glob("*.tmp-*"):
         leftover.unlink()
-    workdir.write_json(job.folder / "ledger.json", ledger)
+    write_record(job.folder / "ledger.json", ledger)
     workdir.write_bytes(job.folder / MANIFEST, manifest.to_bytes())

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from ttoaa.data.corpus import Corpus
-from ttoaa.json_io import read_json
 from ttoaa.planning.checks import corpus_overlap as overlaps
 from ttoaa.planning.checks.duplicates import identical, similar
 from ttoaa.planning.checks.findings import SEVERITIES, Checks, Finding
@@ -164,9 +163,7 @@ def check_plan(
         # A near-duplicate is a matter of degree: reported, but never an error.
         severity = "warning" if checks.holdout == "error" else checks.holdout
         findings += similar(texts, checks.shingle, checks.similar, severity, checks.examples)
-    summary = read_json(plan.folder / "summary.json")
-    if "room_of_tenths" not in summary:  # a plan of an earlier version
-        summary = summary_values(plan)
+    summary = summary_values(plan)
     findings += capacity_findings(summary, checks.crowded)
     rows = None
     if overlap:

@@ -1,0 +1,89 @@
+"""Checksums of the files of a study, which are verified before anything is computed from them.
+
+A JSON object that we write holds the sha256 of its other keys. A file of records that grows line by
+line is described by a `FileDigest`, which stays valid for its first bytes.
+"""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+from ttoaa.json_io import read_json
+from ttoaa.workdir import file_sha256, write_json
+
+KEY = "sha256"
+
+
+def with_checksum(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a JSON object with the sha256 of its other keys."""
+    others = {name: value[name] for name in value if name != KEY}
+    text = json.dumps(others, sort_keys=True)
+    return {**others, KEY: hashlib.sha256(text.encode()).hexdigest()}
+
+
+def has_checksum(value: Mapping[str, Any]) -> bool:
+    """Whether a JSON object is as `with_checksum` returned it."""
+    return value.get(KEY) == with_checksum(value)[KEY]
+
+
+def write_record(path: pathlib.Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object with its checksum."""
+    write_json(path, with_checksum(value))
+
+
+def read_record(path: pathlib.Path, structure: Any, fix: str) -> Any:
+    """Read a JSON object that `write_record` wrote; earlier versions wrote none of the checksums.
+
+    Raises ValueError, naming the file, where it is damaged; OSError where it is missing.
+    """
+    value = read_json(path, structure, fix)
+    if KEY in value and not has_checksum(value):
+        raise ValueError(f"{path} is damaged: its checksum is that of other values: {fix}")
+    return value
+
+
+class FileDigest(TypedDict):
+    """The size and sha256 of a file, or of its first bytes."""
+
+    bytes: int
+    sha256: str
+
+
+class RunningDigest:
+    """The digest of a file that is written by appending."""
+
+    def __init__(self, content: bytes = b"") -> None:
+        self._bytes, self._sha256 = len(content), hashlib.sha256(content)
+
+    def update(self, content: bytes) -> None:
+        self._bytes += len(content)
+        self._sha256.update(content)
+
+    @property
+    def value(self) -> FileDigest:
+        return {"bytes": self._bytes, "sha256": self._sha256.hexdigest()}
+
+
+def digest_file(path: pathlib.Path) -> FileDigest:
+    return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+
+
+def check_file(path: pathlib.Path, expected: FileDigest, fix: str, whole: bool = True) -> bytes:
+    """Return the bytes that a digest describes: all of the file, or the first ones if not `whole`.
+
+    Raises ValueError, naming the file, where it is missing or does not have the digest.
+    """
+    if not path.exists():
+        raise ValueError(f"{path} is missing: {fix}")
+    with open(path, "rb") as file:
+        content = file.read(-1 if whole else expected["bytes"])
+    if len(content) < expected["bytes"]:
+        raise ValueError(
+            f"{path} is damaged: it has {len(content):,} bytes, and should have "
+            f"{expected['bytes']:,}: {fix}"
+        )
+    if RunningDigest(content).value != expected:
+        raise ValueError(f"{path} is damaged: its content has changed: {fix}")
+    return content
