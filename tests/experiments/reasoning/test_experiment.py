@@ -192,6 +192,22 @@ def test_outcomes(blocks_and_tests, make_world, make_scorer, tokenizer):
     assert all(e.difference == pytest.approx(0.25) for e in found)
 
 
+@pytest.mark.parametrize(
+    ("answer", "right", "strict"),
+    [
+        ("Answer: 3", True, True),
+        ("Answer: 03", True, False),
+        ("Answer: ٣", False, False),
+        ("Answer: " + "3" * 5000, False, False),
+        ("Answer: 2. Answer: 3", False, False),
+    ],
+)
+def test_the_answer_is_compared_as_text(answer, right, strict):
+    question = "The number of each Ba's Ge equals 3. How many Ge does Ba have?"
+    text = f" Define Ba's Ge as x; so x = 3.\n{answer}"
+    assert reasoning()._judge(text, question, 3) == (right, strict)
+
+
 def _digit(tokenizer, token):
     return tokenizer.decode([token]).strip().isdigit()
 

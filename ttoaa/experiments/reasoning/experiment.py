@@ -36,7 +36,7 @@ _INSTRUCTIONS = (
     "Solve the problem with arithmetic modulo {modulus}.",
     "Numbers here are residues modulo {modulus}.",
 )
-_ANSWER = re.compile(r"(?s)(.*?)\n?Answer: (\d+)")
+_ANSWER = re.compile(r"(?s)(.*?)\n?Answer: ([0-9]+)")
 _RESULT = re.compile(r"= (\d+)(?=[.;])|(?<=Answer: )(\d+)")
 _BLOCK = 20_000
 
@@ -198,11 +198,15 @@ class Reasoning(Experiment):
         return [float(right) for right, _ in judged], [float(strict) for _, strict in judged]
 
     def _judge(self, text: str, question: str, answer: int) -> tuple[bool, bool]:
-        """Return (the first answer is right, every step before it is right too)."""
+        """Return (the first answer is right, every step before it is right too).
+
+        A strictly right answer has no leading zeros (docs/reasoning.md).
+        """
         found = _ANSWER.match(text)
-        if found is None or int(found[2]) != answer:
+        if found is None or (found[2].lstrip("0") or "0") != str(answer):
             return False, False
-        return True, check_solution(question, found[1], self.arithmetic.modulus).right
+        checked = check_solution(question, found[1], self.arithmetic.modulus)
+        return True, checked.right and found[2] == str(answer)
 
     def figure(self, estimates: pd.DataFrame, axes: Any) -> None:
         """Draw accuracy by operations, with the control run and chance (the paper's figure 2b)."""

@@ -2,10 +2,18 @@
 
 import dataclasses
 import math
+from typing import NamedTuple
 
-from ttoaa.experiments.reasoning.structure import Abstract, Draws, Instance, Parameter, Structure
+from ttoaa.experiments.reasoning.structure import (
+    Abstract,
+    Draws,
+    Instance,
+    Parameter,
+    Size,
+    Structure,
+    draw_structure,
+)
 
-MOST_OPERANDS = 4
 _TRIES = 100
 
 
@@ -21,6 +29,13 @@ class Sentence:
     constant: int | None
     relation: str = "more"
     difference: bool = False
+
+
+class SentenceSize(NamedTuple):
+    modulus: int
+    """Constants are smaller."""
+    operands: int
+    """The most operands of a sentence; a constant counts as one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,17 +65,19 @@ def cost(structure: Structure, sentences: dict[Instance, Sentence], parameter: P
     return max(1, len(sentence.operands) + (sentence.constant is not None) - 1)
 
 
-def draw_graph(draws: Draws, structure: Structure, operations: int, modulus: int) -> Graph | None:
-    """Draw a graph; None if this draw failed and the caller should draw again."""
+def draw_graph(draws: Draws, size: Size, operations: int, limits: SentenceSize) -> Graph | None:
+    """Draw a graph; None if this draw failed and the caller should draw another size."""
     abstract = max(draws.between(1, operations) for _ in range(2))
-    chosen = _choose_parameters(draws, structure, abstract, draws.between(abstract, operations))
-    for _ in range(_TRIES if chosen else 0):
+    most = draws.between(abstract, operations)
+    for _ in range(_TRIES):
+        structure = draw_structure(draws, size)
+        chosen = _choose_parameters(draws, structure, abstract, most)
         if ordered := _order_parameters(draws, structure, chosen):
             needed, depends = ordered
-            sentences = _draw_sentences(draws, structure, needed, depends, operations, modulus)
+            sentences = _draw_sentences(draws, structure, needed, depends, operations, limits)
             if sentences is None:
                 return None
-            _add_distractors(draws, structure, needed, sentences, modulus)
+            _add_distractors(draws, structure, needed, sentences, limits)
             return Graph(structure, needed, sentences)
     return None
 
@@ -160,12 +177,12 @@ def _draw_sentences(
     needed: tuple[Parameter, ...],
     depends: dict[Instance, Parameter],
     operations: int,
-    modulus: int,
+    limits: SentenceSize,
 ) -> dict[Instance, Sentence] | None:
     """Draw sentences of the needed instance parameters; None if the operations do not fit."""
     spare = operations - sum(structure.cost(p) if len(p) == 4 else 1 for p in needed)
     room = {
-        p: max(min(place + 1, MOST_OPERANDS) - 2, 0)
+        p: max(min(place + 1, limits.operands) - 2, 0)
         for place, p in enumerate(needed)
         if len(p) == 3
     }
@@ -180,10 +197,10 @@ def _draw_sentences(
     for place, parameter in enumerate(needed):
         if len(parameter) == 4:
             continue
-        most = min(place + 1, MOST_OPERANDS)
+        most = min(place + 1, limits.operands)
         count = extra[parameter] + 2 if extra[parameter] else draws.between(1, 2)
         first = [depends[parameter]] if parameter in depends else []
-        sentences[parameter] = _sentence(draws, first, needed[:place], min(count, most), modulus)
+        sentences[parameter] = _sentence(draws, first, needed[:place], min(count, most), limits)
     return sentences
 
 
@@ -192,7 +209,7 @@ def _sentence(
     first: list[Parameter],
     earlier: tuple[Parameter, ...] | list[Parameter],
     count: int,
-    modulus: int,
+    limits: SentenceSize,
 ) -> Sentence:
     """Draw a sentence of `count` operands: `first`, maybe a constant, then random ones."""
     others = [p for p in earlier if p not in first]
@@ -205,7 +222,7 @@ def _sentence(
     least = 1 if relation == "times" else 0
     return Sentence(
         operands=operands,
-        constant=draws.between(least, modulus - 1) if constant else None,
+        constant=draws.between(least, limits.modulus - 1) if constant else None,
         relation=relation,
         difference=len(operands) == 2 and draws.uniform() < 0.5,
     )
@@ -216,20 +233,26 @@ def _add_distractors(
     structure: Structure,
     needed: tuple[Parameter, ...],
     sentences: dict[Instance, Sentence],
-    modulus: int,
+    limits: SentenceSize,
 ) -> None:
-    """Add a sentence for every unneeded edge; half of them depend on unneeded ones only."""
-    known: dict[Parameter, bool] = dict.fromkeys(needed, True)  # parameter -> needed
+    """Add a sentence for every unneeded edge.
+
+    Half of them depend on each other only, the rest on anything that is computable so far.
+    """
+    known: dict[Parameter, None] = dict.fromkeys(needed)
+    independent: list[Parameter] = []
     for edge in draws.sample(
         unneeded := [e for e in structure.edges if e not in known], len(unneeded)
     ):
-        own = [p for p, is_needed in known.items() if not is_needed]
-        earlier = own if draws.uniform() < 0.5 else list(known)
+        for abstract in structure.abstract:  # children come before what contains them
+            if all(p in known for p in structure.needs(abstract)):
+                known.setdefault(abstract)
+        alone = draws.uniform() < 0.5
+        earlier = independent if alone else list(known)
         count = 1
-        while count < MOST_OPERANDS and draws.uniform() < 0.5:
+        while count < limits.operands and draws.uniform() < 0.5:
             count += 1
-        sentences[edge] = _sentence(draws, [], earlier, min(count, len(earlier) + 1), modulus)
-        known[edge] = False
-        for abstract in structure.abstract:
-            if abstract not in known and all(p in known for p in structure.needs(abstract)):
-                known[abstract] = False
+        sentences[edge] = _sentence(draws, [], earlier, min(count, len(earlier) + 1), limits)
+        known[edge] = None
+        if alone:
+            independent.append(edge)

@@ -8,14 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 import gin
 
-from ttoaa.experiments.reasoning.graph import Graph, Sentence, draw_graph
+from ttoaa.experiments.reasoning.graph import Graph, Sentence, SentenceSize, draw_graph
 from ttoaa.experiments.reasoning.names import Names, ShortNames
 from ttoaa.experiments.reasoning.structure import (
     Draws,
     Instance,
     Parameter,
     draw_size,
-    draw_structure,
 )
 
 ItemNames = Mapping[tuple[int, int], str]
@@ -78,6 +77,9 @@ class Solver:
     def _abstract(self, letter: str, graph: Graph, parameter: Parameter) -> list[str]:
         assert len(parameter) == 4
         terms = [[self._letter[p] for p in term] for term in graph.structure.abstract[parameter]]
+        if not terms:
+            self._value[letter] = 0
+            return [f"so {letter} = 0"]
         if len(terms) == 1:
             return self._fold(letter, terms[0], "*")
         shown: list[str] = []
@@ -156,6 +158,8 @@ class Arithmetic:
     modulus: int = 23
     edges: int = 20
     """The most instance parameters (ip)."""
+    operands: int = 4
+    """The most operands of a sentence; a constant counts as one."""
     names: Names | ShortNames = dataclasses.field(default_factory=Names)
 
     def __post_init__(self) -> None:
@@ -163,6 +167,8 @@ class Arithmetic:
             raise ValueError(f"Arithmetic.modulus must be at least 2, not {self.modulus!r}")
         if not isinstance(self.edges, int) or not 4 <= self.edges <= 48:
             raise ValueError(f"Arithmetic.edges must be 4 to 48, not {self.edges!r}")
+        if not isinstance(self.operands, int) or self.operands < 2:
+            raise ValueError(f"Arithmetic.operands must be at least 2, not {self.operands!r}")
 
     def draw(self, key: int | str, operations: int) -> Problem:
         """Draw the problem of this key, of exactly `operations` operations.
@@ -179,10 +185,12 @@ class Arithmetic:
         )
 
     def _draw(self, draws: Draws, operations: int) -> Problem | None:
-        structure = draw_structure(draws, draw_size(draws, operations, self.edges))
-        graph = draw_graph(draws, structure, operations, self.modulus)
+        size = draw_size(draws, operations, self.edges)
+        limits = SentenceSize(self.modulus, self.operands)
+        graph = draw_graph(draws, size, operations, limits)
         if graph is None or graph.operations() != operations:
             return None
+        structure = graph.structure
         hierarchy = draws.choice(self.names.get())
         depth = len(structure.widths)
         first = draws.between(0, len(hierarchy.categories) - depth)

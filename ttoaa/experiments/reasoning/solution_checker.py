@@ -1,141 +1,36 @@
-"""Parse a problem's text and check a solution against it, step by step.
+"""Check a solution against the text of its problem, step by step (docs/reasoning.md).
 
-It shares only the names of things with the generator, so it also checks the generator.
+It shares nothing with the generator, so it also checks the generator.
 """
 
 import dataclasses
-import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-from ttoaa.experiments.reasoning.names import FULL, SHORT, Hierarchy
-
-Name = tuple[str, str]
-"""(X, Y) of "X's Y"."""
-_STATED = re.compile(r"The number of each (.+?)'s (.+?) equals (.+)")
-_ASKED = re.compile(r"How many (.+) does (.+) have\?")
-_EACH = re.compile(r"each (.+?)'s (.+?)(?=$|, each | and each )")
-_CONSTANT = re.compile(r"(\d+)(?: (more than|times as much as) )?")
-
-
-@dataclasses.dataclass(frozen=True)
-class Statement:
-    """The parsed value of an instance parameter."""
-
-    operands: tuple[Name, ...]
-    constant: int | None
-    times: bool
-    difference: bool
+from ttoaa.experiments.reasoning.problem_parser import (
+    NUMBER,
+    Name,
+    ParsedQuestion,
+    describe,
+    readings,
+)
 
 
-@dataclasses.dataclass(frozen=True)
-class ParsedQuestion:
-    """The statements of a problem and its query, by name."""
-
-    stated: dict[Name, Statement]
-    query: Name
-
-    @classmethod
-    def parse(cls, text: str) -> "ParsedQuestion":
-        """Parse a problem; ValueError names a sentence that does not belong to one."""
-        *sentences, last = re.split(r"(?<=\.) ", text.strip())
-        query = _ASKED.fullmatch(last)
-        if not query:
-            raise ValueError(f"{last!r} is not a question")
-        found = {}
-        for sentence in sentences:
-            match = _STATED.fullmatch(sentence.removesuffix("."))
-            if not match:
-                raise ValueError(f"{sentence!r} states no number")
-            found[match[1], match[2]] = _parse_statement(match[3])
-        return cls(found, (query[2], query[1]))
-
-    @functools.cached_property
-    def level(self) -> dict[str, tuple[int, int]]:
-        """name or category -> (hierarchy, level)."""
-        return name_levels(KNOWN_NAMES)
-
-    def terms(self, name: Name) -> list[list[Name]]:
-        """Return an abstract parameter as a sum (outer list) of products (inner lists).
-
-        Empty if the item contains nothing of the category.
-        """
-        item, category = name
-        below = [edge for edge in self.stated if edge[0] == item]
-        if category not in _CATEGORIES:
-            return []
-        if any(self.level[child][1] == self.level[category][1] for _, child in below):
-            return [[edge] for edge in below]
-        inner = [[edge, (edge[1], category)] for edge in below]
-        return [pair for pair in inner if self.terms(pair[1])]
-
-    def needs(self, name: Name) -> list[Name]:
-        """Return what a parameter is computed from, without duplicates."""
-        if name in self.stated:
-            return list(self.stated[name].operands)
-        return list(dict.fromkeys(part for term in self.terms(name) for part in term))
-
-    def value(self, name: Name, modulus: int) -> int:
-        """Return the value of a parameter; ValueError if the text does not define it."""
-        if name not in self.stated:
-            terms = self.terms(name)
-            if not terms:
-                raise ValueError(f"{name[0]}'s {name[1]} is not defined")
-            products = ([self.value(part, modulus) for part in term] for term in terms)
-            return sum(functools.reduce(int.__mul__, p) for p in products) % modulus
-        said = self.stated[name]
-        values = [self.value(operand, modulus) for operand in said.operands]
-        if not values:
-            return (said.constant or 0) % modulus
-        total = values[0] - values[1] if said.difference else sum(values)
-        if said.constant is not None:
-            total = said.constant * total if said.times else said.constant + total
-        return total % modulus
-
-    def needed(self) -> set[Name]:
-        """Return all parameters that the answer depends on, itself included."""
-        found: set[Name] = set()
-        rest = [self.query]
-        while rest:
-            name = rest.pop()
-            if name not in found:
-                found.add(name)
-                rest += self.needs(name)
-        return found
+class _Joined(NamedTuple):
+    sign: str
+    terms: tuple["Expression", ...]
+    """Sorted, except for differences."""
 
 
-def _parse_statement(text: str) -> Statement:
-    constant = _CONSTANT.match(text)
-    rest = text[constant.end() :] if constant else text
-    operands = tuple((m[1], m[2]) for m in _EACH.finditer(rest))
-    if not operands and not constant:
-        raise ValueError(f"{text!r} is not a number")
-    return Statement(
-        operands=operands,
-        constant=int(constant[1]) if constant else None,
-        times=constant is not None and constant[2] == "times as much as",
-        difference=rest.startswith("the difference of "),
-    )
-
-
-KNOWN_NAMES = (*FULL, SHORT)
-_CATEGORIES = {category for hierarchy in KNOWN_NAMES for category in hierarchy.categories}
-
-
-@functools.cache
-def name_levels(hierarchies: Sequence[Hierarchy]) -> dict[str, tuple[int, int]]:
-    """Return name or category -> (index of its hierarchy, level)."""
-    return {
-        name: (number, level)
-        for number, hierarchy in enumerate(hierarchies)
-        for level, category in enumerate(hierarchy.categories)
-        for name in (category, *(n for names in hierarchy.names[level] for n in names))
-    }
-
-
-_DEFINE = re.compile(r"Define (.+?)'s (.+?) as ([A-Za-z]); (.+)")
+Expression = str | Name | _Joined
+"""A number as text, a parameter, or a sum, difference or product."""
+_STEP = re.compile(r"(.+? as [A-Za-z]; [^.]*\.)(?:\s+|$)")
+_DEFINE = re.compile(r"Define (.+?) as ([A-Za-z]); (.+)\.")
+_TERM = rf"([A-Za-z]|{NUMBER})"
 _EQUATION = re.compile(
-    r"(?:so )?([A-Za-z]) = (?:(\w+)(?: ([-+*]) (\w+))? = )?(?:(\d+) ([-+*]) (\d+) = )?(\d+)"
+    rf"([A-Za-z]) = (?:{_TERM}(?: ([-+*]) {_TERM})? = )?"
+    rf"(?:({NUMBER}) ([-+*]) ({NUMBER}) = )?({NUMBER})"
 )
 
 
@@ -154,90 +49,146 @@ class Verdict:
 
 
 def check_solution(question: str, solution: str, modulus: int) -> Verdict:
-    """Check every step of a solution (as Ye et al., 2024), up to the first fault.
+    """Check every step of a solution up to the first fault; docs/reasoning.md has the rules.
 
-    A step must define a new letter for a parameter, compute it from exactly the parameters that the
-    text names, all defined before, and with right numbers; the last step must define the query.
-    Raises ValueError if the question cannot be parsed.
+    If the problem has several readings, the solution is right if it is right by one of them; the
+    faults are those of the first. Raises ValueError if the question cannot be parsed.
     """
-    parsed = ParsedQuestion.parse(question)
-    checker = _Checker(parsed, modulus)
-    for sentence in filter(None, re.split(r"\.(?:\s+|$)", solution.strip())):
+    first: Verdict | None = None
+    for reading in readings(question):
+        verdict = _check(reading, solution, modulus)
+        if verdict.right:
+            return verdict
+        first = first or verdict
+    assert first is not None
+    return first
+
+
+def _check(question: ParsedQuestion, solution: str, modulus: int) -> Verdict:
+    checker = _Checker(question, modulus)
+    for sentence in filter(None, _STEP.split(solution.strip())):
         if fault := checker.step(sentence):
             return Verdict((fault,), checker.unneeded())
-    ended = checker.last == parsed.query
-    faults = () if ended else (f"it does not end with {_describe(parsed.query)}",)
+    ended = checker.last == question.query
+    faults = () if ended else (f"it does not end with {describe(question.query)}",)
     return Verdict(faults, checker.unneeded())
 
 
 class _Checker:
-    """The letters that a solution has defined so far."""
+    """The parameters that a solution has defined so far."""
 
     def __init__(self, question: ParsedQuestion, modulus: int) -> None:
         self._question, self._modulus = question, modulus
-        self._parameter: dict[str, Name | None] = {}  # letter -> parameter; None: helper letter
-        self._value: dict[str, int] = {}
+        self._values: dict[Name, int] = {}
+        self._used: set[str] = set()  # all letters, those of helpers too
+        self._known: dict[str, tuple[Expression, int]] = {}  # letters of parameters
         self.last: Name | None = None
 
     def unneeded(self) -> int:
         """Return the number of parameters that are defined but not needed."""
-        return len({name for name in self._parameter.values() if name} - self._question.needed())
+        return len(set(self._values) - self._question.needed())
 
     def step(self, sentence: str) -> str | None:
         """Check one step: return its fault, if any."""
         match = _DEFINE.fullmatch(sentence)
         if not match:
             return f"{sentence!r} defines nothing"
-        name, letter = (match[1], match[2]), match[3]
-        if name in self._parameter.values():
-            return f"{_describe(name)} is defined twice"
-        try:
-            true = self._question.value(name, self._modulus)
-        except ValueError as error:
-            return str(error)
-        used: list[Name] = []
-        for equation in match[4].split("; "):
-            fault = self._equation(equation, used)
-            if fault:
-                return f"{_describe(name)}: {fault}"
-        if next(reversed(self._parameter)) != letter:
-            return f"{_describe(name)}: {letter} is not what is computed last"
-        if differ := set(self._question.needs(name)) ^ set(used):
-            what = f"it uses other parameters than it depends on, see {_describe(min(differ))}"
-            return f"{_describe(name)}: {what}"
-        if self._value[letter] != true:
-            return f"{_describe(name)} is {true}, not {self._value[letter]}"
-        self._parameter[letter] = self.last = name
+        label, letter, name = match[1], match[2], self._question.parameters.get(match[1])
+        if name is None:
+            return f"{label} is not defined"
+        if name in self._values:
+            return f"{label} is defined twice"
+        *helpers, last = match[3].split("; ")
+        if not last.startswith("so "):
+            return f'{label}: the last equation does not begin with "so"'
+        known, idle = dict(self._known), set[str]()
+        for text in helpers:
+            if fault := self._equation(text, known, idle):
+                return f"{label}: {fault}"
+            if not isinstance(known[text[0]][0], _Joined):
+                return f"{label}: the helper {text!r} joins no two terms"
+        if fault := self._equation(last.removeprefix("so "), known, idle):
+            return f"{label}: {fault}"
+        if idle != {letter}:
+            return f"{label}: {letter} is not what is computed last, or a helper is not used"
+        expression, value = known[letter]
+        if fault := self._compare(name, expression, value):
+            return fault
+        self._known[letter] = name, value
+        self._values[name] = value
+        self.last = name
         return None
 
-    def _equation(self, text: str, used: list[Name]) -> str | None:
-        """Check one equation; append the parameters it uses to `used`."""
+    def _equation(
+        self, text: str, known: dict[str, tuple[Expression, int]], idle: set[str]
+    ) -> str | None:
+        """Check one equation; add its letter to `known` and to `idle`, the letters not used yet."""
         match = _EQUATION.fullmatch(text)
         if not match:
             return f"{text!r} is not an equation"
-        letter, left, sign, right, a, again, b, result = match.groups()
-        if letter in self._parameter:
+        letter, left, sign, right, *shown, result = match.groups()
+        if letter in self._used:
             return f"the letter {letter} is already used"
-        terms = [term for term in (left, right) if term is not None]
-        for term in terms:
-            if not term.isdigit() and term not in self._value:
-                return f"the letter {term} is not defined"
-            if parameter := self._parameter.get(term):
-                used.append(parameter)
-        values = [self._value[t] if t in self._value else int(t) for t in terms]
-        if sign:
-            if sign != again or [str(value) for value in values] != [a, b]:
-                return f"{text!r} does not use the values of its letters"
-            true = {"+": sum(values), "-": values[0] - values[1], "*": values[0] * values[1]}[sign]
-        elif again:
-            return f"{text!r} computes a different expression than it states"
-        else:
-            true = values[0] if values else int(result)
-        if true % self._modulus != int(result) or not int(result) < self._modulus:
-            return f"{text!r} is wrong: {true % self._modulus}"
-        self._parameter[letter], self._value[letter] = None, int(result)
+        terms = [term for term in (left, right) if term]
+        if unknown := [term for term in terms if term.isalpha() and term not in known]:
+            return f"the letter {unknown[0]} is not defined"
+        if len(terms) == 1 and left not in self._known:
+            return f"{text!r} copies something else than a parameter"
+        parts = [known.get(term, (term, term)) for term in terms or [result]]
+        values = [int(value) for _, value in parts]
+        if shown != ([str(values[0]), sign, str(values[1])] if sign else [None] * 3):
+            return f"{text!r} does not use the values of its letters"
+        a, b = values[0], values[-1]
+        true = {"+": a + b, "-": a - b, "*": a * b, None: a}[sign] % self._modulus
+        if result != str(true):
+            return f"{text!r} is wrong: {true}"
+        known[letter] = _join(sign, [expression for expression, _ in parts]), true
+        idle.difference_update(terms)
+        idle.add(letter)
+        self._used.add(letter)
         return None
 
+    def _compare(self, name: Name, expression: Expression, value: int) -> str | None:
+        """Compare the expression of a step with the formula of its parameter."""
+        formula = self._formula(name)
+        if differ := set(_leaves(formula)) ^ set(_leaves(expression)):
+            what = f"it uses other parameters than it depends on, see {describe(min(differ))}"
+            return f"{describe(name)}: {what}"
+        true = self._question.evaluate(name, self._values) % self._modulus
+        if value != true:
+            return f"{describe(name)} is {true}, not {value}"
+        return None if expression == formula else f"{describe(name)}: it is not computed as stated"
 
-def _describe(name: Name) -> str:
-    return f"{name[0]}'s {name[1]}"
+    def _formula(self, name: Name) -> Expression:
+        said = self._question.stated.get(name)
+        if said is None:
+            return _join("+", [_join("*", term) for term in self._question.terms(name)])
+        if not said.operands:
+            return str((said.constant or 0) % self._modulus)
+        total = _join("-" if said.difference else "+", said.operands)
+        if said.constant is None:
+            return total
+        return _join("*" if said.times else "+", [str(said.constant), total])
+
+
+def _join(sign: str | None, terms: Sequence[Expression]) -> Expression:
+    """Return an expression that is equal for equal sums or products, in whatever order."""
+    if not terms:
+        return "0"
+    if len(terms) == 1:
+        return terms[0]
+    assert sign is not None
+    if sign == "-":
+        return _Joined(sign, tuple(terms))
+    flat: list[Expression] = []
+    for term in terms:
+        flat += term.terms if isinstance(term, _Joined) and term.sign == sign else [term]
+    return _Joined(sign, tuple(sorted(flat, key=repr)))
+
+
+def _leaves(expression: Expression) -> Iterator[Name]:
+    if isinstance(expression, _Joined):
+        for term in expression.terms:
+            yield from _leaves(term)
+    elif isinstance(expression, tuple):
+        yield expression

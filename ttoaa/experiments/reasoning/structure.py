@@ -71,7 +71,7 @@ class Structure:
     widths: tuple[int, ...]
     edges: tuple[Instance, ...]
     abstract: Mapping[Abstract, tuple[tuple[Parameter, ...], ...]]
-    """abstract parameter -> its terms: (edge,), or (edge, the child's parameter)."""
+    """abstract parameter -> its terms: (edge,), or (edge, the child's parameter); none: it is 0."""
 
     def cost(self, parameter: Abstract) -> int:
         """Return the number of operations that compute `parameter` from what it needs."""
@@ -116,9 +116,8 @@ def draw_structure(draws: Draws, size: Size) -> Structure:
         if (i, j, k) not in used
     ]
     edges += draws.sample(unused, min(size.edges - len(edges), len(unused)))
-    return Structure(
-        tuple(widths), tuple(sorted(edges)), _abstract_parameters(sorted(edges), size.depth)
-    )
+    edges.sort()
+    return Structure(tuple(widths), tuple(edges), _abstract_parameters(edges, widths))
 
 
 def _widths(draws: Draws, size: Size) -> list[int]:
@@ -138,21 +137,21 @@ def _widths(draws: Draws, size: Size) -> list[int]:
 
 
 def _abstract_parameters(
-    edges: list[Instance], depth: int
+    edges: Sequence[Instance], widths: Sequence[int]
 ) -> dict[Abstract, tuple[tuple[Parameter, ...], ...]]:
-    """Return the terms of every abstract parameter; children that contain nothing are left out."""
-    found: dict[Abstract, tuple[tuple[Parameter, ...], ...]] = {}
-    children: dict[tuple[int, int], list[Instance]] = {}
+    """Return the terms of every abstract parameter; an item that contains nothing has no terms."""
+    depth = len(widths)
+    children: dict[tuple[int, int], list[Instance]] = {
+        (i, j): [] for i in range(depth - 1) for j in range(widths[i])
+    }
     for edge in edges:
-        children.setdefault(edge[:2], []).append(edge)
-    for distance in range(1, depth):
-        for (i, j), below in children.items():
-            layer = i + distance
-            if distance == 1:
-                terms: list[tuple[Parameter, ...]] = [(edge,) for edge in below]
-            else:
-                inner = [(edge, (i + 1, edge[2], layer, "all")) for edge in below]
-                terms = [(edge, of) for edge, of in inner if of in found]
-            if layer < depth and terms:
-                found[(i, j, layer, "all")] = tuple(terms)
-    return found
+        children[edge[:2]].append(edge)
+    return {
+        (i, j, i + distance, "all"): tuple(
+            (edge,) if distance == 1 else (edge, (i + 1, edge[2], i + distance, "all"))
+            for edge in below
+        )
+        for distance in range(1, depth)
+        for (i, j), below in children.items()
+        if i + distance < depth
+    }
