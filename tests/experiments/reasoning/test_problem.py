@@ -170,14 +170,20 @@ def test_names_are_unique_and_hold_no_full_stop():
     names = [n for h in (*FULL, SHORT) for level in h.names for part in level for n in part]
     assert len(names) == len(set(names)) == 1680
     assert not any(mark in name for name in names for mark in ".;'")
-    with pytest.raises(ValueError, match=r"Names.names must be 4 to 20, not 3"):
+    with pytest.raises(
+        ValueError, match=r"Names.names must be .* at least 4 and at most 20, not 3"
+    ):
         Names(names=3)
 
 
 @pytest.mark.parametrize(
     ("field", "value", "told"),
-    [("modulus", 1, "at least 2"), ("edges", 3, "4 to 48"), ("operands", 1, "at least 2")],
+    [
+        ("modulus", 1, "at least 2"),
+        ("edges", 3, "at least 4 and at most 48"),
+        ("operands", 1, "at least 2"),
+    ],
 )
 def test_bad_settings_are_named(field, value, told):
-    with pytest.raises(ValueError, match=rf"Arithmetic.{field} must be {told}"):
+    with pytest.raises(ValueError, match=rf"Arithmetic.{field} must be .*{told}"):
         Arithmetic(**{field: value})

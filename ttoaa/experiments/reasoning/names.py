@@ -6,10 +6,15 @@ one level, so a hierarchy has no duplicate names.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Annotated
 
 import gin
 
+from ttoaa.config_fields import AtLeast, AtMost, config_class
+
 LISTS, LIST_SIZE, LEVELS = 5, 20, 4
+ListSize = Annotated[int, AtLeast(4), AtMost(LIST_SIZE)]
+"""Number of names to use of a list: a layer holds up to four items."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,20 +91,13 @@ SHORT = Hierarchy(
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class Names:
     """How many hierarchies problems use, and how many lists and names of each level."""
 
-    hierarchies: int = 4
-    lists: int = LISTS
-    names: int = LIST_SIZE
-
-    def __post_init__(self) -> None:
-        for field, most in (("hierarchies", len(FULL)), ("lists", LISTS), ("names", LIST_SIZE)):
-            value = getattr(self, field)
-            least = 4 if field == "names" else 1  # a layer holds up to four items
-            if not isinstance(value, int) or not least <= value <= most:
-                raise ValueError(f"Names.{field} must be {least} to {most}, not {value!r}")
+    hierarchies: Annotated[int, AtLeast(1), AtMost(len(FULL))] = len(FULL)
+    lists: Annotated[int, AtLeast(1), AtMost(LISTS)] = LISTS
+    names: ListSize = LIST_SIZE
 
     def get(self) -> Sequence[Hierarchy]:
         return [
@@ -112,15 +110,11 @@ class Names:
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class ShortNames:
     """Names of two letters, for tiny models and short rows."""
 
-    names: int = LIST_SIZE
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.names, int) or not 4 <= self.names <= LIST_SIZE:
-            raise ValueError(f"ShortNames.names must be 4 to {LIST_SIZE}, not {self.names!r}")
+    names: ListSize = LIST_SIZE
 
     def get(self) -> Sequence[Hierarchy]:
         cut = tuple((level[0][: self.names],) for level in SHORT.names)

@@ -5,9 +5,11 @@ import hashlib
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated
 
 import gin
 
+from ttoaa.config_fields import AtLeast, AtMost, config_class
 from ttoaa.experiments.reasoning.graph import Graph, Sentence, SentenceSize, draw_graph
 from ttoaa.experiments.reasoning.names import Names, ShortNames
 from ttoaa.experiments.reasoning.structure import (
@@ -147,7 +149,7 @@ class Problem:
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
+@config_class
 class Arithmetic:
     """Problems of iGSM (Ye et al., 2024, "Physics of Language Models: Part 2.1").
 
@@ -155,20 +157,12 @@ class Arithmetic:
     answer is a residue modulo `modulus`.
     """
 
-    modulus: int = 23
-    edges: int = 20
+    modulus: Annotated[int, AtLeast(2)] = 23
+    edges: Annotated[int, AtLeast(4), AtMost(48)] = 20
     """The most instance parameters (ip)."""
-    operands: int = 4
+    operands: Annotated[int, AtLeast(2)] = 4
     """The most operands of a sentence; a constant counts as one."""
     names: Names | ShortNames = dataclasses.field(default_factory=Names)
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.modulus, int) or self.modulus < 2:
-            raise ValueError(f"Arithmetic.modulus must be at least 2, not {self.modulus!r}")
-        if not isinstance(self.edges, int) or not 4 <= self.edges <= 48:
-            raise ValueError(f"Arithmetic.edges must be 4 to 48, not {self.edges!r}")
-        if not isinstance(self.operands, int) or self.operands < 2:
-            raise ValueError(f"Arithmetic.operands must be at least 2, not {self.operands!r}")
 
     def draw(self, key: int | str, operations: int) -> Problem:
         """Draw the problem of this key, of exactly `operations` operations.
