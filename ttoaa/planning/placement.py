@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import gin
 import numpy as np
 
-from ttoaa.config_fields import AtLeast, Below, PositiveInt, PositiveShare, config_class
+from ttoaa.config_fields import AtLeast, AtMost, Below, PositiveInt, PositiveShare, config_class
 from ttoaa.data.geometry import Geometry
 
 
@@ -108,7 +108,7 @@ class Within(RandomPlacement):
 class Stratified(RandomPlacement):
     """Copy r is uniform in part r mod `parts` of training: ten parts are deciles."""
 
-    parts: PositiveInt = 10
+    parts: Annotated[int, AtLeast(1), AtMost(1_000_000)] = 10
 
     def regions(self, geometry: Geometry) -> Parts:
         return Parts(np.arange(self.parts + 1) * geometry.sequences // self.parts)

@@ -14,7 +14,7 @@ import gin
 import jax
 import optax
 
-from ttoaa.config_fields import Above, AtLeast, AtMost, Name, config_class
+from ttoaa.config_fields import AtLeast, AtMost, Name, config_class
 from ttoaa.training.lr_schedules import LearningRateSchedule
 
 
@@ -54,6 +54,8 @@ def bind_schedule(optimizer: Optimizer, steps: int) -> optax.GradientTransformat
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+Clip = Annotated[float, AtLeast(1e-9)] | None
+"""Largest global norm of the gradient; None: any. A smaller norm would move nothing."""
 Beta = Annotated[float, AtLeast(0), AtMost(0.999999)]
 """Decay of a moment. Float32 rounds values closer to 1 to 1, which divides zero by zero."""
 
@@ -72,7 +74,7 @@ class AdamW:
     beta2: Beta = 0.95
     eps: Annotated[float, AtLeast(1e-30), AtMost(1)] = 1e-8
     weight_decay: Annotated[float, AtLeast(0), AtMost(10)] = 0.1
-    clip: Annotated[float, Above(0)] | None = 1.0
+    clip: Clip = 1.0
     """Largest global norm of the gradient, at least `eps`; None: any."""
 
     def __post_init__(self) -> None:
@@ -106,7 +108,7 @@ class Optax:
     """Of a function in optax that takes `learning_rate`."""
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Its other arguments. Weight decay applies to every parameter, input embeddings included."""
-    clip: Annotated[float, Above(0)] | None = 1.0
+    clip: Clip = 1.0
     """Largest global norm of the gradient; None: any."""
 
     def __post_init__(self) -> None:

@@ -15,7 +15,6 @@ import gin
 import numpy as np
 
 from ttoaa.config_fields import (
-    Above,
     AtLeast,
     AtMost,
     Below,
@@ -50,6 +49,7 @@ class Doubling:
     limits: Sequence[tuple[Share, PositiveInt]] = ((0.19, 256), (0.59, 64))
     """(fraction of training, largest change of n in an interval that starts after it)."""
     least: Count = 1
+    """At 0 the controller cannot recover from n = 0, whose double is 0."""
     most: PositiveInt = 8192
     measure: Annotated[str, OneOf(MEASURES)] = "probability"
     """The value to keep on target: 'probability' or 'log_probability' (see `policy.measure`)."""
@@ -132,7 +132,7 @@ class Proportional:
     """The highest rate of a topic."""
     most: PositiveInt = 8192
     """The most texts of all topics in an interval."""
-    largest_change: Annotated[float, Above(0), AtMost(100)] = math.log(4)
+    largest_change: Annotated[float, AtLeast(1e-6), AtMost(100)] = math.log(4)
     """The largest change of a log-rate in an interval."""
 
     def __post_init__(self) -> None:

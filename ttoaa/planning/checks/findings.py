@@ -6,7 +6,15 @@ from typing import Annotated, Any
 
 import gin
 
-from ttoaa.config_fields import Count, OneOf, PositiveInt, PositiveShare, config_class
+from ttoaa.config_fields import (
+    AtLeast,
+    AtMost,
+    Count,
+    OneOf,
+    PositiveInt,
+    PositiveShare,
+    config_class,
+)
 
 SEVERITIES = ("error", "warning", "note")
 
@@ -27,6 +35,9 @@ class Finding:
         return f"{self.severity:8} {self.check:10} {self.message}"
 
 
+Ngram = Annotated[int, AtLeast(1), AtMost(1000)]
+
+
 @gin.configurable
 @config_class
 class Checks:
@@ -35,14 +46,14 @@ class Checks:
     holdout: Annotated[str, OneOf(SEVERITIES)] = "warning"
     """The severity of a held-out item that is also inserted. 'error' refuses the plan, and makes a
     near-duplicate a warning."""
-    shingle: PositiveInt = 8
+    shingle: Ngram = 8
     """n of the n-grams, in tokens, by which texts of experiments are compared."""
     similar: PositiveShare = 0.8
     """Report an item if at least this share of its n-grams is in another experiment's texts."""
     similar_up_to: Count = 1 << 26
     """Compare n-grams for a new plan only up to this many tokens of items (0: never); --check
     always does."""
-    ngram: PositiveInt = 13
+    ngram: Ngram = 13
     """n of the n-grams, in tokens, that are searched for in the corpus."""
     ngrams: PositiveInt = 1 << 20
     """Search for at most about this many; if items have more, for every second, third, …."""
