@@ -141,3 +141,105 @@ def test_what_is_no_number_of_that_type_is_refused(where):
         assert outcome(*NUMBERS[where], value + 0.5) is False
     optional = type(None) in typing.get_args(CLASSES[name].__dataclass_fields__[field].type)
     assert (outcome(*NUMBERS[where], None) is not False) is (optional and not path)
+
+
+ZERO = """
+    Acquisition.held_out AdamW.beta1 AdamW.beta2 AdamW.weight_decay Checks.similar_up_to
+    ConstantLinear.decay ConstantLinear.warmup Contamination.groups[0,0] Cosine.final Cosine.warmup
+    CosineThenLinear.final CosineThenLinear.warmup Criterion.log_probability
+    DecoderConfig.document_separator Doubling.band Doubling.least Doubling.limits[0,0]
+    Forgetting.at[0] Forgetting.at[1] Forgetting.at[2] Forgetting.dense_lags[0] InitFrom.step
+    OlmoCorpus.eos_id OlmoCorpus.first PartOf.key PartOf.part Proportional.integral
+    Proportional.proportional Proportional.smoothing Reasoning.shots Rehearsal.batches[0]
+    Rehearsal.groups['a',0] Rehearsal.groups['a',1] Rehearsal.occurrences Sampling.seed
+    Sampling.stop[0,0] Sampling.stop[0,1] Sampling.temperature SeqioTask.seed TrainBPE.reserved
+    Training.z_loss Within.start
+"""
+NEGATIVE = """
+    Acquisition.expected_sign Canaries.expected_sign Contamination.expected_sign
+    Criterion.log_probability Forgetting.expected_sign PartOf.key Reasoning.expected_sign
+    Rehearsal.expected_sign Sampling.seed
+"""
+HUGE = "AdamW.clip CosineThenLinear.horizon Guard.sigmas Optax.clip"
+
+
+@pytest.mark.parametrize(
+    ("given", "fields"), [(0, ZERO), (-1, NEGATIVE), (1e30, HUGE)], ids=["0", "-1", "1e30"]
+)
+def test_what_is_accepted_of_the_values_at_the_edge_of_sense(given, fields):
+    accepted = {w.replace(" ", "") for w in NUMBERS if outcome(*NUMBERS[w], given)}
+    assert accepted == set(fields.split())
+
+
+@pytest.mark.parametrize(
+    ("where", "accepted", "refused"),
+    [
+        ("AdamW.beta1", [0.0, 0.999999], [-1e-9, 0.9999999, 1.0, 1.5]),
+        ("AdamW.beta2", [0.0, 0.999], [1.0, 1.5]),
+        ("AdamW.clip", [None, 1e-8, 1e9], [0.0, -1.0, 1e-40]),
+        ("AdamW.eps", [1e-30, 1.0], [0.0, -1e-8, 1e-40, 2.0]),
+        ("AdamW.weight_decay", [0.0, 10.0], [-0.1, 11.0]),
+        ("Canaries.repetitions", [[16], [16, 1]], [[], [4, 4], [0], [-1], [1.5], 16, "16"]),
+        ("Canaries.spare", [1.0], [0.99]),
+        ("Checks.covered", [1.0, 0.01], [0.0, 1.01]),
+        ("Checks.holdout", ["error", "warning", "note"], ["fatal", None, ["error"]]),
+        ("Checks.ngram", [1, 1000], [0, 1001]),
+        ("ConstantLinear.decay", [0.0, 1.0], [-0.1, 1.1]),
+        ("Contamination.groups", [[(0, 1)]], [[(0, 0)], [(-1, 3)], [(0,)], [(0, 1, 2)], [0], 0]),
+        ("Contamination.normalisation", ["none", "olmes"], ["bytes", None]),
+        ("Cosine.final", [0.0, 1.0], [-0.1, 1.1]),
+        ("Cosine.peak", [1e-9, 10.0], [0.0, -1e-3, 1e-10, 11.0, "1e-3"]),
+        ("Cosine.warmup", [0], [-1, 0.5]),
+        ("DecoderConfig.dtype", ["float32", "bfloat16"], ["float16", 32]),
+        ("DecoderConfig.init_std", [1e-6, 1.0], [0.0, -0.02, 100.0]),
+        ("DecoderConfig.kv_heads", [None, 1, 4], [0, -1]),
+        ("DecoderConfig.layers", [1, 10_000], [0, 1_000_000]),
+        ("DecoderConfig.norm_eps", [1e-30, 0.1], [0.0, -1e-6, 1e-40, 1.0]),
+        ("DecoderConfig.rope_theta", [1.0, 1e15], [0.0, -1.0, 0.5, 1e16]),
+        ("Forgetting.at", [[0.0], [0.99]], [[], [1.0], [-0.1], [0.5, 0.5], 0.5]),
+        ("Forgetting.dense_lags", [[1], [0, 3]], [[], [8, 4], [1, 1], [-1, 1]]),
+        ("Forgetting.sparse_ratio", [1.01], [1.0, 0.5]),
+        ("Geometry.batch", [1, 2**31 - 1], [0, 2**31]),
+        ("Geometry.length", [2, 2**31 - 1], [1, 0, 2**31]),
+        ("Guard.policy", ["stop", "skip"], ["ignore", None]),
+        ("Guard.sigmas", [None, 0.1], [0, -6.0]),
+        ("Guard.window", [4], [3, 8.0, 2_000_000]),
+        ("Keep.milestones", [[], [1, 9]], [[0], [-1], ["a"], 100]),
+        ("MinK.share", [0.01, 1.0], [0.0, 1.01]),
+        ("Mixture.weights", [[0.1], [3]], [[0.0], [-1], [math.nan], [math.inf], 1]),
+        ("Prepare.reserve_fraction", [0.01, 0.99], [0.0, 1.0, "0.1"]),
+        ("RepetitionFilter.max_count", [2], [1, 0]),
+        ("RepetitionFilter.when", ["before_edits"], ["never"]),
+        ("Sampling.stop", [[], [[0], (1, 2)]], [[[]], [[-1]], [[1.5]], ["ab"], [1]]),
+        ("Sampling.temperature", [0, 1e-6, 1e6], [-0.1, 1e7, "0.7", None]),
+        ("Sampling.top_k", [None, 1], [0, True]),
+        ("Sampling.top_p", [None, 1e-9, 1.0], [0.0, 1.001, -0.5]),
+        ("Training.z_loss", [0.0, 1.0], [-1e-5, 1.5]),
+        ("Training.max_arms", [1, 65_536], [0, 65_537]),
+        ("Within.start", [0.0], [-0.1, 1.0]),
+        ("Within.stop", [1.0], [0.0, 1.1]),
+    ],
+)
+def test_both_sides_of_an_edge(where, accepted, refused):
+    name, field = where.split(".")
+    for value in accepted:
+        make(name, **{field: value})
+    for value in refused:
+        with pytest.raises(FieldError, match=rf"{name}\.{field}[\[ ].*must be"):
+            make(name, **{field: value})
+
+
+def test_rules_about_several_fields():
+    for message, name, fields in (
+        ("AdamW.clip must be at least eps", "AdamW", {"clip": 1e-6, "eps": 1e-3}),
+        ("64 bits can count", "Geometry", dict.fromkeys(("length", "batch", "steps"), 2**30)),
+        ("below vocab_size, 512, not 512", "DecoderConfig", {"document_separator": 512}),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make(name, **fields)
+
+
+def test_every_class_that_gin_makes_is_a_config_class():
+    for path, text in SOURCES.items():
+        bare = re.findall(r"^@gin\.configurable.*\n(?!@config_class\n|def )", text, re.MULTILINE)
+        assert not bare, path
