@@ -1,11 +1,13 @@
 """How often intervals cover and tests err, by simulation: python -m tests.statistics.coverage
 
-    python -m tests.statistics.coverage --trials=400       (some two minutes of one core)
+    python -m tests.statistics.coverage --trials=400       (some five minutes of one core)
+    python -m tests.statistics.coverage --only='bootstrap mean' --trials=4000
 
 Prints one JSON line. `coverage` should be 0.95 (an equivalence's interval: 0.9), `error` at most
-0.05 and `power` 0.8; each is [share, its Monte-Carlo standard error]. Data are of the kinds that
-outcomes have: answers right or wrong, skewed losses, likelihoods of members and others; some are
-hard on purpose. Every trial is seeded by its number.
+0.05 and `power` 0.8; each is [share, its Monte-Carlo standard error]. `size` is the largest error
+of an equivalence of shares over all shares at the margin, without simulation. Data are of the kinds
+that outcomes have: answers right or wrong, skewed losses, likelihoods of members and others; some
+are hard on purpose. Every trial is seeded by its number.
 """
 
 import json
@@ -33,6 +35,7 @@ from ttoaa.statistics.multiplicity import benjamini_hochberg, holm
 from ttoaa.statistics.permutation import paired_max_z, two_sample_max_z
 from ttoaa.statistics.power import paired_effect, two_sample_effect
 
+_ONLY = flags.DEFINE_string("only", "", "measure only what has this in its name")
 _TRIALS = flags.DEFINE_integer("trials", 1000, "simulated studies of each kind", lower_bound=10)
 
 COVERAGE, ERROR, POWER = {}, {}, {}
@@ -56,10 +59,19 @@ def skewed(rng, shape):
     return rng.standard_exponential(shape) - 1
 
 
-def means(n):
-    @into(COVERAGE, f"bootstrap mean, skewed, n={n}")
+DRAWS = {
+    "normal": (np.random.Generator.standard_normal, 0.0),
+    "exponential": (np.random.Generator.standard_exponential, 1.0),
+    "lognormal": (lambda rng, n: rng.lognormal(size=n), math.exp(0.5)),
+}
+
+
+def means(n, kind):
+    draw, mean = DRAWS[kind]
+
+    @into(COVERAGE, f"bootstrap mean, {kind}, n={n}")
     def covers(rng, key):
-        return within(0.0, bootstrap_mean(skewed(rng, n), key)[1:])
+        return within(mean, bootstrap_mean(draw(rng, n), key)[1:])
 
 
 def pairs(n):
@@ -134,11 +146,14 @@ def errors_of_a_mean(own, noise, n=8, intervals=60):
             return within(truth, [bound[0] for bound in bounds])
 
 
-means(10)
-means(50)
+for kind in DRAWS:
+    for n in (3, 5, 10, 50, 200):
+        means(n, kind)
 errors_of_a_mean(0.7, 0.5)
 errors_of_a_mean(0.5, 1.5)
 errors_of_a_mean(0.2, 2.0)
+errors_of_a_mean(0.7, 0.5, n=4)
+errors_of_a_mean(0.2, 2.0, n=4)
 pairs(30)
 pairs(200)
 shares(50, 0.02)
@@ -265,6 +280,29 @@ def finds_seeds(rng, key):
     return stats.ttest_ind(*groups).pvalue < 0.05
 
 
+SIZES = [*((n, margin) for n in (5, 10, 20) for margin in (0.2, 0.4, 0.7)), (300, 0.02)]
+
+
+def largest_error(n, margin):
+    """The largest chance of a wrong "equivalent" at the margin, over the shares of lost items.
+
+    By the definition: the multinomial chance of every result that is called equivalent.
+    """
+    results = np.stack(np.meshgrid(range(n + 1), range(n + 1)), -1).reshape(-1, 2)
+    results = results[results.sum(1) <= n]
+    near = np.abs(results[:, 0] - results[:, 1]) < n * margin  # others are never equivalent
+    counts = np.c_[results, n - results.sum(1)][near]
+    wrong = np.array([judged_equivalent(row, margin) for row in counts], bool)
+    lost = np.linspace(0, 1, 101) ** 2 * (1 - margin) / 2
+    shares = np.stack([lost + margin, lost, np.maximum(0, 1 - margin - 2 * lost)], 1)
+    return max(float(stats.multinomial.pmf(counts[wrong], n, row).sum()) for row in shares)
+
+
+def judged_equivalent(counts, margin):
+    items = np.repeat([1, -1, 0], counts)
+    return binary_equivalence(items > 0, items < 0, margin).equivalent
+
+
 def rate(name, trial, trials):
     seed = [ord(letter) for letter in name]
     values = [float(trial(np.random.default_rng([*seed, k]), k)) for k in range(trials)]
@@ -275,8 +313,13 @@ def main(argv):
     trials = _TRIALS.value
     tables = {"coverage": COVERAGE, "error": ERROR, "power": POWER}
     found = {
-        title: {name: rate(name, trial, trials) for name, trial in table.items()}
+        title: {name: rate(name, table[name], trials) for name in table if _ONLY.value in name}
         for title, table in tables.items()
+    }
+    found["size"] = {
+        name: round(largest_error(n, margin), 4)
+        for n, margin in SIZES
+        if _ONLY.value in (name := f"equivalence of shares, margin {margin}, n={n}")
     }
     print(json.dumps({"trials": trials, **found}))
 

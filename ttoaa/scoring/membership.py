@@ -68,10 +68,11 @@ def membership_estimates(
         of_run = statistic(run_members, run_nonmembers)
         of_control = statistic(control_members, control_nonmembers)
         pair = _with_difference(of_run, of_control, sign(outcome))
-        results = bootstrap(sizes, pair, "membership", outcome, condition)
-        (value, _), low_2, high_2 = results
+        value_2, *bounds = bootstrap(sizes, pair, "membership", outcome, condition)
+        low_2, high_2 = np.clip(bounds, (0, -1), 1)
         trials = min(sizes) if statistic is _auc else sizes[0]
-        low_2[0], high_2[0] = _at_least_exact(value, low_2[0], high_2[0], trials)
+        low_2[0], high_2[0] = _at_least_exact(value_2[0], low_2[0], high_2[0], trials)
+        results = value_2, low_2, high_2
         control_value = float(of_control(*_once(control_members, control_nonmembers))[0])
         estimates.append(estimate(outcome, condition, sizes[0], results, control_value))
     return estimates

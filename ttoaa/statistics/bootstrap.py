@@ -14,6 +14,7 @@ import scipy  # its submodules load when they are first used
 
 RESAMPLES = 2000
 _TAIL = 0.025
+_FEW = 8  # items, below which the percentiles of resamples lie too close to the mean
 _CHUNK = 4_000_000  # elements of a block of resampling counts
 _KEYS = ["item", "outcome", "condition"]
 
@@ -48,10 +49,20 @@ def bootstrap(
     `statistic(*counts)` gets counts_RxN for every group of `sizes`, how often each item is drawn in
     each of R resamples, and returns values_RxK. Statistics that share items (two models on one set)
     are thereby paired. The percentiles are those of the expanded percentile interval (Hesterberg
-    2015, section 5.3), which corrects the bootstrap's narrowness at small n. `centred` subtracts
-    the mean bias of the resamples, for statistics that noise increases, such as a root mean square:
-    bounds for what the same number of other items would give on average. A group of one item has
-    no interval: nan. Raises ValueError for an empty group.
+    2015, section 5.3). Resamples do not leave the range of the data, so with fewer than 8 items in
+    a group the bounds are those of t, with the standard error of the resamples. `centred` uses the
+    percentiles, less the mean bias of the resamples, for statistics that noise increases, such as a
+    root mean square: bounds for what the same number of other items would give on average. A group
+    of one item has no interval: nan. Raises ValueError for an empty group.
+
+    Coverage of a mean by the nominal 95%, measured within 0.01 by
+    `python -m tests.statistics.coverage --only='bootstrap mean' --trials=4000`: right for symmetric
+    values, too low for skewed ones.
+
+    n            3     5    10    50   200
+    normal      0.95  0.95  0.95  0.95  0.95
+    exponential 0.88  0.88  0.91  0.94  0.95
+    lognormal   0.84  0.81  0.87  0.91  0.93
     """
     if min(sizes) < 1:
         raise ValueError("a bootstrap needs at least one item in each group")
@@ -68,6 +79,9 @@ def bootstrap(
         ]
     )
     t = scipy.stats.t.ppf(_TAIL, smallest - 1) * math.sqrt(smallest / (smallest - 1))
+    if smallest < _FEW and not centred:
+        reach_K = -t * values_RxK.std(0)
+        return value_K, value_K - reach_K, value_K + reach_K
     tail = scipy.stats.norm.cdf(t)
     if centred:
         values_RxK = values_RxK - (values_RxK.mean(0) - value_K)
@@ -141,6 +155,8 @@ def paired_estimate(
     mean_2, low_2, high_2 = bootstrap([n], lambda counts_RxN: counts_RxN @ both_Nx2 / n, *key)
     if _binary(run_N):
         low_2[0], high_2[0] = binomial_interval(round(float(np.sum(run_N))), n)
+        if _binary(control_N):
+            low_2[1], high_2[1] = np.clip((low_2[1], high_2[1]), -1, 1)
         if _binary(control_N) and np.ptp(both_Nx2[:, 1]) == 0:
             below_2, above_2 = _unseen_range(both_Nx2, run_N, control_N)
             low_2[1], high_2[1] = mean_2[1] - below_2[1], mean_2[1] + above_2[1]

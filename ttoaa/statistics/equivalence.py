@@ -6,12 +6,16 @@ margins if and only if p < 0.05.
 """
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import scipy  # its submodules load when they are first used
 
 ALPHA = 0.05
+_EXACT = 200
+"""The most items for which the test of shares is exact: it takes 0.1 s."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +62,12 @@ def binary_equivalence(run_N: np.ndarray, control_N: np.ndarray, margin: float) 
     """Test whether the share of right answers of the run is within +-margin of the control's.
 
     For n items that are right (1) or wrong (0) under both, by the score test of a difference of
-    paired shares (Nam 1997; Tango 1998 for its interval). It stays valid where hardly any item
-    differs: no difference among n items has a p of about (1 - margin)^n. Raises ValueError for
-    values other than 0 and 1, groups of different size, or a margin outside (0, 1).
+    paired shares (Nam 1997; Tango 1998 for its interval). Up to 200 items the test is exact
+    (unconditional): p is the largest chance of a score at most as large, over all shares that
+    differ by the margin, so that the test errs in at most 5%. Above 200 items p is the score's
+    normal approximation, which errs in up to 6.0% at 201 to 400 items and margins of 0.02 to 0.7
+    (`python -m tests.statistics.coverage --only='of shares, margin'` lists both kinds). Raises
+    ValueError for values other than 0 and 1, groups of different size, or a margin outside (0, 1).
     """
     run_N, control_N = (np.asarray(x, float) for x in (run_N, control_N))
     if run_N.ndim != 1 or run_N.shape != control_N.shape or not len(run_N):
@@ -71,9 +78,17 @@ def binary_equivalence(run_N: np.ndarray, control_N: np.ndarray, margin: float) 
         raise ValueError(f"the margin of a difference of shares must lie in (0, 1), not {margin}")
     n = len(run_N)
     gained, lost = int((run_N > control_N).sum()), int((run_N < control_N).sum())
-    p = max(_score_p(gained, lost, n, margin), _score_p(lost, gained, n, margin))
-    high, low = _score_bound(gained, lost, n), -_score_bound(lost, gained, n)
-    return Equivalence((gained - lost) / n, low, high, p)
+
+    def p_of(gained: int, lost: int, bound: float) -> float:
+        if n <= _EXACT:
+            return _exact_p(gained, lost, n, bound)
+        return float(_score_p(np.array(gained), np.array(lost), n, bound))
+
+    above = functools.partial(p_of, gained, lost)
+    below = functools.partial(p_of, lost, gained)
+    difference = (gained - lost) / n
+    low, high = -_bound(below, -difference, margin), _bound(above, difference, margin)
+    return Equivalence(difference, low, high, max(above(margin), below(margin)))
 
 
 def _by_t(difference: float, squared_error: float, freedom: float, margin: float) -> Equivalence:
@@ -85,28 +100,62 @@ def _by_t(difference: float, squared_error: float, freedom: float, margin: float
     return Equivalence(float(difference), difference - reach, difference + reach, float(p))
 
 
-def _score_p(gained: int, lost: int, n: int, bound: float) -> float:
-    """Return the p-value of (gained - lost) / n if the true difference is `bound` < 1 or more."""
+def _score_p(gained: np.ndarray, lost: np.ndarray, n: int, bound: float) -> np.ndarray:
+    """Return p-values of (gained - lost) / n if the true difference is `bound` or more."""
     # Maximum-likelihood share of lost items if the difference is `bound`: root of a quadratic.
     b = (2 * n - gained + lost) * bound - gained - lost
     c = -lost * bound * (1 - bound)
-    share = (math.sqrt(max(0.0, b * b - 8 * n * c)) - b) / (4 * n)
+    share = (np.sqrt(np.maximum(0.0, b * b - 8 * n * c)) - b) / (4 * n)
     variance = n * (2 * share + bound * (1 - bound))
-    if variance <= 0:
+    spread = np.sqrt(np.where(variance > 0, variance, 1))
+    return np.where(variance > 0, scipy.special.ndtr((gained - lost - n * bound) / spread), 1.0)
+
+
+def _exact_p(gained: int, lost: int, n: int, bound: float) -> float:
+    """Return the largest chance, over the shares of lost items, of a `_score_p` at most as large.
+
+    The true difference is `bound`; a larger one makes such results rarer.
+    """
+    count_N = np.arange(n + 1)
+    lost_NxN, gained_NxN = count_N[:, None], count_N[None]
+    observed = _score_p(np.array(gained), np.array(lost), n, bound) + 1e-12
+    within_NxN = (_score_p(gained_NxN, lost_NxN, n, bound) <= observed) & (
+        lost_NxN + gained_NxN <= n
+    )
+    most_N = np.where(within_NxN.any(1), n - np.argmax(within_NxN[:, ::-1], axis=1), -1)
+    most_N = np.minimum(np.maximum.accumulate(most_N), n - count_N)
+    known_N = most_N >= 0
+    most_N, count_N = most_N[known_N], count_N[known_N]
+
+    def chances(lost_S: np.ndarray) -> np.ndarray:
+        lost_Sx1 = lost_S[:, None]
+        gained_Sx1 = np.clip((lost_Sx1 + bound) / np.maximum(1 - lost_Sx1, 1e-300), 0, 1)
+        some_SxN = (
+            scipy.special.binom(n, count_N) * lost_Sx1**count_N * (1 - lost_Sx1) ** (n - count_N)
+        )
+        return (some_SxN * scipy.special.bdtr(most_N, n - count_N, gained_Sx1)).sum(1)
+
+    shares_S, best = np.linspace(max(0.0, -bound), (1 - bound) / 2, 41), 0.0
+    for _ in range(3):  # ever finer around the largest
+        found_S = chances(shares_S)
+        best, at = max(best, float(found_S.max())), int(found_S.argmax())
+        shares_S = np.linspace(
+            shares_S[max(0, at - 1)], shares_S[min(at + 1, len(shares_S) - 1)], 21
+        )
+    return min(1.0, best)
+
+
+def _bound(p_of: Callable[[float], float], difference: float, margin: float) -> float:
+    """Return the upper bound of the difference, where `p_of` falls below alpha.
+
+    It is below the margin exactly if the p-value of the margin is below alpha.
+    """
+    largest = 1 - 1e-9  # at 1 itself the score has no spread
+    inside, outside = (difference, margin) if p_of(margin) < ALPHA else (margin, largest)
+    if difference >= outside or p_of(outside) >= ALPHA:
         return 1.0
-    return float(scipy.special.ndtr((gained - lost - n * bound) / math.sqrt(variance)))
-
-
-def _score_bound(gained: int, lost: int, n: int) -> float:
-    """Return the upper bound of the difference, by bisection on what `_score_p` rejects."""
-    inside, outside = (gained - lost) / n, 1.0
-    for _ in range(60):
-        middle = (inside + outside) / 2
-        if _score_p(gained, lost, n, middle) < ALPHA:
-            outside = middle
-        else:
-            inside = middle
-    return outside
+    search = scipy.optimize.brentq
+    return float(search(lambda at: p_of(at) - ALPHA, max(inside, difference), outside, xtol=1e-9))
 
 
 def _check_values(values: np.ndarray, margin: float) -> np.ndarray:

@@ -133,7 +133,10 @@ def _curve_estimates(
         ours, theirs = (curve.values(counts_RxK)[measure] for curve in curves)
         return np.stack([ours, direction * (ours - theirs)], 1).reshape(len(counts_RxK), -1)
 
-    results = [r.reshape(2, -1) for r in bootstrap([K], statistic, "course", arm)]
+    results = [
+        np.clip(r.reshape(2, -1), [[0], [-1]], 1)  # probabilities and their differences
+        for r in bootstrap([K], statistic, "course", arm)
+    ]
     without = control.values(np.ones((1, K)))[measure][0]
     found = []
     for k, step in enumerate(run.steps):
