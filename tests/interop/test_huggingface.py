@@ -190,6 +190,17 @@ def test_one_tensor_and_its_transpose_are_in_memory_and_no_more(tmp_path):
         ({"hidden_size": 30}, "heads times an even head width"),
         ({"hidden_size": None}, "must hold an integer in hidden_size, not null"),
         ({"rms_norm_eps": "small"}, 'must hold a finite number in rms_norm_eps, not "small"'),
+        ({"rms_norm_eps": np.nan}, "must hold a finite number in rms_norm_eps, not NaN"),
+        ({"rms_norm_eps": 1e39}, "rms_norm_eps must be a positive number within float32, not 1e"),
+        ({"rope_theta": np.inf}, "a finite number or null in rope_theta, not Infinity"),
+        ({"rope_parameters": {"rope_theta": np.nan}}, "rope_parameters must hold a finite number"),
+        ({"vocab_size": 10**30}, "vocab_size must be a positive integer below"),
+        ({"eos_token_id": 61}, "eos_token_id is 61, outside the vocabulary of 61"),
+        ({"eos_token_id": []}, r"eos_token_id is \[\], outside"),
+        ({"max_position_embeddings": 0}, "the longest row must be positive, not 0"),
+        ({"logit_scale": 2.0}, "'logit_scale' is not a known field, and may change the model"),
+        ({"sliding_window": 4096}, "sliding_window is 4096, only None is read"),
+        ({"num_hidden_layers": 10_000}, "has 2 layers, its config says 10000"),
         ({"num_hidden_layers": 3}, "model.safetensors has 2 layers, its config says 3"),
         ({"num_hidden_layers": 1}, "model.safetensors has 2 layers, its config says 1"),
         ({"vocab_size": 62}, r"embed_tokens.weight is \[61, 32\], its config says \[62, 32\]"),
@@ -223,6 +234,18 @@ def test_what_the_decoder_cannot_compute_is_refused(changes, message, tmp_path):
             "has no 'weight_map': download it again",
         ),
         (lambda f: retype(f), "lm_head.weight is I32, not"),
+        (lambda f: retype(f, np.float32, np.nan), "lm_head.weight in .* not finite, such as NaN"),
+        (lambda f: set_index(f, {}), "lists no tensor in its weight_map"),
+        (lambda f: set_index(f, {"a": 7}), "must hold a text in weight_map.a, not 7"),
+        (lambda f: (f / "config.json").write_bytes(b'{"a": "\xff"}'), "not UTF-8 at byte 7"),
+        (
+            lambda f: (f / "config.json").write_text('{"a": 1, "a": 2}'),
+            "the key 'a' is there twice",
+        ),
+        (
+            lambda f: shutil.copy(GOLDEN / "plain" / "model.safetensors", f),
+            "has model.safetensors in addition to the weights of model.safetensors.index.json",
+        ),
     ],
 )
 def test_damaged_folders_are_named(spoil, message, tmp_path):
@@ -244,10 +267,16 @@ def reindex(folder, file):
     path.write_text(json.dumps(content))
 
 
-def retype(folder):
+def set_index(folder, weight_map):
+    path = folder / "model.safetensors.index.json"
+    path.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+
+def retype(folder, kind=np.int32, value=0):
     path = folder / "model-00005-of-00005.safetensors"
     held = load_file(path)
-    held["lm_head.weight"] = held["lm_head.weight"].astype(np.int32)
+    held["lm_head.weight"] = held["lm_head.weight"].astype(kind)
+    held["lm_head.weight"][2, 1] = value
     save_file(held, path)
 
 

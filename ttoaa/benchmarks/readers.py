@@ -122,7 +122,11 @@ def _read_requests(path: str) -> Iterator[Question]:
     if len(groups) > len(wanted) or (any(found) and not all(found)):
         raise ValueError(f"{path}: some questions have unconditional requests, others have none")
     for key, unconditional in zip(wanted, found, strict=True):
-        yield _question(path, groups[key], unconditional)
+        try:
+            question = _question(groups[key], unconditional)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        yield question
 
 
 def _parse_line(place: str, record: dict[str, Any]) -> _Line:
@@ -141,7 +145,7 @@ def _parse_line(place: str, record: dict[str, Any]) -> _Line:
         raise ValueError(f"{place} is not a ranked-classification request: {error}") from error
 
 
-def _question(path: str, choices: list[_Line], blank: list[_Line] | None) -> Question:
+def _question(choices: list[_Line], blank: list[_Line] | None) -> Question:
     """Build a question from the lines of its choices and those without the question."""
     first = choices[0]
     continuations = tuple(line.continuation for line in choices)
@@ -151,7 +155,7 @@ def _question(path: str, choices: list[_Line], blank: list[_Line] | None) -> Que
         same = {line.context for line in blank} == {unconditional}
         if not same or tuple(line.continuation for line in blank) != continuations:
             raise ValueError(
-                f"{path}: the unconditional requests of {first.task} {first.doc} must share one "
+                f"the unconditional requests of {first.task} {first.doc} must share one "
                 "context and have its continuations"
             )
     return Question(
