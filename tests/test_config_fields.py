@@ -27,7 +27,7 @@ from ttoaa.config_fields import (
 
 
 class Placed(Protocol):
-    name: str
+    share: float
 
 
 @config_class
@@ -98,6 +98,7 @@ class Example:
         ({"by_name": [1]}, "Example.by_name must be a dict of texts to (an integer, an integer)"),
         ({"at": (0,)}, "Example.at[0] must be an integer of at least 1, not 0"),
         ({"inner": Inner}, "Example.inner must be an Inner, as @Name() with the parentheses, not"),
+        ({"placed": [Inner()]}, "Example.placed must be a Placed, as @Name()"),
         ({"placed": Inner}, "Example.placed must be a Placed, as @Name() with the parentheses or"),
     ],
 )

@@ -10,6 +10,7 @@ import typing
 import pytest
 
 import ttoaa
+from ttoaa.benchmarks.generated_questions import GeneratedQuestions
 from ttoaa.config_fields import CLASSES, FieldError
 from ttoaa.data.sources.embedded import EmbeddedPython
 from ttoaa.data.vocabulary import TrainBPE
@@ -44,7 +45,7 @@ REQUIRED = {
     "OlmoCorpus": {"files": ["a.npy"], "order": "o.npy", "tokenizer": TrainBPE()},
     "Optax": {"schedule": RATE, "name": "lion"},
     "ParquetQuestions": {"paths": ["a"]},
-    "PartOf": {"whole": EmbeddedPython()},
+    "PartOf": {"whole": GeneratedQuestions()},
     "PerInterval": {"steps": 5},
     "Pool": {"sources": [EmbeddedPython()], "rates": [2.0]},
     "Reasoning": {**NAMED, "primary": "accuracy/op-1"},

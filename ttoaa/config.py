@@ -177,7 +177,7 @@ def _explain(error: Exception, found: GinFiles | None) -> str:
         names = ", ".join(f"{kind}.{name}" for name in names.split(", "))
         return f"nothing binds {names}: is a file empty, or an include missing?"
     if first.startswith("macro() missing"):
-        name = re.search(r"in scope '(.*)'", rest[-1]).group(1)  # type: ignore[union-attr]
+        name = re.search(r"in scope '(.*)'", "\n".join(rest)).group(1)  # type: ignore[union-attr]
         return f"no value is bound to the macro %{name}"
     if match := re.search(r"No configurable matching '([^']+)'", first):
         first = first.rstrip(".") + similar(match[1], CLASSES)

@@ -15,6 +15,7 @@ import collections.abc
 import dataclasses
 import difflib
 import functools
+import inspect
 import itertools
 import math
 import types
@@ -245,6 +246,7 @@ def _annotated(given: Any, hint: Any, path: str) -> Iterator[Problem]:
         yield path, _describe(hint), given
 
 
+_MISSING = object()
 _SEQUENCES = (list, collections.abc.Sequence, collections.abc.Collection, collections.abc.Iterable)
 _MAPPINGS = (dict, collections.abc.Mapping)
 _PLAIN: Mapping[Any, str] = {
@@ -278,8 +280,10 @@ def _has_kind(given: Any, hint: Any) -> bool:
         numbers = (int, np.integer) if kind is int else (int, float, np.integer, np.floating)
         return isinstance(given, numbers) and not isinstance(given, bool)
     if getattr(kind, "_is_protocol", False):
-        # Members that only instances have cannot be checked; a class in place of one can.
-        return not isinstance(given, type) and not isinstance(given, str | int | float | None)
+        # Looked up without calling properties, which may read files.
+        return not isinstance(given, type) and all(
+            inspect.getattr_static(given, name, _MISSING) is not _MISSING for name in _members(kind)
+        )
     if kind is collections.abc.Callable:
         return callable(given)
     if kind in _SEQUENCES or kind is tuple:
@@ -288,6 +292,15 @@ def _has_kind(given: Any, hint: Any) -> bool:
             return given.ndim == 1
         return isinstance(given, collections.abc.Sequence) and not isinstance(given, str | bytes)
     return isinstance(given, kind)
+
+
+@functools.cache
+def _members(protocol: type) -> frozenset[str]:
+    bases = [base for base in protocol.__mro__ if getattr(base, "_is_protocol", False)]
+    names = {
+        name for base in bases for name in (*vars(base), *getattr(base, "__annotations__", ()))
+    }
+    return frozenset(name for name in names if not name.startswith("_"))
 
 
 def _describe(hint: Any, plural: bool = False) -> str:
