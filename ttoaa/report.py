@@ -14,6 +14,7 @@ from absl import flags
 from ttoaa import command_line, config
 from ttoaa.experiments.context import outcome_fingerprints
 from ttoaa.reporting import hypothesis_tests, page
+from ttoaa.reporting.cost import missing_ledgers
 from ttoaa.reporting.estimates import described, stale_tables
 from ttoaa.study_handle import StudyHandle
 from ttoaa.training.run_records import check_run
@@ -44,6 +45,8 @@ def main(argv: Sequence[str]) -> None:
     summary, report = page.write(root, study.name, study.experiments, without)
     if without:
         print(f"report: {described(without)}")
+    for sentence in missing_ledgers(root, Workdir(root).seeds()):
+        print(f"report: {sentence}")
     print(f"report: wrote {summary} and {report}")
     if _TESTS.value:
         margins = hypothesis_tests.parse_margins(_MARGINS.value)

@@ -211,6 +211,8 @@ class PlanMeta(TypedDict):
     """The sha256 of the other files, by path."""
     arrays: NotRequired[dict[str, str]]
     """The sha256 of the columns and of the tokens."""
+    of_kinds: NotRequired[dict[str, dict[str, list[int]]]]
+    """[edits, tokens] by arm's name and kind of edit, such as "slots"."""
     experiments: NotRequired[dict[str, Any]]
     redrawn: NotRequired[int]
     warnings: NotRequired[list[str]]

@@ -3,7 +3,7 @@
 import concurrent.futures
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,7 @@ def summary_values(plan: CompiledPlan | Plan) -> dict[str, Any]:
         "geometry": plan.contents["geometry"],
         "tokens": geometry.tokens,
         "arms": plan.arms,
+        "of_kinds": _arms_by_kind(plan),
         "edits": sum(arm["edits"] for arm in plan.arms),
         "edited_tokens": total,
         "share": total / geometry.tokens,
@@ -82,23 +83,63 @@ def _covered_tokens(plan: CompiledPlan | Plan) -> np.ndarray:
     return sums
 
 
+def _arms_by_kind(plan: CompiledPlan | Plan) -> dict[str, dict[str, list[int]]]:
+    """Count [edits, tokens] by arm's name and by each kind of edit that the arm has."""
+    size = (1 + max([0, *(arm["id"] for arm in plan.arms)])) * len(_KINDS)
+    edits, tokens = np.zeros((2, size), np.int64)
+    columns = plan.columns
+    for first in range(0, len(columns["arm"]), _BLOCK):
+        block = slice(first, first + _BLOCK)
+        cell = columns["arm"][block].astype(np.int64) * len(_KINDS) + columns["kind"][block]
+        edits += np.bincount(cell, minlength=size)
+        tokens += np.bincount(cell, columns["length"][block], size).astype(np.int64)
+    counted = np.stack([edits, tokens], 1).reshape(-1, len(_KINDS), 2)
+    return {
+        arm["name"]: {
+            kind: counted[arm["id"], number].tolist()
+            for kind, number in _KINDS.items()
+            if counted[arm["id"], number, 0]
+        }
+        for arm in plan.arms
+    }
+
+
+_PARTS = (
+    ("edits", ("tokens", "reserve"), ""),
+    ("slots", ("slots",), "slots, which controllers fill during the run or leave to the corpus:"),
+    ("marks", ("marks",), "marks, which keep the text of the corpus:"),
+)
+
+
+def _table(values: dict[str, Any], column: str, kinds: Sequence[str], title: str) -> list[str]:
+    """Format a row for each arm with edits of these kinds, and their sum."""
+    rows = []
+    for name, counted in values["of_kinds"].items():
+        if own := [counted[kind] for kind in kinds if kind in counted]:
+            rows.append((name, *map(sum, zip(*own, strict=True))))
+    if title and not rows:
+        return []
+    rows.append(("all", sum(row[1] for row in rows), sum(row[2] for row in rows)))
+    width = max(3, *(len(arm["name"]) for arm in values["arms"]), 0)
+    return [
+        *(["", title] if title else []),
+        f"{'arm':{width}}  {column:>10}  {'tokens':>14}  share",
+        *(
+            f"{name:{width}}  {edits:>10,}  {tokens:>14,}  {tokens / values['tokens']:6.2%}"
+            for name, edits, tokens in rows
+        ),
+    ]
+
+
 def summary_text(values: dict[str, Any]) -> str:
-    """Format the values of a summary as a table."""
-    geometry, total, arms = values["geometry"], values["tokens"], values["arms"]
-    width = max([len(arm["name"]) for arm in arms], default=3)
+    """Format the values of a summary as tables: edits, and apart from them slots and marks."""
+    geometry, total = values["geometry"], values["tokens"]
     lines = [
         f"plan {values['hash'][:12]} of seed {values['seed']}: {geometry['steps']:,} steps of "
         f"{geometry['batch']} x {geometry['length']} = {total:,} tokens",
         "occupied, by tenth of training: "
         + " ".join(f"{share:.2%}" for share in values["occupied_by_tenth"]),
-        f"{'arm':{width}}  {'edits':>10}  {'tokens':>14}  share",
-        *(
-            f"{arm['name']:{width}}  {arm['edits']:>10,}  {arm['tokens']:>14,}  "
-            f"{arm['tokens'] / total:6.2%}"
-            for arm in arms
-        ),
-        f"{'all':{width}}  {values['edits']:>10,}  {values['edited_tokens']:>14,}  "
-        f"{values['share']:6.2%}",
+        *(line for part in _PARTS for line in _table(values, *part)),
     ]
     return "\n".join(lines) + "\n"
 
@@ -138,6 +179,7 @@ def store(plan: CompiledPlan, folder: pathlib.Path, meta: Mapping[str, Any]) -> 
         hashes = dict(zip(tables, pool.map(file_sha256, tables), strict=True))
     digests = {path.relative_to(plan.folder).as_posix(): hashes[path] for path in sorted(hashes)}
     made = {"hash": plan.hash, "contents": plan.contents, "tables": digests}
+    made["of_kinds"] = values["of_kinds"]
     write_record(plan.folder / "plan.json", {**made, "arrays": plan.digests, **meta})
     if plan.folder.parent == folder.parent:
         commit_folder(plan.folder, folder)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from ttoaa.planning.plan import Plan
-from ttoaa.training.run_records import read_ledger
+from ttoaa.reporting.insertions import filled_slots, insertions
+from ttoaa.training.run_records import LEDGER, read_ledger
 from ttoaa.workdir import RUNS, Workdir
 
 
@@ -43,7 +44,10 @@ class Cost:
 
     @property
     def net_saving(self) -> float:
-        """The saving in all seconds, with control run, probes and evaluation on both sides."""
+        """The saving in all seconds, with control run, probes and evaluation on both sides.
+
+        It means something only if no ledger is missing (see `missing_ledgers`).
+        """
         return 1 - self.pooled / self.separate if self.separate else 0.0
 
 
@@ -80,23 +84,21 @@ def cost_of_one(root: pathlib.Path, seeds: Sequence[int], experiments: int) -> C
 
 
 def added(root: pathlib.Path, seeds: Sequence[int], experiments: Sequence[str]) -> pd.DataFrame:
-    """Return what each experiment added: edits, tokens, and seconds of probes and scoring.
+    """Return what each experiment added: `insertions`, and seconds of probes and scoring.
 
-    Edits and tokens are those of the first seed's plan, seconds are sums over seeds.
+    Insertions are those of the first seed, seconds are sums over seeds.
     """
     folders = [Workdir(root, seed) for seed in seeds]
     plan = Plan(folders[0].plan)
-    tokens = plan.geometry.tokens
+    filled = filled_slots(folders[0], plan)
     rows = []
     for name in experiments:
-        arms = [arm for arm in plan.arms if arm["experiment"] == name]
-        edited = sum(arm["tokens"] for arm in arms)
+        inserted = insertions(plan, filled, name)
         rows.append(
             {
                 "experiment": name,
-                "edits": sum(arm["edits"] for arm in arms),
-                "tokens": edited,
-                "share": edited / tokens,
+                **inserted,
+                "share": inserted["tokens"] / plan.geometry.tokens,
                 "probe_seconds": sum(
                     _seconds(f.run(k)).get(f"probe/{name}", 0.0) for f in folders for k in RUNS
                 ),
@@ -104,6 +106,20 @@ def added(root: pathlib.Path, seeds: Sequence[int], experiments: Sequence[str]) 
             }
         )
     return pd.DataFrame(rows)
+
+
+def missing_ledgers(root: pathlib.Path, seeds: Sequence[int]) -> list[str]:
+    """Return a sentence for each ledger that the cost would need and that is not there."""
+    owners = {"The corpus": Workdir(root).corpus}
+    for folder in (Workdir(root, seed) for seed in seeds):
+        parts = {**{kind: folder.run(kind) for kind in RUNS}, "plan": folder.plan}
+        parts["evaluation"] = folder.tables
+        owners |= {f"Seed {folder.seed}: the {name}": path for name, path in parts.items()}
+    return [
+        f"{owner} has no ledger yet ({path.name}/{LEDGER}), so that the cost is incomplete."
+        for owner, path in owners.items()
+        if not read_ledger(path)
+    ]
 
 
 def _seconds(folder: pathlib.Path) -> dict[str, float]:

@@ -104,7 +104,7 @@ _COLOURS = {"control": CONTROL, "run": RUN}
 
 
 def losses(root: pathlib.Path, seeds: Sequence[int]) -> pd.DataFrame:
-    """Rows of metrics.jsonl of both runs of all seeds: kind, seed, step, loss, validation_loss."""
+    """Rows of metrics.jsonl of both runs of all seeds, with the columns that the report needs."""
     rows = [
         row | {"kind": kind, "seed": seed}
         for seed in seeds
@@ -112,7 +112,7 @@ def losses(root: pathlib.Path, seeds: Sequence[int]) -> pd.DataFrame:
         for row in read_json_lines(Workdir(root, seed).run(kind) / "metrics.jsonl", MetricsLine)
     ]
     return pd.DataFrame(rows).reindex(
-        columns=["kind", "seed", "step", "loss", "validation_loss", "tokens_per_second"]
+        columns=["kind", "seed", "step", "loss", "validation_loss", "tokens_per_second", "skipped"]
     )
 
 

@@ -8,7 +8,7 @@ import functools
 import inspect
 import math
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -21,9 +21,10 @@ from ttoaa.experiments.context import added_later
 from ttoaa.planning.plan import Plan
 from ttoaa.report_stamp import format_stamp, tables_digests
 from ttoaa.reporting import figures
-from ttoaa.reporting.cost import added, cost_of_one
+from ttoaa.reporting.cost import added, cost_of_one, missing_ledgers
 from ttoaa.reporting.estimates import ALL_SEEDS, StudyEstimates, blame, collect, described, summary
 from ttoaa.reporting.figures import Picture, draw
+from ttoaa.reporting.insertions import Filled, filled_slots
 from ttoaa.training.run_records import read_ledger, read_provenance
 from ttoaa.workdir import RUNS, Workdir, write_json, write_text
 
@@ -116,19 +117,31 @@ def render(
     losses = figures.losses(root, seeds)
     arms = figures.arm_losses(root, seeds)
     rows = _with_bars(rows)
+    missing = missing_ledgers(root, seeds)
+    ended = estimates.final_step == plan.geometry.steps
+    slots = {
+        (each.experiment, each.item): each for each in filled_slots(Workdir(root, seeds[0]), plan)
+    }
     return _template().render(
         name=name,
         seeds=seeds,
         final_step=estimates.final_step,
-        notes=[*estimates.notes, *_later(plan, experiments), *_unfinished(root, seeds)],
+        notes=[
+            *estimates.notes,
+            *_later(plan, experiments),
+            *_untrained(root, seeds, losses),
+            *missing,
+        ],
         parameters=read_ledger(Workdir(root, seeds[0]).run("run")).get("parameters"),
         geometry=plan.geometry,
-        sections=[_section(root, e, estimates, rows, arms) for e in experiments],
+        sections=[_section(root, e, estimates, rows, arms, slots) for e in experiments],
+        ended=ended,
         primaries=[row for row in rows if row["primary"]],
         pictures=_loss_pictures(losses),
         runs=[_run(Workdir(root, seed), kind, losses) for seed in seeds for kind in RUNS],
         added=added(root, seeds, [e.name for e in experiments]).to_dict("records"),
-        slots=any(type(e).controllers is not Experiment.controllers for e in experiments),
+        slots=bool(slots),
+        complete=not missing,
         cost=cost_of_one(root, seeds, len(experiments)),
         provenance=list(_flat(_provenance(Workdir(root, seeds[0])))),
         config=_config(Workdir(root)),
@@ -159,6 +172,7 @@ def _section(
     estimates: StudyEstimates,
     rows: Sequence[dict[str, Any]],
     arms: pd.DataFrame,
+    slots: Mapping[tuple[str, str], Filled],
 ) -> ExperimentSection:
     mine = [row for row in rows if row["experiment"] == experiment.name]
     outcomes = list(dict.fromkeys(row["outcome"] for row in mine))
@@ -180,7 +194,7 @@ def _section(
         else None,
         rows=[row for row in mine if (row["seed"] == ALL_SEEDS) == several],
         seed_rows=[row for row in mine if several and row["seed"] != ALL_SEEDS],
-        examples=_examples(Workdir(root, estimates.seeds[0]), experiment.name),
+        examples=_examples(Workdir(root, estimates.seeds[0]), experiment.name, slots),
     )
 
 
@@ -250,17 +264,26 @@ def _later(plan: Plan, experiments: Sequence[Experiment]) -> list[str]:
     ]
 
 
-def _unfinished(root: pathlib.Path, seeds: Sequence[int]) -> list[str]:
-    return [
-        f"Seed {seed}: the {kind} has no ledger yet, so that the cost below is incomplete."
-        for seed in seeds
-        for kind in RUNS
-        if not read_ledger(Workdir(root, seed).run(kind))
-    ]
+def _untrained(root: pathlib.Path, seeds: Sequence[int], losses: pd.DataFrame) -> list[str]:
+    """Name insertions that did not change the weights: masked rows and skipped updates."""
+    found = []
+    for seed in seeds:
+        warnings = Plan(Workdir(root, seed).plan).meta.get("warnings", [])
+        found += [f"Seed {seed}, plan: {line}." for line in warnings]
+        for kind in RUNS:
+            mine = losses[(losses["kind"] == kind) & (losses["seed"] == seed)]
+            if skipped := int(mine["skipped"].max() if mine["skipped"].notna().any() else 0):
+                found.append(
+                    f"Seed {seed}: the {kind} skipped the updates of {skipped:,} steps, whose "
+                    "batches it did not train on, insertions included."
+                )
+    return found
 
 
-def _examples(folder: Workdir, experiment: str) -> list[dict[str, Any]]:
-    """The first item of every condition, with its text truncated."""
+def _examples(
+    folder: Workdir, experiment: str, slots: Mapping[tuple[str, str], Filled]
+) -> list[dict[str, Any]]:
+    """The first item of every condition, with its text truncated, and `slots` if it has any."""
     columns = ["id", "condition", "repetitions", "text"]
     path = folder.plan / "items" / f"{experiment}.parquet"
     if not path.exists():  # an experiment that was added later
@@ -273,7 +296,10 @@ def _examples(folder: Workdir, experiment: str) -> list[dict[str, Any]]:
     )
     cut = items["text"].str.slice(0, _EXAMPLE_CHARACTERS)
     items["text"] = cut.where(cut == items["text"], cut + " …")
-    return items.to_dict("records")
+    return [
+        {**item, "slots": slots.get((experiment, str(item["id"])))}
+        for item in items.to_dict("records")
+    ]
 
 
 def _provenance(folder: Workdir) -> dict[str, Any]:
