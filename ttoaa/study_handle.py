@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ttoaa import identity
+from ttoaa.author_errors import blame
 from ttoaa.checksums import write_record
 from ttoaa.config import Study
 from ttoaa.data.corpus import Corpus
@@ -25,6 +26,7 @@ from ttoaa.experiments.context import (
     check_planned,
     describe_experiments,
     intervene,
+    list_probes,
     make_worlds,
     validation_tokens,
 )
@@ -97,15 +99,17 @@ class StudyHandle:
     @functools.cached_property
     def probes(self) -> ProbeList:
         """All in-training measurements: the control run makes the same."""
-        experiments = self.config.experiments
-        return [(e.name, p) for e in experiments for p in e.probes(self.contexts[e.name])]
+        return list_probes(self.config.experiments, self.contexts)
 
     @functools.cached_property
     def controllers(self) -> list[Named]:
         experiments = self.config.experiments
         if all(type(e).controllers is Experiment.controllers for e in experiments):
             return []
-        found = [(e.name, c) for e in experiments for c in e.controllers(self.contexts[e.name])]
+        found: list[Named] = []
+        for e in experiments:
+            with blame(e.name):
+                found += [(e.name, c) for c in e.controllers(self.contexts[e.name])]
         check_controllers(found, self.corpus.vocab_size)
         return found
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from ttoaa.data.tokenizer import Tokenizer
+from ttoaa.json_io import parse_json
 from ttoaa.workdir import file_sha256
 
 HashKind = Literal["sha256", "samples"]
@@ -218,7 +219,7 @@ class Manifest:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "Manifest":
-        fields = json.loads(content)
+        fields = parse_json(content, "it", dict[str, Any])
         if fields.get("version") != 1:
             raise ValueError(f"its version is {fields.get('version')!r}, expected 1")
         fields["shards"] = tuple(Shard(**shard) for shard in fields["shards"])
@@ -252,7 +253,7 @@ class Corpus:
             raise ValueError(f"no finished corpus in {folder}: run python -m ttoaa.prepare")
         try:
             corpus = cls(folder, path.read_bytes())
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{path} is not a corpus manifest: {error}") from error
         corpus._check(verify)
         return corpus

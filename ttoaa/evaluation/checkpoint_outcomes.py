@@ -18,6 +18,7 @@ import pandas as pd
 from jax.sharding import Mesh
 
 from ttoaa.config import Study
+from ttoaa.data.corpus import MANIFEST
 from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.evaluation.work_list import Work
 from ttoaa.experiments.base import Experiment
@@ -126,7 +127,13 @@ class Scores:
 
     def open(self) -> None:
         """Open what every outcome needs; raise ValueError for errors of the study as a whole."""
-        _ = self.handle.corpus, self.mesh
+        corpus, plan = self.handle.corpus, self.handle.plan
+        if corpus.fingerprint != plan.contents["corpus"]:
+            raise ValueError(
+                f"{corpus.folder / MANIFEST} is not the one that {plan.folder} was made with: "
+                "restore it from a copy"
+            )
+        _ = self.mesh
 
     def kept(self, work: Work) -> contextlib.AbstractContextManager[None]:
         """Pin the checkpoint; raise CheckpointGone if it has just been deleted."""

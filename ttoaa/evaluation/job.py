@@ -13,6 +13,7 @@ from typing import Any
 import tqdm
 
 from ttoaa import parquet_io
+from ttoaa.author_errors import describe
 from ttoaa.checksums import write_record
 from ttoaa.config import Study
 from ttoaa.evaluation.checkpoint_outcomes import Scores
@@ -45,7 +46,10 @@ def evaluate(
     plan = handle.plan
     for notice in filter(None, (check_run(workdir.run(kind)) for kind in RUNS)):
         print(f"evaluate: {notice}")
-    read_ledger(workdir.tables)
+    lost = not read_ledger(workdir.tables) and any(workdir.tables.glob("*/*/*.parquet"))
+    if lost:
+        path = workdir.tables / LEDGER
+        print(f"evaluate: {path} is missing: the report cannot tell the cost of evaluation")
     for name in added_later(plan, study.experiments):
         print(f"evaluate: {name} is not in the plan: it inserts nothing and was added later")
     worklist = WorkList(study, workdir, plan.hash, steps)
@@ -56,7 +60,7 @@ def evaluate(
     asked = runs if waiting.watch else [where for where in runs if where in there]
     with Leases(workdir.tables / "leases", waiting.patience.stale) as leases:
         leases.acquire(f"job-{leases.owner}")  # so that ttoaa.status sees a waiting job
-        job = _Job(worklist, Scores(handle), leases)
+        job = _Job(worklist, Scores(handle), leases, lost)
         gave_up = job.run(waiting, asked)
         leases.remove_stale()
     if waiting.watch and steps is None and not gave_up and (missed := worklist.missed()):
@@ -65,8 +69,12 @@ def evaluate(
 
 
 class _Job:
-    def __init__(self, worklist: WorkList, scores: Scores, leases: Leases) -> None:
+    def __init__(
+        self, worklist: WorkList, scores: Scores, leases: Leases, lost: bool = False
+    ) -> None:
+        """`lost`: the ledger of the tables that are there is missing."""
         self.worklist, self.scores, self.leases = worklist, scores, leases
+        self.lost = lost
         self.failed: dict[Where, tuple[Work, str]] = {}
         self.written = 0
         self.ledger = Ledger()
@@ -135,10 +143,12 @@ class _Job:
         if not self.ledger.seconds:
             return
         try:
-            total = Ledger(read_ledger(path.parent).get("seconds")).seconds
+            record = read_ledger(path.parent)
+            total = Ledger(record.get("seconds")).seconds
             for name, seconds in self.ledger.seconds.items():
                 total[name] = total.get(name, 0.0) + seconds
-            write_record(path, {"seconds": total})
+            lost = self.lost or record.get("incomplete", False)
+            write_record(path, {"seconds": total, **({"incomplete": True} if lost else {})})
             self.ledger.seconds.clear()
         finally:
             self.leases.release("ledger")
@@ -208,6 +218,6 @@ class _Job:
             self.written += 1
             self.bar.update()
         except Exception as error:  # outcomes of third parties may raise anything
-            reason = f"{name} on {work.kind} step {work.step}: {error!r}"
+            reason = f"{name} on {work.kind} step {work.step}: {describe(error)}"
             self.failed[work.kind, work.step, name] = work._replace(lacking=[experiment]), reason
         self._note()

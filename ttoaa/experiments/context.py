@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from ttoaa.author_errors import blame
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.base import Experiment, Probe, World
 from ttoaa.identity import check, digest, identity
 from ttoaa.planning.items import Intervention, Item, Items
 from ttoaa.planning.plan import Plan
-from ttoaa.planning.removal import Removals, dirty_windows
+from ttoaa.planning.removal import Removal, Removals, dirty_windows
 from ttoaa.planning.reserve import assign_reserve, split_reserve
 
 ProbeList = Sequence[tuple[str, Probe]]
@@ -42,7 +43,10 @@ def make_worlds(
     if removals is None:
         removals = ask_removals(experiments, seed, geometry, corpus)
     _, pool = split_reserve(corpus.num_windows("reserve", geometry.length), validation)
-    needs = {e.name: e.reserve_windows(geometry) for e in experiments}
+    needs = {}
+    for e in experiments:
+        with blame(e.name):
+            needs[e.name] = e.reserve_windows(geometry)
     windows = assign_reserve(needs, pool, dirty_windows(removals, corpus, geometry.length), seed)
     return {name: _world(name, seed, geometry, corpus, windows[name]) for name in names}
 
@@ -52,10 +56,10 @@ def ask_removals(
 ) -> Removals:
     """Collect the texts that the experiments remove, before reserve windows are assigned."""
     none = np.empty(0, np.int64)
-    asked = {
-        e.name: [*e.removes(_world(e.name, seed, geometry, corpus, none))] for e in experiments
-    }
+    asked: dict[str, list[Removal]] = {}
     for e in experiments:
+        with blame(e.name):
+            asked[e.name] = [*e.removes(_world(e.name, seed, geometry, corpus, none))]
         if asked[e.name] and not e.inserts:
             raise ValueError(f"{e.name} declares inserts = False but removes texts")
     return Removals(asked, geometry.length)
@@ -93,15 +97,27 @@ class _LazyItems:
     world: World
 
     def __iter__(self) -> Iterator[Item | Items]:
-        return self.experiment.intervene(self.world)
+        with blame(self.experiment.name):
+            yield from self.experiment.intervene(self.world)
 
 
 def _check_inserts_nothing(experiment: Experiment, world: World) -> None:
-    each = [item for item in experiment.intervene(world) if np.any(item.repetitions)]
+    each = [item for item in _LazyItems(experiment, world) if np.any(item.repetitions)]
     inserted = [item.id if isinstance(item, Item) else item.ids[0] for item in each]
-    if inserted or len(world.windows) or experiment.probes(world):
+    if inserted or len(world.windows) or list_probes([experiment], {experiment.name: world}):
         what = f"item {inserted[0]!r}" if inserted else "reserve windows or probes"
         raise ValueError(f"{experiment.name} declares inserts = False but has {what}")
+
+
+def list_probes(
+    experiments: Sequence[Experiment], worlds: Mapping[str, World]
+) -> list[tuple[str, Probe]]:
+    """Return the probes of all experiments, with the experiment's name."""
+    found = []
+    for e in experiments:
+        with blame(e.name):
+            found += [(e.name, probe) for probe in e.probes(worlds[e.name])]
+    return found
 
 
 def describe_experiments(experiments: Sequence[Experiment]) -> dict[str, Any]:

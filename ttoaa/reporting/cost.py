@@ -115,11 +115,14 @@ def missing_ledgers(root: pathlib.Path, seeds: Sequence[int]) -> list[str]:
         parts = {**{kind: folder.run(kind) for kind in RUNS}, "plan": folder.plan}
         parts["evaluation"] = folder.tables
         owners |= {f"Seed {folder.seed}: the {name}": path for name, path in parts.items()}
-    return [
-        f"{owner} has no ledger yet ({path.name}/{LEDGER}), so that the cost is incomplete."
-        for owner, path in owners.items()
-        if not read_ledger(path)
-    ]
+    found = []
+    for owner, path in owners.items():
+        ledger = read_ledger(path)
+        if not ledger or ledger.get("incomplete"):
+            what = "a ledger with seconds missing" if ledger else "no ledger yet"
+            place = f"{path.name}/{LEDGER}"
+            found.append(f"{owner} has {what} ({place}), so that the cost is incomplete.")
+    return found
 
 
 def _seconds(folder: pathlib.Path) -> dict[str, float]:

@@ -3,16 +3,16 @@
 Only tables of the current plan, and of the outcomes as they are defined now, are reported.
 """
 
-import contextlib
 import dataclasses
 import math
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, TypedDict
 
 import numpy as np
 import pandas as pd
 
+from ttoaa.author_errors import blame
 from ttoaa.experiments.base import Experiment
 from ttoaa.parquet_io import outcome_source, read_outcomes
 from ttoaa.statistics.bootstrap import Estimate, across_seeds
@@ -162,16 +162,6 @@ def summary(estimates: StudyEstimates) -> list[dict[str, Any]]:
         if len(group) > 1:
             rows.append(_over_seeds(group))
     return [{column: _plain(row[column]) for column in _SUMMARY} for row in rows]
-
-
-@contextlib.contextmanager
-def blame(name: str) -> Iterator[None]:
-    """Turn any error of third-party code into a one-line ValueError that starts with `name`."""
-    try:
-        yield
-    except Exception as error:
-        reason = str(error) if isinstance(error, ValueError) else repr(error)
-        raise ValueError(f"{name}: {' '.join(reason.split())}") from error
 
 
 def _over_seeds(group: pd.DataFrame) -> dict[str, Any]:

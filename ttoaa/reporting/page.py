@@ -15,6 +15,7 @@ import jinja2
 import pandas as pd
 
 from ttoaa import parquet_io
+from ttoaa.author_errors import blame
 from ttoaa.checksums import KEY
 from ttoaa.experiments.base import Experiment
 from ttoaa.experiments.context import added_later
@@ -22,7 +23,7 @@ from ttoaa.planning.plan import Plan
 from ttoaa.report_stamp import format_stamp, tables_digests
 from ttoaa.reporting import figures
 from ttoaa.reporting.cost import added, cost_of_one, missing_ledgers
-from ttoaa.reporting.estimates import ALL_SEEDS, StudyEstimates, blame, collect, described, summary
+from ttoaa.reporting.estimates import ALL_SEEDS, StudyEstimates, collect, described, summary
 from ttoaa.reporting.figures import Picture, draw
 from ttoaa.reporting.insertions import Filled, filled_slots
 from ttoaa.training.run_records import read_ledger, read_provenance

@@ -77,6 +77,8 @@ class LedgerRecord(TypedDict, total=False):
     """ledger.json of a command; a run's has all keys, that of other commands the seconds."""
 
     seconds: Required[dict[str, float]]
+    incomplete: bool
+    """Whether earlier seconds were lost."""
     goodput: float
     tokens: int
     flops: float

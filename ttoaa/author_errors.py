@@ -1,0 +1,43 @@
+"""Errors in the code of an experiment's author: one line, with the file and line they came from."""
+
+import contextlib
+import pathlib
+import sysconfig
+import traceback
+from collections.abc import Iterator
+
+_HERE = pathlib.Path(__file__).parent
+_LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
+
+
+def describe(error: Exception) -> str:
+    """Return an error in one line, and where in the author's code it was raised.
+
+    That is the last place outside this package and installed libraries. An error that this package
+    raised on purpose, a ValueError or an OSError, has no place if no such code was involved.
+    """
+    expected = isinstance(error, ValueError | OSError)
+    reason = " ".join((str(error) if expected else repr(error)).split())
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [
+        frame
+        for frame in frames
+        if not pathlib.Path(frame.filename).is_relative_to(_HERE)
+        and not frame.filename.startswith((*_LIBRARIES, "<frozen"))
+    ]
+    if not theirs and expected:
+        return reason
+    ours = [frame for frame in frames if pathlib.Path(frame.filename).is_relative_to(_HERE)]
+    frame = (theirs or ours or frames)[-1]
+    return f"{reason} ({frame.filename}:{frame.lineno})"
+
+
+@contextlib.contextmanager
+def blame(name: str) -> Iterator[None]:
+    """Turn any error of an author's code into a ValueError of one line that starts with `name`."""
+    try:
+        yield
+    except Exception as error:
+        reason = describe(error)
+        prefix = "" if reason.startswith(f"{name}:") else f"{name}: "
+        raise ValueError(f"{prefix}{reason}") from error
