@@ -20,6 +20,7 @@ import jax
 from orbax.checkpoint._src.handlers import base_pytree_checkpoint_handler as pytrees
 from orbax.checkpoint._src.path import atomicity
 
+from ttoaa import checksums
 from ttoaa.training import checkpoints, controller_loop, loop
 from ttoaa.training import checkpoints as retention
 from ttoaa.training.metrics import MetricsLog
@@ -82,5 +83,5 @@ if _TARGET is not None:
         lambda path: path.get_final().name.isdecimal(),
     )
     _watch(retention.shutil, "rmtree", "delete")
-    _watch(loop, "write_json", "write")  # provenance.json, ledger.json, finished.json
+    _watch(checksums, "write_json", "write")  # provenance.json, ledger.json, finished.json
     _watch(loop._TrainingRun, "_write_final_records", "finish")

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import studies
-from damage import DAMAGES
+from damage import DAMAGES, cut_in_half, delete, empty, flip_byte
 
 from ttoaa import evaluate, report, status
 from ttoaa.checksums import KEY
