@@ -12,7 +12,7 @@ import studies
 from fakes import SENTENCE
 from training.processes import free_port
 
-from ttoaa import config, train
+from ttoaa import config, training_job
 from ttoaa.training.checkpoint_io import committed_steps, read_checkpoint
 
 STEPS = 12
@@ -90,7 +90,7 @@ class Study:
             "--join_timeout=60",
         ]
         self.corpus = corpus or self._prepared(gin)
-        self.state = train.compiled_step(config.load([gin])[0]).state
+        self.state = training_job.compiled_step(config.load([gin])[0]).state
 
     def _prepared(self, gin):
         told = studies.run("prepare", self.root / "prepared", f"--gin_file={gin}")

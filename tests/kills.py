@@ -3,6 +3,10 @@
 A tiny run is killed at a moment, by SIGTERM or `kill -9`, started again and left to end: its
 parameters, moments and records must be those of a run that nothing disturbed, to the bit. Of two
 processes one is killed, and the other must end by itself soon. Exits with 1 where anything differs.
+
+With --signals=200, all commands get so many SIGINT and SIGTERM at random moments instead, from
+their first line on (stops.py). Every one must end with 130 or 143, one line, and nothing left; the
+command is then started again, and must make what it makes undisturbed.
 """
 
 import argparse
@@ -12,11 +16,14 @@ import json
 import pathlib
 import re
 import signal
+import statistics
 import sys
 import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
+import stops
+import studies
 from interrupted import Interrupted, Kill, Study, random_kills, write_text
 
 TERM = signal.SIGTERM
@@ -73,7 +80,10 @@ def main():
     parser.add_argument("--only", default="", help="a pattern of names of cases")
     parser.add_argument("--workers", type=int, default=2, help="cases at a time")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
+    parser.add_argument("--signals", type=int, default=0, help="signals to all commands instead")
     asked = parser.parse_args()
+    if asked.signals:
+        sys.exit(signals(asked.signals, asked.seed, asked.only))
     chosen = {name: c for name, c in cases(asked.seed).items() if re.search(asked.only, name)}
     with tempfile.TemporaryDirectory() as root:
         study = Study(pathlib.Path(root) / "study", write_text(pathlib.Path(root) / "text"))
@@ -95,6 +105,32 @@ def main():
     }
     print(json.dumps(summary))
     sys.exit(bool(summary["bad"]))
+
+
+def signals(count, seed, only):
+    """Send so many signals; print a JSON line for each, and a table. Returns the exit code."""
+    commands = [command for command in stops.COMMANDS if re.search(only, command.name)]
+    with tempfile.TemporaryDirectory() as root:
+        folder = pathlib.Path(root)
+        workdir = studies.make(folder, write_text(folder / "text"))
+        told = []
+        for line in stops.chains(stops.Whole(folder, workdir), count, seed, commands):
+            print(json.dumps(line), flush=True)
+            told.append(line)
+    hits = [line for line in told if line.get("hit")]
+    print("| command | signals | SIGINT | exit codes | median s | longest s | problems |")
+    print("|---|---|---|---|---|---|---|")
+    for name in (command.name for command in commands):
+        ours = [line for line in hits if line["command"] == name]
+        codes = dict(collections.Counter(line["code"] for line in ours))
+        seconds = [line["seconds"] for line in ours] or [0.0]
+        ints = sum(line["signal"] == "SIGINT" for line in ours)
+        bad = sum(bool(line["problems"]) for line in told if line["command"] == name)
+        times = f"{statistics.median(seconds):.2f} | {max(seconds):.2f}"
+        print(f"| {name} | {len(ours)} | {ints} | {codes} | {times} | {bad} |")
+    bad = [line for line in told if line["problems"]]
+    print(json.dumps({"signals": len(hits), "restarts": len(told) - len(hits), "bad": len(bad)}))
+    return int(bool(bad))
 
 
 if __name__ == "__main__":

@@ -90,11 +90,13 @@ def write_gin(folder, paths):
     return path
 
 
-def start(module, workdir, *more, slow=0.0, **options):
+def start(module, workdir, *more, slow=0.0, env=None, **options):
     """`python -m ttoaa.<module>`, not waited for; each batch takes `slow` seconds."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
     # One device, as there is in the tests' own process, where some of these commands run too.
     one = {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
-    env = {**one, **os.environ, "PYTHONPATH": PYTHONPATH, "TTOAA_TEST_SLOW": str(slow)}
+    own = {"PYTHONPATH": PYTHONPATH, "TTOAA_TEST_SLOW": str(slow), **(env or {})}
+    env = {**one, **os.environ, **own}
     command = [sys.executable, "-m", f"ttoaa.{module}", f"--workdir={workdir}", *more]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
     return subprocess.Popen(command, env=env, cwd=pathlib.Path(workdir).anchor, **options)
@@ -128,6 +130,7 @@ def make(folder, paths):
     assert code == 0, err
     (folder / "printed").write_text(out)
     (folder / "folder").write_text(str(folder))
+    return workdir
 
 
 def copy(workdir, target, *names):

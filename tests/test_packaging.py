@@ -196,7 +196,9 @@ find = importlib.util.find_spec  # by which etils asks whether there is a Tensor
 importlib.util.find_spec = lambda name, *more: None if hidden(name) else find(name, *more)
 """
 WHOLE_STUDY += """
-from ttoaa import config, evaluate, prepare, report, study, train
+from ttoaa import config, training_job
+from ttoaa.data.prepare.pipeline import prepare
+from ttoaa.evaluation.job import evaluate
 from ttoaa.reporting import page
 from ttoaa.study_handle import StudyHandle
 from ttoaa.workdir import Workdir, write_text
@@ -206,11 +208,11 @@ workdir = Workdir(pathlib.Path(root))
 small, resolved = config.load([pathlib.Path(file)], bindings)
 write_text(workdir.config, resolved)
 config.cache_compilations(workdir)
-prepare.prepare(small.prepare, workdir.corpus, progress=False)
-train.run(small, workdir, "control")
+prepare(small.prepare, workdir.corpus, progress=False)
+training_job.run(small, workdir, "control")
 StudyHandle(small, workdir).make_plan()
-train.run(small, workdir, "run")
-assert evaluate.evaluate(small, workdir)[1] == []
+training_job.run(small, workdir, "run")
+assert evaluate(small, workdir)[1] == []
 page.write(workdir.root, small.name, small.experiments)
 sys.exit(f"imported {sorted(Hider.imported)}" if Hider.imported else 0)
 """

@@ -163,7 +163,8 @@ def test_bad_flags_end_it_before_anything_starts(finished, tmp_path, flag, messa
 
 
 def test_seed_is_not_taken_for_seeds(finished):
-    assert "takes --seeds=0,1,2, not --seed" in studies.main(study, finished[0], "--seed=1")
+    code, out, err = studies.run("study", finished[0], "--seed=1")
+    assert (code, out) == (2, "") and "--seed is no flag of study: name all by --seeds=0,1,2" in err
 
 
 @pytest.mark.parametrize(

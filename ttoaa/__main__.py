@@ -1,11 +1,9 @@
 """Run one command of ttoaa: `ttoaa train --workdir=…` does what `python -m ttoaa.train` does."""
 
 import os
-import pathlib
-import runpy
 import sys
 
-from ttoaa import __version__
+from ttoaa import __version__, signals
 
 COMMANDS = {
     "prepare": "ttoaa.prepare",
@@ -27,6 +25,7 @@ COMMANDS = {
 def main() -> None:
     """Run the command that sys.argv names; without one, list the commands."""
     arguments = sys.argv[1:]
+    signals.install(" ".join(arguments[:1]) or "ttoaa")
     if not arguments or arguments[0] in ("--help", "-h", "help"):
         print(overview())
     elif arguments[0] == "--version":
@@ -43,6 +42,8 @@ def main() -> None:
             # configs may import experiments.
             sys.path[0] = os.getcwd()
         sys.argv[:2] = [" ".join(sys.argv[:2])]
+        import runpy  # late: the time until signals are handled is short
+
         runpy.run_module(COMMANDS[arguments[0]], run_name="__main__", alter_sys=True)
 
 
@@ -61,6 +62,8 @@ def overview() -> str:
 
 
 def _summary(module: str) -> str:
+    import pathlib
+
     path = pathlib.Path(__file__).parent.joinpath(*module.split(".")[1:])
     path = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
     return path.read_text(encoding="utf-8").split('"""')[1].splitlines()[0].rstrip(".")

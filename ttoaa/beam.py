@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 import numpy as np
 from absl import flags
 
-from ttoaa import command_line, config
+from ttoaa import command_line, study_flags
 from ttoaa.data.corpus import MANIFEST, SPLITS, Corpus
 from ttoaa.data.ngram_search import Patterns, scan_path
 from ttoaa.data.tokenizer import Tokenizer
@@ -42,6 +42,8 @@ def main(argv: Sequence[str]) -> None:
     commands = {"prepare": _prepare, "scan": _scan}
     if len(argv) < 2 or argv[1] not in commands:
         raise ValueError(f"name the task: ttoaa beam {' or '.join(commands)}")
+    if stray := [argument for argument in argv[2:] if not argument.startswith("-")]:
+        raise ValueError(f"unexpected argument {stray[0]!r}: write the value of a flag after '='")
     try:
         commands[argv[1]](_options(argv[2:]))
     except ImportError as error:  # Beam is an extra
@@ -61,6 +63,8 @@ def _options(rest: Sequence[str]) -> "PipelineOptions":
 
 
 def _prepare(options: "PipelineOptions") -> None:
+    study_flags.check_study()
+    from ttoaa import config
     from ttoaa.data.beam import prepare_with_beam
 
     study, folder = config.load_from_flags(), config.workdir_from_flags().corpus
@@ -75,7 +79,7 @@ def _scan(options: "PipelineOptions") -> None:
 
     if _PATTERNS.value is None:
         raise ValueError("scan needs --patterns")
-    corpus = Corpus.open(config.workdir_from_flags().corpus, verify=False)
+    corpus = Corpus.open(study_flags.workdir_from_flags().corpus, verify=False)
     patterns = _load_patterns(pathlib.Path(_PATTERNS.value).expanduser(), corpus.tokenizer)
     found = scan_with_beam(corpus, _SPLIT.value, patterns, options, _WINDOW.value)
     path = scan_path(corpus, _SPLIT.value, patterns, _WINDOW.value)
@@ -114,4 +118,6 @@ def _load_patterns(path: pathlib.Path, tokenizer: Tokenizer) -> Patterns:
 
 
 if __name__ == "__main__":
-    command_line.run("beam", main, config, unknown_flags=True)
+    command_line.run(
+        "beam", main, study_flags, unknown_flags=True, without={"seed": "all seeds share a corpus"}
+    )

@@ -3,10 +3,13 @@
 import functools
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+import types
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import ModuleType
 
 from absl import app, flags
+
+from ttoaa import signals
 
 _HELP = ("-h", "-help", "--help", "-helpshort", "--helpshort", "-?")
 _HELP_FULL = ("-helpfull", "--helpfull")
@@ -18,8 +21,9 @@ def run(
     *shared: ModuleType,
     arguments: bool = False,
     unknown_flags: bool = False,
+    without: Mapping[str, str] = types.MappingProxyType({}),
 ) -> None:
-    """Run `main` as the command `ttoaa NAME` and exit.
+    """Run `main` as the command `ttoaa NAME` and exit; signals stop it as `ttoaa.signals` says.
 
     A ValueError or an OSError of `main` becomes one line and exit code 1; a mistake in the command
     line becomes one line and exit code 2.
@@ -28,8 +32,10 @@ def run(
         shared: modules whose flags the command takes in addition to its own.
         arguments: whether `main` takes arguments that are not flags.
         unknown_flags: whether flags that nobody defined are passed to `main`, too.
+        without: shared flags that the command does not take, and what to do instead.
     """
-    parse = functools.partial(_parse, name, main, shared, arguments, unknown_flags)
+    signals.install(name)
+    parse = functools.partial(_parse, name, main, shared, arguments, unknown_flags, without)
     app.run(functools.partial(call, name, main), flags_parser=parse)
 
 
@@ -47,12 +53,13 @@ def _parse(
     shared: Sequence[ModuleType],
     arguments: bool,
     unknown_flags: bool,
+    without: Mapping[str, str],
     argv: Sequence[str],
 ) -> list[str]:
     given = argv[1 : argv.index("--")] if "--" in argv else argv[1:]
     full = any(argument in _HELP_FULL for argument in given)
     if full or any(argument in _HELP for argument in given):
-        print(help_text(name, main, shared, full=full))
+        print(help_text(name, main, shared, full=full, without=without))
         sys.exit()
     try:
         rest = flags.FLAGS(list(argv), known_only=unknown_flags)
@@ -62,6 +69,9 @@ def _parse(
             if problem.startswith(f"flag --{flag.name}=None: "):
                 problem = f"--{flag.name} is required"
         _refuse(name, problem)
+    for flag in without:
+        if flags.FLAGS[flag].present:
+            _refuse(name, f"--{flag} is no flag of {name}: {without[flag]}")
     if rest[1:] and not (arguments or unknown_flags):
         _refuse(name, f"unexpected argument {rest[1]!r}: write the value of a flag after '='")
     return rest
@@ -78,9 +88,11 @@ def help_text(
     shared: Sequence[ModuleType],
     *,
     full: bool = False,
+    without: Collection[str] = (),
 ) -> str:
     """Describe the command and its flags, its own first; with `full` also those of libraries."""
-    own, ours = _flags_of(main.__module__), _ours(main, shared)
+    own = _flags_of(main.__module__)
+    ours = [flag for flag in _ours(main, shared) if flag.name not in without]
     common = [flag for flag in ours if flag not in own]
     sections = [("flags", own), ("common flags", common)]
     if full:

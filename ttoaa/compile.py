@@ -11,18 +11,18 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
-from jax.sharding import Mesh
 
-from ttoaa import command_line, config
-from ttoaa.compilation import pods
-from ttoaa.compilation.estimate import Measures, compile_cached, extrapolate, measure, report
-from ttoaa.evaluation.checkpoint_outcomes import abstract_on, layout_for, within
-from ttoaa.model.sharding import make_mesh
-from ttoaa.scoring.likelihood import Lowered, lower_scoring
-from ttoaa.training.step import CompiledStep
+from ttoaa import command_line, study_flags
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+    from ttoaa.compilation.estimate import Measures
+    from ttoaa.config import Study
+    from ttoaa.scoring.likelihood import Lowered
 
 _TOPOLOGY = flags.DEFINE_string(
     "topology", None, "pod to compile for, by the name that libtpu uses, such as v5p:4x4x4"
@@ -50,7 +50,7 @@ MODELLED = (
 
 
 def estimate(
-    study: config.Study,
+    study: "Study",
     topology: str,
     *,
     evaluation: bool = False,
@@ -67,12 +67,17 @@ def estimate(
     Raises:
         ValueError: libtpu is missing, the topology is unknown, or the study does not fit it.
     """
+    from ttoaa.compilation import pods
+    from ttoaa.compilation.estimate import compile_cached, extrapolate, measure, report
+    from ttoaa.evaluation.checkpoint_outcomes import layout_for
+    from ttoaa.model.sharding import make_mesh
+
     devices = pods.devices(topology, 1 if evaluation else study.layout.slices)
     layout = layout_for(study.layout, len(devices)) if evaluation else study.layout
     mesh, model = make_mesh(layout, devices), study.model
     lower = _lower_scoring_pass if evaluation else _lower_step
 
-    def compile_layers(count: int) -> tuple[Measures, str, Lowered]:
+    def compile_layers(count: int) -> tuple["Measures", str, "Lowered"]:
         resized = dataclasses.replace(model, layers=count)
         lowered = lower(dataclasses.replace(study, model=resized), mesh)
         options = dict(lowered.execution.compiler_options)
@@ -112,23 +117,29 @@ def estimate(
     }
 
 
-def _lower_step(study: config.Study, mesh: Mesh) -> Lowered:
+def _lower_step(study: "Study", mesh: "Mesh") -> "Lowered":
+    from ttoaa.scoring.likelihood import Lowered
+    from ttoaa.training.step import CompiledStep
+
     program = CompiledStep(study.model, study.training, study.geometry, study.execution, mesh)
     return Lowered(program.lower(), study.geometry.batch, program.resolved)
 
 
-def _lower_scoring_pass(study: config.Study, mesh: Mesh) -> Lowered:
+def _lower_scoring_pass(study: "Study", mesh: "Mesh") -> "Lowered":
     """Lower a pass that scores rows as long as those of training."""
+    from ttoaa.evaluation.checkpoint_outcomes import abstract_on, within
+    from ttoaa.scoring.likelihood import lower_scoring
+
     platform = mesh.devices.flat[0].platform
     with within(mesh):
         return lower_scoring(study.model, abstract_on(study, mesh), study.geometry.length, platform)
 
 
-def _load_study() -> config.Study:
+def _load_study() -> "Study":
     """Load the study from the gin files or from the workdir's config; write nothing."""
+    from ttoaa import config
+
     files = [pathlib.Path(name) for name in flags.FLAGS.gin_file]
-    if not files and not flags.FLAGS.workdir:
-        raise ValueError("name the study's config by --gin_file")
     files = files or [config.workdir_from_flags().config]
     return config.load(files, flags.FLAGS.gin_bindings)[0]
 
@@ -137,6 +148,10 @@ def main(argv: Sequence[str]) -> None:
     del argv
     if not _TOPOLOGY.value:
         raise ValueError("name the pod by --topology, such as --topology=v5p:4x4x4")
+    if not (flags.FLAGS.gin_file or flags.FLAGS.workdir):
+        raise ValueError("name the study's config by --gin_file")
+    if flags.FLAGS.workdir:
+        study_flags.check_study()
     result = estimate(
         _load_study(),
         _TOPOLOGY.value,
@@ -149,4 +164,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     flags.FLAGS.set_default("workdir", "")  # optional here only
-    command_line.run("compile", main, config)
+    command_line.run("compile", main, study_flags, without={"seed": "it changes no program"})

@@ -7,18 +7,13 @@ Evaluation needs only the study's folder, and skips tables that exist. Several j
 on any devices, and share the work; a job that dies loses at most the table that it was making.
 """
 
-import signal
 import sys
 from collections.abc import Sequence
 
 from absl import flags
 
-from ttoaa import command_line, config
-from ttoaa.evaluation.job import evaluate
-from ttoaa.evaluation.watch import Patience
-from ttoaa.evaluation.work_list import known_steps
+from ttoaa import command_line, study_flags
 from ttoaa.locks import LEASE_STALE
-from ttoaa.training.topology import pin_cores
 
 _EXPERIMENTS = flags.DEFINE_list(
     "experiments", None, "names of the experiments to score; by default all"
@@ -41,25 +36,20 @@ _STALE = flags.DEFINE_float(
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    asked = signal.SIGINT
+    study_flags.check_study()
+    from ttoaa import config
+    from ttoaa.evaluation.job import evaluate
+    from ttoaa.evaluation.watch import Patience
+    from ttoaa.evaluation.work_list import known_steps
+    from ttoaa.training.topology import pin_cores
 
-    def stop(number: int, frame: object) -> None:
-        nonlocal asked
-        asked = signal.Signals(number)
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)
-    try:
-        study, workdir = config.load_from_flags(), config.workdir_from_flags()
-        study = config.only(study, _EXPERIMENTS.value)
-        pin_cores()
-        config.cache_compilations(workdir)
-        steps = known_steps(workdir, _STEPS.value, _WATCH.value) if _STEPS.value else None
-        patience = Patience(_WATCH.value, _GIVE_UP_AFTER.value, _STALE.value)
-        written, failures = evaluate(study, workdir, steps, patience)
-    except KeyboardInterrupt:
-        print("evaluate: stopped; run it again to go on", file=sys.stderr)
-        sys.exit(128 + asked)
+    study, workdir = config.load_from_flags(), config.workdir_from_flags()
+    study = config.only(study, _EXPERIMENTS.value)
+    pin_cores()
+    config.cache_compilations(workdir)
+    steps = known_steps(workdir, _STEPS.value, _WATCH.value) if _STEPS.value else None
+    patience = Patience(_WATCH.value, _GIVE_UP_AFTER.value, _STALE.value)
+    written, failures = evaluate(study, workdir, steps, patience)
     print(f"evaluate: {written} tables written in {workdir.tables}")
     for failure in failures:
         print(f"evaluate: failed: {failure}", file=sys.stderr)
@@ -67,4 +57,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run("evaluate", main, config)
+    command_line.run("evaluate", main, study_flags)

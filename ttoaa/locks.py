@@ -27,6 +27,9 @@ from typing import Any, NamedTuple
 
 import tqdm
 
+from ttoaa import signals
+from ttoaa.workdir import is_of_dead_process, lock_while_open
+
 PIN_STALE = 600.0
 """Seconds without a heartbeat after which a pin is stale."""
 LEASE_STALE = 300.0
@@ -117,10 +120,14 @@ class Leases:
         if newest and _read_lease(newest).alive:
             return False
         path = self.folder / f"{name}.{1 + _generation(newest) if newest else 0}"
-        try:
-            file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-        except FileExistsError:
-            return False
+        with signals.shield():
+            try:
+                # The last holder may have removed it, if it was empty.
+                self.folder.mkdir(parents=True, exist_ok=True)
+                file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+            except FileExistsError:
+                return False
+            signals.hold(path)
         try:
             self._sign(file)
             # List again: a network file system may have cached the listing above, in which case
@@ -158,6 +165,7 @@ class Leases:
                         older.unlink(missing_ok=True)
         finally:
             os.close(self._files.pop(name))
+            signals.let_go(path)
 
     def remove_stale(self) -> None:
         """Remove the leases of dead jobs."""
@@ -224,6 +232,7 @@ def _is_unlocked(path: pathlib.Path, signature: dict[str, Any]) -> bool:
 def _withdraw(path: pathlib.Path, file: int) -> None:
     path.unlink(missing_ok=True)
     os.close(file)
+    signals.let_go(path)
 
 
 def _boot(file: os.stat_result) -> str:
@@ -256,7 +265,9 @@ def exclusive(
     Raises:
         ValueError: another process holds the lock, and gave a heartbeat meanwhile.
     """
-    with Leases(folder / "leases", stale) as held:
+    with contextlib.ExitStack() as stack:
+        stack.callback(_remove_if_empty, folder)
+        held = stack.enter_context(Leases(folder / "leases", stale))
         youngest = float("inf")
         while not held.acquire(name):
             if other := _find_holder(folder, name):
@@ -270,6 +281,14 @@ def exclusive(
                 youngest = other.age
             time.sleep(poll)
         yield lambda: held.holds(name)
+
+
+def _remove_if_empty(folder: pathlib.Path) -> None:
+    """Remove a folder in which nothing was made: one that looks begun would mislead."""
+    with contextlib.suppress(OSError):
+        if os.listdir(folder) == ["leases"]:
+            (folder / "leases").rmdir()
+            folder.rmdir()
 
 
 def _find_holder(folder: pathlib.Path, name: str) -> Lease | None:
@@ -310,19 +329,24 @@ def pin(folder: pathlib.Path, step: int) -> Iterator[None]:
     a checkpoint that cannot be read.
     """
     own = _pins(folder) / f"{step}@{_new_owner()}"
-    try:
+    with contextlib.ExitStack() as held:
+        held.enter_context(signals.unfinished(own))
+        held.callback(_remove_pin, own)
         with contextlib.suppress(OSError):
             own.parent.mkdir(exist_ok=True)
             own.touch()
+            lock_while_open(held.enter_context(open(own, "rb")).fileno())
         while _exists_fresh(folder, f"{step}.deleting"):
             time.sleep(0.01)
         if not (folder / str(step)).is_dir():
             raise CheckpointGone(f"there is no checkpoint {step} in {folder}, or no longer")
         with _heartbeat([own], PIN_STALE):
             yield
-    finally:
-        with contextlib.suppress(OSError):
-            own.unlink()
+
+
+def _remove_pin(path: pathlib.Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 @contextlib.contextmanager
@@ -330,17 +354,25 @@ def deletion_mark(folder: pathlib.Path, step: int) -> Iterator[bool]:
     """Mark a checkpoint for deletion; yields whether it is unpinned, and then nobody can pin it."""
     mark = _pins(folder) / f"{step}.deleting"
     mark.parent.mkdir(exist_ok=True)
-    mark.touch()
-    try:
-        yield not _exists_fresh(folder, f"{step}@")
-    finally:
-        mark.unlink(missing_ok=True)
+    with signals.unfinished(mark):
+        mark.touch()
+        try:
+            yield not _exists_fresh(folder, f"{step}@")
+        finally:
+            mark.unlink(missing_ok=True)
 
 
 def remove_stale_pins(folder: pathlib.Path) -> None:
     """Remove stale pins and all deletion marks; for a trainer that starts, and so has none."""
     for path in _pin_files(folder):
         if path.name.endswith(".deleting") or _heartbeat_age(path) >= PIN_STALE:
+            path.unlink(missing_ok=True)
+
+
+def remove_dead_pins(folder: pathlib.Path) -> None:
+    """Remove the pins of killed processes of this machine, whose work nobody continues any more."""
+    for path in _pin_files(folder):
+        if is_of_dead_process(path):
             path.unlink(missing_ok=True)
 
 

@@ -84,6 +84,7 @@ def _audit(workdir: Workdir) -> str:
 
 
 def _make(workdir: Workdir) -> None:
+    study_flags.check_study()
     from ttoaa import config
     from ttoaa.study_handle import StudyHandle
 

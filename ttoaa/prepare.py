@@ -14,14 +14,8 @@ from typing import Any
 
 from absl import flags
 
-from ttoaa import command_line, config
-from ttoaa.data import storage
-from ttoaa.data.corpus import MANIFEST, Manifest
-from ttoaa.data.prepare.pipeline import prepare
+from ttoaa import command_line, study_flags
 from ttoaa.data.sources.files import RECORD_KINDS, TextFiles
-from ttoaa.data.sources.mixture import Mixture
-from ttoaa.data.sources.tfds_dataset import INFO
-from ttoaa.identity import check
 
 _INPUT = flags.DEFINE_list(
     "input",
@@ -57,6 +51,14 @@ _TO = flags.DEFINE_string("to", None, "URL to publish the finished corpus at")
 
 def main(argv: Sequence[str]) -> None:
     del argv
+    _check_flags()
+    study_flags.check_study()
+    from ttoaa import config
+    from ttoaa.data import storage
+    from ttoaa.data.corpus import MANIFEST
+    from ttoaa.data.prepare.pipeline import prepare
+    from ttoaa.data.sources.mixture import Mixture
+
     study = config.load_from_flags(_bindings())
     chosen = study.prepare
     folder = config.workdir_from_flags().corpus
@@ -90,6 +92,9 @@ def _report_skipped(source: Any) -> None:
 
 def _check_manifest(chosen: Any, content: bytes) -> None:
     """Raise ValueError for the manifest of a corpus of another config."""
+    from ttoaa.data.corpus import Manifest
+    from ttoaa.identity import check
+
     try:
         made = Manifest.from_bytes(content).config
     except (ValueError, TypeError, KeyError) as error:
@@ -97,13 +102,22 @@ def _check_manifest(chosen: Any, content: bytes) -> None:
     check(_FROM.value, made, chosen.identity(), "use another --from, or change the config")
 
 
-def _bindings() -> list[str]:
-    """Return the flags as gin bindings, which the study's config keeps."""
-    options = [flag for flag in (_FIELD, _RECORDS, _UNDECODABLE) if flag.value is not None]
-    if options and not _INPUT.value:
+def _options() -> list[Any]:
+    return [flag for flag in (_FIELD, _RECORDS, _UNDECODABLE) if flag.value is not None]
+
+
+def _check_flags() -> None:
+    if (options := _options()) and not _INPUT.value:
         raise ValueError(f"--{options[0].name} needs --input: give both, or bind it in the config")
     if _EOS.present and not _TOKENIZER.value:
         raise ValueError("--eos needs --tokenizer: give both, or bind it in the config")
+
+
+def _bindings() -> list[str]:
+    """Return the flags as gin bindings, which the study's config keeps."""
+    from ttoaa.data import storage
+    from ttoaa.data.sources.tfds_dataset import INFO
+
     lines = []
     if _INPUT.value:
         paths = [storage.absolute(path) for path in _INPUT.value]
@@ -111,7 +125,7 @@ def _bindings() -> list[str]:
         kind, parameter = ("TfdsDataset", "folder") if is_tfds else ("TextFiles", "paths")
         lines += [f"Prepare.source = @{kind}()"]
         lines += [f"{kind}.{parameter} = {(paths[0] if is_tfds else paths)!r}"]
-        lines += [f"{kind}.{flag.name} = {flag.value!r}" for flag in options]
+        lines += [f"{kind}.{flag.name} = {flag.value!r}" for flag in _options()]
     if _TOKENIZER.value:
         path = storage.absolute(_TOKENIZER.value)
         lines += ["Prepare.tokenizer = @ExistingTokenizer()", f"ExistingTokenizer.path = {path!r}"]
@@ -120,4 +134,4 @@ def _bindings() -> list[str]:
 
 
 if __name__ == "__main__":
-    command_line.run("prepare", main, config)
+    command_line.run("prepare", main, study_flags, without={"seed": "all seeds share a corpus"})

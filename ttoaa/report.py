@@ -11,13 +11,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from ttoaa import command_line, config
-from ttoaa.experiments.context import outcome_fingerprints
-from ttoaa.reporting import hypothesis_tests, page
-from ttoaa.reporting.cost import missing_ledgers
-from ttoaa.reporting.estimates import described, stale_tables
-from ttoaa.study_handle import StudyHandle
-from ttoaa.training.run_records import check_run
+from ttoaa import command_line, study_flags
 from ttoaa.workdir import RUNS, Workdir
 
 _TESTS = flags.DEFINE_bool(
@@ -33,6 +27,15 @@ _AGAINST = flags.DEFINE_string(
 
 def main(argv: Sequence[str]) -> None:
     del argv
+    study_flags.check_study()
+    from ttoaa import config
+    from ttoaa.experiments.context import outcome_fingerprints
+    from ttoaa.reporting import hypothesis_tests, page
+    from ttoaa.reporting.cost import missing_ledgers
+    from ttoaa.reporting.estimates import described, stale_tables
+    from ttoaa.study_handle import StudyHandle
+    from ttoaa.training.run_records import check_run
+
     study, root = config.load_from_flags(), config.workdir_from_flags().root
     without: list[pathlib.Path] = []
     for folder in (Workdir(root, seed) for seed in Workdir(root).seeds()):
@@ -56,4 +59,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run("report", main, config)
+    command_line.run("report", main, study_flags, without={"seed": "a report covers all seeds"})

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ttoaa import signals
 from ttoaa.evaluation.watch import span
 from ttoaa.workdir import Workdir
 
@@ -31,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     asked = parser.parse_args(argv)
+    if asked.workdir and asked.named:
+        parser.error("name the study's folder once")
     folder = asked.workdir or asked.named
     if folder is None:
         parser.error("name the study's folder")
@@ -115,4 +118,5 @@ def _tables(of: dict[str, Any]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
+    signals.install("status")
     main()

@@ -12,13 +12,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from absl import flags
 
-from ttoaa import command_line, config, identity
-from ttoaa.evaluation.study_status import study_status
-from ttoaa.training.run_records import read_finished
+from ttoaa import command_line, signals, study_flags
 from ttoaa.workdir import RUNS, Workdir
+
+if TYPE_CHECKING:
+    from ttoaa.config import Study
 
 # glibc reads it when a process starts; steps on CPU touch much memory, and gain a tenth or more.
 _HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
@@ -30,11 +32,13 @@ _SEEDS = flags.DEFINE_list(
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    if flags.FLAGS["seed"].present:
-        raise ValueError("a study takes --seeds=0,1,2, not --seed")
+    seeds = _seeds(_SEEDS.value)
+    study_flags.check_study()
+    from ttoaa import config
+    from ttoaa.evaluation.study_status import study_status
+
     started = time.perf_counter()
     study = config.load_from_flags()  # a bad config ends here, before anything starts
-    seeds = _seeds(_SEEDS.value)
     root = config.workdir_from_flags().root
     status = study_status(study, root)
     scored = [seed["seed"] for seed in status["seeds"] if seed["scored"]]
@@ -55,8 +59,11 @@ def main(argv: Sequence[str]) -> None:
     print(f"study: done in {time.perf_counter() - started:.0f} s; open {root / 'report.html'}")
 
 
-def _check_runs(study: config.Study, workdir: Workdir) -> None:
+def _check_runs(study: "Study", workdir: Workdir) -> None:
     """Raise ValueError if finished runs were trained with another model, geometry or numerics."""
+    from ttoaa import identity
+    from ttoaa.training.run_records import read_finished
+
     now = identity.identity(
         geometry=study.geometry, model=study.model, training=study.training.numerics()
     )
@@ -78,26 +85,30 @@ def _seeds(names: Sequence[str]) -> list[int]:
 
 
 class _Runner:
-    """Runs stages; SIGTERM is passed on, so that a training run can save, and is the last one."""
-
-    def __init__(self) -> None:
-        self.process: subprocess.Popen[bytes] | None = None
-        self.asked = False
-        signal.signal(signal.SIGTERM, self._stop)
+    """Runs stages. A signal is passed on, so that a training run can save, and ends the study."""
 
     def run(self, command: Sequence[str]) -> None:
-        with subprocess.Popen(command, env={**_HUGE_PAGES, **os.environ}) as self.process:
-            if self.asked:  # the signal came while this stage was started
-                self.process.terminate()
-            code = self.process.wait()
-        if code or self.asked:
-            sys.exit(code if code > 0 else 128 + (-code or signal.SIGTERM))
+        self.process: subprocess.Popen[bytes] | None = None
+        with signals.deferred(self._pass_on) as stop, signals.child_processes() as own:
+            # In a group of its own, a stage gets Ctrl-C once: from here.
+            environment = {**_HUGE_PAGES, **os.environ}
+            with subprocess.Popen(command, env=environment, process_group=0) as self.process:
+                own(self.process.pid)
+                if stop.number:  # the signal came while this stage was started
+                    self.process.terminate()
+                code = self.process.wait()
+        if stop.number and code in (0, -signal.SIGTERM, 128 + signal.SIGTERM):
+            if code <= 0:  # it printed no line of its own
+                print("study: stopped; run it again to continue", file=sys.stderr)
+            sys.exit(128 + stop.number)
+        if code:
+            sys.exit(code if code > 0 else 128 - code)
 
-    def _stop(self, number: int, frame: object) -> None:
-        self.asked = True
+    def _pass_on(self, number: int) -> None:
+        """Pass on any signal as SIGTERM: it is silent also where Python has only just started."""
         if self.process:
             self.process.terminate()
 
 
 if __name__ == "__main__":
-    command_line.run("study", main, config)
+    command_line.run("study", main, study_flags, without={"seed": "name all by --seeds=0,1,2"})

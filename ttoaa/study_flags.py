@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from ttoaa.workdir import Workdir
+from ttoaa.workdir import Workdir, remove_leftovers
 
 GIN_FILE = flags.DEFINE_multi_string(
     "gin_file", [], "config files of the study; later files override earlier ones"
@@ -20,7 +20,17 @@ _SEED = flags.DEFINE_integer(
 
 
 def workdir_from_flags() -> Workdir:
-    return Workdir(pathlib.Path(_WORKDIR.value).expanduser().resolve(), _SEED.value)
+    """Return the study's folder, after removing what killed processes left unfinished in it."""
+    workdir = Workdir(pathlib.Path(_WORKDIR.value).expanduser().resolve(), _SEED.value)
+    remove_leftovers(workdir.root)
+    return workdir
+
+
+def check_study() -> None:
+    """Raise ValueError, before anything slow is imported, where there is no config to load."""
+    workdir = workdir_from_flags()
+    if not (GIN_FILE.value or workdir.config.exists()):
+        raise ValueError(f"{workdir.root} holds no study yet: name its config with --gin_file")
 
 
 def optional(name: str, alone: str, help_: str) -> "flags.Flag[str]":

@@ -6,34 +6,15 @@
 Training continues from the newest checkpoint; a finished run is left as it is.
 """
 
-import contextlib
-import pathlib
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from absl import flags
 
-from ttoaa import command_line, config, identity
-from ttoaa.data.loader import Transform, batches
-from ttoaa.data.repetition_filter import RepetitionFilter
-from ttoaa.experiments import controllers
-from ttoaa.experiments.context import probes_fingerprint
-from ttoaa.locks import exclusive_trainer
-from ttoaa.model.sharding import make_mesh
-from ttoaa.planning.build import check_arms
-from ttoaa.planning.injection import Overlay, SlotOverlay
-from ttoaa.study_handle import StudyHandle
-from ttoaa.training import init_from, multihost, throughput
-from ttoaa.training.checkpoint_io import newest_meta
-from ttoaa.training.controller_loop import ControllerSet
-from ttoaa.training.device_feed import apply_transforms
-from ttoaa.training.loop import AGREED, Job, Stopped, train
-from ttoaa.training.run_records import FINISHED, read_finished
-from ttoaa.training.step import CompiledStep
-from ttoaa.training.topology import pin_cores, split_cpu
-from ttoaa.workdir import RUNS, Workdir
+from ttoaa import command_line, signals, study_flags
+from ttoaa.training import train_flags
+from ttoaa.workdir import RUNS
 
 _RUN = flags.DEFINE_enum(
     "run", "run", RUNS, "which run to train: the control run, or the run with the experiments"
@@ -41,153 +22,29 @@ _RUN = flags.DEFINE_enum(
 _BEGAN = time.time()
 
 
-def check_run(handle: StudyHandle, kind: str) -> None:
-    """Raise ValueError for what a run cannot be trained with, before any device is touched."""
-    _ = handle.corpus
-    if kind == "run":
-        handle.check_plan_fits()
-        check_arms(handle.plan, handle.config.training.max_arms)
-
-
-def identity_of(handle: StudyHandle, kind: str, controls: ControllerSet) -> dict[str, Any]:
-    """Describe all that decides the run's batches and numerics.
-
-    Raises ValueError where the control run of this study was made with other settings.
-    """
-    study, workdir = handle.config, handle.workdir
-    begun = [made for each in (kind, "control") if (made := _made(workdir.run(each)))]
-    probes = probes_fingerprint(handle.probes), controls.measured_fingerprint
-    ours = identity.identity(
-        corpus=handle.corpus.fingerprint,
-        order=handle.order.fingerprint,
-        plan=handle.plan.hash if kind == "run" else "none",
-        probes="-".join(filter(None, probes)),
-        controllers=controls.fingerprint if controls.overlay else "none",
-        geometry=study.geometry,
-        model=study.model,
-        training=study.training.numerics(),
-        seed=workdir.seed,
-        init_from=init_from.find_source(
-            study.init_from, begun[0].get("init_from") if begun else None
-        ),
-    )
-    if kind == "run" and (control := _made(workdir.run("control"))):
-        alike = {**ours, "plan": "none", "controllers": "none"}
-        identity.check(workdir.run("control"), control, alike, identity.RETRAIN)
-    return ours
-
-
-def make_job(
-    handle: StudyHandle,
-    kind: str,
-    controls: ControllerSet,
-    made_of: Mapping[str, Any],
-    ours: Callable[[], bool],
-    profile: range,
-) -> Job:
-    """Put together the training job on the devices that are here; `ours` as in `Job`."""
-    study, workdir = handle.config, handle.workdir
-    overlay = [Overlay(handle.plan, handle.corpus)] if kind == "run" else []
-    early, late = _transforms(overlay, controls.overlay, study.training.repetition_filter)
-    corpus, order, geometry = handle.corpus, handle.order, study.geometry
-    return Job(
-        folder=workdir.run(kind),
-        seed=workdir.seed,
-        program=compiled_step(study),
-        identity=made_of,
-        batches=lambda start, rows: apply_transforms(
-            batches(corpus, order, geometry, early, rows=rows, start=start), late
-        ),
-        controls=controls,
-        probes=handle.probes,
-        validation_NxL=handle.validation_NxL,
-        label=workdir.run(kind).name,
-        init_from=study.init_from,
-        config=workdir.config.read_text(encoding="utf-8"),
-        profile=profile,
-        began=_BEGAN,
-        ours=ours,
-    )
-
-
-def _controls(handle: StudyHandle, kind: str) -> ControllerSet:
-    """The controllers; a control run measures for them and fills no slots."""
-    found = handle.controllers
-    if not found:
-        return ControllerSet()
-    measured = controllers.measured_fingerprint(found)
-    if kind != "run":
-        return ControllerSet(found, measured, measured)
-    filled = SlotOverlay(handle.plan, handle.slots)
-    root = controllers.controllers_fingerprint(found)
-    return ControllerSet(found, root, measured, filled)
-
-
-def _transforms(
-    overlay: Sequence[Transform], filled: SlotOverlay | None, repetition: RepetitionFilter | None
-) -> tuple[list[Transform], list[Transform]]:
-    """Those that the loader may do ahead of time, and those that must wait for decisions."""
-    edits: list[Transform] = [*overlay, filled] if filled else [*overlay]
-    every = repetition.among(edits) if repetition else edits
-    first = every.index(filled) if filled else len(every)
-    return every[:first], every[first:]
-
-
-def _made(folder: pathlib.Path) -> dict[str, Any] | None:
-    """The identity by which a run began; None where it has no checkpoint yet."""
-    meta = read_finished(folder) or newest_meta(folder / "checkpoints")
-    return meta["identity"] if meta else None
-
-
-def compiled_step(study: config.Study) -> CompiledStep:
-    """The training step on the devices that are here."""
-    mesh = make_mesh(study.layout)
-    return CompiledStep(study.model, study.training, study.geometry, study.execution, mesh)
-
-
 def main(argv: Sequence[str]) -> None:
     del argv
+    study_flags.check_study()
+    from ttoaa import config, training_job
+    from ttoaa.training import multihost
+    from ttoaa.training.loop import AGREED, Stopped
+
+    code, alone = 0, False
     try:
         multihost.initialize()
+        alone = not multihost.is_joined()
         with multihost.exit_on_lone_failure("train", *AGREED):
             study, workdir = config.load_from_flags(), config.workdir_from_flags()
-            told = run(study, workdir, _RUN.value, throughput.PROFILE_STEPS.value)
+            profile = train_flags.PROFILE_STEPS.value
+            told = training_job.run(study, workdir, _RUN.value, profile, _BEGAN)
     except Stopped as stopped:
-        told, code = str(stopped), 143
-    else:
-        code = 0
+        told, code = str(stopped), stopped.exit_code
     if multihost.primary():
         print(f"train: {told}")
+    if code and alone:
+        signals.leave(code)  # several processes must end in order
     sys.exit(code)
 
 
-def run(study: config.Study, workdir: Workdir, kind: str, profile_steps: str | None = None) -> str:
-    """Train the 'control' run or the 'run' to its end; return the line to print."""
-    handle, folder = StudyHandle(study, workdir), workdir.run(kind)
-    check_run(handle, kind)
-    controls = _controls(handle, kind)
-    made_of = identity_of(handle, kind, controls)
-    if (folder / FINISHED).exists():
-        identity.check(folder, _made(folder) or {}, made_of, identity.RETRAIN)
-        return f"{folder} is finished already"
-    config.cache_compilations(workdir)
-    profile = throughput.parse_profile_steps(profile_steps, study.geometry.steps)
-    with contextlib.ExitStack() as stack:
-        taken: list[Callable[[], bool]] = []
-
-        def take() -> None:
-            taken.append(stack.enter_context(exclusive_trainer(folder)))
-
-        # Before any device is touched: a trainer that lives may hold them.
-        multihost.primary_first(take)
-        meta = newest_meta(folder / "checkpoints")
-        began = meta["topology"] if meta and meta["topology"]["platform"] == "cpu" else {}
-        pin_cores(began.get("cores"))
-        split_cpu(study.geometry.batch, study.layout, began.get("devices"))
-        is_ours = taken[0] if taken else lambda: True  # only the primary process holds the lock
-        train(make_job(handle, kind, controls, made_of, is_ours, profile))
-    return f"{folder} is finished at step {study.geometry.steps:,}"
-
-
 if __name__ == "__main__":
-    command_line.run("train", main, config, multihost, throughput)
+    command_line.run("train", main, study_flags, train_flags)

@@ -7,6 +7,7 @@ final one, and renamed once it is on disk.
 import concurrent.futures
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
@@ -16,6 +17,8 @@ import shutil
 import socket
 from collections.abc import Iterator
 from typing import Any, BinaryIO
+
+from ttoaa import signals
 
 RUNS = ("control", "run")
 
@@ -94,23 +97,57 @@ def atomic_writer(path: pathlib.Path) -> Iterator[BinaryIO]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = _unfinished(path)
-    try:
-        with open(unfinished, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except OSError as error:
-        if error.errno is None or error.filename is not None:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with signals.unfinished(unfinished):
+        try:
+            with open(unfinished, "wb") as file:
+                lock_while_open(file.fileno())
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(unfinished, path)
+        except OSError as error:
+            if error.errno is None or error.filename is not None:
+                raise
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 def _unfinished(path: pathlib.Path) -> pathlib.Path:
     """Return a name that ends in .tmp-host-process: what a kill leaves is easy to find."""
     return path.with_name(f"{path.name}.tmp-{socket.gethostname()}-{os.getpid()}")
+
+
+def lock_while_open(file: int) -> None:
+    """Hold the kernel's lock of a file, so that others see whether its owner is alive."""
+    with contextlib.suppress(OSError):  # some network file systems have no locks
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def is_of_dead_process(path: pathlib.Path) -> bool:
+    """Return whether a file named …host-process… was left by a killed process of this machine.
+
+    The kernel drops a dead process's lock. The number of the process alone may mislead: containers
+    that share a folder and a host name number their processes independently.
+    """
+    found = re.search(rf"[-@]{re.escape(socket.gethostname())}-(\d+)(?:-[0-9a-f]+)?$", path.name)
+    if not found or pathlib.Path("/proc", found[1]).exists():
+        return False
+    try:
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    except OSError:
+        return False
+
+
+def remove_leftovers(root: pathlib.Path) -> None:
+    """Remove the unfinished files that killed processes of this machine left in a study."""
+    for pattern in ("*.tmp-*", "*/*.tmp-*", "tables*/*/*/*.tmp-*"):
+        for path in root.glob(pattern):
+            if path.is_file() and is_of_dead_process(path):
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
 
 
 def write_bytes(path: pathlib.Path, content: bytes) -> None:
@@ -136,11 +173,12 @@ def unfinished_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     for leftover in folder.parent.glob(f"{folder.name}.tmp-*"):
         shutil.rmtree(leftover)
     unfinished = _unfinished(folder)
-    unfinished.mkdir(parents=True)
-    try:
-        yield unfinished
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with signals.unfinished(unfinished):
+        unfinished.mkdir(parents=True)
+        try:
+            yield unfinished
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def commit_folder(unfinished: pathlib.Path, folder: pathlib.Path) -> None:

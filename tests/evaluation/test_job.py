@@ -14,7 +14,7 @@ import pytest
 import studies
 from fakes import Planted
 
-from ttoaa import config, evaluate
+from ttoaa import config
 from ttoaa.evaluation import job as module
 from ttoaa.evaluation import watch
 from ttoaa.evaluation.watch import GaveUp, Patience
@@ -357,22 +357,15 @@ def test_seconds_that_no_ledger_has_are_told(finished, begun, capsys, monkeypatc
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_asked_to_stop_it_leaves_nothing_half_done(
-    finished, begun, number, code, monkeypatch, capsys
-):
+def test_asked_to_stop_it_leaves_nothing_half_done(finished, begun, number, code):
     deliver(finished[0], begun, "control", 10)
-    outcome = Planted.outcome
-
-    def stop(self, model):
-        if self.name == "late":
-            os.kill(os.getpid(), number)
-            time.sleep(5)
-        return outcome(self, model)
-
-    monkeypatch.setattr(Planted, "outcome", stop)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
-    assert studies.main(evaluate, begun) == code
-    assert "evaluate: stopped; run it again to go on" in capsys.readouterr().err
+    text = (begun / "config.gin").read_text()
+    (begun / "config.gin").write_text(f"import stopping\n{text}")
+    done = studies.run("evaluate", begun, env={"TTOAA_TEST_STOP": f"{number:d}"})
+    assert done[0] == code, done
+    told = done[2].splitlines()
+    assert told[-1] == f"evaluate: stopped by {number.name}; run it again to continue"
+    assert "Traceback" not in done[2]
     assert list(tables(begun)) == ["control/00000010/planted.parquet"]
     assert not list((begun / "tables/leases").iterdir())
     assert not list((begun / "control/checkpoints/pins").iterdir())

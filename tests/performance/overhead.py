@@ -19,9 +19,9 @@ from ttoaa.data.loader import Batch, batches
 from ttoaa.data.order import Order
 from ttoaa.planning.injection import Overlay
 from ttoaa.planning.plan import Plan
-from ttoaa.train import compiled_step
 from ttoaa.training.device_feed import place_batch
 from ttoaa.training.topology import pin_cores, split_cpu
+from ttoaa.training_job import compiled_step
 
 _REPEATS = flags.DEFINE_integer("repeats", 40, "timed steps of each kind", lower_bound=30)
 

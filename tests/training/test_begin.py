@@ -8,7 +8,7 @@ import pytest
 import studies
 from training.test_throughput import traced
 
-from ttoaa import config, train
+from ttoaa import config, train, training_job
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.loader import batches
 from ttoaa.data.order import Order
@@ -77,7 +77,7 @@ def of_steps(run, name):
 
 def adam_count(run, step):
     study = config.load([run / "config.gin"])[0]
-    like = train.compiled_step(study).state["opt"]
+    like = training_job.compiled_step(study).state["opt"]
     opt = read_checkpoint(run / "checkpoints", step, opt=like)["opt"]
     return int(optax.tree_utils.tree_get(opt, "ScaleByAdamState").count)
 

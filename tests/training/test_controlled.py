@@ -10,7 +10,7 @@ import studies
 from controlled import Steered
 from training.processes import free_port, together
 
-from ttoaa import config, plan, train
+from ttoaa import config, plan, train, training_job
 from ttoaa.data.repetition_filter import RepetitionFilter
 from ttoaa.evaluation.checkpoint_outcomes import Scores
 from ttoaa.evaluation.work_list import Work
@@ -207,7 +207,7 @@ def test_the_repetition_filter_judges_what_is_trained_on():
     """After edits it waits for what is decided; before edits it may run ahead."""
     overlay, filled = (lambda step, batch: batch for _ in range(2))
     after, before = RepetitionFilter(), RepetitionFilter(when="before_edits")
-    assert train._transforms([overlay], filled, after) == ([overlay], [filled, after])
-    assert train._transforms([overlay], filled, before) == ([before, overlay], [filled])
-    assert train._transforms([overlay], None, after) == ([overlay, after], [])
-    assert train._transforms([], None, None) == ([], [])
+    assert training_job._transforms([overlay], filled, after) == ([overlay], [filled, after])
+    assert training_job._transforms([overlay], filled, before) == ([before, overlay], [filled])
+    assert training_job._transforms([overlay], None, after) == ([overlay, after], [])
+    assert training_job._transforms([], None, None) == ([], [])

@@ -5,14 +5,14 @@ import time
 
 from training.processes import free_port, together
 
-from ttoaa.training.preemption import StopRequest
+from ttoaa.training.multihost import StopRequest
 
 CHILD = """
 import os, signal, sys, time
 import jax
 process, port = int(sys.argv[1]), sys.argv[2]
 jax.distributed.initialize(f"localhost:{port}", 2, process)
-from ttoaa.training.preemption import StopRequest
+from ttoaa.training.multihost import StopRequest
 
 with StopRequest() as stopping:
     for step in range(7, 10**6):

@@ -358,7 +358,9 @@ def scan(
 
     total = sum(piece.stop - piece.start for piece in work)
     pool = ThreadPoolExecutor(workers or len(os.sched_getaffinity(0)))
-    bar = tqdm(total=total, unit="tok", unit_scale=True, desc="scan", disable=not progress)
+    bar = tqdm(
+        total=total, unit="tok", unit_scale=True, desc="scan", disable=not (progress and total)
+    )
     with bar, pool:
         parts = []
         try:

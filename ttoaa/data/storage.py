@@ -316,7 +316,7 @@ def _for_each(
     do: Callable[[str], int], names: list[str], what: str, total: int, progress: bool
 ) -> None:
     """Call `do` for every name, in parallel; the first error cancels calls that have not begun."""
-    bar = tqdm(desc=what, total=total, unit="B", unit_scale=True, disable=not progress)
+    bar = tqdm(desc=what, total=total, unit="B", unit_scale=True, disable=not (progress and names))
     with bar, concurrent.futures.ThreadPoolExecutor(_PARALLEL) as pool:
         waiting = [pool.submit(do, name) for name in names]
         try:

@@ -21,7 +21,7 @@ from ttoaa.evaluation.watch import GaveUp, Patience, Waiting, progress, span
 from ttoaa.evaluation.work_list import Where, Work, WorkList, leave_out
 from ttoaa.experiments.base import Experiment
 from ttoaa.experiments.context import added_later
-from ttoaa.locks import CheckpointGone, Leases
+from ttoaa.locks import CheckpointGone, Leases, remove_dead_pins
 from ttoaa.study_handle import StudyHandle
 from ttoaa.training.checkpoint_io import CheckpointError
 from ttoaa.training.run_records import LEDGER, check_run, read_ledger
@@ -63,6 +63,8 @@ def evaluate(
         job = _Job(worklist, Scores(handle), leases, lost)
         gave_up = job.run(waiting, asked)
         leases.remove_stale()
+        for kind in RUNS:
+            remove_dead_pins(workdir.run(kind) / "checkpoints")
     if waiting.watch and steps is None and not gave_up and (missed := worklist.missed()):
         print(f"evaluate: {missed}")
     return job.written, [*job.failures(), *worklist.unscored(asked), *gave_up]
@@ -80,7 +82,8 @@ class _Job:
         self.ledger = Ledger()
         seed = worklist.workdir.seed
         label = f"evaluate seed {seed}" if seed else "evaluate"
-        self.bar = tqdm.tqdm(desc=label, unit="table", dynamic_ncols=True)
+        # A delay, however short, keeps it hidden until there is a table to make.
+        self.bar = tqdm.tqdm(desc=label, unit="table", dynamic_ncols=True, delay=1e-9)
 
     def run(self, waiting: Waiting, asked: Sequence[tuple[str, int]]) -> list[str]:
         """Work until nothing is left to do or to wait for; return why it gave up, if it did."""
@@ -109,7 +112,8 @@ class _Job:
         unfinished = [str(p) for p in progress(waiting.workdir).values() if not p.finished]
         todo = [work for work in map(self._without_failed, self.worklist.look()) if work.lacking]
         self.bar.total = self.bar.n + sum(len(work.lacking) for work in todo)
-        self.bar.refresh()
+        if todo:
+            self.bar.refresh()
         if taken := self._take(todo):
             self._score(*taken)
             waiting.restart()

@@ -13,12 +13,9 @@ folder. Its model.gin holds the decoder's bindings. `export` writes an `Olmo2For
 import pathlib
 from collections.abc import Sequence
 
-import jax
 from absl import flags
 
 from ttoaa import command_line
-from ttoaa.interop import convert
-from ttoaa.interop.safetensors_io import DTYPES
 
 _SOURCE = flags.DEFINE_string("source", None, "folder to read", required=True)
 _TARGET = flags.DEFINE_string("target", None, "folder to create", required=True)
@@ -29,7 +26,7 @@ _STEP = flags.DEFINE_integer(
     "step", None, "export: step of the checkpoint; by default the newest valid one"
 )
 _DTYPE = flags.DEFINE_enum(
-    "dtype", None, list(DTYPES), "export: data type of the weights (default: float32)"
+    "dtype", None, ["float32", "bfloat16"], "export: data type of the weights (default: float32)"
 )
 _SHARD = flags.DEFINE_float(
     "max_shard_gb",
@@ -49,9 +46,15 @@ def main(argv: Sequence[str]) -> None:
         for flag in theirs:
             if flag.value is not None and other != task:
                 raise ValueError(f"--{flag.name} is a flag of {other}: leave it out of {task}")
-    jax.config.update("jax_platforms", "cpu")  # the host's memory is what a model is sure to fit
     source = pathlib.Path(_SOURCE.value).expanduser().resolve()
     target = pathlib.Path(_TARGET.value).expanduser().resolve()
+    if not source.is_dir():
+        raise ValueError(f"--source={source} is no folder")
+    import jax
+
+    from ttoaa.interop import convert
+
+    jax.config.update("jax_platforms", "cpu")  # the host's memory is what a model is sure to fit
     if task == "import":
         done = convert.import_folder(source, target, _OPTIMIZER.value)
     elif task == "export":

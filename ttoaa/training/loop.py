@@ -22,8 +22,7 @@ from ttoaa.training.controller_loop import ControllerLoop, ControllerSet
 from ttoaa.training.device_feed import DeviceBatch, local_rows, place_batch, prefetch
 from ttoaa.training.init_from import InitFrom
 from ttoaa.training.metrics import MetricsLog
-from ttoaa.training.multihost import exit_on_lone_failure, from_primary, primary
-from ttoaa.training.preemption import StopRequest
+from ttoaa.training.multihost import StopRequest, exit_on_lone_failure, from_primary, primary
 from ttoaa.training.run_records import (
     ATTEMPTS,
     LEDGER,
@@ -70,7 +69,11 @@ class Job:
 
 
 class Stopped(Exception):
-    """The run received SIGTERM; it saved a checkpoint and can be resumed."""
+    """The run received a signal; it saved a checkpoint and can be resumed."""
+
+    def __init__(self, text: str, exit_code: int) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
 
 
 AGREED = (Stopped, skip_policy.Refused)
@@ -81,7 +84,7 @@ def train(job: Job) -> None:
     """Train to the last step, from the newest good checkpoint if there is one.
 
     Raises:
-        Stopped: after SIGTERM.
+        Stopped: after a signal.
         ValueError: a checkpoint belongs to another study, or the run cannot go on.
     """
     with jax.set_mesh(job.program.mesh):
@@ -95,7 +98,7 @@ def train(job: Job) -> None:
                     run.metrics_log.close()
                     run.controllers.close()
                 finally:
-                    # Keep a save in flight, whatever ended the run, even a second SIGTERM.
+                    # Keep a save in flight, whatever ended the run.
                     run.checkpoints.finish()
                 run.attempts.end()
 
@@ -213,7 +216,8 @@ class _TrainingRun:
                     break
                 if stop_request.received(step):
                     self._save(step)
-                    raise Stopped(f"stopped at step {step} of {steps}, saved; run again to resume")
+                    text = f"stopped at step {step} of {steps}, saved; run again to resume"
+                    raise Stopped(text, stop_request.exit_code)
                 with self.ledger.phase("step"), profiler.step(step, self.state):
                     _, batch = next(batches)
                     self.state, metrics = take_step(self.state, batch)

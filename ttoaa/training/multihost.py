@@ -1,4 +1,4 @@
-"""Several processes as one run: how they find each other, agree, and end.
+"""Several processes as one run: how they find each other, agree, stop, and end.
 
 All processes must take the same branch, or some wait forever. So every process calls
 `from_primary` and `gather` in the same order; with one process they cost nothing.
@@ -11,6 +11,7 @@ exchange.
 import contextlib
 import json
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -19,8 +20,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import flags
 from jax.experimental import multihost_utils
+
+from ttoaa import signals
+from ttoaa.training import train_flags
 
 
 def from_primary(make: Callable[[], Any]) -> Any:
@@ -69,20 +72,6 @@ def first_line(error: BaseException) -> str:
 
 _PRIMARY_TIMEOUT_MS = 15 * 60 * 1000
 
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "host:port of process 0; not needed on clusters that JAX detects"
-)
-_PROCESSES = flags.DEFINE_integer(
-    "num_processes", None, "number of processes that train together", 1
-)
-_PROCESS = flags.DEFINE_integer("process_id", None, "index of this process, from 0", 0)
-_JOIN = flags.DEFINE_integer(
-    "join_timeout", 300, "seconds to wait for the other processes at the start", 1
-)
-_HEARTBEAT = flags.DEFINE_integer(
-    "heartbeat_timeout", 60, "seconds without a heartbeat after which a process counts as dead", 10
-)
-
 
 class SharedError(ValueError):
     """An error that all processes raise together: they exit as usual, the coordinator last."""
@@ -100,24 +89,22 @@ def initialize(command: str = "train") -> None:
     Raises:
         ValueError: flags are missing or wrong, or JAX cannot join.
     """
-    if jax.distributed.is_initialized() or _PROCESSES.value == 1:
+    if jax.distributed.is_initialized() or train_flags.PROCESSES.value == 1:
         return
     place = _place_from_flags() or _place_in_cluster()
     if place is None:
         return
     address, count, process = place
     who = f"process {process} of {count} at {address or 'the address that the cluster gives'}"
-    late = (
-        f"{command}: {who}: the others did not join within {_JOIN.value} s: check that all are "
-        "started"
-    )
-    with _deadline(_JOIN.value, late):
+    limit = train_flags.JOIN_TIMEOUT.value
+    late = f"{command}: {who}: the others did not join within {limit} s: check that all are started"
+    with _deadline(limit, late):
         try:
             jax.distributed.initialize(
                 *((address, count, process) if address else ()),
                 # Longer than our deadline: on its own timeout JAX aborts.
-                initialization_timeout=_JOIN.value + 60,
-                heartbeat_timeout_seconds=_HEARTBEAT.value,
+                initialization_timeout=limit + 60,
+                heartbeat_timeout_seconds=train_flags.HEARTBEAT_TIMEOUT.value,
                 cluster_detection_method="deactivate" if address else None,
             )
         except (RuntimeError, ValueError) as error:
@@ -127,9 +114,9 @@ def initialize(command: str = "train") -> None:
 def _place_from_flags() -> tuple[str, int, int] | None:
     """Return (coordinator, number of processes, index of this one); None without flags."""
     given = {
-        "--coordinator": _COORDINATOR.value,
-        "--num_processes": _PROCESSES.value,
-        "--process_id": _PROCESS.value,
+        "--coordinator": train_flags.COORDINATOR.value,
+        "--num_processes": train_flags.PROCESSES.value,
+        "--process_id": train_flags.PROCESS.value,
     }
     missing = [name for name, value in given.items() if value is None]
     if len(missing) == len(given):
@@ -164,6 +151,48 @@ def _place_in_cluster() -> tuple[str, int, int] | None:
     return None
 
 
+class StopRequest:
+    """Whether the run should save and stop; the same on every process at the same step.
+
+    One process stops at its next step. With several, JAX handles SIGTERM, and our SIGINT becomes
+    one: JAX notices it on any of them and chooses a step, about a second later, that none has
+    reached yet.
+
+    A preemption is noticed if it arrives as SIGTERM: from GKE when it evicts a pod, from SLURM with
+    `--signal=TERM@<seconds>`, from `gcloud` and systemd when they stop a machine's services. A bare
+    Cloud TPU VM whose program was started over ssh gets no signal before maintenance; the run then
+    ends as if killed. Tested with signals to processes on one machine, not with a cloud's notices.
+    """
+
+    def __init__(self) -> None:
+        self._several_processes = jax.distributed.is_initialized()
+        self._received = signals.StopSignal()
+        self._held = contextlib.ExitStack()
+
+    def __enter__(self) -> "StopRequest":
+        several = self._several_processes
+        deferred = signals.deferred(_pass_on, (signal.SIGINT,)) if several else signals.deferred()
+        self._received = self._held.enter_context(deferred)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
+
+    def received(self, step: int) -> bool:
+        """Return whether to stop now; every process calls it once before every step."""
+        if self._several_processes:
+            return bool(multihost_utils.reached_preemption_sync_point(step))
+        return bool(self._received.number)
+
+    @property
+    def exit_code(self) -> int:
+        return 128 + (self._received.number or signal.SIGTERM)
+
+
+def _pass_on(number: int) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def primary_first(action: Callable[[], None]) -> None:
     """Run the action on the primary while all others wait, for minutes; once in a process's life.
 
@@ -182,6 +211,11 @@ def primary_first(action: Callable[[], None]) -> None:
     reply = client.blocking_key_value_get("ttoaa/primary_first", _PRIMARY_TIMEOUT_MS)
     if text := reply.removeprefix("failure: "):
         raise SharedError(text)
+
+
+def is_joined() -> bool:
+    """Return whether this process is one of several."""
+    return jax.distributed.is_initialized()
 
 
 def primary() -> bool:

@@ -19,7 +19,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypedDict
 
 import jax
-from absl import flags
 
 from ttoaa.accelerators import PEAK_FLOPS
 from ttoaa.json_io import read_json_lines
@@ -164,13 +163,6 @@ class Ledger:
             own = elapsed - self._inner.pop()
             self._inner[-1] += elapsed
             self.seconds[name] = self.seconds.get(name, 0.0) + own
-
-
-PROFILE_STEPS = flags.DEFINE_string(
-    "profile_steps",
-    None,
-    "steps to trace into <run>/profile, as first:stop; 10:13 traces steps 10, 11 and 12",
-)
 
 
 def parse_profile_steps(text: str | None, total: int) -> range:

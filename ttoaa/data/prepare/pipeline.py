@@ -7,7 +7,7 @@ import os
 import pathlib
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from typing import Annotated, Any, TypedDict
 
 import gin
@@ -125,8 +125,12 @@ class _Job:
         for amount in self.engine(task, pieces):
             bar.update(amount)
 
-    def bar(self, what: str, total: int | None, unit: str = " characters") -> "tqdm[Any]":
-        return tqdm(desc=what, total=total, unit=unit, unit_scale=True, disable=not self.progress)
+    def bar(
+        self, what: str, work: Sized, total: int | None, unit: str = " characters"
+    ) -> "tqdm[Any]":
+        """Open a progress bar; it stays hidden where there is no work."""
+        disable = not (self.progress and work)
+        return tqdm(desc=what, total=total, unit=unit, unit_scale=True, disable=disable)
 
 
 def _make(job: _Job) -> None:
@@ -156,7 +160,7 @@ def _survey(
         document_statistics.group_units(source, job.unfinished, document_statistics.GROUP_BYTES)
     )
     missing = [group for group in groups if not group.path.exists()]
-    with job.bar("reading", None, " documents") as bar:
+    with job.bar("reading", missing, None, " documents") as bar:
         job.run(TakeSurvey(source), missing, bar)
     surveyed = document_statistics.merge_surveys(groups, job.config.reserve_fraction)
     if not all(surveyed.documents.values()):
@@ -208,11 +212,13 @@ def _sample(job: _Job, groups: tuple[Group, ...], surveyed: Survey) -> Iterator[
     task = TakeSample(config.source, groups, reserve, share, job.unfinished)
     indices = range(len(groups) if wanted else 0)
     if indices:
-        with job.bar("sampling for the tokenizer", sum(surveyed.characters.values())) as bar:
+        with job.bar(
+            "sampling for the tokenizer", indices, sum(surveyed.characters.values())
+        ) as bar:
             job.run(task, indices, bar)
 
     def texts() -> Iterator[str | TokenIds]:
-        with job.bar("training the tokenizer", min(wanted, there)) as bar:
+        with job.bar("training the tokenizer", indices, min(wanted, there)) as bar:
             for text in itertools.chain.from_iterable(map(task.texts, indices)):
                 bar.update(len(text))
                 yield text
@@ -233,9 +239,10 @@ def _write_parts(
         config.source, groups, tokenizer, config.reserve_fraction, job.folder, job.unfinished
     )
     todo = itertools.groupby((c for c in cuts if c.number not in finished), lambda c: c.group)
-    with job.bar("tokenizing", sum(surveyed.characters.values())) as bar:
+    pieces = [tuple(same) for _, same in todo]
+    with job.bar("tokenizing", pieces, sum(surveyed.characters.values())) as bar:
         bar.update(sum(part.characters for part in finished.values()))
-        job.run(task, [tuple(same) for _, same in todo], bar)
+        job.run(task, pieces, bar)
     finished = shard_writer.finished_parts(job.unfinished)
     return [finished[cut.number] for cut in cuts]
 

@@ -4,16 +4,14 @@ A call of a task does one piece and writes its result to a file. So all engines 
 files, and each resumes what another left unfinished.
 """
 
-import contextlib
 import dataclasses
-import multiprocessing
-import multiprocessing.connection
+import functools
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent import futures
 from typing import Any, Protocol
+
+from ttoaa.processes import run
 
 Task = Callable[[Any], Iterator[int]]
 """Does the piece of work that its argument names, and yields the amounts done, for a bar.
@@ -49,58 +47,16 @@ class Local:
             for piece in pieces:
                 yield from task(piece)
         else:
-            yield from _in_processes(task, pieces, processes)
+            for _, amount in run(functools.partial(_report, task), pieces, processes):
+                yield amount
 
 
-def _in_processes(task: Task, pieces: Sequence[Any], processes: int) -> Iterator[int]:
-    context = multiprocessing.get_context("spawn")
-    done, stop = context.SimpleQueue(), context.Event()
-    pool = futures.ProcessPoolExecutor(processes, context, _start_worker, (task, done, stop))
-    try:
-        waiting = {pool.submit(_run_piece, piece) for piece in pieces}
-        while waiting:
-            ended, waiting = futures.wait(waiting, _REPORT_SECONDS, futures.FIRST_COMPLETED)
-            for future in ended:
-                future.result()
-            while not done.empty():
-                yield done.get()
-            # CPython's pool does not notice the death of the worker that it started last.
-            if any(worker.exitcode for worker in [*(pool._processes or {}).values()]):
-                raise futures.process.BrokenProcessPool
-    except futures.process.BrokenProcessPool as error:
-        raise OSError("a worker process died: was it out of memory? Start again") from error
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
-
-
-_task: Task
-_done: Any
-_stop: Any
-
-
-def _start_worker(task: Task, done: Any, stop: Any) -> None:
-    global _task, _done, _stop
-    _task, _done, _stop = task, done, stop
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-
-
-def _die_with_parent() -> None:
-    """End this worker when its parent is killed, so that it does not write next to a new one."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    multiprocessing.connection.wait([parent.sentinel])
-    os._exit(1)
-
-
-def _run_piece(piece: Any) -> None:
+def _report(task: Task, piece: Any) -> Iterator[int]:
+    """Yield the amounts that the task does, added up over a fifth of a second."""
     amount, reported = 0, time.monotonic()
-    with contextlib.closing(_task(piece)) as steps:  # type: ignore[type-var]
-        for step in steps:
-            amount += step
-            if time.monotonic() - reported > _REPORT_SECONDS:
-                _done.put(amount)
-                amount, reported = 0, time.monotonic()
-            if _stop.is_set():
-                return
-    _done.put(amount)
+    for step in task(piece):
+        amount += step
+        if time.monotonic() - reported > _REPORT_SECONDS:
+            yield amount
+            amount, reported = 0, time.monotonic()
+    yield amount

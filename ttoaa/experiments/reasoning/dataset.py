@@ -1,14 +1,14 @@
 """Training problems drawn in parallel, and test problems that training does not give away."""
 
 import collections
-import concurrent.futures
+import functools
 import hashlib
-import multiprocessing
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
 from ttoaa.experiments.reasoning.problem import Arithmetic, Problem, draw_operations
 from ttoaa.experiments.reasoning.structure import Draws
+from ttoaa.processes import run
 
 _BLOCK = 2000
 EASY_OPERATIONS = 3
@@ -56,11 +56,19 @@ def draw_problems(arithmetic: Arithmetic, key: str, count: int, most: int) -> It
         for block in blocks:
             yield from _draw_block(arithmetic, key, block, most)
         return
-    spawned = multiprocessing.get_context("spawn")  # fork is unsafe with threads
-    with concurrent.futures.ProcessPoolExecutor(workers, spawned) as pool:
-        n = len(blocks)
-        for drawn in pool.map(_draw_block, [arithmetic] * n, [key] * n, blocks, [most] * n):
-            yield from drawn
+    draw, ready = functools.partial(_draw_whole_block, arithmetic, key, most), {}
+    following = 0
+    for number, drawn in run(draw, blocks, workers):
+        ready[number] = drawn
+        while following in ready:
+            yield from ready.pop(following)
+            following += 1
+
+
+def _draw_whole_block(
+    arithmetic: Arithmetic, key: str, most: int, numbers: Sequence[int]
+) -> list[list[Problem]]:
+    return [_draw_block(arithmetic, key, numbers, most)]
 
 
 def _draw_block(

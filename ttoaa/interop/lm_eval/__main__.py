@@ -8,10 +8,11 @@ flags go to the harness (see lm-eval --help): --num_fewshot, --limit, --log_samp
 """
 
 import argparse
+import pathlib
 import sys
 from collections.abc import Sequence
 
-from ttoaa.training.topology import pin_cores
+from ttoaa import signals
 
 _OURS = {
     "workdir": "folder of the study",
@@ -29,6 +30,18 @@ def build_command(arguments: Sequence[str]) -> list[str]:
 
     Raises ValueError for a value with a comma, which separates `model_args`.
     """
+    given, rest = _parse(arguments)
+    for name, value in given.items():
+        if "," in value:
+            raise ValueError(f"--{name}={value} has a comma, which separates model_args: rename it")
+    if not given:
+        raise ValueError("name a study by --workdir=… or a model by --folder=…")
+    model = ",".join(f"{name}={value}" for name, value in given.items())
+    return ["--model", "ttoaa", "--model_args", model, *rest]
+
+
+def _parse(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Return our flags that are given, and all other arguments."""
     parser = argparse.ArgumentParser(
         prog="ttoaa harness",
         description=__doc__,
@@ -39,19 +52,31 @@ def build_command(arguments: Sequence[str]) -> list[str]:
         parser.add_argument(f"--{name}", help=meaning)
     ours, rest = parser.parse_known_args(arguments)
     given = {name: value for name, value in vars(ours).items() if value is not None}
-    for name, value in given.items():
-        if "," in value:
-            raise ValueError(f"--{name}={value} has a comma, which separates model_args: rename it")
-    if not given:
-        raise ValueError("name a study by --workdir=… or a model by --folder=…")
-    model = ",".join(f"{name}={value}" for name, value in given.items())
-    return ["--model", "ttoaa", "--model_args", model, *rest]
+    return given, rest
+
+
+def check_folders(arguments: Sequence[str]) -> None:
+    """Raise ValueError for a folder that is not there: libraries and tasks take a minute to load.
+
+    It also refuses a stray argument, which the harness would take for a command of its own.
+    """
+    given, rest = _parse(arguments)
+    if rest and not rest[0].startswith("-"):
+        raise ValueError(f"unexpected argument {rest[0]!r}: write the value of a flag after '='")
+    if "workdir" in given:
+        run = pathlib.Path(given["workdir"]).expanduser() / given.get("run", "run")
+        if not (run / "checkpoints").is_dir():
+            raise ValueError(f"{run} has no checkpoint: name a trained run by --workdir and --run")
+    elif "folder" in given and not pathlib.Path(given["folder"]).expanduser().is_dir():
+        raise ValueError(f"--folder={given['folder']} is no folder")
 
 
 def main() -> None:
     try:
+        check_folders(sys.argv[1:])
         sys.argv = ["lm-eval", *build_command(sys.argv[1:])]
         import ttoaa.interop.lm_eval.model  # noqa: F401 (registers the model)
+        from ttoaa.training.topology import pin_cores
 
         pin_cores()
         from lm_eval.__main__ import cli_evaluate
@@ -62,4 +87,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    signals.install("harness")
     main()

@@ -350,4 +350,5 @@ class CheckpointLM(TemplateLM):
         return contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
 
     def _progress_bar(self, total: int, disable: bool) -> tqdm.tqdm:
+        disable = disable or not total
         return tqdm.tqdm(total=total, desc="ttoaa", disable=disable, dynamic_ncols=True)

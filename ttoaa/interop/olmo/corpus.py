@@ -13,10 +13,8 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from ttoaa import command_line, config
-from ttoaa.data import storage
+from ttoaa import command_line, study_flags
 from ttoaa.data.corpus import HASH_KINDS
-from ttoaa.data.olmo_corpus import OlmoCorpus
 
 _FILES = flags.DEFINE_list(
     "files", None, "token files in the order of OLMo's config, or a .txt file with one path a line"
@@ -56,6 +54,12 @@ _DIGEST = flags.DEFINE_enum(
 
 def main(argv: Sequence[str]) -> None:
     del argv
+    if _EOS.present and not _TOKENIZER.value:
+        raise ValueError("--eos needs --tokenizer: give both, or bind it in the config")
+    study_flags.check_study()
+    from ttoaa import config
+    from ttoaa.data.olmo_corpus import OlmoCorpus
+
     chosen = config.load_from_flags(_bindings()).prepare
     if not isinstance(chosen, OlmoCorpus):
         raise ValueError("the study's corpus is not an OlmoCorpus: give --files and --order")
@@ -65,8 +69,8 @@ def main(argv: Sequence[str]) -> None:
 
 def _bindings() -> list[str]:
     """Return the flags as gin bindings, which the study's config keeps."""
-    if _EOS.present and not _TOKENIZER.value:
-        raise ValueError("--eos needs --tokenizer: give both, or bind it in the config")
+    from ttoaa.data import storage
+
     lines = []
     if _FILES.value:
         files = [storage.absolute(path) for path in _FILES.value]
@@ -83,4 +87,4 @@ def _bindings() -> list[str]:
 
 
 if __name__ == "__main__":
-    command_line.run("olmo-corpus", main, config)
+    command_line.run("olmo-corpus", main, study_flags, without={"seed": "all seeds share a corpus"})

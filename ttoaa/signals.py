@@ -1,0 +1,264 @@
+"""Decide what SIGINT, SIGTERM and SIGHUP do in every command.
+
+The first signal stops the command: it removes its unfinished files and its locks, ends its worker
+processes, prints one line, and exits with 128 + the signal's number. It raises no exception, which
+a library could swallow, and waits for no thread of a library. Whatever was committed stays, and the
+next start continues from it. Work that can be saved first runs in `deferred()`, which postpones the
+exit. A SIGINT after the first signal ends the command at once in any case.
+
+The module is imported before all others, so it needs nothing but the standard library.
+"""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import signal
+import sys
+import threading
+import time
+import types
+from collections.abc import Callable, Collection, Iterator, Sequence
+
+_NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SECONDS_TO_END = 3.0
+"""How long a child process may take to end before it is killed."""
+
+_name = ""
+_installed = False
+_unfinished: dict[pathlib.Path, None] = {}
+_children: dict[int, None] = {}
+_deferring: list["StopSignal"] = []
+_lock = threading.RLock()
+"""Whoever stops the process holds it to the end, so that no other thread creates files again."""
+_shielded_thread = 0
+
+
+def install(name: str) -> None:
+    """Handle signals from now on, as the command `name`; without a name it prints no line.
+
+    A signal that the process was started to ignore, as by nohup, stays ignored. Call it on the main
+    thread; a later call only changes the name.
+    """
+    global _name, _installed
+    _name = name
+    if _installed:
+        return
+    _installed = True
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(reader,), name="signals", daemon=True).start()
+    os.register_at_fork(after_in_child=_forget)
+    for number in _NUMBERS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _on_signal)
+
+
+def _forget() -> None:
+    """Leave a forked child, which is no command, the usual handlers."""
+    signal.set_wakeup_fd(-1)
+    _unfinished.clear()
+    _children.clear()
+    for number in _NUMBERS:
+        if signal.getsignal(number) == _on_signal:
+            signal.signal(number, signal.SIG_DFL)
+
+
+class StopSignal:
+    """The signal that asked a command to stop while it was in `deferred()`."""
+
+    def __init__(self, respond: Callable[[int], None] | None = None) -> None:
+        self.number = 0
+        """0 as long as there was none."""
+        self._respond = respond
+
+    def receive(self, number: int) -> None:
+        self.number = self.number or number
+        if self._respond:
+            self._respond(number)
+
+
+@contextlib.contextmanager
+def deferred(
+    respond: Callable[[int], None] | None = None, numbers: Sequence[int] = _NUMBERS
+) -> Iterator[StopSignal]:
+    """Postpone the exit: the caller saves its work and exits by `StopSignal.number`.
+
+    Where `install` was not called, as in a notebook, signals are handled within the context only,
+    and a second SIGINT raises KeyboardInterrupt.
+
+    Args:
+        respond: called with the number of every signal, possibly more than once.
+        numbers: signals to handle where `install` was not called.
+    """
+    stop = StopSignal(respond)
+    _deferring.append(stop)
+    previous = {}
+    if not _installed and threading.current_thread() is threading.main_thread():
+        previous = {number: signal.signal(number, _on_signal) for number in numbers}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        _deferring.remove(stop)
+
+
+@contextlib.contextmanager
+def unfinished(path: pathlib.Path) -> Iterator[None]:
+    """Remove this file or folder if the process is stopped within the context."""
+    _unfinished[path] = None
+    try:
+        yield
+    finally:
+        _unfinished.pop(path, None)
+
+
+def hold(path: pathlib.Path) -> None:
+    """Remove this file if the process is stopped, until it is passed to `let_go`."""
+    _unfinished[path] = None
+
+
+def let_go(path: pathlib.Path) -> None:
+    _unfinished.pop(path, None)
+
+
+@contextlib.contextmanager
+def shield() -> Iterator[None]:
+    """Let no stop come within the context, which must be short: the stop waits for its end."""
+    global _shielded_thread
+    with _lock:
+        _shielded_thread = threading.get_ident()
+        try:
+            yield
+        finally:
+            _shielded_thread = 0
+
+
+@contextlib.contextmanager
+def child_processes() -> Iterator[Callable[[int], None]]:
+    """Yield a function that takes the ids of child processes, which a stop ends, too."""
+    own: list[int] = []
+
+    def add(pid: int) -> None:
+        own.append(pid)
+        _children[pid] = None
+
+    try:
+        yield add
+    finally:
+        for pid in own:
+            _children.pop(pid, None)
+
+
+@contextlib.contextmanager
+def blocked_in_children() -> Iterator[None]:
+    """Start child processes that Ctrl-C in a terminal does not reach: their parent ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def leave(code: int) -> None:
+    """Exit at once, without waiting for the threads of libraries."""
+    _flush()
+    os._exit(code)
+
+
+def _on_signal(number: int, frame: types.FrameType | None) -> None:
+    """Respond on the main thread, between two of its instructions."""
+    if not _installed and number == signal.SIGINT and _deferring and _deferring[-1].number:
+        raise KeyboardInterrupt
+    if _deferring or _shielded_thread != threading.get_ident():
+        _respond(number)  # otherwise the watching thread does, after the shield
+
+
+def _watch(reader: int) -> None:
+    """Respond also while the main thread is in a long call, and end the process at once if asked.
+
+    Python writes the number of every signal to this pipe the moment that it arrives.
+    """
+    first = 0
+    while True:
+        for number in os.read(reader, 1):
+            if number not in _NUMBERS:
+                continue
+            if not first:
+                first = number
+                threading.Thread(target=_respond, args=(number,), daemon=True).start()
+            elif number == signal.SIGINT:
+                _end_at_once(first)
+
+
+def _respond(number: int) -> None:
+    if _deferring:
+        _deferring[-1].receive(number)
+    else:
+        _stop(number)
+
+
+def _stop(number: int) -> None:
+    _lock.acquire()  # for ever
+    _remove_traces(signal.SIGTERM)
+    _flush()
+    _say(f"stopped by {signal.Signals(number).name}; run it again to continue")
+    os._exit(128 + number)
+
+
+def _end_at_once(first: int) -> None:
+    if _lock.acquire(timeout=0.5):  # otherwise a stop is under way
+        _remove_traces(signal.SIGTERM, signal.SIGINT)
+    _say("ended at once by a second signal; run it again to continue from what was saved")
+    os._exit(128 + first)
+
+
+def _remove_traces(*numbers: int) -> None:
+    """End the child processes, then remove what is unfinished."""
+    _end_children(*numbers)
+    for path in list(_unfinished):
+        with contextlib.suppress(OSError):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _end_children(*numbers: int) -> None:
+    left, limit = set(_children), time.monotonic() + _SECONDS_TO_END
+    _send(left, *numbers)
+    while (left := {pid for pid in left if not _has_ended(pid)}) and time.monotonic() < limit:
+        time.sleep(0.01)
+    _send(left, signal.SIGKILL)
+
+
+def _send(pids: Collection[int], *numbers: int) -> None:
+    for pid in pids:
+        for number in numbers:
+            with contextlib.suppress(OSError):
+                os.kill(pid, number)
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except OSError:  # somebody else waited for it
+        return True
+
+
+def _flush() -> None:
+    """Write out what was printed; not for ever, since the main thread may be within a print."""
+    flushing = threading.Thread(target=sys.stdout.flush, daemon=True)
+    flushing.start()
+    flushing.join(0.5)
+
+
+def _say(what: str) -> None:
+    """Print the command's line in a single write, which no other thread can block."""
+    if _name:
+        bars = getattr(sys.modules.get("tqdm.std"), "tqdm", None)
+        begin = "\n" if getattr(bars, "_instances", None) else ""  # a bar has no end of line
+        with contextlib.suppress(OSError):
+            os.write(2, f"{begin}{_name}: {what}\n".encode())
