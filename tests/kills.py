@@ -112,7 +112,9 @@ def signals(count, seed, only):
     commands = [command for command in stops.COMMANDS if re.search(only, command.name)]
     with tempfile.TemporaryDirectory() as root:
         folder = pathlib.Path(root)
-        workdir = studies.make(folder, write_text(folder / "text"))
+        workdir, gin = folder / "work", studies.write_gin(folder, write_text(folder / "text"))
+        code, _, error = studies.run("study", workdir, f"--gin_file={gin}")
+        assert code == 0, error
         told = []
         for line in stops.chains(stops.Whole(folder, workdir), count, seed, commands):
             print(json.dumps(line), flush=True)

@@ -64,7 +64,12 @@ class Whole:
         self.root, self.workdir, self._made = root, workdir, {}
 
     def copy(self, command, name):
-        return studies.copy(self.workdir, self.root / name, *command.needs)
+        folder = self.root / name
+        folder.mkdir()
+        for part in ("config.gin", *command.needs):
+            copied = shutil.copytree if (self.workdir / part).is_dir() else shutil.copy
+            copied(self.workdir / part, folder / part)
+        return folder
 
     def made(self, command):
         """(seconds, contents) of the command, undisturbed; made once."""

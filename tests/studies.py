@@ -130,7 +130,6 @@ def make(folder, paths):
     assert code == 0, err
     (folder / "printed").write_text(out)
     (folder / "folder").write_text(str(folder))
-    return workdir
 
 
 def copy(workdir, target, *names):

@@ -155,6 +155,55 @@ def test_the_table_imports_no_library():
     assert not {"absl", "jax", "gin", "numpy"} & set(run("-c", code).stdout.split())
 
 
+SLOW = {
+    *("jax", "flax", "scipy", "torch", "transformers"),
+    *("pandas", "matplotlib", "tensorflow", "lm_eval"),
+}
+HELP_AND_MODULES = """
+import runpy, sys
+module, *sys.argv = sys.argv[1:]
+try:
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+except SystemExit as left:
+    print(left.code or "", file=sys.stderr)
+    print(*sys.modules, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_imports_nothing_slow(name):
+    done = run("-c", HELP_AND_MODULES, COMMANDS[name], name, "--help")
+    assert done.stdout.startswith("usage: ttoaa"), done
+    assert "absl" in done.stderr.split() or "argparse" in done.stderr.split()
+    assert not SLOW & set(done.stderr.split())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_refuses_a_stray_argument_before_it_does_anything(tmp_path, name):
+    required = {"convert": ["--source=a", "--target=b"], "status": [], "harness": []}
+    given = required.get(name, [f"--workdir={tmp_path / 'none'}"])
+    task = {"convert": ["export"], "beam": ["scan"], "status": ["somewhere"]}.get(name, [])
+    done = run("-m", COMMANDS[name], *task, "control", *given, cwd=tmp_path)
+    assert done.returncode in (1, 2) and done.stdout == ""
+    assert "control" in done.stderr and "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["plan", "train", "evaluate", "report", "study", "harness"])
+def test_a_missing_study_is_told_before_anything_slow_is_imported(tmp_path, name):
+    done = run("-c", HELP_AND_MODULES, COMMANDS[name], name, "--workdir=nowhere", cwd=tmp_path)
+    message, modules = done.stderr.splitlines()
+    assert "nowhere" in message and message.startswith(name), done.stderr
+    assert not SLOW & set(modules.split())
+
+
+def test_flags_that_a_command_does_not_take_are_not_in_its_help(tmp_path):
+    for name in ("study", "prepare", "report"):
+        assert "--seed=" not in run("-m", f"ttoaa.{name}", "--help").stdout
+        done = run("-m", f"ttoaa.{name}", "--seed=1", f"--workdir={tmp_path}")
+        assert done.returncode == 2 and f"--seed is no flag of {name}" in done.stderr
+
+
 def test_its_version():
     assert run("-m", "ttoaa", "--version").stdout == f"ttoaa {ttoaa.__version__}\n"
 

@@ -9,6 +9,7 @@ exit. A SIGINT after the first signal ends the command at once in any case.
 The module is imported before all others, so it needs nothing but the standard library.
 """
 
+import atexit
 import contextlib
 import os
 import pathlib
@@ -50,9 +51,16 @@ def install(name: str) -> None:
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(reader,), name="signals", daemon=True).start()
     os.register_at_fork(after_in_child=_forget)
+    atexit.register(_finish)  # the first to register is the last to be called
     for number in _NUMBERS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _on_signal)
+
+
+def _finish() -> None:
+    """Ignore signals from now on: all is done, and the interpreter takes its handlers away."""
+    for number in _NUMBERS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _forget() -> None:

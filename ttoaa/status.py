@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ttoaa import signals
-from ttoaa.evaluation.watch import span
 from ttoaa.workdir import Workdir
 
 _MOST = 12
@@ -86,6 +85,8 @@ def lines(state: dict[str, Any]) -> Iterator[str]:
 
 
 def _run(run: dict[str, Any], steps: int) -> str:
+    from ttoaa.evaluation.watch import span
+
     phase = "training" if run["training"] else "interrupted"
     if run["finished"]:
         phase = f"finished at step {steps:,}"
@@ -98,6 +99,8 @@ def _run(run: dict[str, Any], steps: int) -> str:
 
 
 def _tables(of: dict[str, Any]) -> Iterator[str]:
+    from ttoaa.evaluation.watch import span
+
     tables = of["tables"]
     yield f"  tables   {tables['made']} of {tables['asked']} for the existing checkpoints"
     for name in tables["later"]:
