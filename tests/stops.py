@@ -13,6 +13,8 @@ import time
 
 import studies
 
+from ttoaa.training.checkpoint_io import read_meta
+
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 PARTS = ("corpus", "plan", "control", "run", "tables", "report.html", "summary.json")
 HANG = 60.0
@@ -39,7 +41,7 @@ class Command:
 COMMANDS = (
     Command("prepare", (), ("corpus/*.bin", "corpus/*.json")),
     Command("plan", PARTS[:1], ("plan/*",)),
-    Command("train", PARTS[:1], ("control/finished.json",), ("--run=control",), slow=0.05),
+    Command("train", PARTS[:1], (), ("--run=control",), slow=0.05),
     Command("evaluate", PARTS[:4], ("tables/*/*/*.parquet",)),
     Command("report", PARTS[:5], ("summary.json",)),
     Command("status", PARTS),
@@ -107,11 +109,18 @@ def told(folder):
 
 def contents(command, folder):
     paths = [path for pattern in command.makes for path in sorted(folder.glob(pattern))]
-    return {
+    found = {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in paths
         if path.is_file() and path.name not in VARYING
     }
+    if command.module == "train" and (folder / "control/finished.json").exists():
+        meta = read_meta(folder / "control/checkpoints", studies.STEPS)
+        found |= {
+            "parameters": meta["fingerprints"],
+            "records": studies.records(folder / "control"),
+        }
+    return found
 
 
 def handles(process):
@@ -167,7 +176,7 @@ def _problems(command, folder, number, code, hit):
 
 
 def _is_complete(command, folder):
-    return bool(contents(command, folder)) or not command.makes
+    return bool(contents(command, folder)) or not (command.makes or command.module == "train")
 
 
 def left_over(folder):
