@@ -17,8 +17,10 @@ from ttoaa.training.checkpoint_io import read_meta
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 PARTS = ("corpus", "plan", "control", "run", "tables", "report.html", "summary.json")
-HANG = 60.0
+HANG = 120.0
 """Seconds after a signal within which a command must have ended."""
+LONG = 1800.0
+"""Seconds that a whole command may take on a busy machine."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Whole:
             folder = self.copy(command, f"whole-{command.name}".replace(" ", "-"))
             began = time.monotonic()
             process = start(command, folder)
-            assert process.wait(300) == 0, told(folder)
+            assert process.wait(LONG) == 0, told(folder)
             self._made[command.name] = time.monotonic() - began, contents(command, folder)
             shutil.rmtree(folder)
         return self._made[command.name]
@@ -205,7 +207,7 @@ def chains(whole, count, seed, commands=COMMANDS):
             if line["code"] == 0:
                 break
         process = start(command, folder)
-        code = process.wait(300)
+        code = process.wait(LONG)
         ended = {"command": command.name, "then": code, "problems": []}
         if code or contents(command, folder) != expected:
             ended["problems"] = [f"exit code {code}, or other results", told(folder)[-2000:]]
