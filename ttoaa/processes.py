@@ -44,8 +44,8 @@ def run(
             connection.send(next(todo))
         busy = set(workers)
         while busy:
-            for connection in multiprocessing.connection.wait(busy):
-                assert isinstance(connection, Connection)
+            ready: list[Any] = multiprocessing.connection.wait(busy)
+            for connection in ready:
                 number, kind, value = _receive(connection)
                 if kind == _DONE:
                     following = next(todo, None)
