@@ -128,12 +128,6 @@ def test_a_layout_of_another_number_of_devices_is_refused(layout):
         make_mesh(layout, fakes(8))
 
 
-@pytest.mark.parametrize("field", ["fsdp", "tensor", "slices", "data"])
-def test_axes_have_at_least_one_device(field):
-    with pytest.raises(ValueError, match=rf"Layout.{field} must be a positive"):
-        Layout(**{field: 0})
-
-
 def test_the_data_axis_runs_across_slices():
     """8 devices of 2 slices, by turns: fsdp and tensor stay within one, data leads across."""
     mesh = make_mesh(Layout(fsdp=2, tensor=2, slices=2), fakes(8, slices=2))

@@ -273,7 +273,7 @@ def test_what_cannot_be_opened_is_said(options, message):
             r"max_length=2 leaves no room after a prompt of \d tokens",
         ),
         ({"max_length": "long"}, r"max_length must be a whole number, not 'long'"),
-        ({"max_gen_toks": 0}, r"max_new_tokens must be a positive integer"),
+        ({"max_gen_toks": 0}, r"max_new_tokens must be an integer of at least 1"),
         ({"max_gen_toks": 2.5}, r"max_gen_toks must be a whole number, not 2.5"),
         ({"until": 7}, r"until must be texts, not 7"),
         ({"until": ["a", 7]}, r"until must be texts, not \['a', 7\]"),
