@@ -11,6 +11,11 @@ def test_a_mutated_config_is_loaded_or_refused_in_one_line_that_names_the_field(
     assert counts["refused"] > 100 and counts["accepted"] > 20
 
 
+def test_a_class_that_contains_itself_is_named():
+    _, message = config_mutations.load("AdamW.schedule", "@AdamW()")
+    assert message is not None and "AdamW.schedule is bound to its own class" in message
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -172,6 +172,10 @@ def _explain(error: Exception, found: GinFiles | None) -> str:
     if isinstance(error, FieldError):
         where = found.where(error.kind, error.field.partition("[")[0]) if found else ""
         return first + where
+    if isinstance(error, RecursionError):
+        direct = re.search(r"\b(\w+)(\.\w+) = .*@\1\(\)", gin.config_str())
+        name = direct[1] + direct[2] if direct else "a field"
+        return f"{name} is bound to its own class, directly or through its parts"
     if match := re.search(r"(\w+)\.__init__\(\) missing \d+ required .*?: (.*)", first):
         kind, names = match[1], match[2].replace("'", "").replace(" and ", ", ").replace(",,", ",")
         names = ", ".join(f"{kind}.{name}" for name in names.split(", "))

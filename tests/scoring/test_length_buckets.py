@@ -80,5 +80,7 @@ def test_windows_are_read_when_they_are_asked_for():
 
 @pytest.mark.parametrize("field", ["rows", "step", "window"])
 def test_sizes_are_positive(field):
-    with pytest.raises(ValueError, match=rf"Passes.{field} must be an integer of at least 1.*, not 0"):
+    with pytest.raises(
+        ValueError, match=rf"Passes.{field} must be an integer of at least 1.*, not 0"
+    ):
         Passes(**{field: 0})
