@@ -120,7 +120,9 @@ def test_estimates_that_raise_anything_are_one_line(tmp_path):
             return run["no such\ncolumn"]
 
     make_study(tmp_path, {"a": CONDITIONS})
-    with pytest.raises(ValueError, match=r"^a, seed 0, step 30: KeyError\('no such.*'\)$"):
+    with pytest.raises(
+        ValueError, match=r"^a, seed 0, step 30: KeyError\('no such.*'\) \(.*\.py:\d+\)$"
+    ):
         collect(tmp_path, [Broken("a", "loss/16x", -1)])
 
 

@@ -106,7 +106,9 @@ def test_a_figure_that_fails_is_one_line(tmp_path):
             estimates["no such column"]
 
     make_study(tmp_path, {"a": ["0x", "4x"]})
-    with pytest.raises(ValueError, match=r"^figure of a: KeyError\('no such column'\)$"):
+    with pytest.raises(
+        ValueError, match=r"^figure of a: KeyError\('no such column'\) \(.*\.py:\d+\)$"
+    ):
         page.write(tmp_path, "study", [Broken("a", "loss/4x", -1)])
     assert not Workdir(tmp_path).report.exists()
 

@@ -19,6 +19,7 @@ from ttoaa.planning.audit.compare import audit
 from ttoaa.planning.controller_log import read_log
 from ttoaa.planning.inspect import PlanView
 from ttoaa.planning.plan import Plan
+from ttoaa.reporting.insertions import filled_slots, insertions
 from ttoaa.study_handle import StudyHandle
 from ttoaa.training.checkpoint_io import committed_steps
 from ttoaa.workdir import Workdir
@@ -132,6 +133,21 @@ def test_the_arm_of_the_slots_has_what_was_decided(whole):
     texts = sum(len(line["chosen"]) for line in read_log(whole / "run/decisions.jsonl"))
     assert texts == 2 * (0 + 1 + 2 + 3)
     assert 7 * texts <= found <= 8 * texts
+
+
+def test_the_report_counts_texts_that_were_inserted_not_slots(whole):
+    folder = Workdir(whole)
+    plan = Plan.open(folder.plan)
+    (filled,) = filled_slots(folder, plan)
+    assert filled.texts == 2 * (0 + 1 + 2 + 3) < filled.slots
+    counted = insertions(plan, [filled], "steered")
+    (arm,) = (a for a in plan.arms if a["name"] == "steered/fact")
+    assert arm["edits"] == filled.slots and counted["filled"] == filled.texts
+    others = sum(a["edits"] for a in plan.arms if a["experiment"] == "steered") - arm["edits"]
+    assert counted["edits"] == others + filled.texts
+    summary = (folder.plan / "summary.txt").read_text()
+    edits, slots = summary.split("slots, which controllers fill")
+    assert "steered/fact" in slots and "steered/fact" not in edits
 
 
 def test_the_texts_are_kept_with_the_run(whole):

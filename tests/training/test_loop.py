@@ -10,6 +10,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from damage import change_digit, cut_in_half, delete, empty, flip_byte, lose_last_line
 from model import reference
 from training.conftest import (
     MODEL,
@@ -262,3 +263,20 @@ def test_the_ledger_goes_on_after_a_resume(begun):
     train(make_job(begun))
     after = json.loads((begun / "ledger.json").read_text())["seconds"]
     assert all(after[phase] >= seconds for phase, seconds in meta["ledger"].items())
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "arms.jsonl", "probes.jsonl"])
+def test_a_damaged_record_is_named_before_the_run_is_resumed(whole, tmp_path, name):
+    """The run's checkpoint vouches for the lines up to its step."""
+    for damage in (flip_byte, change_digit, lose_last_line, cut_in_half, empty, delete):
+        folder = tmp_path / damage.__name__
+        shutil.copytree(whole, folder)
+        (folder / "finished.json").unlink()
+        assert check_run(folder) == ""
+        damage(folder / name)
+        kept = {p: p.read_bytes() for p in folder.glob("*.jsonl")}
+        with pytest.raises(ValueError, match=rf"{folder / name} is (damaged|missing): .*restore"):
+            check_run(folder)
+        with pytest.raises(ValueError, match=rf"{folder / name} is (damaged|missing): .*restore"):
+            train(make_job(folder))
+        assert {p: p.read_bytes() for p in folder.glob("*.jsonl")} == kept
