@@ -151,8 +151,8 @@ class _Job:
             total = Ledger(record.get("seconds")).seconds
             for name, seconds in self.ledger.seconds.items():
                 total[name] = total.get(name, 0.0) + seconds
-            lost = self.lost or record.get("incomplete", False)
-            write_record(path, {"seconds": total, **({"incomplete": True} if lost else {})})
+            partial = self.lost or record.get("incomplete", False)
+            write_record(path, {"seconds": total, **({"incomplete": True} if partial else {})})
             self.ledger.seconds.clear()
         finally:
             self.leases.release("ledger")
