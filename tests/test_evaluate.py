@@ -207,9 +207,9 @@ def test_an_outcome_cannot_be_declared_after_the_run(scored):
 
 def test_a_control_run_with_other_probes_is_not_the_runs(scored):
     study = config.load([scored / "config.gin"])[0]
-    worklist = WorkList(study, Workdir(scored), "hash")
+    worklist = WorkList(study, Workdir(scored), Plan.open(scored / "plan"))
     metas = {
-        ("run", 10): {"identity": {"probes": "ours", "plan": "hash"}},
+        ("run", 10): {"identity": {"probes": "ours", "plan": worklist.plan}},
         ("control", 20): {"identity": {"probes": "theirs", "plan": "none"}},
     }
     with pytest.raises(ValueError, match="was made with probes ours, now it would be theirs"):

@@ -7,14 +7,22 @@ import pathlib
 import re
 import traceback
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import gin
 import jax
 from absl import flags
 
 from ttoaa import study_flags
-from ttoaa.config_fields import CLASSES, Count, FieldError, check_nested, config_class, similar
+from ttoaa.config_fields import (
+    CLASSES,
+    Count,
+    Distinct,
+    FieldError,
+    check_nested,
+    config_class,
+    similar,
+)
 from ttoaa.data.geometry import Geometry
 from ttoaa.data.olmo_corpus import OlmoCorpus
 from ttoaa.data.prepare.pipeline import Prepare, is_begun
@@ -27,6 +35,7 @@ from ttoaa.model.decoder import DecoderConfig
 from ttoaa.model.sharding import Layout
 from ttoaa.planning.checks.findings import Checks
 from ttoaa.planning.plan import Plan
+from ttoaa.runs import parse_run
 from ttoaa.study_flags import GIN_BINDINGS, GIN_FILE, workdir_from_flags
 from ttoaa.training.config import Training
 from ttoaa.training.init_from import InitFrom
@@ -53,6 +62,9 @@ class Study:
     layout: Layout = dataclasses.field(default_factory=Layout)
     init_from: InitFrom | None = None
     """The checkpoint that both runs start from, instead of random weights."""
+    runs: Annotated[Sequence[str], Distinct()] = ()
+    """Further runs that `ttoaa study` trains after control and run, such as 'sham' (see
+    `ttoaa.runs`)."""
     validation_sequences: Count = 64
     checks: Checks = dataclasses.field(default_factory=Checks)
     """What planning reports about texts that experiments share."""
@@ -60,6 +72,8 @@ class Study:
     def __post_init__(self) -> None:
         check_nested(self)
         object.__setattr__(self, "experiments", tuple(self.experiments))
+        for name in self.runs:
+            parse_run(name, [experiment.name for experiment in self.experiments])
         self.training.check(self.geometry.steps)
         self.execution.check(self.geometry.length)
 
@@ -129,7 +143,7 @@ def only(study: Study, names: Sequence[str] | None) -> Study:
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(f"no experiment is named {unknown[0]!r}: the study has {sorted(known)}")
-    return dataclasses.replace(study, experiments=[known[name] for name in names])
+    return dataclasses.replace(study, experiments=[known[name] for name in names], runs=())
 
 
 def cache_compilations(workdir: Workdir) -> None:

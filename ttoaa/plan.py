@@ -47,6 +47,9 @@ _AUDIT_STEPS = flags.DEFINE_list(
 _AUDIT_HOSTS = flags.DEFINE_list(
     "audit_hosts", ["1"], "load audited batches as each of these numbers of hosts, such as 1,2,8"
 )
+_AUDIT_RUN = flags.DEFINE_string(
+    "audit_run", "run", "audit the batches of this run: control, run, alone/NAME, sham, …"
+)
 _AUDIT_SEED = flags.DEFINE_integer(
     "audit_seed", 0, "seed that selects the random batches of --audit"
 )
@@ -80,7 +83,7 @@ def _audit(workdir: Workdir) -> str:
     count = study_flags.parse_integers("audit", [_AUDIT.value or "0"])[0]
     steps = study_flags.parse_integers("audit_steps", _AUDIT_STEPS.value)
     hosts = study_flags.parse_integers("audit_hosts", _AUDIT_HOSTS.value)
-    return audit(workdir, count, _AUDIT_SEED.value, steps, hosts)
+    return audit(workdir, count, _AUDIT_SEED.value, steps, hosts, _AUDIT_RUN.value)
 
 
 def _make(workdir: Workdir) -> None:

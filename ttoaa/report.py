@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from ttoaa import command_line, study_flags
-from ttoaa.workdir import RUNS, Workdir
+from ttoaa.workdir import Workdir
 
 _TESTS = flags.DEFINE_bool(
     "tests", False, "also write tests.json, hypothesis tests of the outcomes"
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
         if folder.tables.exists():
             plan = StudyHandle(study, folder).plan
             outcomes = outcome_fingerprints(study.experiments)
-            for notice in filter(None, (check_run(folder.run(kind)) for kind in RUNS)):
+            for notice in filter(None, (check_run(folder.run(name)) for name in folder.runs())):
                 print(f"report: {notice}")
             without += stale_tables(folder, plan.hash, outcomes)
     summary, report = page.write(root, study.name, study.experiments, without)

@@ -68,9 +68,11 @@ def lines(state: dict[str, Any]) -> Iterator[str]:
     yield f"corpus     {'made' if state['corpus'] else 'missing'}"
     for of in state["seeds"]:
         yield f"seed {of['seed']}"
-        yield f"  control  {_run(of['control'], state['steps'])}"
         yield f"  plan     {'made (' + of['plan'][:12] + ')' if of['plan'] else 'missing'}"
-        yield f"  run      {_run(of['run'], state['steps'])}"
+        width = max(map(len, of["runs"])) + 2
+        yield from (
+            f"  {name:{max(width, 9)}}{_run(of[name], state['steps'])}" for name in of["runs"]
+        )
         yield from _tables(of)
     yield f"report     {state['report']}"
     if state["next"]:
@@ -116,7 +118,7 @@ def _tables(of: dict[str, Any]) -> Iterator[str]:
     if len(tables["missing"]) > _MOST:
         yield f"    missing  … and tables of {len(tables['missing']) - _MOST} more checkpoints"
     yield from (f"    damaged  {text}" for text in tables["damaged"])
-    for path in (*of["control"]["set_aside"], *of["run"]["set_aside"]):
+    for path in (path for name in of["runs"] for path in of[name]["set_aside"]):
         yield f"    damaged  {path} was set aside by the trainer, which continued without it"
 
 

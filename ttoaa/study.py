@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
         return
     # All plans first: if one does not fit, the study ends before any run.
     plans = [["plan", f"--seed={seed}"] for seed in left]
-    runs = [stage for seed in left for stage in _runs(seed)]
+    runs = [stage for seed in left for stage in _runs(study, seed)]
     stages = [["prepare"], *plans, *runs, ["report"]]
     runner = _Runner()
     for number, (module, *options) in enumerate(stages, start=1):
@@ -67,15 +67,15 @@ def _check_runs(study: "Study", workdir: Workdir) -> None:
     now = identity.identity(
         geometry=study.geometry, model=study.model, training=study.training.numerics()
     )
-    for kind in RUNS:
-        finished = read_finished(workdir.run(kind))
+    for name in workdir.runs():
+        finished = read_finished(workdir.run(name))
         if finished:
-            identity.check(workdir.run(kind), finished["identity"], now, identity.RETRAIN)
+            identity.check(workdir.run(name), finished["identity"], now, identity.RETRAIN)
 
 
-def _runs(seed: int) -> list[list[str]]:
-    control, run = ["train", "--run=control"], ["train", "--run=run"]
-    return [[*stage, f"--seed={seed}"] for stage in (control, run, ["evaluate"])]
+def _runs(study: config.Study, seed: int) -> list[list[str]]:
+    trained = [["train", f"--run={name}"] for name in dict.fromkeys([*RUNS, *study.runs])]
+    return [[*stage, f"--seed={seed}"] for stage in (*trained, ["evaluate"])]
 
 
 def _seeds(names: Sequence[str]) -> list[int]:

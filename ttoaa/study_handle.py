@@ -37,7 +37,9 @@ from ttoaa.planning.compiler import compile_plan
 from ttoaa.planning.controller_log import SlotTexts
 from ttoaa.planning.items import Intervention
 from ttoaa.planning.plan import Plan
-from ttoaa.planning.removal import Removals
+from ttoaa.planning.removal import Removals, dirty_windows
+from ttoaa.planning.reserve import split_reserve
+from ttoaa.runs import RunSpec, parse_run
 from ttoaa.training.throughput import Ledger
 from ttoaa.workdir import Workdir
 
@@ -129,6 +131,28 @@ class StudyHandle:
         plan = Plan.open(self.workdir.plan)
         check_planned(plan, self.config.experiments)
         return plan
+
+    def run_spec(self, name: str) -> RunSpec:
+        """Return the run of this name; ValueError if the study cannot have it."""
+        if "/" in name:
+            return parse_run(name, self.plan.contents["experiments"])
+        return parse_run(name, [experiment.name for experiment in self.config.experiments])
+
+    @functools.cached_property
+    def sham_windows(self) -> np.ndarray:
+        """int64[m]: the reserve windows that nothing uses, whose text the sham run inserts."""
+        config = self.config
+        total = self.corpus.num_windows("reserve", config.geometry.length)
+        _, pool = split_reserve(total, config.validation_sequences)
+        dirty = dirty_windows(self.removals, self.corpus, config.geometry.length)
+        used = [each.windows for each in self.interventions.values()]
+        left = np.setdiff1d(pool, np.concatenate([dirty, *used]))
+        if not len(left):
+            raise ValueError(
+                "the reserve has no unused window left for the text of a sham run: prepare in a "
+                "new --workdir with more text or a larger Prepare.reserve_fraction"
+            )
+        return left
 
     def check_plan_fits(self) -> None:
         """Raise ValueError if the plan was made for another corpus, order, geometry or seed."""

@@ -1,7 +1,8 @@
-"""Train the control run, or the run with the experiments.
+"""Train the control run, the run with the experiments, or another run of the study.
 
   ttoaa train --workdir=runs/mine --run=control
   ttoaa train --workdir=runs/mine
+  ttoaa train --workdir=runs/mine --run=alone/canaries
 
 Training continues from the newest checkpoint; a finished run is left as it is.
 """
@@ -13,11 +14,15 @@ from collections.abc import Sequence
 from absl import flags
 
 from ttoaa import command_line, signals, study_flags
+from ttoaa.runs import RUN
 from ttoaa.training import train_flags
-from ttoaa.workdir import RUNS
 
-_RUN = flags.DEFINE_enum(
-    "run", "run", RUNS, "which run to train: the control run, or the run with the experiments"
+_RUN = flags.DEFINE_string(
+    "run",
+    RUN,
+    "which run to train: control (no experiment), run (all experiments), alone/NAME, without/NAME, "
+    "sham (reserve text in place of every edit), reordered or reinitialised (the control run with "
+    "another data order or other initial weights)",
 )
 _BEGAN = time.time()
 

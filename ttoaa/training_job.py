@@ -7,13 +7,15 @@ from typing import Any
 
 from ttoaa import config, identity
 from ttoaa.data.loader import Transform, batches
+from ttoaa.data.order import Order, training_order
 from ttoaa.data.repetition_filter import RepetitionFilter
 from ttoaa.experiments import controllers
 from ttoaa.experiments.context import probes_fingerprint
 from ttoaa.locks import exclusive_trainer
 from ttoaa.model.sharding import make_mesh
 from ttoaa.planning.build import check_arms
-from ttoaa.planning.injection import Overlay, SlotOverlay
+from ttoaa.planning.injection import Overlay, SlotOverlay, write_sham_windows
+from ttoaa.runs import CONTROL, REORDERED, RunSpec
 from ttoaa.study_handle import StudyHandle
 from ttoaa.training import init_from, multihost, throughput
 from ttoaa.training.checkpoint_io import newest_meta
@@ -26,45 +28,53 @@ from ttoaa.training.topology import pin_cores, split_cpu
 from ttoaa.workdir import Workdir
 
 
-def check_run(handle: StudyHandle, kind: str) -> None:
+def check_run(handle: StudyHandle, spec: RunSpec) -> None:
     """Raise ValueError for what a run cannot be trained with, before any device is touched."""
-    _ = handle.corpus
-    if kind == "run":
+    if spec.name == REORDERED and handle.corpus.in_order:
+        raise ValueError(f"the order of {handle.corpus.folder} is given: it cannot be {REORDERED}")
+    if spec.experiments:
         handle.check_plan_fits()
         check_arms(handle.plan, handle.config.training.max_arms)
 
 
-def identity_of(handle: StudyHandle, kind: str, controls: ControllerSet) -> dict[str, Any]:
+def identity_of(handle: StudyHandle, spec: RunSpec, controls: ControllerSet) -> dict[str, Any]:
     """Describe all that decides the run's batches and numerics.
 
     Raises ValueError where the control run of this study was made with other settings.
     """
     study, workdir = handle.config, handle.workdir
-    begun = [made for each in (kind, "control") if (made := _made(workdir.run(each)))]
+    begun = [made for each in (spec.name, CONTROL) if (made := _made(workdir.run(each)))]
     probes = probes_fingerprint(handle.probes), controls.measured_fingerprint
     ours = identity.identity(
         corpus=handle.corpus.fingerprint,
-        order=handle.order.fingerprint,
-        plan=handle.plan.hash if kind == "run" else "none",
+        order=_order(handle, spec).fingerprint,
+        plan=handle.plan.hash if spec.experiments else "none",
         probes="-".join(filter(None, probes)),
         controllers=controls.fingerprint if controls.overlay else "none",
         geometry=study.geometry,
         model=study.model,
         training=study.training.numerics(),
-        seed=workdir.seed,
+        seed=spec.init_seed(workdir.seed),
+        **({"subset": spec.subset} if spec.subset else {}),
+        **({"sham": handle.sham_windows} if spec.sham else {}),
         init_from=init_from.find_source(
             study.init_from, begun[0].get("init_from") if begun else None
         ),
     )
-    if kind == "run" and (control := _made(workdir.run("control"))):
-        alike = {**ours, "plan": "none", "controllers": "none"}
-        identity.check(workdir.run("control"), control, alike, identity.RETRAIN)
+    if spec.name != CONTROL and (control := _made(workdir.run(CONTROL))):
+        alike = {name: value for name, value in ours.items() if name not in spec.differs}
+        identity.check(workdir.run(CONTROL), control, alike, identity.RETRAIN)
     return ours
+
+
+def _order(handle: StudyHandle, spec: RunSpec) -> Order:
+    seed = spec.order_seed(handle.workdir.seed)
+    return training_order(handle.corpus, seed, handle.config.geometry.length)
 
 
 def make_job(
     handle: StudyHandle,
-    kind: str,
+    spec: RunSpec,
     controls: ControllerSet,
     made_of: Mapping[str, Any],
     ours: Callable[[], bool],
@@ -73,12 +83,15 @@ def make_job(
 ) -> Job:
     """Put together the training job on the devices that are here; `ours` as in `Job`."""
     study, workdir = handle.config, handle.workdir
-    overlay = [Overlay(handle.plan, handle.corpus)] if kind == "run" else []
+    sham = handle.sham_windows if spec.sham else None
+    overlay = (
+        [Overlay(handle.plan, handle.corpus, spec.experiments, sham)] if spec.experiments else []
+    )
     early, late = _transforms(overlay, controls.overlay, study.training.repetition_filter)
-    corpus, order, geometry = handle.corpus, handle.order, study.geometry
+    corpus, order, geometry = handle.corpus, _order(handle, spec), study.geometry
     return Job(
-        folder=workdir.run(kind),
-        seed=workdir.seed,
+        folder=workdir.run(spec.name),
+        seed=spec.init_seed(workdir.seed),
         program=compiled_step(study),
         identity=made_of,
         batches=lambda start, rows: apply_transforms(
@@ -87,7 +100,7 @@ def make_job(
         controls=controls,
         probes=handle.probes,
         validation_NxL=handle.validation_NxL,
-        label=workdir.run(kind).name,
+        label=workdir.label(spec.name),
         init_from=study.init_from,
         config=workdir.config.read_text(encoding="utf-8"),
         profile=profile,
@@ -96,17 +109,20 @@ def make_job(
     )
 
 
-def _controls(handle: StudyHandle, kind: str) -> ControllerSet:
-    """The controllers; a control run measures for them and fills no slots."""
+def _controls(handle: StudyHandle, spec: RunSpec) -> ControllerSet:
+    """The controllers; runs without their experiment, and the sham run, measure for them only."""
     found = handle.controllers
     if not found:
         return ControllerSet()
     measured = controllers.measured_fingerprint(found)
-    if kind != "run":
+    filling = {name for name, _ in found} & {*spec.experiments}
+    if spec.sham or not filling:
         return ControllerSet(found, measured, measured)
-    filled = SlotOverlay(handle.plan, handle.slots)
-    root = controllers.controllers_fingerprint(found)
-    return ControllerSet(found, root, measured, filled)
+    deciding = [pair for pair in found if pair[0] in filling]
+    filled = SlotOverlay(handle.plan, controllers.slot_texts(deciding))
+    root = controllers.controllers_fingerprint(deciding)
+    others = [pair for pair in found if pair[0] not in filling]
+    return ControllerSet([*deciding, *others], root, measured, filled)
 
 
 def _transforms(
@@ -134,18 +150,19 @@ def compiled_step(study: config.Study) -> CompiledStep:
 def run(
     study: config.Study,
     workdir: Workdir,
-    kind: str,
+    name: str,
     profile_steps: str | None = None,
     began: float | None = None,
 ) -> str:
-    """Train the 'control' run or the 'run' to its end; return the line to print.
+    """Train the run of this name to its end; return the line to print.
 
     `began` is time.time() when the process began, by default now.
     """
-    handle, folder = StudyHandle(study, workdir), workdir.run(kind)
-    check_run(handle, kind)
-    controls = _controls(handle, kind)
-    made_of = identity_of(handle, kind, controls)
+    handle, folder = StudyHandle(study, workdir), workdir.run(name)
+    spec = handle.run_spec(name)
+    check_run(handle, spec)
+    controls = _controls(handle, spec)
+    made_of = identity_of(handle, spec, controls)
     if (folder / FINISHED).exists():
         identity.check(folder, _made(folder) or {}, made_of, identity.RETRAIN)
         return f"{folder} is finished already"
@@ -163,6 +180,8 @@ def run(
         first = meta["topology"] if meta and meta["topology"]["platform"] == "cpu" else {}
         pin_cores(first.get("cores"))
         split_cpu(study.geometry.batch, study.layout, first.get("devices"))
+        if spec.sham and multihost.primary():
+            write_sham_windows(folder, handle.sham_windows)
         is_ours = taken[0] if taken else lambda: True  # only the primary process holds the lock
-        train(make_job(handle, kind, controls, made_of, is_ours, profile, began))
+        train(make_job(handle, spec, controls, made_of, is_ours, profile, began))
     return f"{folder} is finished at step {study.geometry.steps:,}"

@@ -19,8 +19,10 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from ttoaa import signals
+from ttoaa.runs import CONTROL, PLAIN, RUN, SUBSETS, check_run_name
 
-RUNS = ("control", "run")
+RUNS = (CONTROL, RUN)
+"""The runs that every study has."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,35 +60,50 @@ class Workdir:
     def tables(self) -> pathlib.Path:
         return self._seeded("tables")
 
-    def run(self, kind: str) -> pathlib.Path:
-        """Return the folder of the 'control' run or of the experiments' 'run'."""
-        if kind not in RUNS:
-            raise ValueError(f"a run is one of {RUNS}, not {kind!r}")
-        return self._seeded(kind)
+    def run(self, name: str) -> pathlib.Path:
+        """Return the folder of a run (see `ttoaa.runs`); ValueError for a name that means none."""
+        check_run_name(name)
+        kind, *one = name.split("/")
+        return self._seeded(kind).joinpath(*one)
 
-    def table(self, kind: str, step: int, experiment: str) -> pathlib.Path:
-        return self.tables / kind / f"{step:08d}" / f"{experiment}.parquet"
+    def label(self, name: str) -> str:
+        """Return a run's name with its seed, as its folder is called: 'alone-s1/canaries'."""
+        return self.run(name).relative_to(self.root).as_posix()
+
+    def runs(self) -> list[str]:
+        """List the names of the runs of this seed: both standard ones, and others that exist."""
+        plain = [name for name in PLAIN if name in RUNS or self.run(name).is_dir()]
+        inside = (
+            f"{kind}/{path.name}"
+            for kind in SUBSETS
+            for path in sorted(self._seeded(kind).glob("*"))
+            if path.is_dir()
+        )
+        return [*plain, *inside]
+
+    def table(self, run: str, step: int, experiment: str) -> pathlib.Path:
+        return self.tables / run / f"{step:08d}" / f"{experiment}.parquet"
 
     def _seeded(self, name: str) -> pathlib.Path:
         return self.root / (name if self.seed == 0 else f"{name}-s{self.seed}")
 
     def seeds(self) -> list[int]:
-        """List the seeds that have a plan, a control run or a run here, ascending."""
-        names = "|".join(("plan", *RUNS))
+        """List the seeds that have a plan or a run here, ascending."""
+        names = "|".join(("plan", *PLAIN, *SUBSETS))
         found = (re.fullmatch(rf"(?:{names})(?:-s(\d+))?", p.name) for p in self.root.glob("*"))
         return sorted({int(match.group(1) or 0) for match in found if match})
 
     def trained_seeds(self) -> list[int]:
         """List the seeds of which a run has a checkpoint, ascending."""
-        found = {
-            path.parent.parent
-            for path in self.root.glob("*/checkpoints/*")
-            if path.name.isdecimal()
-        }
-        runs = {
-            seed: [Workdir(self.root, seed).run(kind) for kind in RUNS] for seed in self.seeds()
-        }
-        return [seed for seed, folders in runs.items() if found & {*folders}]
+        return [
+            each.seed
+            for each in (Workdir(self.root, seed) for seed in self.seeds())
+            if any(
+                path.name.isdecimal()
+                for name in each.runs()
+                for path in each.run(name).glob("checkpoints/*")
+            )
+        ]
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ LAYOUTS = {
 
 def told_of(study, workdir):
     handle = StudyHandle(study, workdir)
-    (work,) = WorkList(study, workdir, handle.plan.hash, [30]).look()[:1]
+    (work,) = WorkList(study, workdir, handle.plan, [30]).look()[:1]
     scores = Scores(handle)
     params = scores.restore(work)
     head = params["head"]

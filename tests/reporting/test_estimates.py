@@ -20,6 +20,7 @@ from ttoaa.workdir import RUNS, Workdir
 COLUMNS = [
     *("experiment", "outcome", "condition", "primary", "seed", "n", "value", "ci_low", "ci_high"),
     *("control_value", "difference", "difference_ci_low", "difference_ci_high"),
+    "sham_difference",
 ]
 CONDITIONS = ["0x", "4x", "16x"]
 

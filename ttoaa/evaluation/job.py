@@ -26,7 +26,7 @@ from ttoaa.study_handle import StudyHandle
 from ttoaa.training.checkpoint_io import CheckpointError
 from ttoaa.training.run_records import LEDGER, check_run, read_ledger
 from ttoaa.training.throughput import Ledger
-from ttoaa.workdir import RUNS, Workdir
+from ttoaa.workdir import Workdir
 
 
 def evaluate(
@@ -44,7 +44,7 @@ def evaluate(
         waiting.on("the plan (run python -m ttoaa.plan)")
     handle = StudyHandle(study, workdir)
     plan = handle.plan
-    for notice in filter(None, (check_run(workdir.run(kind)) for kind in RUNS)):
+    for notice in filter(None, (check_run(workdir.run(name)) for name in workdir.runs())):
         print(f"evaluate: {notice}")
     lost = not read_ledger(workdir.tables) and any(workdir.tables.glob("*/*/*.parquet"))
     if lost:
@@ -52,11 +52,11 @@ def evaluate(
         print(f"evaluate: {path} is missing: the report cannot tell the cost of evaluation")
     for name in added_later(plan, study.experiments):
         print(f"evaluate: {name} is not in the plan: it inserts nothing and was added later")
-    worklist = WorkList(study, workdir, plan.hash, steps)
+    worklist = WorkList(study, workdir, plan, steps)
     there = worklist.checkpoints()
     if not there and not waiting.watch:
         raise ValueError(f"{workdir.root} has no checkpoint yet: run python -m ttoaa.train first")
-    runs = [(kind, step) for kind in RUNS for step in steps or ()]
+    runs = [(name, step) for name in workdir.runs() for step in steps or ()]
     asked = runs if waiting.watch else [where for where in runs if where in there]
     with Leases(workdir.tables / "leases", waiting.patience.stale) as leases:
         leases.acquire(f"job-{leases.owner}")  # so that ttoaa.status sees a waiting job

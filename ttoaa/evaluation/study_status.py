@@ -1,6 +1,7 @@
 """What is done, running, missing and damaged in a study, and what to run next. Only reads."""
 
 import pathlib
+import re
 import shlex
 import time
 from typing import Any
@@ -37,7 +38,7 @@ def study_status(study: Study, root: pathlib.Path) -> dict[str, Any]:
 
 
 def _seed(study: Study, workdir: Workdir) -> dict[str, Any]:
-    runs = {kind: _run(workdir, p) for kind, p in progress(workdir).items()}
+    runs = {name: _run(workdir, p) for name, p in progress(workdir, study.runs).items()}
     plan = Plan(workdir.plan) if (workdir.plan / "plan.json").exists() else None
     held = [lease for lease in list_leases(workdir.tables / "leases") if lease.alive]
     tables: dict[str, Any] = {"made": 0, "asked": 0, "missing": [], "damaged": [], "later": []}
@@ -54,6 +55,7 @@ def _seed(study: Study, workdir: Workdir) -> dict[str, Any]:
     finished = bool(plan) and all(run["finished"] for run in runs.values())
     return {
         "seed": workdir.seed,
+        "runs": list(runs),
         **runs,
         "plan": plan and plan.meta.get("hash"),
         "tables": tables,
@@ -66,7 +68,7 @@ def _seed(study: Study, workdir: Workdir) -> dict[str, Any]:
 def _look(study: Study, workdir: Workdir, plan: Plan) -> dict[str, Any]:
     """Count made, missing and damaged tables; raise ValueError if they cannot be read."""
     check_planned(plan, study.experiments)
-    worklist = WorkList(study, workdir, plan.hash)
+    worklist = WorkList(study, workdir, plan)
     # A table that a job works on is missing until it is written.
     lacking = worklist.look()
     asked = len(worklist.checkpoints()) * len(study.experiments)
@@ -96,9 +98,10 @@ def _run(workdir: Workdir, progress: Progress) -> dict[str, Any]:
 
 
 def _lease(lease: Lease) -> dict[str, Any]:
-    run, step, experiment = lease.name.split("-", 2)
+    parts = re.fullmatch(r"(.+?)-(\d{8,})-(.+)", lease.name)
+    run, step, experiment = parts.groups() if parts else (lease.name, "0", "")
     return {
-        "run": run,
+        "run": run.replace("+", "/"),
         "step": int(step),
         "experiment": experiment,
         "owner": lease.owner,
@@ -126,13 +129,17 @@ def _next(state: dict[str, Any], scored: bool) -> list[str]:
     found = []
     for of in state["seeds"]:
         seed, control, run = of["seed"], of["control"], of["run"]
-        busy = control["training"] or run["training"]
+        busy = any(of[name]["training"] for name in of["runs"])
         if not of["plan"]:
             found.append(command("plan", seed))
         elif not (control["finished"] or control["training"]):
             found.append(command("train", seed, "--run=control"))
         elif control["finished"] and not (run["finished"] or run["training"]):
             found.append(command("train", seed, "--run=run"))
+        elif run["finished"]:
+            others = [name for name in of["runs"] if not of[name]["finished"]]
+            idle = [name for name in others if not of[name]["training"]]
+            found += [command("train", seed, f"--run={name}") for name in idle]
         if of["tables"]["missing"] and not (of["jobs"] or of["running"]):
             found.append(command("evaluate", seed, *(["--watch"] if busy else [])))
     if scored and state["report"] != "made":

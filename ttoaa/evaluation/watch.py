@@ -5,6 +5,7 @@ Progress is read from records and leases; JAX is not initialised.
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import tqdm
@@ -12,7 +13,7 @@ import tqdm
 from ttoaa.locks import LEASE_STALE, running_trainer
 from ttoaa.training.run_records import ATTEMPTS, FINISHED, read_finished
 from ttoaa.training.throughput import read_attempts
-from ttoaa.workdir import RUNS, Workdir
+from ttoaa.workdir import Workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,19 +38,19 @@ class Progress:
         return text if self.training else f"{text}, and no trainer is running"
 
 
-def progress(workdir: Workdir) -> dict[str, Progress]:
-    """Return the progress of the control run and the run, by name."""
+def progress(workdir: Workdir, more: Sequence[str] = ()) -> dict[str, Progress]:
+    """Return the progress of the control run, the run, others that exist, and `more`, by name."""
     found = {}
-    for kind in RUNS:
-        folder = workdir.run(kind)
+    for kind in dict.fromkeys([*workdir.runs(), *more]):
+        folder, label = workdir.run(kind), workdir.label(kind)
         if finished := read_finished(folder):
-            found[kind] = Progress(folder.name, finished["step"], None, True, False)
+            found[kind] = Progress(label, finished["step"], None, True, False)
             continue
         lines = read_attempts(folder / ATTEMPTS)
         step = lines[-1]["step"] if lines else None
         quiet = max(0.0, time.time() - lines[-1]["time"]) if lines else None
         training = running_trainer(folder) is not None
-        found[kind] = Progress(folder.name, step, quiet, False, training)
+        found[kind] = Progress(label, step, quiet, False, training)
     return found
 
 
@@ -70,7 +71,7 @@ class Patience:
     """How long a job waits for new work."""
 
     watch: bool = False
-    """Wait until both runs have ended and other jobs have finished their tables."""
+    """Wait until all runs have ended and other jobs have finished their tables."""
     give_up_after: float | None = None
     """Seconds without news of runs or other jobs; None waits indefinitely."""
     stale: float = LEASE_STALE
@@ -98,7 +99,7 @@ class Waiting:
     def on(self, what: str) -> None:
         """Sleep for one poll; raise GaveUp after too long without news."""
         now, limit = time.monotonic(), self.patience.give_up_after
-        news = [_stamps(self.workdir, kind) for kind in RUNS]
+        news = [_stamps(self.workdir, kind) for kind in self.workdir.runs()]
         if news != self._news:
             self._news, self._since = news, now
         if limit is not None and now - self._since > limit:

@@ -9,8 +9,10 @@ from ttoaa.config import Study
 from ttoaa.experiments.base import Experiment
 from ttoaa.experiments.context import outcome_fingerprints
 from ttoaa.parquet_io import outcome_source
+from ttoaa.planning.plan import Plan
+from ttoaa.runs import CONTROL, parse_run
 from ttoaa.training.checkpoint_io import CheckpointError, committed_steps, read_meta
-from ttoaa.workdir import RUNS, Workdir
+from ttoaa.workdir import Workdir
 
 _MOST = 12
 """Steps that one line lists at most."""
@@ -38,17 +40,18 @@ class Work(NamedTuple):
     @property
     def prefix(self) -> str:
         """The prefix of the names of its leases."""
-        return f"{self.kind}-{self.step:08d}-"
+        return f"{self.kind.replace('/', '+')}-{self.step:08d}-"
 
 
 class WorkList:
     """Polled while runs train; the metadata of a checkpoint is read once."""
 
     def __init__(
-        self, study: Study, workdir: Workdir, plan: str, steps: Sequence[int] | None = None
+        self, study: Study, workdir: Workdir, plan: Plan, steps: Sequence[int] | None = None
     ) -> None:
-        """`plan` is the plan's hash; `steps` are the requested ones, by default all."""
-        self.study, self.workdir, self.plan, self.steps = study, workdir, plan, steps
+        """`steps` are the requested ones, by default all."""
+        self.study, self.workdir, self.plan, self.steps = study, workdir, plan.hash, steps
+        self._planned = plan.contents["experiments"]
         self.outcomes = outcome_fingerprints(study.experiments)
         self.faults: dict[Where, str] = {}
         """What was damaged at the last poll."""
@@ -60,11 +63,13 @@ class WorkList:
         """Return (run, step) of all committed checkpoints, ordered by step.
 
         Curves then grow from their start, checkpoints that retention deletes next are scored first,
-        and both runs are scored together.
+        and all runs are scored together.
         """
-        found = [(step, kind) for kind in RUNS for step in committed_steps(self._folder(kind))]
+        names = self.workdir.runs()
+        found = [(step, name) for name in names for step in committed_steps(self._folder(name))]
         self._seen.update((kind, step) for step, kind in found)
-        return [(kind, step) for step, kind in sorted(found)]
+        found.sort(key=lambda where: (where[0], names.index(where[1])))
+        return [(name, step) for step, name in found]
 
     def look(self) -> list[Work]:
         """Return all missing work; `faults` then lists what could not be read.
@@ -111,7 +116,8 @@ class WorkList:
     def missed(self) -> str:
         """Return one line on checkpoints that were deleted before they were scored, or ''."""
         lost = [where for where in sorted(self._seen) if self._is_lost(*where)]
-        by_kind = {kind: [step for its, step in lost if its == kind] for kind in RUNS}
+        kinds = dict.fromkeys(kind for kind, _ in lost)
+        by_kind = {kind: [step for its, step in lost if its == kind] for kind in kinds}
         listed = "; ".join(f"{kind} step {_listed(at)}" for kind, at in by_kind.items() if at)
         line = f"checkpoints that were deleted before they were scored: {len(lost)} ({listed})"
         return line if lost else ""
@@ -154,10 +160,13 @@ class WorkList:
             return None
 
     def _check_belong(self, metas: Mapping[tuple[str, int], dict[str, Any]]) -> None:
-        controls = [meta["identity"] for (kind, _), meta in metas.items() if kind == "control"]
+        controls = [meta["identity"] for (kind, _), meta in metas.items() if kind == CONTROL]
         control = controls[-1] if controls else {}
         for (kind, _), meta in metas.items():
-            expected = {**control, "plan": self.plan if kind == "run" else "none"}
+            spec = parse_run(kind, self._planned)
+            expected = {name: part for name, part in control.items() if name not in spec.differs}
+            expected["plan"] = self.plan if spec.experiments else "none"
+            expected |= {"subset": list(spec.subset)} if spec.subset else {}
             expected.pop("controllers", None)  # in a control run they decide nothing
             identity.check(self.workdir.run(kind), meta["identity"], expected, identity.RETRAIN)
 
@@ -176,7 +185,8 @@ def leave_out(error: Exception, checkpoint: pathlib.Path) -> str:
 
 def known_steps(workdir: Workdir, names: Sequence[str], coming: bool) -> list[int]:
     """Parse steps; raise ValueError for one without a checkpoint, unless more are `coming`."""
-    there = {step for kind in RUNS for step in committed_steps(workdir.run(kind) / "checkpoints")}
+    folders = [workdir.run(name) / "checkpoints" for name in workdir.runs()]
+    there = {step for folder in folders for step in committed_steps(folder)}
     for name in names:
         if not name.isdecimal() or not (coming or int(name) in there):
             raise ValueError(f"--steps: no checkpoint {name!r}, only {sorted(there)}")

@@ -5,15 +5,18 @@ chose for their slots.
 """
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+import pathlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ttoaa.data.corpus import Corpus
+from ttoaa.data.order import mix64
 from ttoaa.planning.controller_log import SlotTexts
 from ttoaa.planning.items import RESERVE, SLOT, TOKENS
 from ttoaa.planning.plan import Edits
+from ttoaa.workdir import atomic_writer
 
 if TYPE_CHECKING:  # Grain takes a second to import, and only the loader needs it
     from ttoaa.data.loader import Batch
@@ -23,10 +26,25 @@ _LOOKED_UP = 1 << 16  # positions per look-up, which for one step costs more tha
 
 
 class Overlay:
-    """Writes the edits of all experiments over a batch; the cost depends on edits alone."""
+    """Writes the edits of experiments over a batch; the cost depends on edits alone."""
 
-    def __init__(self, plan: Edits, corpus: Corpus) -> None:
+    def __init__(
+        self,
+        plan: Edits,
+        corpus: Corpus,
+        experiments: Collection[str] | None = None,
+        sham_windows: np.ndarray | None = None,
+    ) -> None:
+        """Make the edits of these experiments, by default of all.
+
+        With `sham_windows` (int64[m] of the reserve), every edit keeps its place, length and arm
+        and writes text of one of these windows in place of its own.
+        """
         self._plan, self._corpus, self._geometry = plan, corpus, plan.geometry
+        self._sham_windows = sham_windows
+        arms = [arm for arm in plan.arms if experiments is None or arm["experiment"] in experiments]
+        self._included = np.zeros(1 + max((arm["id"] for arm in plan.arms), default=0), bool)
+        self._included[[arm["id"] for arm in arms]] = True
         self._found: _Steps | None = None
 
     def __call__(self, step: int, batch: "Batch") -> "Batch":
@@ -51,7 +69,7 @@ class Overlay:
         if len(windows):
             self._corpus.write_windows("reserve", windows, tokens, rows)
         # One slice for each edit costs less than one index for each token.
-        flat, flat_arms, texts = tokens.reshape(-1), arms.reshape(-1), self._plan.tokens
+        flat, flat_arms, texts = tokens.reshape(-1), arms.reshape(-1), found.tokens
         for at, length, source in zip(*found.texts.of(inside), strict=True):
             flat[at : at + length] = texts[source : source + length]
         for at, length, arm in zip(*found.arms.of(inside), strict=True):
@@ -65,10 +83,16 @@ class Overlay:
         row = np.minimum(rows.searchsorted(theirs), len(rows) - 1)
         ours = rows[row] == theirs  # the rows of a host need not be contiguous
         ours &= columns["kind"][chosen] != SLOT  # stays the corpus text until a controller decides
+        ours &= self._included[columns["arm"][chosen]]
+        position = columns["position"][chosen][ours]
         steps_n, row = steps_n[ours] - first, row[ours]
         kind, source, offset, length, arm = (columns[name][chosen][ours] for name in _READ)
         at = row * self._geometry.length + offset
-        reserve, text = kind == RESERVE, kind == TOKENS
+        reserve, text, tokens = kind == RESERVE, kind == TOKENS, self._plan.tokens
+        if self._sham_windows is not None:
+            shown = sham_choice(self._sham_windows, position, offset)
+            source = np.where(reserve, shown, source)
+            tokens, source[text] = self._sham_texts(shown[text], length[text])
 
         def begin(which: np.ndarray | slice) -> list[int]:
             return steps_n[which].searchsorted(np.arange(steps + 1)).tolist()
@@ -84,7 +108,32 @@ class Overlay:
             windows=_ByStep(begin(reserve), [source[reserve], row[reserve]]),
             texts=lists(text, at, length, source),
             arms=lists(slice(None), at, length, arm),
+            tokens=tokens,
         )
+
+    def _sham_texts(self, windows: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the first length[i] tokens of each window, concatenated, and where each begins."""
+        rows = self._corpus.windows("reserve", windows, self._geometry.length)
+        kept = np.arange(self._geometry.length) < length[:, None]
+        return rows[kept], np.cumsum(length) - length
+
+
+SHAM_WINDOWS = "sham_windows.npy"
+"""The reserve windows of a sham run, int64[m], in its folder."""
+
+
+def write_sham_windows(folder: pathlib.Path, windows: np.ndarray) -> None:
+    with atomic_writer(folder / SHAM_WINDOWS) as file:
+        np.save(file, windows)
+
+
+def sham_choice(windows: np.ndarray, position: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """Return the reserve window (int64[n]) whose text a sham edit at each place writes.
+
+    It is windows[mix64(position * 2**20 + offset) mod m].
+    """
+    places = position.astype(np.uint64) * np.uint64(1 << 20) + offset.astype(np.uint64)
+    return windows[(mix64(places) % np.uint64(len(windows))).astype(np.int64)]
 
 
 class _ByStep(NamedTuple):
@@ -107,9 +156,11 @@ class _Steps(NamedTuple):
     windows: _ByStep
     """Reserve window, and row of the host."""
     texts: _ByStep
-    """Index in the host's flattened tokens, length, and index in the plan's tokens."""
+    """Index in the host's flattened tokens, length, and index in `tokens`."""
     arms: _ByStep
     """Index, length and arm."""
+    tokens: np.ndarray
+    """int32: what `texts` index."""
 
     def cover(self, step: int, share: bytes) -> bool:
         return 0 <= step - self.first < self.steps and share == self.share

@@ -6,7 +6,7 @@ Only tables of the current plan, and of the outcomes as they are defined now, ar
 import dataclasses
 import math
 import pathlib
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any, TypedDict
 
 import numpy as np
@@ -15,6 +15,7 @@ import pandas as pd
 from ttoaa.author_errors import blame
 from ttoaa.experiments.base import Experiment
 from ttoaa.parquet_io import outcome_source, read_outcomes
+from ttoaa.runs import CONTROL, RUN, SHAM
 from ttoaa.statistics.bootstrap import Estimate, across_seeds
 from ttoaa.training.checkpoint_io import committed_steps
 from ttoaa.workdir import RUNS, Workdir
@@ -27,7 +28,7 @@ def stale_tables(folder: Workdir, plan: str, outcomes: Mapping[str, str]) -> lis
     ValueError for a stale table whose checkpoint exists.
     """
     found = []
-    for kind in RUNS:
+    for kind in folder.runs():
         there = committed_steps(folder.run(kind) / "checkpoints")
         for path in sorted((folder.tables / kind).glob("*/*.parquet")):
             if path.stem not in outcomes or not path.parent.name.isdecimal():
@@ -63,6 +64,7 @@ _KEYS = ["experiment", "outcome", "condition"]
 _SUMMARY = (
     *("experiment", "outcome", "condition", "primary", "seed", "n", "value", "ci_low", "ci_high"),
     *("control_value", "difference", "difference_ci_low", "difference_ci_high"),
+    "sham_difference",
 )
 
 
@@ -80,11 +82,14 @@ class SummaryRow(TypedDict):
 class StudyEstimates:
     """The estimates of a study.
 
-    `table` has a row for each estimate: experiment, seed, step, primary and the columns of
-    `Estimate`. `notes` names everything that was left out of it.
+    `table` has a row for each estimate of the run against the control run: experiment, seed, step,
+    primary and the columns of `Estimate`. `others` has the same for every other run of the study
+    against the control run at the final step, with the run's name in `run`. `notes` names
+    everything that was left out.
     """
 
     table: pd.DataFrame
+    others: pd.DataFrame
     final_step: int
     seeds: tuple[int, ...]
     notes: tuple[str, ...]
@@ -145,8 +150,15 @@ def collect(
                     frames.append(_estimates(folder, step, experiment))
     # An outcome may be empty at an early step, and an empty frame has no types.
     table = pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
+    others = [*_others(evaluated, final_step, experiments, without)]
     _require_primary(table[table["step"] == final_step], experiments)
-    return StudyEstimates(table, final_step, tuple(f.seed for f in evaluated), tuple(notes))
+    return StudyEstimates(
+        table,
+        pd.concat(others, ignore_index=True) if others else table.iloc[:0].assign(run=""),
+        final_step,
+        tuple(f.seed for f in evaluated),
+        tuple(notes),
+    )
 
 
 def summary(estimates: StudyEstimates) -> list[dict[str, Any]]:
@@ -156,6 +168,9 @@ def summary(estimates: StudyEstimates) -> list[dict[str, Any]]:
     seed is the unit), and n = the number of seeds. What is not a finite number is None.
     """
     final = estimates.table[estimates.table["step"] == estimates.final_step]
+    sham = estimates.others[estimates.others["run"] == SHAM].set_index([*_KEYS, "seed"])
+    shown = sham["difference"].reindex(pd.MultiIndex.from_frame(final[[*_KEYS, "seed"]]))
+    final = final.assign(sham_difference=shown.to_numpy())
     rows = []
     for _, group in final.groupby(_KEYS, sort=False):
         rows.extend(group.to_dict("records"))
@@ -166,7 +181,8 @@ def summary(estimates: StudyEstimates) -> list[dict[str, Any]]:
 
 def _over_seeds(group: pd.DataFrame) -> dict[str, Any]:
     row = group.iloc[0].to_dict() | {"seed": ALL_SEEDS, "n": len(group)}
-    row["control_value"] = float(group["control_value"].mean())
+    for name in ("control_value", "sham_difference"):
+        row[name] = float(group[name].mean())
     for name, prefix in (("value", ""), ("difference", "difference_")):
         bounds = across_seeds(group[name].to_numpy())
         row[name], row[f"{prefix}ci_low"], row[f"{prefix}ci_high"] = bounds
@@ -197,10 +213,27 @@ def _missing(folder: Workdir, step: int, experiment: Experiment) -> str:
     return next((k for k in RUNS if not folder.table(k, step, experiment.name).exists()), "")
 
 
-def _estimates(folder: Workdir, step: int, experiment: Experiment) -> pd.DataFrame:
-    run, control = (_read(folder.table(k, step, experiment.name)) for k in ("run", "control"))
+def _others(
+    folders: Sequence[Workdir],
+    step: int,
+    experiments: Sequence[Experiment],
+    without: Set[pathlib.Path],
+) -> Iterator[pd.DataFrame]:
+    """Yield the estimates of runs other than the standard ones, where their tables exist."""
+    for folder in folders:
+        for name in folder.runs()[len(RUNS) :]:
+            for experiment in experiments:
+                paths = [folder.table(run, step, experiment.name) for run in (name, CONTROL)]
+                if all(path.exists() for path in paths) and without.isdisjoint(paths):
+                    yield _estimates(folder, step, experiment, name).assign(run=name)
+
+
+def _estimates(folder: Workdir, step: int, experiment: Experiment, name: str = RUN) -> pd.DataFrame:
+    """Return the estimates of a run against the control run, one row each."""
+    run, control = (_read(folder.table(k, step, experiment.name)) for k in (name, CONTROL))
     columns = [field.name for field in dataclasses.fields(Estimate)]
-    with blame(f"{experiment.name}, seed {folder.seed}, step {step}"):
+    of = "" if name == RUN else f" of {name}"
+    with blame(f"{experiment.name}, seed {folder.seed}, step {step}{of}"):
         estimates = experiment.estimates(run, control)
         rows = pd.DataFrame([dataclasses.asdict(e) for e in estimates], columns=columns)
     primary = rows["outcome"] + "/" + rows["condition"] == experiment.primary

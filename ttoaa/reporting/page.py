@@ -78,6 +78,8 @@ class ExperimentSection:
     arms: Picture | None
     rows: list[dict[str, Any]]
     seed_rows: list[dict[str, Any]]
+    other_rows: list[dict[str, Any]]
+    """The primary outcome in other runs of the study, against the control run."""
     examples: list[dict[str, Any]]
 
 
@@ -138,6 +140,7 @@ def render(
         sections=[_section(root, e, estimates, rows, arms, slots) for e in experiments],
         ended=ended,
         primaries=[row for row in rows if row["primary"]],
+        sham=any(row["sham_difference"] is not None for row in rows),
         pictures=_loss_pictures(losses),
         runs=[_run(Workdir(root, seed), kind, losses) for seed in seeds for kind in RUNS],
         added=added(root, seeds, [e.name for e in experiments]).to_dict("records"),
@@ -179,6 +182,7 @@ def _section(
     outcomes = list(dict.fromkeys(row["outcome"] for row in mine))
     mine.sort(key=lambda row: outcomes.index(row["outcome"]))
     table = estimates.table[estimates.table["experiment"] == experiment.name]
+    others = estimates.others[estimates.others["experiment"] == experiment.name]
     several = len(estimates.seeds) > 1
     paint = functools.partial(figures.paint_arms, arms, experiment.name)
     with blame(f"figure of {experiment.name}"):
@@ -195,6 +199,7 @@ def _section(
         else None,
         rows=[row for row in mine if (row["seed"] == ALL_SEEDS) == several],
         seed_rows=[row for row in mine if several and row["seed"] != ALL_SEEDS],
+        other_rows=others[others["primary"].astype(bool)].to_dict("records"),
         examples=_examples(Workdir(root, estimates.seeds[0]), experiment.name, slots),
     )
 

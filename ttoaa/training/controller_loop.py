@@ -31,10 +31,15 @@ class ControllerSet:
     measured_fingerprint: str = ""
     """Of the probes and when they are measured."""
     overlay: SlotOverlay | None = None
-    """The slots; None in a control run, which measures the probes and decides nothing."""
+    """The slots that the first controllers fill; the others, or all if it is None, measure their
+    probes and decide nothing."""
 
     def __bool__(self) -> bool:
         return bool(self.controllers)
+
+    def decides(self, number: int) -> bool:
+        """Whether a controller fills slots in this run."""
+        return self.overlay is not None and number < len(self.overlay.slot_texts)
 
     def is_boundary(self, step: int) -> bool:
         return any(step % controller.every == 0 for _, controller in self.controllers)
@@ -68,7 +73,7 @@ class ControllerLoop:
         decisions = from_primary(functools.partial(self._open_log, folder, head))
         if controls.overlay:
             controls.overlay.begin(start)
-            controls.overlay.replay(decisions)
+            controls.overlay.replay(line for line in decisions if line["chosen"] is not None)
 
     def _open_log(self, folder: pathlib.Path, head: str | None) -> list[controller_log.Line]:
         """Open the log, and return the part of its lines that every process needs."""
@@ -111,8 +116,8 @@ class ControllerLoop:
         scores = iter(measure([request for each in probes for request in each]))
         log_p = [[float(np.sum(next(scores), dtype=np.float64)) for _ in each] for each in probes]
         chosen = from_primary(functools.partial(self._decide_and_log, step, numbers, log_p))
-        if self._controls.overlay:
-            for number, texts in zip(numbers, chosen, strict=True):
+        for number, texts in zip(numbers, chosen, strict=True):
+            if self._controls.overlay and self._controls.decides(number):
                 interval = step // self._controls.controllers[number][1].every
                 self._controls.overlay.decide(number, interval, texts)
 
@@ -133,7 +138,7 @@ class ControllerLoop:
         if not np.isfinite(log_p).all():
             raise ValueError(f"{who}: at step {step} a probe's log p is not finite: {log_p!r:.200}")
         overlay = self._controls.overlay
-        if overlay is None:
+        if overlay is None or not self._controls.decides(number):
             return {**line, "log_p": log_p, "chosen": None, "state": None}
         key = name, controller.slots
         before = self._states[key] if key in self._states else _to_json(who, controller.start())

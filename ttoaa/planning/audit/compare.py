@@ -1,5 +1,6 @@
 """The audit of a plan: compare the loader's batches with those of the reference reader (C5)."""
 
+import dataclasses
 import itertools
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -11,8 +12,9 @@ from ttoaa.data.loader import batches
 from ttoaa.data.order import Order
 from ttoaa.planning import controller_log
 from ttoaa.planning.audit.reference_reader import PlainReader, Share, differences
-from ttoaa.planning.injection import Overlay, SlotOverlay
+from ttoaa.planning.injection import SHAM_WINDOWS, Overlay, SlotOverlay
 from ttoaa.planning.plan import Plan
+from ttoaa.runs import RUN, parse_run
 from ttoaa.workdir import Workdir
 
 
@@ -35,22 +37,25 @@ def load_shares(
     steps: Sequence[int],
     hosts: Sequence[int] = (1,),
     filled: SlotOverlay | None = None,
+    overlay: Overlay | None = None,
+    order: Order | None = None,
 ) -> Iterator[Share]:
     """Load the rows of each host for these steps, for each number of `hosts`, step by step.
 
-    With `filled`, controllers' slots hold what a run decided.
+    With `filled`, controllers' slots hold what a run decided. `overlay` makes the edits and `order`
+    is the training order, by default those of the plan.
     """
-    geometry, order = plan.geometry, Order(**plan.contents["order"])
+    geometry, order = plan.geometry, order or Order(**plan.contents["order"])
     shares = [
         (f"host {host} of {count}{how}" if count > 1 else "", rows)
         for count in hosts
         for how, parts in cuts(geometry.batch, count)
         for host, rows in enumerate(parts)
     ]
-    overlay = [Overlay(plan, corpus)]
+    edits = [overlay or Overlay(plan, corpus)]
     for step in steps:
         for host, rows in shares:
-            loaded = batches(corpus, order, geometry, overlay, rows=rows, start=step, threads=0)
+            loaded = batches(corpus, order, geometry, edits, rows=rows, start=step, threads=0)
             batch = filled(step, next(loaded)) if filled else next(loaded)
             yield Share(step, rows, batch["tokens"], batch["arms"], host)
 
@@ -65,18 +70,27 @@ def audit(
     seed: int,
     steps: Sequence[int] = (),
     hosts: Sequence[int] = (1,),
+    name: str = RUN,
 ) -> str:
     """Compare the loader with the reference reader on `steps`, or on `count` random steps.
 
-    Each batch is loaded for each number of `hosts`. If a run with controllers has begun, both sides
-    fill the slots that it decided. Returns a line for the user. Raises ValueError, naming the first
-    difference, if there is one, and for a damaged plan or corpus.
+    The batches are those of the run of this name (see `ttoaa.runs`); each is loaded for each number
+    of `hosts`. If that run has controllers and has begun, both sides fill the slots that it
+    decided. Returns a line for the user. Raises ValueError, naming the first difference, if there
+    is one, and for a damaged plan or corpus.
     """
     plan = Plan.open(workdir.plan)
     corpus, note = _open_corpus(workdir, plan)
-    geometry, run = plan.geometry, workdir.run("run")
+    geometry, run = plan.geometry, workdir.run(name)
+    spec = parse_run(name, plan.contents["experiments"])
+    sham = _sham_windows(run) if spec.sham else None
     controlled = (run / controller_log.SLOT_TEXTS_FOLDER / "index.json").exists()
-    reader = PlainReader(workdir.corpus, workdir.plan, run if controlled else None)
+    reader = PlainReader(
+        workdir.corpus, workdir.plan, run if controlled else None, spec.experiments, sham
+    )
+    order = Order(**plan.contents["order"])
+    order = dataclasses.replace(order, seed=spec.order_seed(order.seed))
+    reader.order = {**reader.order, "seed": order.seed}
     filled = _slot_overlay(plan, run) if controlled else None
     stop = min(reader.decided, geometry.steps)
     if not stop:
@@ -89,17 +103,27 @@ def audit(
     chosen = list(steps)
     if not steps:
         chosen = sorted(np.random.default_rng(seed).permutation(stop)[:count].tolist())
-    shares = load_shares(corpus, plan, chosen, hosts, filled)
+    overlay = Overlay(plan, corpus, spec.experiments, sham)
+    shares = load_shares(corpus, plan, chosen, hosts, filled, overlay, order)
     found = list(itertools.islice(differences(reader, shares), _COUNTED))
     if found:
         count_text = f"{_COUNTED:,} or more" if len(found) == _COUNTED else f"{len(found):,}"
         raise ValueError(f"the audit found {count_text} differences; first: {found[0]}")
     where = "" if tuple(hosts) == (1,) else f" as each of {', '.join(map(str, hosts))} hosts"
     tokens = len(chosen) * geometry.batch * geometry.length
+    of = "" if name == RUN else f" of {workdir.label(name)}"
     return (
-        f"{len(chosen)} batches ({tokens:,} tokens and arms) audited{where}, "
+        f"{len(chosen)} batches ({tokens:,} tokens and arms){of} audited{where}, "
         f"{'with the decisions of the run, ' if controlled else ''}no difference{note}"
     )
+
+
+def _sham_windows(run: pathlib.Path) -> np.ndarray:
+    """Return the windows that a sham run drew its text from; ValueError before it began."""
+    path = run / SHAM_WINDOWS
+    if not path.exists():
+        raise ValueError(f"{run} has not begun: train it first")
+    return np.load(path)
 
 
 def _slot_overlay(plan: Plan, run: pathlib.Path) -> SlotOverlay:

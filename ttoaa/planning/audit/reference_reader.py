@@ -13,7 +13,7 @@ import json
 import os
 import pathlib
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -99,17 +99,30 @@ class PlainReader:
     """Composes any training row from `corpus/` and `plan/` alone.
 
     Columns stay on disk, so a plan of any size opens at once. With a `run`, its controllers' slots
-    are filled as decided, up to the step `decided`; without, they are empty.
+    are filled as decided, up to the step `decided`; without, they are empty. Only the edits of
+    `experiments` are made, by default all. With `sham` (reserve windows, int64[m]), texts are those
+    of these windows instead: of number mix64(position * 2**20 + offset) mod m.
     """
 
     def __init__(
-        self, corpus: pathlib.Path, plan: pathlib.Path, run: pathlib.Path | None = None
+        self,
+        corpus: pathlib.Path,
+        plan: pathlib.Path,
+        run: pathlib.Path | None = None,
+        experiments: Collection[str] | None = None,
+        sham: np.ndarray | None = None,
     ) -> None:
         self.corpus = PlainCorpus(corpus)
         contents = json.loads((plan / "plan.json").read_text(encoding="utf-8"))["contents"]
         geometry = contents["geometry"]
         self.length, self.batch, self.steps = (geometry[k] for k in ("length", "batch", "steps"))
         self.order = contents["order"]
+        self.sham = sham
+        self.left_out = {
+            arm["id"]
+            for arm in contents["arms"]
+            if experiments is not None and arm["experiment"] not in experiments
+        }
         self.train = self.corpus.count("train", self.length)
         self.filled: Texts = {}
         self.decided: int = self.steps
@@ -135,6 +148,8 @@ class PlainReader:
         for edit in range(bisect.bisect_left(where, position), len(where)):
             if where[edit] != position:
                 break
+            if int(self.edits["arm"][edit]) in self.left_out:
+                continue
             first, length = int(self.edits["offset"][edit]), int(self.edits["length"][edit])
             text = self._text(edit, tokens[first : first + length])
             tokens[first : first + len(text)] = text
@@ -144,6 +159,10 @@ class PlainReader:
     def _text(self, edit: int, there: list[int]) -> list[int]:
         """Return what an edit writes over the corpus tokens `there`."""
         kind, source = int(self.edits["kind"][edit]), int(self.edits["source"][edit])
+        if self.sham is not None and kind in (_TOKENS, _RESERVE):
+            place = int(self.edits["position"][edit]) << 20
+            number = _mix(place + int(self.edits["offset"][edit])) % len(self.sham)
+            kind, source = _RESERVE, int(self.sham[number])
         if kind == _TOKENS:
             text: list[int] = self.tokens[source : source + len(there)].tolist()
             return text

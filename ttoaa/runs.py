@@ -1,0 +1,85 @@
+"""Runs of a study by name, and what each trains on.
+
+| name | what it is |
+|---|---|
+| `control` | no experiment |
+| `run` | all experiments |
+| `alone/NAME` | one experiment |
+| `without/NAME` | all experiments but one |
+| `sham` | all edits at their places and lengths, with reserve text in place of their own |
+| `reordered` | the control run with another order of the data |
+| `reinitialised` | the control run with other initial weights |
+
+All runs of one seed share one plan, so an experiment has the same items at the same places in every
+run that includes it.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+
+CONTROL, RUN, SHAM = "control", "run", "sham"
+REORDERED, REINITIALISED = "reordered", "reinitialised"
+PLAIN = (CONTROL, RUN, SHAM, REORDERED, REINITIALISED)
+SUBSETS = ("alone", "without")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSpec:
+    """What one run does."""
+
+    name: str
+    experiments: tuple[str, ...]
+    """Names of the experiments whose edits it makes."""
+    complete: bool
+    """Whether these are all experiments of the plan."""
+
+    @property
+    def sham(self) -> bool:
+        return self.name == SHAM
+
+    @property
+    def differs(self) -> set[str]:
+        """The parts of a run's identity in which it differs from the control run."""
+        edited = {"plan", "controllers", "subset", "sham"} if self.experiments else set()
+        return edited | {REORDERED: {"order"}, REINITIALISED: {"seed"}}.get(self.name, set())
+
+    def order_seed(self, seed: int) -> int:
+        return _other_seed(self.name, seed) if self.name == REORDERED else seed
+
+    def init_seed(self, seed: int) -> int:
+        return _other_seed(self.name, seed) if self.name == REINITIALISED else seed
+
+    @property
+    def subset(self) -> tuple[str, ...] | None:
+        """The experiments if they are not all of the study, for the run's identity."""
+        return None if self.complete or not self.experiments else tuple(sorted(self.experiments))
+
+
+def parse_run(name: str, experiments: Sequence[str]) -> RunSpec:
+    """Return the run of this name in a study with these experiments.
+
+    Raises ValueError for a name that means no run, or an experiment that the study does not have.
+    """
+    check_run_name(name)
+    kind, _, one = name.partition("/")
+    if kind not in SUBSETS:
+        edited = tuple(experiments) if kind in (RUN, SHAM) else ()
+        return RunSpec(name, edited, len(edited) == len(experiments))
+    if one not in experiments:
+        raise ValueError(f"run {name!r}: the study has the experiments {sorted(experiments)}")
+    chosen = [each for each in experiments if (each == one) == (kind == "alone")]
+    return RunSpec(name, tuple(chosen), len(chosen) == len(experiments))
+
+
+def check_run_name(name: str) -> None:
+    """Raise ValueError, listing the possible ones, for a name that means no run."""
+    kind, slash, one = name.partition("/")
+    if not (name in PLAIN or (kind in SUBSETS and slash and one and "/" not in one)):
+        possible = [*PLAIN, *(f"{kind}/NAME" for kind in SUBSETS)]
+        raise ValueError(f"a run is one of {', '.join(possible)}, not {name!r}")
+
+
+def _other_seed(name: str, seed: int) -> int:
+    digest = hashlib.blake2b(f"{name}\x1f{seed}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "little") >> 1
