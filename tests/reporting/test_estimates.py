@@ -20,7 +20,7 @@ from ttoaa.workdir import RUNS, Workdir
 COLUMNS = [
     *("experiment", "outcome", "condition", "primary", "seed", "n", "value", "ci_low", "ci_high"),
     *("control_value", "difference", "difference_ci_low", "difference_ci_high"),
-    "sham_difference",
+    *("groups", "run_ci_low", "run_ci_high", "runs", "sham_difference"),
 ]
 CONDITIONS = ["0x", "4x", "16x"]
 
@@ -50,18 +50,29 @@ def test_summary_is_the_final_step_in_the_agreed_schema(tmp_path):
     assert sorted(estimates.table["step"].unique()) == [30, STEPS]
 
 
-def test_seeds_are_reported_and_aggregated_by_the_t_interval(tmp_path):
+def test_seeds_have_an_interval_over_runs_next_to_that_over_items(tmp_path):
     experiments = make_study(tmp_path, {"a": CONDITIONS}, seeds=(0, 1, 2))
     rows = [row for row in summary(collect(tmp_path, experiments)) if row["primary"]]
     assert [row["seed"] for row in rows] == [0, 1, 2, "all"]
     *seeds, total = rows
     differences = [row["difference"] for row in seeds]
     interval = stats.ttest_1samp(differences, 0).confidence_interval()
-    assert total["n"] == 3
+    assert total["runs"] == 3 and total["n"] == sum(row["n"] for row in seeds)
     assert total["difference"] == pytest.approx(np.mean(differences))
-    assert total["difference_ci_low"] == pytest.approx(interval.low)
-    assert total["difference_ci_high"] == pytest.approx(interval.high)
+    assert total["run_ci_low"] == pytest.approx(interval.low)
+    assert total["run_ci_high"] == pytest.approx(interval.high)
+    reach = [row["difference"] - row["difference_ci_low"] for row in seeds]
+    wanted = total["difference"] - np.linalg.norm(reach) / 3
+    assert total["difference_ci_low"] == pytest.approx(wanted)
+    assert all(row["run_ci_low"] is None and row["runs"] == 1 for row in seeds)
     assert total["control_value"] == pytest.approx(np.mean([r["control_value"] for r in seeds]))
+
+
+def test_two_seeds_have_no_interval_over_runs(tmp_path):
+    experiments = make_study(tmp_path, {"a": CONDITIONS}, seeds=(0, 1))
+    total = [row for row in summary(collect(tmp_path, experiments)) if row["primary"]][-1]
+    assert total["seed"] == "all" and total["run_ci_low"] is None
+    assert total["difference_ci_low"] < total["difference"] < total["difference_ci_high"]
 
 
 def test_what_has_no_interval_is_null(tmp_path):

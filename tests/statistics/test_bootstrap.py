@@ -277,3 +277,36 @@ def test_across_seeds_is_the_t_interval():
     assert (mean, low, high) == pytest.approx((1 / 3, reference.low, reference.high))
     assert across_seeds([0.7])[0] == 0.7
     assert all(math.isnan(bound) for bound in across_seeds([0.7])[1:])
+
+
+def test_groups_are_resampled_whole():
+    rng = np.random.default_rng(4)
+    effects = rng.normal(size=20)
+    run = np.repeat(effects, 30) + 0.1 * rng.normal(size=600)
+    control, group = np.zeros(600), np.repeat(np.arange(20), 30)
+    own = paired_estimate("loss", "x", run, control, 1)
+    grouped = paired_estimate("loss", "x", run, control, 1, group)
+    assert (grouped.n, grouped.groups, own.groups) == (600, 20, None)
+    assert grouped.difference == pytest.approx(own.difference)
+    sem = stats.sem(run.reshape(20, 30).mean(1)) * stats.t.ppf(0.975, 19)
+    assert grouped.difference - grouped.difference_ci_low == pytest.approx(sem, rel=0.1)
+    assert (grouped.difference - grouped.difference_ci_low) > 3 * (
+        own.difference - own.difference_ci_low
+    )
+
+
+def test_groups_of_one_item_are_items():
+    run, control = np.arange(12.0), np.arange(12.0)[::-1] / 3
+    alone = paired_estimate("loss", "x", run, control, 1)
+    grouped = paired_estimate("loss", "x", run, control, 1, np.arange(12))
+    for name in ("value", "ci_low", "ci_high", "difference", "difference_ci_low"):
+        assert getattr(grouped, name) == pytest.approx(getattr(alone, name))
+
+
+@pytest.mark.parametrize("groups", [1, 5])
+def test_few_groups_have_no_interval(groups):
+    run = np.arange(60.0)
+    found = paired_estimate("loss", "x", run, run - 1, 1, np.arange(60) % groups)
+    assert found.difference == 1 and found.groups == groups
+    assert np.isnan([found.ci_low, found.ci_high, found.difference_ci_low]).all()
+    assert not np.isnan(paired_estimate("x", "x", run, run - 1, 1, np.arange(60) % 6).ci_low)

@@ -127,6 +127,7 @@ class Forgetting(Experiment):
         """
         items = model.items.rename(columns={"id": "item", "step": "replaced"})
         items = items[["item", "condition", "replaced", "row", "end"]]
+        items["group"] = items["condition"]  # the rows of one batch share its update
         probes = model.probes[model.probes["step"] <= model.step]
         table = probes.rename(columns={"probe": "condition", "loss": "value"}).merge(
             items, on=["condition", "row"]
@@ -135,7 +136,7 @@ class Forgetting(Experiment):
         table = table.assign(condition="lag-" + lag.astype(str), outcome=CROSS_ENTROPY, lag=lag)
         end = table[lag == table["end"]].assign(condition="end")
         table = pd.concat([table.sort_values("lag", kind="stable"), end], ignore_index=True)
-        return table[["item", "condition", "outcome", "value"]]
+        return table[["item", "condition", "outcome", "value", "group"]]
 
     def figure(self, estimates: pd.DataFrame, axes: Any) -> None:
         """Draw the gain with its interval against the lag, one line for each seed."""

@@ -59,12 +59,14 @@ def described(paths: Sequence[pathlib.Path]) -> str:
 
 
 ALL_SEEDS = "all"
+FEWEST_RUNS = 3
+"""Seeds below which there is no interval over runs."""
 _OUTCOME_COLUMNS = {"item", "condition", "outcome", "value"}
 _KEYS = ["experiment", "outcome", "condition"]
 _SUMMARY = (
     *("experiment", "outcome", "condition", "primary", "seed", "n", "value", "ci_low", "ci_high"),
     *("control_value", "difference", "difference_ci_low", "difference_ci_high"),
-    "sham_difference",
+    *("groups", "run_ci_low", "run_ci_high", "runs", "sham_difference"),
 )
 
 
@@ -164,13 +166,21 @@ def collect(
 def summary(estimates: StudyEstimates) -> list[dict[str, Any]]:
     """Return the rows of summary.json: every estimate of the final step, by seed.
 
-    With two seeds or more, a row of seed 'all' follows: means over seeds, their t intervals (the
-    seed is the unit), and n = the number of seeds. What is not a finite number is None.
+    With two seeds or more, a row of seed 'all' follows: means over seeds with two intervals.
+    `ci_*` and `difference_ci_*` are over items, given these runs. `run_ci_*` is that of the
+    difference over runs: t, the seed being the unit, from three seeds on. `runs` counts them, and n
+    the items of all seeds. What is not a finite number is None.
     """
     final = estimates.table[estimates.table["step"] == estimates.final_step]
     sham = estimates.others[estimates.others["run"] == SHAM].set_index([*_KEYS, "seed"])
     shown = sham["difference"].reindex(pd.MultiIndex.from_frame(final[[*_KEYS, "seed"]]))
-    final = final.assign(sham_difference=shown.to_numpy())
+    final = final.assign(
+        sham_difference=shown.to_numpy(),
+        groups=final["groups"].fillna(final["n"]).astype(int),
+        run_ci_low=math.nan,
+        run_ci_high=math.nan,
+        runs=1,
+    )
     rows = []
     for _, group in final.groupby(_KEYS, sort=False):
         rows.extend(group.to_dict("records"))
@@ -180,12 +190,19 @@ def summary(estimates: StudyEstimates) -> list[dict[str, Any]]:
 
 
 def _over_seeds(group: pd.DataFrame) -> dict[str, Any]:
-    row = group.iloc[0].to_dict() | {"seed": ALL_SEEDS, "n": len(group)}
-    for name in ("control_value", "sham_difference"):
-        row[name] = float(group[name].mean())
+    """Return the row of all seeds of one estimate."""
+    row = group.iloc[0].to_dict() | {"seed": ALL_SEEDS, "runs": len(group)}
+    row |= {name: int(group[name].sum()) for name in ("n", "groups")}
+    row |= {name: float(group[name].mean()) for name in ("control_value", "sham_difference")}
     for name, prefix in (("value", ""), ("difference", "difference_")):
-        bounds = across_seeds(group[name].to_numpy())
-        row[name], row[f"{prefix}ci_low"], row[f"{prefix}ci_high"] = bounds
+        row[name] = mean = float(group[name].mean())
+        for bound in ("ci_low", "ci_high"):
+            # Seeds have separate items or runs, so that their variances add.
+            reach = group[f"{prefix}{bound}"] - group[name]
+            size = float(np.sqrt(np.sum(reach**2))) if reach.notna().all() else math.nan
+            row[f"{prefix}{bound}"] = mean + math.copysign(size / len(group), reach.iloc[0])
+    if len(group) >= FEWEST_RUNS:
+        _, row["run_ci_low"], row["run_ci_high"] = across_seeds(group["difference"].to_numpy())
     return row
 
 

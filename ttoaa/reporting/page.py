@@ -205,32 +205,36 @@ def _section(
 
 
 def _with_bars(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add `bar` to each row: the difference and its interval, scaled to -1 .. 1.
+    """Add `headline`, the interval that counts, and `bar`: difference and it, scaled to -1 .. 1.
 
-    Rows of one outcome share a scale, so that their bars compare.
+    The interval over runs counts where it exists, else that over items. Rows of one outcome share a
+    scale, so that their bars compare.
     """
-    bounds = ("difference", "difference_ci_low", "difference_ci_high")
+    rows = [row | {"headline": _headline(row)} for row in rows]
     scales: dict[tuple[str, str], float] = {}
     for row in rows:
         key = (row["experiment"], row["outcome"])
-        if (
-            row["seed"] != ALL_SEEDS or row["n"] > 2
-        ):  # the t interval of two seeds would dwarf all others
-            reach = max(abs(row[bound] or 0.0) for bound in bounds)
-            scales[key] = max(scales.get(key, 0.0), reach)
+        reach = max(abs(bound or 0.0) for bound in (row["difference"], *row["headline"]))
+        scales[key] = max(scales.get(key, 0.0), reach)
 
     def bar(row: dict[str, Any]) -> list[float] | None:
         scale = scales[row["experiment"], row["outcome"]]
-        if not scale or any(row[bound] is None for bound in bounds):
+        bounds = row["difference"], *row["headline"]
+        if not scale or None in bounds:
             return None
-        return [max(-1.0, min(1.0, row[bound] / scale)) for bound in bounds]
+        return [max(-1.0, min(1.0, bound / scale)) for bound in bounds]
 
     return [row | {"bar": bar(row)} for row in rows]
 
 
+def _headline(row: dict[str, Any]) -> tuple[float | None, float | None]:
+    prefix = "difference_ci_" if row["run_ci_low"] is None else "run_ci_"
+    return row[f"{prefix}low"], row[f"{prefix}high"]
+
+
 def _verdict(row: dict[str, Any]) -> str:
     """'expected', 'opposite', 'open' (the interval holds zero) or 'unknown' (no interval)."""
-    low, high = row["difference_ci_low"], row["difference_ci_high"]
+    low, high = row["headline"]
     if low is None or high is None:
         return "unknown"
     return "expected" if low > 0 else "opposite" if high < 0 else "open"

@@ -36,6 +36,12 @@ class Estimate:
     difference: float
     difference_ci_low: float
     difference_ci_high: float
+    groups: int | None = None
+    """Units that were resampled, where items share something; None: each item is one."""
+
+
+FEWEST_GROUPS = 6
+"""A statistic of fewer groups has no interval: too few to tell how much groups differ."""
 
 
 def bootstrap(
@@ -121,10 +127,12 @@ def paired_estimates(
 ) -> list[Estimate]:
     """Estimate the mean of each (outcome, condition) and its difference from the control run.
 
-    Tables have columns item, condition, outcome, value. Items are paired across the two models and
-    resampled as pairs. If all values are 0 or 1, the interval of the run's share is exact. That of
-    the difference is a bootstrap, except where all pairs differ alike and a bootstrap would claim
-    certainty: there it is the bound of `_unseen_range`.
+    Tables have columns item, condition, outcome, value, and may have `group`: items of one group
+    share something that makes their values alike (an update, a document, a fact). Items are paired
+    across the two models; groups, by default single items, are resampled as a whole. With fewer
+    than six groups there is no interval. If all values of single items are 0 or 1, the interval of
+    the run's share is exact. That of the difference is a bootstrap, except where all pairs differ
+    alike and a bootstrap would claim certainty: there it is the bound of `_unseen_range`.
 
     Raises ValueError if an item is missing on one side, occurs twice, or has no finite value.
     """
@@ -137,21 +145,32 @@ def paired_estimates(
             rows["value"].to_numpy(float),
             control_value[rows.index],
             sign(outcome),
+            rows["group"].to_numpy() if "group" in rows else None,
         )
         for (outcome, condition), rows in table.groupby(_KEYS[1:], sort=False, observed=True)
     ]
 
 
 def paired_estimate(
-    outcome: str, condition: str, run_N: np.ndarray, control_N: np.ndarray, sign: int
+    outcome: str,
+    condition: str,
+    run_N: np.ndarray,
+    control_N: np.ndarray,
+    sign: int,
+    group_N: np.ndarray | None = None,
 ) -> Estimate:
     """Estimate from the values of the same n items under the run and under the control.
 
-    Raises ValueError for values that are empty, not finite, or of different numbers of items.
+    `group_N` names the group of each item, as in `paired_estimates`. Raises ValueError for values
+    that are empty, not finite, or of different numbers of items.
     """
     both_Nx2 = _pairs(run_N, control_N, sign)
     n = len(both_Nx2)
     key = ("paired", outcome, condition)
+    if group_N is not None:
+        groups, results = _resample_groups(both_Nx2, group_N, *key)
+        control_value = float(np.mean(control_N))
+        return estimate(outcome, condition, n, results, control_value, groups)
     mean_2, low_2, high_2 = bootstrap([n], lambda counts_RxN: counts_RxN @ both_Nx2 / n, *key)
     if _binary(run_N):
         low_2[0], high_2[0] = binomial_interval(round(float(np.sum(run_N))), n)
@@ -198,17 +217,35 @@ def difference_in_differences(
     return estimate(outcome, condition, n_a + n_b, (value_2, low_2, high_2), control_value)
 
 
+def _resample_groups(
+    values_NxK: np.ndarray, group_N: np.ndarray, *key: object
+) -> tuple[int, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Return (number of groups, `bootstrap` of the mean over items by resampling whole groups)."""
+    names, number_N = np.unique(group_N, return_inverse=True)
+    member_GxN = (number_N == np.arange(len(names))[:, None]).astype(float)
+    sums_GxK, sizes_G = member_GxN @ values_NxK, member_GxN.sum(1)
+    mean_K = values_NxK.mean(0)
+    if len(names) < FEWEST_GROUPS:
+        return len(names), (mean_K, np.full_like(mean_K, np.nan), np.full_like(mean_K, np.nan))
+
+    def statistic(counts_RxG: np.ndarray) -> np.ndarray:
+        return counts_RxG @ sums_GxK / (counts_RxG @ sizes_G)[:, None]
+
+    return len(names), bootstrap([len(names)], statistic, *key)
+
+
 def estimate(
     outcome: str,
     condition: str,
     n: int,
     results: tuple[np.ndarray, np.ndarray, np.ndarray],
     control_value: float,
+    groups: int | None = None,
 ) -> Estimate:
     """Make an `Estimate` from the `bootstrap` of the pair (value, difference)."""
     (value, difference), (low, d_low), (high, d_high) = (map(float, pair) for pair in results)
     return Estimate(
-        outcome, condition, n, value, low, high, control_value, difference, d_low, d_high
+        outcome, condition, n, value, low, high, control_value, difference, d_low, d_high, groups
     )
 
 

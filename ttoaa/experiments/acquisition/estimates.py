@@ -188,7 +188,8 @@ def _uncompared(
     outcome: str, arm: str, n: int, value: float, low: float = math.nan, high: float = math.nan
 ) -> Estimate:
     """Return an estimate without a control: the control run decides and inserts nothing."""
-    return Estimate(outcome, arm, n, value, low, high, *[math.nan] * 4)
+    none = math.nan
+    return Estimate(outcome, arm, n, value, low, high, none, none, none, none)
 
 
 def _to_acquire(arm: str, run: pd.DataFrame) -> list[Estimate]:
