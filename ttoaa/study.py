@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
         return
     # All plans first: if one does not fit, the study ends before any run.
     plans = [["plan", f"--seed={seed}"] for seed in left]
-    runs = [stage for seed in left for stage in _runs(study, seed)]
+    runs = [stage for seed in left for stage in _runs(study.runs, seed)]
     stages = [["prepare"], *plans, *runs, ["report"]]
     runner = _Runner()
     for number, (module, *options) in enumerate(stages, start=1):
@@ -73,8 +73,8 @@ def _check_runs(study: "Study", workdir: Workdir) -> None:
             identity.check(workdir.run(name), finished["identity"], now, identity.RETRAIN)
 
 
-def _runs(study: config.Study, seed: int) -> list[list[str]]:
-    trained = [["train", f"--run={name}"] for name in dict.fromkeys([*RUNS, *study.runs])]
+def _runs(others: Sequence[str], seed: int) -> list[list[str]]:
+    trained = [["train", f"--run={name}"] for name in dict.fromkeys([*RUNS, *others])]
     return [[*stage, f"--seed={seed}"] for stage in (*trained, ["evaluate"])]
 
 

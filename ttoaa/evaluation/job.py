@@ -63,8 +63,8 @@ def evaluate(
         job = _Job(worklist, Scores(handle), leases, lost)
         gave_up = job.run(waiting, asked)
         leases.remove_stale()
-        for kind in RUNS:
-            remove_dead_pins(workdir.run(kind) / "checkpoints")
+        for name in workdir.runs():
+            remove_dead_pins(workdir.run(name) / "checkpoints")
     if waiting.watch and steps is None and not gave_up and (missed := worklist.missed()):
         print(f"evaluate: {missed}")
     return job.written, [*job.failures(), *worklist.unscored(asked), *gave_up]
