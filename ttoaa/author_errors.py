@@ -18,18 +18,23 @@ def describe(error: Exception) -> str:
     """
     expected = isinstance(error, ValueError | OSError)
     reason = " ".join((str(error) if expected else repr(error)).split())
+    if expected or author_place(error):
+        return reason + author_place(error)
     frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if pathlib.Path(frame.filename).is_relative_to(_HERE)]
+    frame = (ours or frames)[-1]
+    return f"{reason} ({frame.filename}:{frame.lineno})"
+
+
+def author_place(error: BaseException) -> str:
+    """Return ' (file:line)' of the last frame outside this package and installed libraries."""
     theirs = [
         frame
-        for frame in frames
+        for frame in traceback.extract_tb(error.__traceback__)
         if not pathlib.Path(frame.filename).is_relative_to(_HERE)
-        and not frame.filename.startswith((*_LIBRARIES, "<frozen"))
+        and not frame.filename.startswith((*_LIBRARIES, "<"))
     ]
-    if not theirs and expected:
-        return reason
-    ours = [frame for frame in frames if pathlib.Path(frame.filename).is_relative_to(_HERE)]
-    frame = (theirs or ours or frames)[-1]
-    return f"{reason} ({frame.filename}:{frame.lineno})"
+    return f" ({theirs[-1].filename}:{theirs[-1].lineno})" if theirs else ""
 
 
 @contextlib.contextmanager

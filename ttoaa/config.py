@@ -3,9 +3,7 @@
 import dataclasses
 import logging
 import os
-import pathlib
 import re
-import traceback
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -14,6 +12,7 @@ import jax
 from absl import flags
 
 from ttoaa import study_flags
+from ttoaa.author_errors import author_place
 from ttoaa.config_fields import (
     CLASSES,
     Count,
@@ -207,21 +206,9 @@ def _explain(error: Exception, found: GinFiles | None) -> str:
         value, where = re.search(r"token (.*) \((.*)\)$", rest[-1]).groups()  # type: ignore[union-attr]
         return f"{value} is not a value ({where}): text needs quotes, a class an '@'"
     if not isinstance(error, ValueError | SyntaxError | OSError):
-        first = f"{type(error).__name__}: {first}{author_line(error)}"
+        first = f"{type(error).__name__}: {first}{author_place(error)}"
     location = [line.strip() for line in rest if line.startswith("  In file")]
     return " ".join([first, *(f"({line[3:]})" for line in location[:1])])[:500]
-
-
-def author_line(error: BaseException) -> str:
-    """Return ' (file:line)' of the innermost frame outside of installed packages and ttoaa."""
-    package = str(pathlib.Path(__file__).parent)
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if "site-packages" not in frame.filename
-        and not frame.filename.startswith((package, "<", str(pathlib.Path(os.__file__).parent)))
-    ]
-    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
 
 
 def _bindings(text: str) -> Bindings:

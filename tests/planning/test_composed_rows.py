@@ -114,11 +114,17 @@ def test_they_can_be_refused(tiny_study, make_workdir):
 def test_of_very_many_rows_a_sample_is_looked_at(tiny_study, make_workdir):
     workdir = make_workdir()
     plan, _ = StudyHandle(
-        study_with(tiny_study, None, Planted("planted", items=30)), workdir
+        study_with(
+            tiny_study,
+            None,
+            Planted("planted", items=20),
+            Given("given", items=[dataclasses.replace(DULL, repetitions=40)]),
+        ),
+        workdir,
     ).make_plan()
     corpus = Corpus.open(workdir.corpus)
     order = training_order(corpus, 0, 32)
-    rule = RepetitionFilter(1, 1, 2)
+    rule = AFTER
     every = masked_edits(plan, corpus, order, rule)
     some = masked_edits(plan, corpus, order, rule, most=20 * 32)
     assert some.checked == 20 < some.rows == every.rows
