@@ -104,11 +104,11 @@ _COLOURS = {"control": CONTROL, "run": RUN}
 
 
 def losses(root: pathlib.Path, seeds: Sequence[int]) -> pd.DataFrame:
-    """Rows of metrics.jsonl of both runs of all seeds, with the columns that the report needs."""
+    """Rows of metrics.jsonl of all runs of all seeds, with the columns that the report needs."""
     rows = [
         row | {"kind": kind, "seed": seed}
         for seed in seeds
-        for kind in RUNS
+        for kind in Workdir(root, seed).runs()
         for row in read_json_lines(Workdir(root, seed).run(kind) / "metrics.jsonl", MetricsLine)
     ]
     return pd.DataFrame(rows).reindex(

@@ -27,7 +27,7 @@ from ttoaa.reporting.estimates import ALL_SEEDS, StudyEstimates, collect, descri
 from ttoaa.reporting.figures import Picture, draw
 from ttoaa.reporting.insertions import Filled, filled_slots
 from ttoaa.training.run_records import read_ledger, read_provenance
-from ttoaa.workdir import RUNS, Workdir, write_json, write_text
+from ttoaa.workdir import Workdir, write_json, write_text
 
 
 def format_number(value: float | None, spread: float | None = None) -> str:
@@ -142,7 +142,11 @@ def render(
         primaries=[row for row in rows if row["primary"]],
         sham=any(row["sham_difference"] is not None for row in rows),
         pictures=_loss_pictures(losses),
-        runs=[_run(Workdir(root, seed), kind, losses) for seed in seeds for kind in RUNS],
+        runs=[
+            _run(folder, name, losses)
+            for folder in (Workdir(root, seed) for seed in seeds)
+            for name in folder.runs()
+        ],
         added=added(root, seeds, [e.name for e in experiments]).to_dict("records"),
         slots=bool(slots),
         complete=not missing,
@@ -280,7 +284,7 @@ def _untrained(root: pathlib.Path, seeds: Sequence[int], losses: pd.DataFrame) -
     for seed in seeds:
         warnings = Plan(Workdir(root, seed).plan).meta.get("warnings", [])
         found += [f"Seed {seed}, plan: {line}." for line in warnings]
-        for kind in RUNS:
+        for kind in Workdir(root, seed).runs():
             mine = losses[(losses["kind"] == kind) & (losses["seed"] == seed)]
             if skipped := int(mine["skipped"].max() if mine["skipped"].notna().any() else 0):
                 found.append(

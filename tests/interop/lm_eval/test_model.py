@@ -18,7 +18,7 @@ from interop.lm_eval.torch_model import (
 )
 
 from ttoaa.data.tokenizer import Tokenizer
-from ttoaa.interop.lm_eval.__main__ import build_command
+from ttoaa.interop.lm_eval.__main__ import build_command, check_folders
 from ttoaa.interop.lm_eval.model import CheckpointLM, cut_at_stops, parse_generation_options
 from ttoaa.scoring.requests import Sampling
 
@@ -358,3 +358,16 @@ def test_without_the_harness_one_line_says_what_to_install(monkeypatch):
     monkeypatch.delitem(sys.modules, "ttoaa.interop.lm_eval.model", raising=False)
     with pytest.raises(ModuleNotFoundError, match=r"lm_eval.* is missing: pip install 'ttoaa"):
         importlib.import_module("ttoaa.interop.lm_eval.model")
+
+
+def test_a_folder_or_step_that_is_not_there_is_named_before_anything_loads(tmp_path):
+    (tmp_path / "run/checkpoints/30").mkdir(parents=True)
+    check_folders([f"--workdir={tmp_path}", "--step=30", "--tasks=piqa"])
+    for more, message in (
+        (["--step=90"], "run has no checkpoint '90', only 30"),
+        (["--run=control"], "control has no checkpoint: name a trained run"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_folders([f"--workdir={tmp_path}", "--tasks=x", *more])
+    with pytest.raises(ValueError, match="is no folder"):
+        check_folders([f"--folder={tmp_path / 'nowhere'}"])

@@ -1,6 +1,6 @@
 """Run tasks of lm-evaluation-harness on a checkpoint, without torch or an export.
 
-  ttoaa harness --workdir=runs/mine --tasks=arc_easy,piqa [--run=control] [--step=90]
+  ttoaa harness --workdir=runs/mine --tasks=arc_easy,piqa [--run=control] [--step=400]
   ttoaa harness --folder=OLMo-2-0425-1B --tasks=hellaswag --output_path=results
 
 --folder is the folder of a run, of an import, or of a Hugging Face Olmo2ForCausalLM. All other
@@ -34,7 +34,7 @@ def build_command(arguments: Sequence[str]) -> list[str]:
     for name, value in given.items():
         if "," in value:
             raise ValueError(f"--{name}={value} has a comma, which separates model_args: rename it")
-    if not given:
+    if not given.keys() & {"workdir", "folder"}:
         raise ValueError("name a study by --workdir=… or a model by --folder=…")
     model = ",".join(f"{name}={value}" for name, value in given.items())
     return ["--model", "ttoaa", "--model_args", model, *rest]
@@ -65,8 +65,12 @@ def check_folders(arguments: Sequence[str]) -> None:
         raise ValueError(f"unexpected argument {rest[0]!r}: write the value of a flag after '='")
     if "workdir" in given:
         run = pathlib.Path(given["workdir"]).expanduser() / given.get("run", "run")
-        if not (run / "checkpoints").is_dir():
+        steps = [path.name for path in run.glob("checkpoints/*") if path.name.isdecimal()]
+        if not steps:
             raise ValueError(f"{run} has no checkpoint: name a trained run by --workdir and --run")
+        if given.get("step", steps[0]) not in steps:
+            found = ", ".join(sorted(steps, key=int))
+            raise ValueError(f"{run} has no checkpoint {given['step']!r}, only {found}")
     elif "folder" in given and not pathlib.Path(given["folder"]).expanduser().is_dir():
         raise ValueError(f"--folder={given['folder']} is no folder")
 

@@ -1,7 +1,7 @@
 """The model `ttoaa` of lm-evaluation-harness; importing this module registers it.
 
     import lm_eval, ttoaa.interop.lm_eval.model
-    lm_eval.simple_evaluate(model="ttoaa", model_args="workdir=runs/mine,step=90", tasks=["piqa"])
+    lm_eval.simple_evaluate(model="ttoaa", model_args="workdir=runs/mine,step=400", tasks=["piqa"])
 
 Windows, truncation and options follow the harness's torch model (0.4.13), so that both give the
 same scores. Texts are tokenized as for every causal model of the harness: white space at the end of
