@@ -10,7 +10,14 @@ from ttoaa.training.lr_schedules import CosineThenLinear
 from ttoaa.training.optimizer import AdamW
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
-SIZES = {"179m": 178.6e6, "546m": 546.4e6, "1.5b": 1484.9e6, "2.7b": 2653.1e6}
+SIZES = {"179m": 179.3e6, "546m": 546.0e6, "1.5b": 1484.9e6, "2.7b": 2701.6e6}
+RELEASED = {
+    "179m": (12, 576, 16, 2304),
+    "546m": (16, 1120, 16, 4480),
+    "1.5b": (16, 2048, 16, 8192),
+    "2.7b": (16, 2880, 16, 11520),
+}
+"""Layers, width, heads, width of the MLP."""
 PAPER = CONFIGS / "paper.gin"
 
 
@@ -54,10 +61,10 @@ def test_a_size_has_the_parameters_of_its_name(size):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_size_suits_a_tpu_and_changes_nothing_else(size):
+def test_a_size_is_as_released_and_changes_nothing_else(size):
     study, paper = load(PAPER, size_file(size)), load(PAPER)
     model = study.model
-    assert (model.width % 128, model.hidden % 256, model.head_width) == (0, 0, 128)
+    assert (model.layers, model.width, model.heads, model.hidden) == RELEASED[size]
     assert (study.training, study.geometry) == (paper.training, paper.geometry)
     assert (model.dtype, model.init_std) == ("bfloat16", 0.02)
 
