@@ -201,7 +201,7 @@ def test_flags_that_a_command_does_not_take_are_not_in_its_help(tmp_path):
     for name in ("study", "prepare", "report"):
         assert "--seed=" not in run("-m", f"ttoaa.{name}", "--help").stdout
         done = run("-m", f"ttoaa.{name}", "--seed=1", f"--workdir={tmp_path}")
-        assert done.returncode == 2 and f"--seed is no flag of {name}" in done.stderr
+        assert done.returncode == 2 and f"--seed is not a flag of {name}" in done.stderr
 
 
 def test_its_version():

@@ -279,7 +279,7 @@ def test_a_study_can_be_made_without_gin(tiny_study):
         dataclasses.replace(tiny_study, name=3)
 
 
-def test_a_single_binding_that_a_saved_scope_overrules_is_named(tmp_path):
+def test_a_single_binding_that_a_saved_scope_overrides_is_named(tmp_path):
     """Saved configs bind what a scoped experiment is made of in its scope."""
     more, saved = tmp_path / "more.gin", tmp_path / "config.gin"
     more.write_text(
@@ -289,7 +289,7 @@ def test_a_single_binding_that_a_saved_scope_overrules_is_named(tmp_path):
     )
     saved.write_text(config.load([QUICKSTART, more])[1])
     with pytest.raises(
-        ValueError, match=r"late/.*Within\.start overrules Within\.start: bind that"
+        ValueError, match=r"late/.*Within\.start overrides Within\.start: bind that"
     ):
         load(saved, "Within.start = 0.4")
     study = load(saved, "late/Within.start = 0.4")

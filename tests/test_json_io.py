@@ -41,7 +41,7 @@ def test_what_has_the_structure_is_read_as_it_is(tmp_path, more):
         (b"", "is damaged: Expecting value: line 1 column 1 (char 0)"),
         (b'{"a": ', "is damaged: Expecting value: line 1 column 7 (char 6)"),
         (b'{"file": "\xff"}', "is damaged: not UTF-8 at byte 10"),
-        (b'{"a": 1, "b": {"c": 2, "c": 2}}', "is damaged: the key 'c' is there twice"),
+        (b'{"a": 1, "b": {"c": 2, "c": 2}}', "is damaged: the key 'c' occurs twice"),
         (b"[" * 100_000, "is damaged: nested too deeply"),
         (b'{"size": ' + b"9" * 5000 + b"}", "is damaged: Exceeds the limit (4300 digits)"),
         (b"[]", "must hold an object, not []"),

@@ -52,7 +52,9 @@ def test_a_name_says_whose_edits_are_made(name, experiments, subset):
 
 @pytest.mark.parametrize("name", ["", "alone", "alone/", "alone/d", "alone/a/b", "with/a"])
 def test_other_names_are_refused(name):
-    with pytest.raises(ValueError, match=r"a run is one of control, run, sham|has the experiments"):
+    with pytest.raises(
+        ValueError, match=r"the run must be one of control, run, sham|has only the experiments"
+    ):
         parse_run(name, ["a", "b", "c"])
 
 
@@ -148,7 +150,7 @@ def test_a_run_again_is_finished_already_and_another_plan_is_refused(trained, tm
     assert studies.main(train, trained, "--run=alone/planted") == 0
     assert "alone/planted is finished already" in capsys.readouterr().out
     error = studies.main(train, trained, "--run=alone/nobody")
-    assert "run 'alone/nobody': the study has the experiments" in error
+    assert "run 'alone/nobody': the study has only the experiments" in error
 
 
 def test_evaluate_status_and_report_know_the_runs(trained, capsys):

@@ -104,7 +104,7 @@ def test_a_second_ctrl_c_ends_it_at_once(tmp_path):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (143, "")
-    assert err.startswith("example: ended at once by a second signal") and err.count("\n") == 1
+    assert err.startswith("example: stopped at once by a second signal") and err.count("\n") == 1
 
 
 def test_what_is_ignored_from_the_start_stays_ignored(tmp_path):

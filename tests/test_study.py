@@ -164,7 +164,8 @@ def test_bad_flags_end_it_before_anything_starts(finished, tmp_path, flag, messa
 
 def test_seed_is_not_taken_for_seeds(finished):
     code, out, err = studies.run("study", finished[0], "--seed=1")
-    assert (code, out) == (2, "") and "--seed is no flag of study: name all by --seeds=0,1,2" in err
+    assert (code, out) == (2, "")
+    assert "--seed is not a flag of study: name all by --seeds=0,1,2" in err
 
 
 @pytest.mark.parametrize(

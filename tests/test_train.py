@@ -214,7 +214,7 @@ def test_a_vocabulary_too_small_is_refused(finished, tmp_path):
     smaller = "--gin_bindings=DecoderConfig.vocab_size = 319"
     for command, *flags in ((train, "--run=control"), (plan, "--dry_run")):
         error = studies.main(command, workdir, smaller, *flags)
-        assert "the tokenizer has 320 ids and the model 319 embedding rows" in error
+        assert "the tokenizer has 320 ids, but the model has 319 embedding rows" in error
         assert "'DecoderConfig.vocab_size = 320'" in error
     assert studies.contents(workdir).keys() == before.keys()
     bigger = "--gin_bindings=DecoderConfig.vocab_size = 320"

@@ -42,7 +42,7 @@ def main() -> None:
             # configs may import experiments.
             sys.path[0] = os.getcwd()
         sys.argv[:2] = [" ".join(sys.argv[:2])]
-        import runpy  # late: the time until signals are handled is short
+        import runpy  # late, so that signals are handled early
 
         runpy.run_module(COMMANDS[arguments[0]], run_name="__main__", alter_sys=True)
 

@@ -1,4 +1,4 @@
-"""Errors in the code of an experiment's author: one line, with the file and line they came from."""
+"""Report errors in an experiment author's code in one line, with the file and line."""
 
 import contextlib
 import pathlib
@@ -11,10 +11,10 @@ _LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib",
 
 
 def describe(error: Exception) -> str:
-    """Return an error in one line, and where in the author's code it was raised.
+    """Describe an error in one line, with the place in the author's code that raised it.
 
-    That is the last place outside this package and installed libraries. An error that this package
-    raised on purpose, a ValueError or an OSError, has no place if no such code was involved.
+    The place is the last stack frame outside this package and installed libraries. A ValueError or
+    OSError without such a frame was raised by this package on purpose and gets no place.
     """
     expected = isinstance(error, ValueError | OSError)
     reason = " ".join((str(error) if expected else repr(error)).split())
@@ -27,7 +27,7 @@ def describe(error: Exception) -> str:
 
 
 def author_place(error: BaseException) -> str:
-    """Return ' (file:line)' of the last frame outside this package and installed libraries."""
+    """Return ' (file:line)' of the last frame outside this package and its libraries, or ''."""
     theirs = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
@@ -39,7 +39,7 @@ def author_place(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def blame(name: str) -> Iterator[None]:
-    """Turn any error of an author's code into a ValueError of one line that starts with `name`."""
+    """Turn any error of the author's code into a one-line ValueError that starts with `name`."""
     try:
         yield
     except Exception as error:

@@ -1,7 +1,7 @@
 """Checksums of the files of a study, which are verified before anything is computed from them.
 
-A JSON object that we write holds the sha256 of its other keys. A file of records that grows line by
-line is described by a `FileDigest`, which stays valid for its first bytes.
+A JSON object holds the sha256 of its other keys. A file that grows line by line has a `FileDigest`,
+which stays valid for its first bytes.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ def with_checksum(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def has_checksum(value: Mapping[str, Any]) -> bool:
-    """Whether a JSON object is as `with_checksum` returned it."""
+    """Return whether a JSON object holds the checksum of its other keys."""
     return value.get(KEY) == with_checksum(value)[KEY]
 
 
@@ -34,13 +34,14 @@ def write_record(path: pathlib.Path, value: Mapping[str, Any]) -> None:
 
 
 def read_record(path: pathlib.Path, structure: Any, fix: str) -> Any:
-    """Read a JSON object that `write_record` wrote; earlier versions wrote none of the checksums.
+    """Read a JSON object that `write_record` wrote; one without a checksum is accepted.
 
-    Raises ValueError, naming the file, where it is damaged; OSError where it is missing.
+    Files of earlier versions have no checksum. Raises ValueError, naming the file, if it is
+    damaged, and OSError if it is missing.
     """
     value = read_json(path, structure, fix)
     if KEY in value and not has_checksum(value):
-        raise ValueError(f"{path} is damaged: its checksum is that of other values: {fix}")
+        raise ValueError(f"{path} is damaged: its checksum does not match its values: {fix}")
     return value
 
 
@@ -71,9 +72,9 @@ def digest_file(path: pathlib.Path) -> FileDigest:
 
 
 def check_file(path: pathlib.Path, expected: FileDigest, fix: str, whole: bool = True) -> bytes:
-    """Return the bytes that a digest describes: all of the file, or the first ones if not `whole`.
+    """Return the bytes that a digest describes: the whole file, or its first bytes if not `whole`.
 
-    Raises ValueError, naming the file, where it is missing or does not have the digest.
+    Raises ValueError, naming the file, if it is missing or differs from the digest.
     """
     if not path.exists():
         raise ValueError(f"{path} is missing: {fix}")
@@ -81,7 +82,7 @@ def check_file(path: pathlib.Path, expected: FileDigest, fix: str, whole: bool =
         content = file.read(-1 if whole else expected["bytes"])
     if len(content) < expected["bytes"]:
         raise ValueError(
-            f"{path} is damaged: it has {len(content):,} bytes, and should have "
+            f"{path} is damaged: it has {len(content):,} bytes instead of "
             f"{expected['bytes']:,}: {fix}"
         )
     if RunningDigest(content).value != expected:

@@ -23,7 +23,7 @@ def run(
     unknown_flags: bool = False,
     without: Mapping[str, str] = types.MappingProxyType({}),
 ) -> None:
-    """Run `main` as the command `ttoaa NAME` and exit; signals stop it as `ttoaa.signals` says.
+    """Run `main` as the command `ttoaa NAME` and exit; `ttoaa.signals` handles signals.
 
     A ValueError or an OSError of `main` becomes one line and exit code 1; a mistake in the command
     line becomes one line and exit code 2.
@@ -71,7 +71,7 @@ def _parse(
         _refuse(name, problem)
     for flag in without:
         if flags.FLAGS[flag].present:
-            _refuse(name, f"--{flag} is no flag of {name}: {without[flag]}")
+            _refuse(name, f"--{flag} is not a flag of {name}: {without[flag]}")
     if rest[1:] and not (arguments or unknown_flags):
         _refuse(name, f"unexpected argument {rest[1]!r}: write the value of a flag after '='")
     return rest

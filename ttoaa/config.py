@@ -62,7 +62,7 @@ class Study:
     init_from: InitFrom | None = None
     """The checkpoint that both runs start from, instead of random weights."""
     runs: Annotated[Sequence[str], Distinct()] = ()
-    """Further runs that `ttoaa study` trains after control and run, such as 'sham' (see
+    """Runs that `ttoaa study` trains in addition to the two standard ones, such as 'sham' (see
     `ttoaa.runs`)."""
     validation_sequences: Count = 64
     checks: Checks = dataclasses.field(default_factory=Checks)
@@ -80,8 +80,8 @@ class Study:
         """Raise ValueError if the model has too few embedding rows for the tokenizer."""
         if self.model.vocab_size < ids:
             raise ValueError(
-                f"the tokenizer has {ids:,} ids and the model {self.model.vocab_size:,} embedding "
-                f"rows: add --gin_bindings='DecoderConfig.vocab_size = {ids}'"
+                f"the tokenizer has {ids:,} ids, but the model has {self.model.vocab_size:,} "
+                f"embedding rows: add --gin_bindings='DecoderConfig.vocab_size = {ids}'"
             )
 
 
@@ -97,7 +97,7 @@ def load_from_flags(more: Sequence[str] = ()) -> Study:
     if not GIN_FILE.value:
         if not workdir.config.exists():
             raise ValueError(f"{workdir.root} holds no study yet: name its config with --gin_file")
-        sources_of(workdir.config)  # whole, and as it was written
+        sources_of(workdir.config)  # raises if it is damaged or was edited
     study, resolved = load(GIN_FILE.value or [workdir.config], bindings)
     if GIN_FILE.value or bindings:
         _refuse_other(workdir, study)
@@ -110,7 +110,7 @@ def _refuse_other(workdir: Workdir, study: Study) -> None:
     try:
         sources_of(workdir.config)
     except (ValueError, FileNotFoundError):
-        return  # nothing to compare with; corpus, plans and runs check what they were made with
+        return  # no config to compare with; corpus, plans and runs check their own identity
     begun, _ = load([workdir.config])
     made, now = (identity(**_decided(each, workdir)) for each in (begun, study))
     check(workdir.root, made, now, "continue with --workdir alone, or use another --workdir")
@@ -120,7 +120,7 @@ def _refuse_other(workdir: Workdir, study: Study) -> None:
 
 
 def _decided(study: Study, workdir: Workdir) -> dict[str, Any]:
-    """What decided the corpus, the plans and the runs that exist."""
+    """Return the settings that the existing corpus, plans and runs depend on."""
     parts: dict[str, Any] = {}
     if is_begun(workdir.corpus):
         parts["Prepare"] = study.prepare
@@ -161,8 +161,8 @@ def load(
 ) -> tuple[Study, str]:
     """Return (study, resolved config with its sources and checksum).
 
-    Raises ValueError, in one line, for whatever is wrong with a file or a binding, also for a
-    binding that nothing uses.
+    Raises a one-line ValueError for any problem with a file or a binding, including an unused
+    binding.
     """
     found: GinFiles | None = None
     try:
@@ -204,7 +204,7 @@ def _explain(error: Exception, found: GinFiles | None) -> str:
         first = first.rstrip(".") + similar(match[2], known)
     if "malformed node or string" in first:
         value, where = re.search(r"token (.*) \((.*)\)$", rest[-1]).groups()  # type: ignore[union-attr]
-        return f"{value} is not a value ({where}): text needs quotes, a class an '@'"
+        return f"{value} is not a value ({where}): put text in quotes, and '@' before a class"
     if not isinstance(error, ValueError | SyntaxError | OSError):
         first = f"{type(error).__name__}: {first}{author_place(error)}"
     location = [line.strip() for line in rest if line.startswith("  In file")]
@@ -220,8 +220,8 @@ def _bindings(text: str) -> Bindings:
 def _refuse_unused(found: GinFiles, used: Bindings) -> None:
     """Raise ValueError for a mistyped scope or an unused macro, which gin accepts silently.
 
-    A binding of an included file may be unused where the file that includes it replaced what it is
-    about, and one of any file where a single binding did.
+    A binding of an included file may be unused, because the including file can replace the object
+    that it configures. A binding of any file may be unused if --gin_bindings are given.
     """
     single = any(binding.file is None for binding in found.bindings)
     for binding in found.bindings:
@@ -245,7 +245,7 @@ def _refuse_overruled(given: Bindings, bound: Bindings, used: Bindings) -> None:
         }
         if not values & set(found.values()):
             ours, theirs = "/".join((*scopes, name)), sorted("/".join(where) for where in found)
-            raise ValueError(f"{theirs[0]} overrules {ours}: bind that one instead")
+            raise ValueError(f"{theirs[0]} overrides {ours}: bind that instead")
 
 
 def _same(name: str, other: str) -> bool:

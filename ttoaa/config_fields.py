@@ -5,10 +5,10 @@
     class AdamW:
         clip: Annotated[float | None, Above(0)] = 1.0
 
-Types come from the annotations, ranges stand next to them, and both are checked before the class's
-own `__post_init__`, which is left with rules about several fields. A range inside a container, as
-in `Sequence[PositiveInt]`, holds for each element. Floats must be finite, and integers must fit in
-64 bits.
+Types come from the annotations, and ranges are declared next to them. Both are checked before the
+class's own `__post_init__`, which only needs to check rules about several fields. A range inside a
+container, as in `Sequence[PositiveInt]`, applies to each element. Floats must be finite, and
+integers must fit in 64 bits.
 """
 
 import collections.abc
@@ -29,12 +29,12 @@ T = TypeVar("T")
 
 
 class Rule(Protocol):
-    """A condition on the value of a field, as metadata of `Annotated`; it does not see None."""
+    """A condition on the value of a field, as metadata of `Annotated`; None is not passed to it."""
 
     def accepts(self, value: Any) -> bool: ...
 
     def __str__(self) -> str:
-        """What the value must be, as in 'an integer of at least 1'."""
+        """Describe the condition, as in 'of at least 1'."""
         ...
 
 
@@ -125,7 +125,7 @@ class Increasing(NamedTuple):
 Count = Annotated[int, AtLeast(0)]
 PositiveInt = Annotated[int, AtLeast(1)]
 Size = Annotated[int, AtLeast(1), AtMost(2**31 - 1)]
-"""Of an axis or a vocabulary: indices are int32."""
+"""Size of an axis or a vocabulary: indices are int32."""
 NonNegative = Annotated[float, AtLeast(0)]
 Positive = Annotated[float, Above(0)]
 Share = Annotated[float, AtLeast(0), AtMost(1)]
@@ -136,7 +136,7 @@ Paths = Annotated[Sequence[Name], NotEmpty()]
 
 
 class FieldError(ValueError):
-    """A field of a config class has a value that it must not have."""
+    """A field of a config class has an invalid value."""
 
     def __init__(self, kind: str, field: str, problem: str) -> None:
         super().__init__(f"{kind}.{field} {problem}")
@@ -166,9 +166,9 @@ def config_class(cls: type[T]) -> type[T]:
 
 
 def check_fields(value: Any, base: type | None = None) -> None:
-    """Raise FieldError for the first field of a dataclass with a wrong type or out of its range.
+    """Raise FieldError for the first field of a dataclass with a wrong type or out of range.
 
-    What a `base` declares holds, too, where the class itself declares the field again.
+    The declarations of `base` apply too, even if the class declares the field again.
     """
     kind: Any = type(value)
     for declaring in dict.fromkeys((kind, base or kind)):
@@ -179,7 +179,7 @@ def check_fields(value: Any, base: type | None = None) -> None:
 
 
 def check_nested(value: Any) -> None:
-    """Check the fields of a dataclass and of all dataclasses in it, for those made without us."""
+    """Check a dataclass and all dataclasses in it, including those made without `config_class`."""
     check_fields(value)
     for field in dataclasses.fields(value):
         given = getattr(value, field.name)
@@ -260,7 +260,7 @@ _PLURAL = {"an integer": "integers", "a number": "numbers", "text": "texts"}
 
 
 def _has_kind(given: Any, hint: Any) -> bool:
-    """Whether the value is of the outermost type; generics and rules are not looked at."""
+    """Return whether the value has the outermost type; type arguments and rules are ignored."""
     origin = typing.get_origin(hint)
     if origin is Annotated:
         return _has_kind(given, typing.get_args(hint)[0])
@@ -287,7 +287,7 @@ def _has_kind(given: Any, hint: Any) -> bool:
     if kind is collections.abc.Callable:
         return callable(given)
     if kind in _SEQUENCES or kind is tuple:
-        # gin writes tuples and lists, whatever the annotation; callers also give vectors.
+        # gin passes tuples and lists for any sequence; callers may also pass vectors.
         if isinstance(given, np.ndarray):
             return given.ndim == 1
         return isinstance(given, collections.abc.Sequence) and not isinstance(given, str | bytes)
@@ -307,7 +307,7 @@ def _describe(hint: Any, plural: bool = False) -> str:
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         text = _describe(parts[0], plural)
-        if plural:  # an element's own rules are named where an element breaks them
+        if plural:  # an element that breaks a rule is reported with the rule
             return text
         rules = [str(rule) for rule in parts[1:] if _is_rule(rule)]
         if text in ("text", "an integer") and rules and rules[0].startswith("one of"):

@@ -1,7 +1,7 @@
-"""Gin files: what they include, where each binding stands, and what a resolved config came from.
+"""Read gin files: their includes, the place of each binding, the sources of resolved configs.
 
-An `include` means the file next to the one that contains it; if there is none, a config that ttoaa
-ships, such as 'quickstart.gin'. The current folder plays no part.
+An `include` is resolved next to the including file, then among the configs that ttoaa ships, such
+as 'quickstart.gin'. The current folder is not searched.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from gin import config_parser
 
 _PACKAGE = pathlib.Path(__file__).parent
 _SHIPPED = [_PACKAGE / "configs", _PACKAGE.parent / "configs"]
-"""Where ttoaa's own configs are: in an installed package, in a checkout."""
+"""Folders of the configs that ttoaa ships: in an installed package, in a checkout."""
 _HEADER = "# Resolved by ttoaa; change it with --gin_bindings. The lines below have sha256 "
 _SOURCE = "# source "
 
@@ -28,7 +28,7 @@ class Binding(NamedTuple):
     name: str
     """'Name.parameter', or the name of a macro."""
     file: pathlib.Path | None
-    """None: of the command line."""
+    """None for the command line."""
     line: int
     included: bool
 
@@ -52,25 +52,25 @@ class Source(NamedTuple):
 
 @dataclasses.dataclass
 class GinFiles:
-    """Config files with all that they include, in the order in which gin applies them."""
+    """Config files with everything they include, in the order in which gin applies them."""
 
     sources: list[Source] = dataclasses.field(default_factory=list)
     bindings: list[Binding] = dataclasses.field(default_factory=list)
     references: set[str] = dataclasses.field(default_factory=set)
     """'scope/Name' of every '@scope/Name', and the name of every macro."""
     _pieces: list[tuple[str, str]] = dataclasses.field(default_factory=list)
-    """(file, text) between includes; blank lines keep the line numbers of gin's errors right."""
+    """(file, text) between includes, padded with blank lines to keep gin's line numbers correct."""
 
     def parse(self) -> None:
-        """Replace what gin has bound by the bindings of all files."""
+        """Replace all gin bindings by those of the files."""
         gin.clear_config()
         for name, text in self._pieces:
             gin.parse_config(_named(name, text))
 
     def may_be_replaced(self, binding: Binding) -> bool:
-        """Whether the files use the binding's scopes, or the macro, so that it is no typing error.
+        """Return whether the files refer to the binding's scopes, or to the macro: it is no typo.
 
-        gin itself refuses names of classes and parameters that do not exist.
+        gin itself refuses unknown names of classes and parameters.
         """
         scopes = {scope for name in self.references for scope in name.split("/")[:-1]}
         if "." not in binding.name:
@@ -102,7 +102,7 @@ def read_gin_files(files: Sequence[str | os.PathLike[str]], bindings: Sequence[s
 
 
 def locate(name: str | os.PathLike[str]) -> pathlib.Path | None:
-    """Return the file of that path, or the config of that name that ttoaa ships; None if neither.
+    """Return the file at a path, or else the config of that name that ttoaa ships, or None.
 
     The folder 'configs/' may be left out: 'quickstart.gin' is found from anywhere.
     """
@@ -122,7 +122,7 @@ def with_header(resolved: str, sources: Sequence[Source]) -> str:
 
 
 def sources_of(config: pathlib.Path) -> list[Source]:
-    """Return what a resolved config was made from; ValueError where it is damaged."""
+    """Return the sources of a resolved config; raise ValueError if it is damaged or was edited."""
     found = _sources(_decode(config, config.read_bytes()))
     if found is None:
         raise ValueError(
@@ -133,7 +133,7 @@ def sources_of(config: pathlib.Path) -> list[Source]:
 
 
 def _sources(text: str) -> list[Source] | None:
-    """The sources in the header of a resolved config; None without a header that fits."""
+    """Return the sources in the header of a resolved config; None without a valid header."""
     first, _, body = text.partition("\n")
     if first != _HEADER + hashlib.sha256(body.encode()).hexdigest():
         return None
@@ -150,7 +150,7 @@ def _read(
         raise ValueError(f"circular include: {' includes '.join(circle)}")
     content = path.read_bytes()
     text = _decode(path, content)
-    # An edited copy of a resolved config is a source like any other.
+    # An edited copy of a resolved config counts as a source file.
     itself = Source(_relative(resolved, top.resolve()), hashlib.sha256(content).hexdigest())
     inherited = _sources(text)
     found.sources += [itself] if inherited is None else inherited
@@ -182,7 +182,7 @@ def _read_text(
 
 
 class _References(config_parser.ParserDelegate):
-    """Notes what the values of a file refer to."""
+    """Collects the names that a file's values refer to."""
 
     def __init__(self, found: set[str]) -> None:
         self._found = found
@@ -226,5 +226,5 @@ def _decode(path: pathlib.Path, content: bytes) -> str:
 
 def _named(name: str, text: str) -> io.StringIO:
     lines = io.StringIO(text)
-    lines.name = name  # errors of gin show it
+    lines.name = name  # shown in gin's errors
     return lines

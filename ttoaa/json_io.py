@@ -1,8 +1,8 @@
 """Read JSON files, and check their structure before anything is computed from them.
 
-A structure is a type: `dict[str, str]`, `list[int]`, `str | None`, `Literal[…]`, a TypedDict (keys
-that are not `NotRequired` must be there, other keys may be), or `Any`. A `float` may be written as
-an integer and must be finite; a `str` must be valid Unicode. A key may occur once in an object.
+A structure is a type: `dict[str, str]`, `list[int]`, `str | None`, `Literal[…]`, a TypedDict
+(additional keys are allowed), or `Any`. A `float` may be written as an integer and must be finite;
+a `str` must be valid Unicode. Duplicate keys in an object are refused.
 """
 
 import json
@@ -15,18 +15,18 @@ from typing import Any
 
 
 def read_json(path: pathlib.Path, structure: Any = Any, fix: str = "") -> Any:
-    """Read a JSON file; `fix` says in messages what to do.
+    """Read a JSON file; `fix` is the advice at the end of error messages.
 
-    Raises ValueError, naming the file, where it is damaged or of another structure; OSError where
-    it is missing.
+    Raises ValueError, naming the file, if it is damaged or has another structure, and OSError if it
+    is missing.
     """
     return parse_json(path.read_bytes(), path, structure, fix)
 
 
 def parse_json(content: bytes | str, name: object, structure: Any = Any, fix: str = "") -> Any:
-    """Parse JSON; `name` is that of the file, and perhaps the line, in messages.
+    """Parse JSON; `name` is the file, or file and line, in error messages.
 
-    Bytes are UTF-8, with or without a byte order mark. Raises ValueError of one line.
+    Bytes are UTF-8, with or without a byte order mark. Raises a one-line ValueError.
     """
     problem: str | None
     try:
@@ -64,17 +64,17 @@ def read_json_lines(
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object; ValueError for a key that is there twice, of which JSON keeps the last."""
+    """Make an object; raise ValueError for a duplicate key, which `json` would overwrite."""
     made = dict(pairs)
     if len(made) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in made if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} is there twice")
+        raise ValueError(f"the key {twice!r} occurs twice")
     return made
 
 
 def mismatch(value: Any, structure: Any, where: str = "") -> str | None:
-    """Say how a value differs from its structure, such as "has no 'step'"; None if it does not."""
+    """Describe how a value differs from a structure, as in "has no 'step'"; None if it fits."""
     if structure is Any:
         return None
     if typing.is_typeddict(structure):
@@ -103,7 +103,7 @@ def mismatch(value: Any, structure: Any, where: str = "") -> str | None:
 
 
 def _is_a(value: Any, kind: Any, choices: tuple[Any, ...]) -> bool:
-    """Whether a value is of a type, whatever its parts are."""
+    """Return whether a value has a type; its parts are not checked."""
     if kind is typing.Literal:
         return any(type(value) is type(choice) and value == choice for choice in choices)
     if kind is None or kind is types.NoneType:

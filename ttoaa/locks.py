@@ -284,7 +284,7 @@ def exclusive(
 
 
 def _remove_if_empty(folder: pathlib.Path) -> None:
-    """Remove a folder in which nothing was made: one that looks begun would mislead."""
+    """Remove a folder in which nothing was made, so that it does not look like a begun study."""
     with contextlib.suppress(OSError):
         if os.listdir(folder) == ["leases"]:
             (folder / "leases").rmdir()
@@ -370,7 +370,7 @@ def remove_stale_pins(folder: pathlib.Path) -> None:
 
 
 def remove_dead_pins(folder: pathlib.Path) -> None:
-    """Remove the pins of killed processes of this machine, whose work nobody continues any more."""
+    """Remove the pins that killed processes of this machine left behind."""
     for path in _pin_files(folder):
         if is_of_dead_process(path):
             path.unlink(missing_ok=True)

@@ -1,10 +1,11 @@
 """Read Parquet files through native handles; write and read outcome tables.
 
-pandas gives Arrow Python file objects. Arrow's threads may release one while the interpreter exits,
-which aborts the process: in about a third of all short commands, after all their work.
+pandas passes Python file objects to Arrow. If one of Arrow's threads releases such an object while
+the interpreter exits, the process aborts. This happened in about a third of all short commands,
+after their work was done.
 
-Outcome tables are written whole. Each records the plan and the checkpoint that it was made from,
-and the sha256 of its file.
+Outcome tables are written atomically. Each records its plan, its checkpoint and the sha256 of its
+file.
 """
 
 import contextlib
@@ -40,20 +41,20 @@ def read_parquet(
 OUTCOME_COLUMNS = ("item", "condition", "outcome", "value")
 _SOURCE = b"ttoaa.source"
 _SHA256 = b"ttoaa.sha256"
-"""Metadata with the sha256 of the whole file, computed with `_EMPTY` in its own place."""
+"""Metadata key of the sha256 of the whole file, computed with `_EMPTY` in place of itself."""
 
 
 def _sha256(content: bytes) -> bytes:
     return hashlib.sha256(content).hexdigest().encode()
 
 
-_EMPTY = _sha256(_SHA256)  # which no table holds by chance
+_EMPTY = _sha256(_SHA256)  # which no table contains by chance
 
 
 def write_outcomes(table: pd.DataFrame, path: pathlib.Path, source: Mapping[str, str]) -> None:
-    """Write a tidy table, whole or not at all; `source` records what it was made from.
+    """Write a tidy table atomically; `source` records its plan and checkpoint.
 
-    Its checksum also covers the metadata, which checksums of pages do not.
+    The file's checksum also covers the metadata, unlike page checksums.
     """
     absent = [name for name in OUTCOME_COLUMNS if name not in table]
     if absent:
@@ -69,15 +70,15 @@ def write_outcomes(table: pd.DataFrame, path: pathlib.Path, source: Mapping[str,
 
 
 def read_outcomes(path: pathlib.Path) -> pd.DataFrame:
-    """Read an outcome table; ValueError where it does not have its checksum."""
+    """Read an outcome table; raise ValueError if its checksum does not match."""
     with _one_line_damage(path):
         return _read_verified(path).to_pandas()
 
 
 def outcome_source(path: pathlib.Path) -> dict[str, str] | None:
-    """Return what a table was made from; None for a missing table, or one without a record.
+    """Return the recorded source of a table; None for a missing table, or one without a record.
 
-    Raises ValueError where it is damaged.
+    Raises ValueError if it is damaged.
     """
     if not path.exists():
         return None
@@ -89,15 +90,15 @@ def outcome_source(path: pathlib.Path) -> dict[str, str] | None:
 
 
 def _read_verified(path: pathlib.Path) -> pa.Table:
-    """Read a table; ValueError where a page or the file does not have its checksum.
+    """Read a table; raise ValueError if a checksum of a page or of the file does not match.
 
-    Tables of earlier versions have only the checksums of pages.
+    Tables of earlier versions have only page checksums.
     """
     content = path.read_bytes()
     file = pa.BufferReader(content)
     recorded = (pq.read_metadata(file).metadata or {}).get(_SHA256)
     if recorded is not None and recorded != _sha256(content.replace(recorded, _EMPTY, 1)):
-        raise ValueError("its checksum is that of another file")
+        raise ValueError("its checksum does not match its content")
     file.seek(0)
     return pq.read_table(file, page_checksum_verification=True)
 

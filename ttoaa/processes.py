@@ -1,7 +1,7 @@
-"""Run the pieces of a task in several processes of this machine, which end with this one.
+"""Run the pieces of a task in several worker processes, which end with this process.
 
-Each worker has a pipe to its parent and shares nothing else, so a stop at any moment leaves no
-semaphores behind. Ctrl-C in a terminal reaches only the parent, which ends its workers.
+A worker shares only a pipe with its parent, so a stop at any moment leaves no semaphores behind.
+Ctrl-C in a terminal reaches only the parent, which ends its workers.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ _DONE = "done"
 def run(
     function: Callable[[Any], Iterable[Any]], pieces: Sequence[Any], processes: int
 ) -> Iterator[tuple[int, Any]]:
-    """Yield (index of the piece, value) for all values of `function(piece)`, as they come.
+    """Yield (index of the piece, value) for all values of `function(piece)`, as they arrive.
 
     The values of one piece stay in order. Workers are spawned, not forked, and so import the main
     module; function, pieces and values must be picklable.
@@ -56,7 +56,7 @@ def run(
                     raise value
                 else:
                     yield number, value
-        for process in workers.values():  # they have nothing left to do
+        for process in workers.values():  # they have no work left
             process.join(_SECONDS_TO_END)
 
 
@@ -69,7 +69,7 @@ def _start(
     with signals.shield(), signals.blocked_in_children():
         process.start()
         own(process.pid or 0)
-    theirs.close()  # so that the death of the worker is the end of the pipe
+    theirs.close()  # so that the pipe ends when the worker dies
     return ours, process
 
 
@@ -92,7 +92,7 @@ def _end(workers: dict[Connection, Any]) -> None:
 
 
 def _work(connection: Connection, function: Callable[[Any], Iterable[Any]]) -> None:
-    signals.install("")  # its parent says what there is to say
+    signals.install("")  # the parent reports the stop
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while (given := connection.recv()) is not None:
         number, piece = given

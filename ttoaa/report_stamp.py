@@ -1,4 +1,4 @@
-"""What a report was made from, as its own head records it: independent of the times of files."""
+"""Digests of the tables that a report was made from, recorded in its HTML head."""
 
 import hashlib
 import html
@@ -24,13 +24,13 @@ def tables_digests(root: pathlib.Path) -> dict[str, str]:
 
 
 def format_stamp(tables: dict[str, str], summary: bytes) -> str:
-    """Return the element for the head of a page that was made with this summary.json."""
+    """Return the HTML element that records the digests of the tables and of summary.json."""
     digests = {**tables, "summary.json": hashlib.sha256(summary).hexdigest()}
     return _META.format(html.escape(json.dumps(digests)))
 
 
 def _read_stamp(report: pathlib.Path) -> dict[str, str]:
-    """Return the digests that a report records; empty for one of an earlier version."""
+    """Return the digests that a report records; empty for reports of earlier versions."""
     with open(report, "rb") as file:
         head = file.read(_HEAD).decode(errors="replace")
     found = re.search(_META.format('([^"]*)'), head)
@@ -38,13 +38,13 @@ def _read_stamp(report: pathlib.Path) -> dict[str, str]:
 
 
 def is_current(root: pathlib.Path) -> bool:
-    """Whether the report was made from the tables that are there."""
+    """Return whether the report was made from the existing tables."""
     stamp = _read_stamp(Workdir(root).report)
     return bool(stamp) and tables_digests(root).items() <= stamp.items()
 
 
 def check_summary(root: pathlib.Path) -> None:
-    """Raise ValueError where summary.json is not the one that was written with the report."""
+    """Raise ValueError if summary.json differs from the one written with the report."""
     folder = Workdir(root)
     for path in (folder.summary, folder.report):
         if not path.exists():

@@ -1,12 +1,12 @@
 """Runs of a study by name, and what each trains on.
 
-| name | what it is |
+| name | contents |
 |---|---|
 | `control` | no experiment |
 | `run` | all experiments |
 | `alone/NAME` | one experiment |
 | `without/NAME` | all experiments but one |
-| `sham` | all edits at their places and lengths, with reserve text in place of their own |
+| `sham` | all edits at their places and lengths, with reserve text in place of the items |
 | `reordered` | the control run with another order of the data |
 | `reinitialised` | the control run with other initial weights |
 
@@ -26,11 +26,11 @@ SUBSETS = ("alone", "without")
 
 @dataclasses.dataclass(frozen=True)
 class RunSpec:
-    """What one run does."""
+    """The experiments and seeds of one run."""
 
     name: str
     experiments: tuple[str, ...]
-    """Names of the experiments whose edits it makes."""
+    """Names of the experiments whose edits the run makes."""
     complete: bool
     """Whether these are all experiments of the plan."""
 
@@ -52,14 +52,14 @@ class RunSpec:
 
     @property
     def subset(self) -> tuple[str, ...] | None:
-        """The experiments if they are not all of the study, for the run's identity."""
+        """The experiments, for the run's identity, if the run omits some of the study."""
         return None if self.complete or not self.experiments else tuple(sorted(self.experiments))
 
 
 def parse_run(name: str, experiments: Sequence[str]) -> RunSpec:
     """Return the run of this name in a study with these experiments.
 
-    Raises ValueError for a name that means no run, or an experiment that the study does not have.
+    Raises ValueError for an invalid name, or an experiment that the study does not have.
     """
     check_run_name(name)
     kind, _, one = name.partition("/")
@@ -67,17 +67,17 @@ def parse_run(name: str, experiments: Sequence[str]) -> RunSpec:
         edited = tuple(experiments) if kind in (RUN, SHAM) else ()
         return RunSpec(name, edited, len(edited) == len(experiments))
     if one not in experiments:
-        raise ValueError(f"run {name!r}: the study has the experiments {sorted(experiments)}")
+        raise ValueError(f"run {name!r}: the study has only the experiments {sorted(experiments)}")
     chosen = [each for each in experiments if (each == one) == (kind == "alone")]
     return RunSpec(name, tuple(chosen), len(chosen) == len(experiments))
 
 
 def check_run_name(name: str) -> None:
-    """Raise ValueError, listing the possible ones, for a name that means no run."""
+    """Raise ValueError, listing the valid names, for an invalid name of a run."""
     kind, slash, one = name.partition("/")
     if not (name in PLAIN or (kind in SUBSETS and slash and one and "/" not in one)):
         possible = [*PLAIN, *(f"{kind}/NAME" for kind in SUBSETS)]
-        raise ValueError(f"a run is one of {', '.join(possible)}, not {name!r}")
+        raise ValueError(f"the run must be one of {', '.join(possible)}, not {name!r}")
 
 
 def _other_seed(name: str, seed: int) -> int:

@@ -1,10 +1,10 @@
 """Decide what SIGINT, SIGTERM and SIGHUP do in every command.
 
 The first signal stops the command: it removes its unfinished files and its locks, ends its worker
-processes, prints one line, and exits with 128 + the signal's number. It raises no exception, which
-a library could swallow, and waits for no thread of a library. Whatever was committed stays, and the
-next start continues from it. Work that can be saved first runs in `deferred()`, which postpones the
-exit. A SIGINT after the first signal ends the command at once in any case.
+processes, prints one line, and exits with 128 + the signal's number. It raises no exception,
+because a library could swallow one, and does not wait for library threads. Committed work stays,
+and the next start continues from it. Work that can be saved first runs in `deferred()`, which
+postpones the exit. A SIGINT after the first signal ends the command at once in any case.
 
 The module is imported before all others, so it needs nothing but the standard library.
 """
@@ -23,7 +23,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SECONDS_TO_END = 3.0
-"""How long a child process may take to end before it is killed."""
+"""Time for a child process to end before it is killed."""
 
 _name = ""
 _installed = False
@@ -31,7 +31,7 @@ _unfinished: dict[pathlib.Path, None] = {}
 _children: dict[int, None] = {}
 _deferring: list["StopSignal"] = []
 _lock = threading.RLock()
-"""Whoever stops the process holds it to the end, so that no other thread creates files again."""
+"""The thread that stops the process never releases it, so no other thread creates new files."""
 _shielded_thread = 0
 
 
@@ -51,20 +51,20 @@ def install(name: str) -> None:
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(reader,), name="signals", daemon=True).start()
     os.register_at_fork(after_in_child=_forget)
-    atexit.register(_finish)  # the first to register is the last to be called
+    atexit.register(_finish)  # registered first, so called last
     for number in _NUMBERS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _on_signal)
 
 
 def _finish() -> None:
-    """Ignore signals from now on: all is done, and the interpreter takes its handlers away."""
+    """Ignore signals from now on: the work is done, and the interpreter removes its handlers."""
     for number in _NUMBERS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def _forget() -> None:
-    """Leave a forked child, which is no command, the usual handlers."""
+    """Restore the default handlers in a forked child, which is not a command."""
     signal.set_wakeup_fd(-1)
     _unfinished.clear()
     _children.clear()
@@ -78,7 +78,7 @@ class StopSignal:
 
     def __init__(self, respond: Callable[[int], None] | None = None) -> None:
         self.number = 0
-        """0 as long as there was none."""
+        """0 before the first signal."""
         self._respond = respond
 
     def receive(self, number: int) -> None:
@@ -93,12 +93,12 @@ def deferred(
 ) -> Iterator[StopSignal]:
     """Postpone the exit: the caller saves its work and exits by `StopSignal.number`.
 
-    Where `install` was not called, as in a notebook, signals are handled within the context only,
-    and a second SIGINT raises KeyboardInterrupt.
+    If `install` was not called, as in a notebook, signals are handled within the context only, and
+    a second SIGINT raises KeyboardInterrupt.
 
     Args:
         respond: called with the number of every signal, possibly more than once.
-        numbers: signals to handle where `install` was not called.
+        numbers: signals to handle if `install` was not called.
     """
     stop = StopSignal(respond)
     _deferring.append(stop)
@@ -134,7 +134,7 @@ def let_go(path: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def shield() -> Iterator[None]:
-    """Let no stop come within the context, which must be short: the stop waits for its end."""
+    """Delay a stop until the end of the context, which must be short."""
     global _shielded_thread
     with _lock:
         _shielded_thread = threading.get_ident()
@@ -146,7 +146,7 @@ def shield() -> Iterator[None]:
 
 @contextlib.contextmanager
 def child_processes() -> Iterator[Callable[[int], None]]:
-    """Yield a function that takes the ids of child processes, which a stop ends, too."""
+    """Yield a function that registers the id of a child process, which a stop will also end."""
     own: list[int] = []
 
     def add(pid: int) -> None:
@@ -162,7 +162,7 @@ def child_processes() -> Iterator[Callable[[int], None]]:
 
 @contextlib.contextmanager
 def blocked_in_children() -> Iterator[None]:
-    """Start child processes that Ctrl-C in a terminal does not reach: their parent ends them."""
+    """Block Ctrl-C in child processes started within the context: their parent ends them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield
@@ -181,13 +181,13 @@ def _on_signal(number: int, frame: types.FrameType | None) -> None:
     if not _installed and number == signal.SIGINT and _deferring and _deferring[-1].number:
         raise KeyboardInterrupt
     if _deferring or _shielded_thread != threading.get_ident():
-        _respond(number)  # otherwise the watching thread does, after the shield
+        _respond(number)  # otherwise the watcher thread responds after the shield
 
 
 def _watch(reader: int) -> None:
-    """Respond also while the main thread is in a long call, and end the process at once if asked.
+    """Respond even while the main thread is in a long call; a second SIGINT ends the process.
 
-    Python writes the number of every signal to this pipe the moment that it arrives.
+    Python writes the number of every signal to this pipe as soon as it arrives.
     """
     first = 0
     while True:
@@ -209,7 +209,7 @@ def _respond(number: int) -> None:
 
 
 def _stop(number: int) -> None:
-    _lock.acquire()  # for ever
+    _lock.acquire()  # never released
     _remove_traces(signal.SIGTERM)
     _flush()
     _say(f"stopped by {signal.Signals(number).name}; run it again to continue")
@@ -219,12 +219,12 @@ def _stop(number: int) -> None:
 def _end_at_once(first: int) -> None:
     if _lock.acquire(timeout=0.5):  # otherwise a stop is under way
         _remove_traces(signal.SIGTERM, signal.SIGINT)
-    _say("ended at once by a second signal; run it again to continue from what was saved")
+    _say("stopped at once by a second signal; run it again to continue from the last save")
     os._exit(128 + first)
 
 
 def _remove_traces(*numbers: int) -> None:
-    """End the child processes, then remove what is unfinished."""
+    """End the child processes, then remove unfinished files."""
     _end_children(*numbers)
     for path in list(_unfinished):
         with contextlib.suppress(OSError):
@@ -257,7 +257,7 @@ def _has_ended(pid: int) -> bool:
 
 
 def _flush() -> None:
-    """Write out what was printed; not for ever, since the main thread may be within a print."""
+    """Flush stdout, with a time limit, since the main thread may be inside a print."""
     flushing = threading.Thread(target=sys.stdout.flush, daemon=True)
     flushing.start()
     flushing.join(0.5)
@@ -267,6 +267,8 @@ def _say(what: str) -> None:
     """Print the command's line in a single write, which no other thread can block."""
     if _name:
         bars = getattr(sys.modules.get("tqdm.std"), "tqdm", None)
-        begin = "\n" if getattr(bars, "_instances", None) else ""  # a bar has no end of line
+        begin = (
+            "\n" if getattr(bars, "_instances", None) else ""
+        )  # a progress bar does not end its line
         with contextlib.suppress(OSError):
             os.write(2, f"{begin}{_name}: {what}\n".encode())

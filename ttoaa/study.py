@@ -85,12 +85,12 @@ def _seeds(names: Sequence[str]) -> list[int]:
 
 
 class _Runner:
-    """Runs stages. A signal is passed on, so that a training run can save, and ends the study."""
+    """Runs stages. A signal is passed on, so that a training run can save; then the study ends."""
 
     def run(self, command: Sequence[str]) -> None:
         self.process: subprocess.Popen[bytes] | None = None
         with signals.deferred(self._pass_on) as stop, signals.child_processes() as own:
-            # In a group of its own, a stage gets Ctrl-C once: from here.
+            # In a separate process group, a stage gets Ctrl-C only once, from here.
             environment = {**_HUGE_PAGES, **os.environ}
             with subprocess.Popen(command, env=environment, process_group=0) as self.process:
                 own(self.process.pid)
@@ -98,14 +98,14 @@ class _Runner:
                     self.process.terminate()
                 code = self.process.wait()
         if stop.number and code in (0, -signal.SIGTERM, 128 + signal.SIGTERM):
-            if code <= 0:  # it printed no line of its own
+            if code <= 0:  # the stage printed no line
                 print("study: stopped; run it again to continue", file=sys.stderr)
             sys.exit(128 + stop.number)
         if code:
             sys.exit(code if code > 0 else 128 - code)
 
     def _pass_on(self, number: int) -> None:
-        """Pass on any signal as SIGTERM: it is silent also where Python has only just started."""
+        """Pass on any signal as SIGTERM, which prints no traceback even while Python starts."""
         if self.process:
             self.process.terminate()
 

@@ -27,7 +27,7 @@ def workdir_from_flags() -> Workdir:
 
 
 def check_study() -> None:
-    """Raise ValueError, before anything slow is imported, where there is no config to load."""
+    """Raise ValueError, before any slow import, if there is no config to load."""
     workdir = workdir_from_flags()
     if not (GIN_FILE.value or workdir.config.exists()):
         raise ValueError(f"{workdir.root} holds no study yet: name its config with --gin_file")

@@ -133,14 +133,14 @@ class StudyHandle:
         return plan
 
     def run_spec(self, name: str) -> RunSpec:
-        """Return the run of this name; ValueError if the study cannot have it."""
+        """Return the run of this name; raise ValueError if the study cannot have it."""
         if "/" in name:
             return parse_run(name, self.plan.contents["experiments"])
         return parse_run(name, [experiment.name for experiment in self.config.experiments])
 
     @functools.cached_property
     def sham_windows(self) -> np.ndarray:
-        """int64[m]: the reserve windows that nothing uses, whose text the sham run inserts."""
+        """int64[m]: the unused reserve windows, whose text the sham run inserts."""
         config = self.config
         total = self.corpus.num_windows("reserve", config.geometry.length)
         _, pool = split_reserve(total, config.validation_sequences)

@@ -1,4 +1,4 @@
-"""Put a run of a study together and train it: what `ttoaa train` does after parsing its flags."""
+"""Build a run of a study and train it: the work of `ttoaa train` after parsing its flags."""
 
 import contextlib
 import pathlib
@@ -29,9 +29,9 @@ from ttoaa.workdir import Workdir
 
 
 def check_run(handle: StudyHandle, spec: RunSpec) -> None:
-    """Raise ValueError for what a run cannot be trained with, before any device is touched."""
+    """Raise ValueError, before any device is used, if the run cannot be trained."""
     if spec.name == REORDERED and handle.corpus.in_order:
-        raise ValueError(f"the order of {handle.corpus.folder} is given: it cannot be {REORDERED}")
+        raise ValueError(f"{handle.corpus.folder} has a fixed order: it cannot be {REORDERED}")
     if spec.experiments:
         handle.check_plan_fits()
         check_arms(handle.plan, handle.config.training.max_arms)
@@ -110,7 +110,7 @@ def make_job(
 
 
 def _controls(handle: StudyHandle, spec: RunSpec) -> ControllerSet:
-    """The controllers; runs without their experiment, and the sham run, measure for them only."""
+    """Return the controllers; without their experiment, and in the sham run, they only measure."""
     found = handle.controllers
     if not found:
         return ControllerSet()

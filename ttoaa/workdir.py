@@ -61,7 +61,7 @@ class Workdir:
         return self._seeded("tables")
 
     def run(self, name: str) -> pathlib.Path:
-        """Return the folder of a run (see `ttoaa.runs`); ValueError for a name that means none."""
+        """Return the folder of a run (see `ttoaa.runs`); raise ValueError for an invalid name."""
         check_run_name(name)
         kind, *one = name.split("/")
         return self._seeded(kind).joinpath(*one)
@@ -71,7 +71,7 @@ class Workdir:
         return self.run(name).relative_to(self.root).as_posix()
 
     def runs(self) -> list[str]:
-        """List the names of the runs of this seed: both standard ones, and others that exist."""
+        """List the names of the runs of this seed: both standard ones, and other existing ones."""
         plain = [name for name in PLAIN if name in RUNS or self.run(name).is_dir()]
         inside = (
             f"{kind}/{path.name}"
@@ -94,7 +94,7 @@ class Workdir:
         return sorted({int(match.group(1) or 0) for match in found if match})
 
     def trained_seeds(self) -> list[int]:
-        """List the seeds of which a run has a checkpoint, ascending."""
+        """List the seeds with a checkpoint in some run, ascending."""
         return [
             each.seed
             for each in (Workdir(self.root, seed) for seed in self.seeds())
@@ -136,7 +136,7 @@ def _unfinished(path: pathlib.Path) -> pathlib.Path:
 
 
 def lock_while_open(file: int) -> None:
-    """Hold the kernel's lock of a file, so that others see whether its owner is alive."""
+    """Lock a file through the kernel, so that other processes see whether its owner is alive."""
     with contextlib.suppress(OSError):  # some network file systems have no locks
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
@@ -144,7 +144,7 @@ def lock_while_open(file: int) -> None:
 def is_of_dead_process(path: pathlib.Path) -> bool:
     """Return whether a file named …host-process… was left by a killed process of this machine.
 
-    The kernel drops a dead process's lock. The number of the process alone may mislead: containers
+    The kernel releases a dead process's lock. The process id alone is not sufficient: containers
     that share a folder and a host name number their processes independently.
     """
     found = re.search(rf"[-@]{re.escape(socket.gethostname())}-(\d+)(?:-[0-9a-f]+)?$", path.name)

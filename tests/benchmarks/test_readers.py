@@ -130,7 +130,7 @@ def test_requests_without_an_unconditional_half_have_none(tmp_path):
         ([*TWO, HALF[0], request(1_000_004, 1, 1, "B:", " b")], "must share one context"),
         (
             [*TWO, HALF[0], request(1_000_004, 1, 1, "A:", " c")],
-            "context and have its continuations",
+            "context and have the same continuations as the choices",
         ),
         ([{**TWO[0], "request": {"context": "Q"}}], r"a\.jsonl:1 has no 'continuation'"),
         (

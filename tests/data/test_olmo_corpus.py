@@ -204,7 +204,10 @@ def header(array):
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        (rewrite_order(lambda o: [*o[:-1], 68]), "lists instance 68, the files have 68 of 16"),
+        (
+            rewrite_order(lambda o: [*o[:-1], 68]),
+            "lists instance 68, but the files have 68 instances of 16",
+        ),
         (rewrite_order(lambda o: [*o, *o[:3]]), "lists 3 instances twice"),
         (damage_file(b"123456"), "part-1-00000.npy has 6 bytes"),
         (damage_file(b""), "part-1-00000.npy has 0 bytes"),
@@ -232,9 +235,12 @@ def test_what_does_not_fit_together_is_named(tmp_path, fault, message):
         ({"first": 64}, "too few for 48 training windows"),
         ({"first": 64, "train_windows": None}, "too few for 1 training windows"),
         ({"train_windows": 65}, "too few for 65 training windows"),
-        ({"instances": 69}, "instances is 69, the files have 68 of 16 tokens"),
-        ({"length": 15}, "lists no instance after 67, the files have 73 of 15 tokens"),
-        ({"length": 17}, "lists instance 67, the files have 63 of 17"),
+        ({"instances": 69}, "instances is 69, but the files have 68 instances of 16 tokens"),
+        (
+            {"length": 15},
+            "lists no instance after 67, but the files have 73 instances of 15 tokens",
+        ),
+        ({"length": 17}, "lists instance 67, but the files have 63 instances of 17"),
         ({"files": ["gs://bucket/part-0.npy"]}, "gs://bucket/part-0.npy is not on this machine"),
         ({"files": ["nowhere.npy"]}, "nowhere.npy does not exist"),
     ],
@@ -261,7 +267,9 @@ def test_only_the_length_of_the_order_is_accepted(olmo, tmp_path, length, droppe
         dataclasses.replace(config, instances=640).make(tmp_path / "known")
         return
     for known in (None, 640):
-        with pytest.raises(ValueError, match=f"the files have 6.. of {length} tokens"):
+        with pytest.raises(
+            ValueError, match=f"but the files have 6.. instances of {length} tokens"
+        ):
             dataclasses.replace(config, instances=known).make(tmp_path / "c")
 
 

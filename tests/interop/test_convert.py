@@ -321,11 +321,11 @@ def test_a_model_passes_through_memory_and_is_never_whole_in_it(tmp_path):
             0,
             "convert: 4,992 parameters with the moments of 3 updates .*",
         ),
-        (["import", "--optimizer"], "plain", 1, "convert: .*/plain is of Hugging Face, without .*"),
+        (["import", "--optimizer"], "plain", 1, "convert: .*/plain is a Hugging Face folder, .*"),
         (["import"], ".", 1, "convert: .*/golden has no config.json and no config.yaml: .*"),
         (["import", "--step=3"], "plain", 1, "convert: --step is a flag of export: leave it out.*"),
         (["export"], "plain", 1, "convert: .*plain/checkpoints has no checkpoint: .*"),
-        (["export", "import"], "plain", 1, "convert: name the task, .*, not export import"),
+        (["export", "import"], "plain", 1, "convert: the task must be .*, not export import"),
     ],
 )
 def test_the_command_says_what_it_did_or_what_is_wrong(arguments, source, code, line, tmp_path):

@@ -174,7 +174,7 @@ def test_one_tensor_and_its_transpose_are_in_memory_and_no_more(tmp_path):
     [
         (
             {"model_type": "llama", "architectures": ["LlamaForCausalLM"]},
-            "it is of LlamaForCausalLM, llama",
+            "the model is LlamaForCausalLM, llama",
         ),
         ({"architectures": ["Olmo2ForSequenceClassification"]}, "not Olmo2ForCausalLM"),
         ({"model_type": "olmo3"}, "not Olmo2ForCausalLM"),
@@ -197,8 +197,8 @@ def test_one_tensor_and_its_transpose_are_in_memory_and_no_more(tmp_path):
         ({"vocab_size": 10**30}, "vocab_size must be a positive integer below"),
         ({"eos_token_id": 61}, "eos_token_id is 61, outside the vocabulary of 61"),
         ({"eos_token_id": []}, r"eos_token_id is \[\], outside"),
-        ({"max_position_embeddings": 0}, "the longest row must be positive, not 0"),
-        ({"logit_scale": 2.0}, "'logit_scale' is not a known field, and may change the model"),
+        ({"max_position_embeddings": 0}, "max_position_embeddings must be positive, not 0"),
+        ({"logit_scale": 2.0}, "'logit_scale' is not a known field and may change the model"),
         ({"sliding_window": 4096}, "sliding_window is 4096, only None is read"),
         ({"num_hidden_layers": 10_000}, "has 2 layers, its config says 10000"),
         ({"num_hidden_layers": 3}, "model.safetensors has 2 layers, its config says 3"),
@@ -240,7 +240,7 @@ def test_what_the_decoder_cannot_compute_is_refused(changes, message, tmp_path):
         (lambda f: (f / "config.json").write_bytes(b'{"a": "\xff"}'), "not UTF-8 at byte 7"),
         (
             lambda f: (f / "config.json").write_text('{"a": 1, "a": 2}'),
-            "the key 'a' is there twice",
+            "the key 'a' occurs twice",
         ),
         (
             lambda f: shutil.copy(GOLDEN / "plain" / "model.safetensors", f),

@@ -156,7 +156,7 @@ def _question(choices: list[_Line], blank: list[_Line] | None) -> Question:
         if not same or tuple(line.continuation for line in blank) != continuations:
             raise ValueError(
                 f"the unconditional requests of {first.task} {first.doc} must share one "
-                "context and have its continuations"
+                "context and have the same continuations as the choices"
             )
     return Question(
         f"{first.task}-{first.doc}",
@@ -177,8 +177,8 @@ class ParquetQuestions:
     choices share an "Answer:" or "Solution:" line, the continuation is the text after it; otherwise
     it starts at the last word boundary that they share. The endings of HellaSwag are found by its
     format. In the benchmarks of `cloze` (WinoGrande) the choices fill a blank, and the text after
-    the blank is scored. The texts do not say where either boundary is: where all choices share
-    words next to it, it is inferred. Use `RecordQuestions` if it must be exact.
+    the blank is scored. The texts do not mark these two boundaries, so a boundary is inferred if
+    all choices share words next to it. Use `RecordQuestions` if it must be exact.
     """
 
     paths: Paths
@@ -236,7 +236,7 @@ _VERBS = {"is", "are", "was", "were", "has", "have"}
 
 
 def _start_of_ending(options: Sequence[str]) -> int:
-    """Return the character at which HellaSwag's endings start, though they may share words.
+    """Return the character at which HellaSwag's endings start; they may share their first words.
 
     A context of WikiHow ("How to …") ends with a sentence; an ending that begins with a title adds
     a second full stop. Other contexts end with a subject, and endings begin with its verb.
@@ -269,7 +269,7 @@ def _starts_after_blank(options: Sequence[str]) -> list[int]:
     """Return for each choice the character at which the text after WinoGrande's blank starts.
 
     That text follows a space. A blank stands for a name or a noun phrase, so words that follow all
-    choices belong to them if each sentence mentions the longer phrase before ("olive oil").
+    choices belong to the choices if each sentence mentions the longer phrase earlier ("olive oil").
     """
     prefix = _common_prefix(options)
     start = prefix.rfind(" ") + 1
@@ -282,7 +282,7 @@ def _starts_after_blank(options: Sequence[str]) -> list[int]:
     named = all(text[start : start + 1].isupper() for text in options)
     if named and _DETERMINERS.isdisjoint(before.split()[-1:]):
         return [len(text) - len(after) for text in options]
-    # A space must be left to begin the text after the blank.
+    # The text after the blank must still begin with a space.
     while (word := re.match(r"\s([\w'-]+)(?=\s)", after)) and word[1].lower() not in _NO_NOUNS:
         fills = [fill + word[0].lower() for fill in fills]
         if not all(re.search(rf"(?<!\w){re.escape(fill)}(?!\w)", before) for fill in fills):

@@ -335,7 +335,7 @@ def scan(
 ) -> Occurrences:
     """Find every occurrence in a split (see `scan_piece`), or load the result of an earlier scan.
 
-    Finished pieces of a killed scan are not searched again. Damaged results are.
+    Finished pieces of a killed scan are kept; pieces with damaged results are searched again.
 
     Args:
         stop: occurrences begin before this token, a multiple of `length`; by default anywhere.

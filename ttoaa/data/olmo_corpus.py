@@ -50,7 +50,7 @@ from ttoaa.data.vocabulary import Vocabulary
 from ttoaa.identity import check, with_defaults
 
 _CHUNK = 1 << 24  # tokens or instance numbers read at a time
-_CHANCE = 1e-3  # that a right order is taken for one of another length
+_CHANCE = 1e-3  # of rejecting a valid order
 _SAMPLES = 64, 1 << 14  # pieces of a file, tokens of each
 
 
@@ -124,9 +124,10 @@ class OlmoCorpus:
     """Where in the order the study begins: the step it continues from times OLMo's batch size."""
     train_windows: PositiveInt | None = None
     instances: PositiveInt | None = None
-    """How many instances of `length` tokens the files have in OLMo, as its log says. With None the
-    order may leave out some at random (drop_last), but not those with the highest numbers: then it
-    was made for another length or for fewer files."""
+    """Number of instances of `length` tokens in the files, as OLMo's log reports it.
+
+    With None, the order may omit random instances (drop_last), but not those with the highest
+    numbers: such an order was made for another length or for fewer files."""
     digest: Annotated[str, OneOf(HASH_KINDS)] = "sha256"
     """How files are fingerprinted: the "sha256" of all bytes or, for terabytes, of "samples"."""
 
@@ -219,8 +220,9 @@ class OlmoCorpus:
             chunk = numbers[start : start + _CHUNK]
             if chunk.max() >= total:
                 raise ValueError(
-                    f"{order.path} lists instance {chunk.max()}, the files have {total} of "
-                    f"{self.length} tokens: set all files of that run, its dtype and its length"
+                    f"{order.path} lists instance {chunk.max()}, but the files have {total} "
+                    f"instances of {self.length} tokens: set the files, dtype and length of that "
+                    "OLMo run"
                 )
             seen[chunk] = True
         if (distinct := np.count_nonzero(seen)) != order.tokens:
@@ -241,19 +243,19 @@ class OlmoCorpus:
     def _check_total(self, total: int, order: TokenFile, trailing: int) -> None:
         """Raise ValueError if the order was made for another number of instances than `total`.
 
-        `trailing` is how many of the highest numbers it does not list. OLMo drops instances at
-        random, and these with a chance below (dropped / total) ** trailing.
+        `trailing` counts the highest numbers that the order does not list. OLMo drops instances at
+        random, so the chance that it dropped exactly these is below (dropped / total) ** trailing.
         """
         dropped = total - order.tokens
         unlikely = trailing == dropped or (dropped / total) ** trailing < _CHANCE
-        where = f"the files have {total} of {self.length} tokens"
-        fix = "set all files of that run, its dtype and its length"
+        where = f"but the files have {total} instances of {self.length} tokens"
+        fix = "set the files, dtype and length of that OLMo run"
         if self.instances not in (None, total):
             raise ValueError(f"OlmoCorpus.instances is {self.instances}, {where}: {fix}")
         if self.instances is None and trailing and unlikely:
             raise ValueError(
                 f"{order.path} lists no instance after {total - 1 - trailing}, {where}: {fix}; if "
-                f"OLMo had as many, set OlmoCorpus.instances = {total}"
+                f"OLMo had that many, set OlmoCorpus.instances = {total}"
             )
 
     def _inspect(self, shards: Sequence[TokenFile], tokenizer: Tokenizer) -> tuple[Shard, ...]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # Grain takes a second to import
     from ttoaa.data.loader import Batch, Transform
 
 _FEWEST = 3
-"""The fewest repetitions that OLMo reports."""
+"""The smallest number of repetitions that OLMo's code detects."""
 
 
 @gin.configurable
@@ -23,9 +23,9 @@ class RepetitionFilter:
 
     These are rows in which some pattern of min_period to max_period tokens occurs at least
     max_count times in succession, not counting an incomplete last repetition. A masked row stays in
-    the batch, but its loss does not count; `Training.loss_divisor` says whether it counts in the
-    mean. As find_periodic_sequences in olmo/data/util.py of allenai/OLMo, which cannot see fewer
-    than 3 repetitions: a max_count of 2 masks the same rows as 3. The defaults are OLMo-2's.
+    the batch without a loss; `Training.loss_divisor` decides whether its tokens count in the mean.
+    Same rule as find_periodic_sequences in olmo/data/util.py of allenai/OLMo, which cannot detect
+    fewer than 3 repetitions: a max_count of 2 masks the same rows as 3. The defaults are OLMo-2's.
     """
 
     min_period: PositiveInt = 1

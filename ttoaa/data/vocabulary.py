@@ -32,7 +32,7 @@ class Vocabulary(Protocol):
     def check(self) -> int:
         """Return the number of embedding rows, before any text is read.
 
-        Raises ValueError for what would fail in `make` or `load`.
+        Raises ValueError for settings that would fail in `make` or `load`.
         """
         ...
 

@@ -130,7 +130,7 @@ class Scores:
         corpus, plan = self.handle.corpus, self.handle.plan
         if corpus.fingerprint != plan.contents["corpus"]:
             raise ValueError(
-                f"{corpus.folder / MANIFEST} is not the one that {plan.folder} was made with: "
+                f"{corpus.folder / MANIFEST} differs from the one of {plan.folder}: "
                 "restore it from a copy"
             )
         _ = self.mesh
@@ -142,7 +142,7 @@ class Scores:
     def restore(self, work: Work) -> Any:
         """Read the parameters onto this job's devices; raise CheckpointError if damaged.
 
-        Raises ValueError where a record of the run is damaged.
+        Raises ValueError if a record of the run is damaged.
         """
         run = self.handle.workdir.run(work.kind)
         check_run(run)

@@ -49,7 +49,7 @@ def evaluate(
     lost = not read_ledger(workdir.tables) and any(workdir.tables.glob("*/*/*.parquet"))
     if lost:
         path = workdir.tables / LEDGER
-        print(f"evaluate: {path} is missing: the report cannot tell the cost of evaluation")
+        print(f"evaluate: {path} is missing: the report cannot include the cost of evaluation")
     for name in added_later(plan, study.experiments):
         print(f"evaluate: {name} is not in the plan: it inserts nothing and was added later")
     worklist = WorkList(study, workdir, plan, steps)
@@ -74,7 +74,7 @@ class _Job:
     def __init__(
         self, worklist: WorkList, scores: Scores, leases: Leases, lost: bool = False
     ) -> None:
-        """`lost`: the ledger of the tables that are there is missing."""
+        """`lost`: the ledger of the existing tables is missing."""
         self.worklist, self.scores, self.leases = worklist, scores, leases
         self.lost = lost
         self.failed: dict[Where, tuple[Work, str]] = {}
@@ -82,7 +82,7 @@ class _Job:
         self.ledger = Ledger()
         seed = worklist.workdir.seed
         label = f"evaluate seed {seed}" if seed else "evaluate"
-        # A delay, however short, keeps it hidden until there is a table to make.
+        # With any delay, the bar stays hidden until a table has to be made.
         self.bar = tqdm.tqdm(desc=label, unit="table", dynamic_ncols=True, delay=1e-9)
 
     def run(self, waiting: Waiting, asked: Sequence[tuple[str, int]]) -> list[str]:

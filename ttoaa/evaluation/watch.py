@@ -22,7 +22,7 @@ class Progress:
 
     run: str
     step: int | None
-    """The last step, or the last recorded one; None if there is none yet."""
+    """The last step, or the last recorded one; None before the first record."""
     quiet: float | None
     """Seconds since that record; None without one, and for a finished run."""
     finished: bool
@@ -39,7 +39,7 @@ class Progress:
 
 
 def progress(workdir: Workdir, more: Sequence[str] = ()) -> dict[str, Progress]:
-    """Return the progress of the control run, the run, others that exist, and `more`, by name."""
+    """Return the progress, by name, of both standard runs, other existing runs, and `more`."""
     found = {}
     for kind in dict.fromkeys([*workdir.runs(), *more]):
         folder, label = workdir.run(kind), workdir.label(kind)

@@ -49,7 +49,7 @@ class WorkList:
     def __init__(
         self, study: Study, workdir: Workdir, plan: Plan, steps: Sequence[int] | None = None
     ) -> None:
-        """`steps` are the requested ones, by default all."""
+        """`steps` restricts the steps; by default all are listed."""
         self.study, self.workdir, self.plan, self.steps = study, workdir, plan.hash, steps
         self._planned = plan.contents["experiments"]
         self.outcomes = outcome_fingerprints(study.experiments)

@@ -175,8 +175,8 @@ class Experiment:
 
     Each command is a separate process, and on a pod train is one process per host. A method must
     therefore be a pure function of the config and its arguments: take all randomness from
-    `World.rng`, keep no state between calls. What `outcome` needs from `intervene` travels in the
-    fields of the items.
+    `World.rng`, keep no state between calls. Pass data from `intervene` to `outcome` in the fields
+    of the items.
 
     A ValueError from any method ends the command; start its message with the experiment's name and
     say which field to change.

@@ -61,7 +61,7 @@ class Canaries(Experiment):
 
     kinds: Names = ("plain", "rare-8")
     repetitions: Annotated[Sequence[PositiveInt], NotEmpty(), Distinct()] = (1, 4, 16)
-    """Of members; non-members are added for every kind."""
+    """Repetitions of members; non-members are added for every kind."""
     members: PositiveInt = 200
     """Members of each condition: of each kind and number of repetitions."""
     nonmembers: PositiveInt = 500

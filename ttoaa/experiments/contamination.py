@@ -56,8 +56,8 @@ class Contamination(Experiment):
     """(repetitions, number of questions); the group of 0 repetitions is the holdout."""
     placement: Placement = dataclasses.field(default_factory=Uniform)
     normalisation: Annotated[str, OneOf((*NORMALISATIONS, OLMES))] = "character"
-    """A name of `scoring.multiple_choice.NORMALISATIONS`: what divides the log-likelihood of a
-    choice, or is subtracted from it ('pmi'). 'olmes' does what OLMES does for each benchmark."""
+    """A name in `scoring.multiple_choice.NORMALISATIONS`: the divisor of a choice's log-likelihood,
+    or the term subtracted from it ('pmi'). 'olmes' uses OLMES's choice for each benchmark."""
     by_benchmark: bool = False
     """Also report gains by benchmark, as conditions '<r>x/<benchmark>'."""
     curve: bool = False

@@ -112,7 +112,7 @@ def _check_inserts_nothing(experiment: Experiment, world: World) -> None:
 def list_probes(
     experiments: Sequence[Experiment], worlds: Mapping[str, World]
 ) -> list[tuple[str, Probe]]:
-    """Return the probes of all experiments, with the experiment's name."""
+    """Return (name of the experiment, probe) for all probes."""
     found = []
     for e in experiments:
         with blame(e.name):

@@ -41,7 +41,7 @@ _TASKS = {"import": (_OPTIMIZER,), "export": (_STEP, _DTYPE, _SHARD), "safetenso
 def main(argv: Sequence[str]) -> None:
     task = " ".join(argv[1:])
     if task not in _TASKS:
-        raise ValueError(f"name the task, {', '.join(_TASKS)}, not {task or 'nothing'}")
+        raise ValueError(f"the task must be one of {', '.join(_TASKS)}, not {task or 'nothing'}")
     for other, theirs in _TASKS.items():
         for flag in theirs:
             if flag.value is not None and other != task:
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
     source = pathlib.Path(_SOURCE.value).expanduser().resolve()
     target = pathlib.Path(_TARGET.value).expanduser().resolve()
     if not source.is_dir():
-        raise ValueError(f"--source={source} is no folder")
+        raise ValueError(f"--source={source} is not a folder")
     import jax
 
     from ttoaa.interop import convert

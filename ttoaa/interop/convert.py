@@ -45,11 +45,11 @@ from ttoaa.workdir import commit_folder, unfinished_folder, write_text
 
 
 def import_folder(source: pathlib.Path, target: pathlib.Path, optimizer: bool | None) -> str:
-    """Import a folder of either kind, by its config. Return a line to print."""
+    """Import a folder of Hugging Face or OLMo, detected by its config. Return a line to print."""
     theirs, olmos = ((source / name).is_file() for name in ("config.json", "config.yaml"))
     if theirs and olmos:
         raise ValueError(
-            f"{source} has config.json of Hugging Face and config.yaml of OLMo: move one away"
+            f"{source} has both Hugging Face's config.json and OLMo's config.yaml: move one away"
         )
     if olmos:
         return import_olmo(source, target, optimizer is not False)
@@ -59,7 +59,9 @@ def import_folder(source: pathlib.Path, target: pathlib.Path, optimizer: bool | 
             "Olmo2ForCausalLM, or an unsharded checkpoint of OLMo"
         )
     if optimizer:
-        raise ValueError(f"{source} is of Hugging Face, without moments: leave --optimizer out")
+        raise ValueError(
+            f"{source} is a Hugging Face folder, which has no moments: leave --optimizer out"
+        )
     return import_huggingface(source, target)
 
 

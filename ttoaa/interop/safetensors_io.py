@@ -46,7 +46,7 @@ class Tensors:
                 raise ValueError(f"{path} is damaged: {error}: download it again") from error
 
     def read(self, name: str) -> np.ndarray:
-        """Read a tensor; ValueError, naming it, for floats that are not finite."""
+        """Read a tensor; raise ValueError, naming it, for floats that are not finite."""
         path, there = self._held[name]
         # Reopened for each tensor: the pages of a file that stays open count as memory.
         with safe_open(path, "np") as file:
@@ -61,7 +61,7 @@ class Tensors:
         """Rename all tensors; ValueError, naming the file, for a name that `new` refuses."""
         try:
             if len({new(name) for name in self._held}) < len(self._held):
-                raise ValueError("two tensors have one name")
+                raise ValueError("two tensors have the same name")
         except ValueError as error:
             raise ValueError(f"{self.where}: {error}") from error
         self._held = {new(name): held for name, held in self._held.items()}
@@ -69,7 +69,7 @@ class Tensors:
         self.dtypes = {new(name): dtype for name, dtype in self.dtypes.items()}
 
 
-_PIECE = 1 << 22  # values that are tested at a time
+_PIECE = 1 << 22  # values tested at a time
 
 
 def check_finite(array: np.ndarray, name: str) -> None:
@@ -88,7 +88,7 @@ class _Index(TypedDict):
 def open_folder(folder: pathlib.Path) -> Tensors:
     """Open `model.safetensors` or the files listed in `model.safetensors.index.json`.
 
-    Raises ValueError where both could be meant, and for weights that neither of them lists.
+    Raises ValueError if both exist, and for weight files that are not listed.
     """
     single, index = folder / "model.safetensors", folder / _INDEX
     if not index.is_file():
@@ -116,8 +116,8 @@ def _refuse_others(folder: pathlib.Path, used: set[str], because: pathlib.Path) 
     others = sorted({path.name for path in folder.glob("model*.safetensors")} - used)
     if others:
         raise ValueError(
-            f"{folder} has {others[0]} in addition to the weights of {because.name}: move away "
-            "whichever of them is older"
+            f"{folder} has {others[0]} in addition to the weights of {because.name}: move the "
+            "older ones away"
         )
 
 

@@ -48,7 +48,7 @@ class Execution:
     """XLA options of the training step: (name, value) pairs."""
 
     def check(self, length: int) -> None:
-        """Raise ValueError for what does not fit rows of this many tokens."""
+        """Raise ValueError for settings that do not fit rows of this many tokens."""
         if length % self.loss_chunks:
             raise ValueError(
                 f"Execution.loss_chunks {self.loss_chunks} must divide Geometry.length {length}"

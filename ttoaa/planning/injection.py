@@ -26,7 +26,7 @@ _LOOKED_UP = 1 << 16  # positions per look-up, which for one step costs more tha
 
 
 class Overlay:
-    """Writes the edits of experiments over a batch; the cost depends on edits alone."""
+    """Writes the edits of experiments over a batch; its cost depends only on the edits."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class Overlay:
 
 
 SHAM_WINDOWS = "sham_windows.npy"
-"""The reserve windows of a sham run, int64[m], in its folder."""
+"""File in a sham run's folder with its reserve windows, int64[m]."""
 
 
 def write_sham_windows(folder: pathlib.Path, windows: np.ndarray) -> None:
@@ -160,7 +160,7 @@ class _Steps(NamedTuple):
     arms: _ByStep
     """Index, length and arm."""
     tokens: np.ndarray
-    """int32: what `texts` index."""
+    """int32, indexed by `texts`."""
 
     def cover(self, step: int, share: bytes) -> bool:
         return 0 <= step - self.first < self.steps and share == self.share

@@ -144,7 +144,7 @@ class AtOccurrences(RandomPlacement):
 
 
 WholeNumbers = Any
-"""int or int[n], a list or an array. The planner checks them, because it can name the item."""
+"""int or int[n], a list or an array. The planner checks them, so that errors name the item."""
 
 
 @gin.configurable
@@ -154,7 +154,7 @@ class Explicit(FixedPlacement):
 
     positions: WholeNumbers
     offsets: WholeNumbers = 0
-    """Of each copy, or one number for all."""
+    """One number for each copy, or one for all."""
 
     def addresses(self, geometry: Geometry, repetitions: np.ndarray, lengths: np.ndarray) -> Any:
         return self.positions, self.offsets

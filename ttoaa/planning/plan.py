@@ -240,7 +240,7 @@ class Plan(Edits):
         return plan
 
     def _find_damaged(self) -> str | None:
-        """Return the name of a file that does not have its checksum, or is missing."""
+        """Return the name of a file that is missing or does not match its checksum, if any."""
         arrays = {**{n: f"columns/{n}.npy" for n in COLUMNS}, "tokens": "tokens.npy"}
         tables, known = self.meta.get("tables", {}), self.meta.get("arrays", {})
         with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing releases the lock
@@ -269,7 +269,7 @@ class Plan(Edits):
 
     @functools.cached_property
     def meta(self) -> PlanMeta:
-        """The contents of plan.json; raises ValueError where it is damaged."""
+        """The contents of plan.json; raises ValueError if it is damaged."""
         return read_record(self.folder / "plan.json", PlanMeta, _fix(self.folder))
 
     @property

@@ -84,7 +84,7 @@ def _covered_tokens(plan: CompiledPlan | Plan) -> np.ndarray:
 
 
 def _arms_by_kind(plan: CompiledPlan | Plan) -> dict[str, dict[str, list[int]]]:
-    """Count [edits, tokens] by arm's name and by each kind of edit that the arm has."""
+    """Count [edits, tokens] by arm name and kind of edit."""
     size = (1 + max([0, *(arm["id"] for arm in plan.arms)])) * len(_KINDS)
     edits, tokens = np.zeros((2, size), np.int64)
     columns = plan.columns
@@ -112,7 +112,7 @@ _PARTS = (
 
 
 def _table(values: dict[str, Any], column: str, kinds: Sequence[str], title: str) -> list[str]:
-    """Format a row for each arm with edits of these kinds, and their sum."""
+    """Format a row for each arm with edits of these kinds, and a row of sums."""
     rows = []
     for name, counted in values["of_kinds"].items():
         if own := [counted[kind] for kind in kinds if kind in counted]:
@@ -132,7 +132,7 @@ def _table(values: dict[str, Any], column: str, kinds: Sequence[str], title: str
 
 
 def summary_text(values: dict[str, Any]) -> str:
-    """Format the values of a summary as tables: edits, and apart from them slots and marks."""
+    """Format the values of a summary as separate tables of edits, slots and marks."""
     geometry, total = values["geometry"], values["tokens"]
     lines = [
         f"plan {values['hash'][:12]} of seed {values['seed']}: {geometry['steps']:,} steps of "

@@ -46,7 +46,7 @@ class Cost:
     def net_saving(self) -> float:
         """The saving in all seconds, with control run, probes and evaluation on both sides.
 
-        It means something only if no ledger is missing (see `missing_ledgers`).
+        It is valid only if no ledger is missing (see `missing_ledgers`).
         """
         return 1 - self.pooled / self.separate if self.separate else 0.0
 
@@ -109,7 +109,7 @@ def added(root: pathlib.Path, seeds: Sequence[int], experiments: Sequence[str]) 
 
 
 def missing_ledgers(root: pathlib.Path, seeds: Sequence[int]) -> list[str]:
-    """Return a sentence for each ledger that the cost would need and that is not there."""
+    """Return a sentence for each missing or incomplete ledger."""
     owners = {"The corpus": Workdir(root).corpus}
     for folder in (Workdir(root, seed) for seed in seeds):
         parts = {**{kind: folder.run(kind) for kind in RUNS}, "plan": folder.plan}
@@ -121,7 +121,7 @@ def missing_ledgers(root: pathlib.Path, seeds: Sequence[int]) -> list[str]:
         if not ledger or ledger.get("incomplete"):
             what = "a ledger with seconds missing" if ledger else "no ledger yet"
             place = f"{path.name}/{LEDGER}"
-            found.append(f"{owner} has {what} ({place}), so that the cost is incomplete.")
+            found.append(f"{owner} has {what} ({place}), so the cost is incomplete.")
     return found
 
 

@@ -60,7 +60,7 @@ def described(paths: Sequence[pathlib.Path]) -> str:
 
 ALL_SEEDS = "all"
 FEWEST_RUNS = 3
-"""Seeds below which there is no interval over runs."""
+"""Minimum number of seeds for an interval over runs."""
 _OUTCOME_COLUMNS = {"item", "condition", "outcome", "value"}
 _KEYS = ["experiment", "outcome", "condition"]
 _SUMMARY = (
@@ -71,7 +71,7 @@ _SUMMARY = (
 
 
 class SummaryRow(TypedDict):
-    """What other code needs of a row of summary.json."""
+    """The columns of a row of summary.json that other code reads."""
 
     experiment: str
     outcome: str
@@ -86,7 +86,7 @@ class StudyEstimates:
 
     `table` has a row for each estimate of the run against the control run: experiment, seed, step,
     primary and the columns of `Estimate`. `others` has the same for every other run of the study
-    against the control run at the final step, with the run's name in `run`. `notes` names
+    against the control run at the final step, with the run's name in `run`. `notes` lists
     everything that was left out.
     """
 
@@ -166,10 +166,10 @@ def collect(
 def summary(estimates: StudyEstimates) -> list[dict[str, Any]]:
     """Return the rows of summary.json: every estimate of the final step, by seed.
 
-    With two seeds or more, a row of seed 'all' follows: means over seeds with two intervals.
-    `ci_*` and `difference_ci_*` are over items, given these runs. `run_ci_*` is that of the
-    difference over runs: t, the seed being the unit, from three seeds on. `runs` counts them, and n
-    the items of all seeds. What is not a finite number is None.
+    With two seeds or more, a row with seed 'all' follows: means over seeds with two kinds of
+    intervals. `ci_*` and `difference_ci_*` are over items, given these runs. `run_ci_*` is the t
+    interval of the difference with the seed as the unit, for three seeds or more. `runs` counts the
+    seeds, and n the items of all seeds. Values that are not finite are None.
     """
     final = estimates.table[estimates.table["step"] == estimates.final_step]
     sham = estimates.others[estimates.others["run"] == SHAM].set_index([*_KEYS, "seed"])
@@ -190,14 +190,14 @@ def summary(estimates: StudyEstimates) -> list[dict[str, Any]]:
 
 
 def _over_seeds(group: pd.DataFrame) -> dict[str, Any]:
-    """Return the row of all seeds of one estimate."""
+    """Return the row of one estimate over all seeds."""
     row = group.iloc[0].to_dict() | {"seed": ALL_SEEDS, "runs": len(group)}
     row |= {name: int(group[name].sum()) for name in ("n", "groups")}
     row |= {name: float(group[name].mean()) for name in ("control_value", "sham_difference")}
     for name, prefix in (("value", ""), ("difference", "difference_")):
         row[name] = mean = float(group[name].mean())
         for bound in ("ci_low", "ci_high"):
-            # Seeds have separate items or runs, so that their variances add.
+            # Seeds have separate items or runs, so their variances add.
             reach = group[f"{prefix}{bound}"] - group[name]
             size = float(np.sqrt(np.sum(reach**2))) if reach.notna().all() else math.nan
             row[f"{prefix}{bound}"] = mean + math.copysign(size / len(group), reach.iloc[0])
@@ -236,7 +236,7 @@ def _others(
     experiments: Sequence[Experiment],
     without: Set[pathlib.Path],
 ) -> Iterator[pd.DataFrame]:
-    """Yield the estimates of runs other than the standard ones, where their tables exist."""
+    """Yield the estimates of runs other than the standard ones, if their tables exist."""
     for folder in folders:
         for name in folder.runs()[len(RUNS) :]:
             for experiment in experiments:

@@ -1,4 +1,4 @@
-"""What experiments inserted into a run: planned edits, and the slots that controllers filled."""
+"""Count the insertions of a run: planned edits, and slots that controllers filled."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from ttoaa.workdir import Workdir
 
 @dataclasses.dataclass(frozen=True)
 class Filled:
-    """The slots of one item of one experiment: how many there are, and what filled them."""
+    """The slots of one item of one experiment, and the texts that filled them."""
 
     experiment: str
     item: str
     slots: int
     texts: int
     tokens: int
-    """Tokens of the texts that were inserted."""
+    """Number of tokens of the inserted texts."""
 
 
 def filled_slots(folder: Workdir, plan: Plan) -> list[Filled]:
@@ -45,8 +45,8 @@ def filled_slots(folder: Workdir, plan: Plan) -> list[Filled]:
 def insertions(plan: Plan, filled: Sequence[Filled], experiment: str) -> dict[str, Any]:
     """Return the edits of an experiment, their tokens, its slots, and the texts that filled them.
 
-    Edits and tokens include those of filled slots. They exclude empty slots, and marks, which keep
-    the text of the corpus.
+    Edits and tokens include filled slots. They exclude empty slots and marks, which both keep the
+    text of the corpus.
     """
     edits = tokens = 0
     for arm in (arm for arm in plan.arms if arm["experiment"] == experiment):

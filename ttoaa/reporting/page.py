@@ -79,7 +79,7 @@ class ExperimentSection:
     rows: list[dict[str, Any]]
     seed_rows: list[dict[str, Any]]
     other_rows: list[dict[str, Any]]
-    """The primary outcome in other runs of the study, against the control run."""
+    """Estimates of the primary outcome for further runs, relative to the control run."""
     examples: list[dict[str, Any]]
 
 
@@ -209,10 +209,10 @@ def _section(
 
 
 def _with_bars(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add `headline`, the interval that counts, and `bar`: difference and it, scaled to -1 .. 1.
+    """Add `headline`, an interval, and `bar`: the difference and that interval, scaled to -1 .. 1.
 
-    The interval over runs counts where it exists, else that over items. Rows of one outcome share a
-    scale, so that their bars compare.
+    The headline is the interval over runs if there is one, else the interval over items. Rows of
+    one outcome share a scale, so that their bars are comparable.
     """
     rows = [row | {"headline": _headline(row)} for row in rows]
     scales: dict[tuple[str, str], float] = {}
@@ -279,7 +279,7 @@ def _later(plan: Plan, experiments: Sequence[Experiment]) -> list[str]:
 
 
 def _untrained(root: pathlib.Path, seeds: Sequence[int], losses: pd.DataFrame) -> list[str]:
-    """Name insertions that did not change the weights: masked rows and skipped updates."""
+    """List insertions that did not change the weights: masked rows and skipped updates."""
     found = []
     for seed in seeds:
         warnings = Plan(Workdir(root, seed).plan).meta.get("warnings", [])
@@ -288,8 +288,8 @@ def _untrained(root: pathlib.Path, seeds: Sequence[int], losses: pd.DataFrame) -
             mine = losses[(losses["kind"] == kind) & (losses["seed"] == seed)]
             if skipped := int(mine["skipped"].max() if mine["skipped"].notna().any() else 0):
                 found.append(
-                    f"Seed {seed}: the {kind} skipped the updates of {skipped:,} steps, whose "
-                    "batches it did not train on, insertions included."
+                    f"Seed {seed}: the {kind} skipped the updates of {skipped:,} steps: "
+                    "it did not train on their batches, including insertions."
                 )
     return found
 

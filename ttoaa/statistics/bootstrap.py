@@ -37,11 +37,11 @@ class Estimate:
     difference_ci_low: float
     difference_ci_high: float
     groups: int | None = None
-    """Units that were resampled, where items share something; None: each item is one."""
+    """Number of resampled groups of items; None: each item is its own group."""
 
 
 FEWEST_GROUPS = 6
-"""A statistic of fewer groups has no interval: too few to tell how much groups differ."""
+"""Minimum for an interval: fewer groups are too few to estimate the variance between groups."""
 
 
 def bootstrap(
@@ -52,14 +52,15 @@ def bootstrap(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return value, lower and upper bound [K] of K statistics by resampling each group's items.
 
-    `statistic(*counts)` gets counts_RxN for every group of `sizes`, how often each item is drawn in
-    each of R resamples, and returns values_RxK. Statistics that share items (two models on one set)
-    are thereby paired. The percentiles are those of the expanded percentile interval (Hesterberg
-    2015, section 5.3). Resamples do not leave the range of the data, so with fewer than 8 items in
-    a group the bounds are those of t, with the standard error of the resamples. `centred` uses the
-    percentiles, less the mean bias of the resamples, for statistics that noise increases, such as a
-    root mean square: bounds for what the same number of other items would give on average. A group
-    of one item has no interval: nan. Raises ValueError for an empty group.
+    `statistic(*counts)` gets counts_RxN for every group of `sizes`, the number of times that each
+    item is drawn in each of R resamples, and returns values_RxK. Statistics that share items (two
+    models on one set) are thereby paired. The percentiles are those of the expanded percentile
+    interval (Hesterberg 2015, section 5.3). Resamples do not leave the range of the data. With
+    fewer than 8 items in a group, t bounds with the standard error of the resamples are therefore
+    used. `centred` uses the percentiles, less the mean bias of the resamples, for statistics that
+    noise increases, such as a root mean square: bounds for what the same number of other items
+    would give on average. A group of one item has no interval: nan. Raises ValueError for an empty
+    group.
 
     Coverage of a mean by the nominal 95%, measured within 0.01 by
     `python -m tests.statistics.coverage --only='bootstrap mean' --trials=4000`: right for symmetric
@@ -131,8 +132,9 @@ def paired_estimates(
     share something that makes their values alike (an update, a document, a fact). Items are paired
     across the two models; groups, by default single items, are resampled as a whole. With fewer
     than six groups there is no interval. If all values of single items are 0 or 1, the interval of
-    the run's share is exact. That of the difference is a bootstrap, except where all pairs differ
-    alike and a bootstrap would claim certainty: there it is the bound of `_unseen_range`.
+    the run's share is exact. That of the difference is a bootstrap, unless all pairs differ by the
+    same amount, where a bootstrap interval would have no width: then it is the bound of
+    `_unseen_range`.
 
     Raises ValueError if an item is missing on one side, occurs twice, or has no finite value.
     """

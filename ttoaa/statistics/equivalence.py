@@ -15,7 +15,7 @@ import scipy  # its submodules load when they are first used
 
 ALPHA = 0.05
 _EXACT = 200
-"""The most items for which the test of shares is exact: it takes 0.1 s."""
+"""Largest number of items for which the test of shares is exact; it takes 0.1 s."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,15 +59,16 @@ def two_sample_equivalence(a_N: np.ndarray, b_M: np.ndarray, margin: float) -> E
 
 
 def binary_equivalence(run_N: np.ndarray, control_N: np.ndarray, margin: float) -> Equivalence:
-    """Test whether the share of right answers of the run is within +-margin of the control's.
+    """Test whether the accuracy of the run is within +-margin of the control's.
 
-    For n items that are right (1) or wrong (0) under both, by the score test of a difference of
-    paired shares (Nam 1997; Tango 1998 for its interval). Up to 200 items the test is exact
-    (unconditional): p is the largest chance of a score at most as large, over all shares that
-    differ by the margin, so that the test errs in at most 5%. Above 200 items p is the score's
-    normal approximation, which errs in up to 6.0% at 201 to 400 items and margins of 0.02 to 0.7
-    (`python -m tests.statistics.coverage --only='of shares, margin'` lists both kinds). Raises
-    ValueError for values other than 0 and 1, groups of different size, or a margin outside (0, 1).
+    Uses the score test of a difference of paired proportions (Nam 1997; Tango 1998 for its
+    interval) for n items that are right (1) or wrong (0) under each. Up to 200 items the test is
+    exact (unconditional): p is the largest probability of a score at most as large, over all
+    proportions that differ by the margin, so the error rate is at most 5%. Above 200 items p is the
+    score's normal approximation, with an error rate of up to 6.0% at 201 to 400 items and margins
+    of 0.02 to 0.7 (`python -m tests.statistics.coverage --only='of shares, margin'` lists both
+    kinds). Raises ValueError for values other than 0 and 1, groups of different size, or a margin
+    outside (0, 1).
     """
     run_N, control_N = (np.asarray(x, float) for x in (run_N, control_N))
     if run_N.ndim != 1 or run_N.shape != control_N.shape or not len(run_N):
@@ -112,9 +113,9 @@ def _score_p(gained: np.ndarray, lost: np.ndarray, n: int, bound: float) -> np.n
 
 
 def _exact_p(gained: int, lost: int, n: int, bound: float) -> float:
-    """Return the largest chance, over the shares of lost items, of a `_score_p` at most as large.
+    """Return the largest probability, over shares of lost items, of a `_score_p` at most as large.
 
-    The true difference is `bound`; a larger one makes such results rarer.
+    The true difference is `bound`; a larger one makes such results less likely.
     """
     count_N = np.arange(n + 1)
     lost_NxN, gained_NxN = count_N[:, None], count_N[None]
@@ -136,7 +137,7 @@ def _exact_p(gained: int, lost: int, n: int, bound: float) -> float:
         return (some_SxN * scipy.special.bdtr(most_N, n - count_N, gained_Sx1)).sum(1)
 
     shares_S, best = np.linspace(max(0.0, -bound), (1 - bound) / 2, 41), 0.0
-    for _ in range(3):  # ever finer around the largest
+    for _ in range(3):  # refine around the maximum
         found_S = chances(shares_S)
         best, at = max(best, float(found_S.max())), int(found_S.argmax())
         shares_S = np.linspace(
@@ -148,7 +149,7 @@ def _exact_p(gained: int, lost: int, n: int, bound: float) -> float:
 def _bound(p_of: Callable[[float], float], difference: float, margin: float) -> float:
     """Return the upper bound of the difference, where `p_of` falls below alpha.
 
-    It is below the margin exactly if the p-value of the margin is below alpha.
+    The bound is below the margin if and only if the p-value of the margin is below alpha.
     """
     largest = 1 - 1e-9  # at 1 itself the score has no spread
     inside, outside = (difference, margin) if p_of(margin) < ALPHA else (margin, largest)

@@ -23,7 +23,7 @@ class Training:
     z_loss: Share = 1e-5
     """Weight of the mean squared log-partition (PaLM; OLMo-2)."""
     loss_divisor: Literal["targets", "tokens"] = "targets"
-    """What divides the summed loss and z-loss of a batch. 'targets': the predicted tokens, L - 1 in
+    """Divisor of the summed loss and z-loss of a batch. 'targets': the predicted tokens, L - 1 in
     each row that the repetition filter does not mask. 'tokens': all B * L tokens, as in OLMo
     (batch_size_in_tokens in olmo/train.py); a masked row then lowers the loss and its gradient."""
     max_arms: Annotated[int, AtLeast(1), AtMost(2**16)] = 1024
@@ -43,7 +43,7 @@ class Training:
         check_metrics(self.metrics)
 
     def check(self, steps: int) -> None:
-        """Raise ValueError for what does not fit a run of this many steps."""
+        """Raise ValueError for settings that do not fit a run of this many steps."""
         bind_schedule(self.optimizer, steps)
         late = [step for step in self.keep.milestones if step > steps]
         if late:

@@ -31,8 +31,7 @@ class ControllerSet:
     measured_fingerprint: str = ""
     """Of the probes and when they are measured."""
     overlay: SlotOverlay | None = None
-    """The slots that the first controllers fill; the others, or all if it is None, measure their
-    probes and decide nothing."""
+    """The slots that the first controllers fill. Others, or all if it is None, only measure."""
 
     def __bool__(self) -> bool:
         return bool(self.controllers)

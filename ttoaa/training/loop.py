@@ -85,7 +85,7 @@ def train(job: Job) -> None:
 
     Raises:
         Stopped: after a signal.
-        ValueError: a checkpoint belongs to another study, or the run cannot go on.
+        ValueError: a checkpoint belongs to another study, or the run cannot continue.
     """
     with jax.set_mesh(job.program.mesh):
         run = _TrainingRun(job)
@@ -159,9 +159,9 @@ class _TrainingRun:
         return initial.step
 
     def _open_records(self, meta: Mapping[str, Any]) -> None:
-        """Open the records, cut back to the checkpoint with this meta, which is empty without one.
+        """Open the records, truncated to the checkpoint with this meta (empty without one).
 
-        Raises ValueError, naming the file, where one is damaged.
+        Raises ValueError, naming the file, if one is damaged.
         """
         job, program = self.job, self.program
         folder = job.folder if primary() else None

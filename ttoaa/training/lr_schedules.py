@@ -13,7 +13,7 @@ import optax
 from ttoaa.config_fields import AtLeast, AtMost, Count, Positive, Share, config_class
 
 LearningRate = Annotated[float, AtLeast(1e-9), AtMost(10)]
-"""A peak. Smaller updates vanish in the rounding of float32 weights."""
+"""A peak learning rate. Smaller updates vanish in the rounding of float32 weights."""
 
 
 class LearningRateSchedule(Protocol):
@@ -57,9 +57,9 @@ class ConstantLinear:
     """Linear warm-up, constant, then linear to zero over the last `decay` fraction of the run.
 
     Update u < warmup has (u + 1) / warmup of the peak. The first update of the decay has the peak,
-    the last one an equal step above zero: zero would come after the run, and no batch is wasted.
-    At small scale this is the shape of the paper's schedule, whose cosine is still at 99.7% of the
-    peak when its linear decay begins (appendix B.1).
+    and the last one is one step above zero: the rate would reach zero after the run, so no batch is
+    wasted. At small scale this is the shape of the paper's schedule, whose cosine is still at 99.7%
+    of the peak when its linear decay begins (appendix B.1).
     """
 
     peak: LearningRate

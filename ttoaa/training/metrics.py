@@ -123,7 +123,7 @@ class MetricsLog:
             name: open(folder / f"{name}.jsonl", "ab")  # noqa: SIM115
             for name in FILES
         }
-        import tensorboardX  # imports torch, where that is installed
+        import tensorboardX  # imports torch if it is installed
 
         # Two writers in one folder overwrite each other: every start gets a new folder.
         starts = len(list((folder / "tensorboard").glob("*")))

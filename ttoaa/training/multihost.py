@@ -1,6 +1,6 @@
 """Several processes as one run: how they find each other, agree, stop, and end.
 
-All processes must take the same branch, or some wait forever. So every process calls
+All processes must take the same branch, or some wait forever. Therefore every process calls
 `from_primary` and `gather` in the same order; with one process they cost nothing.
 
 A process that fails alone must not exit as usual: Python's exit would wait for the others, which
@@ -152,7 +152,7 @@ def _place_in_cluster() -> tuple[str, int, int] | None:
 
 
 class StopRequest:
-    """Whether the run should save and stop; the same on every process at the same step.
+    """Return whether the run should save and stop: the same on every process at the same step.
 
     One process stops at its next step. With several, JAX handles SIGTERM, and our SIGINT becomes
     one: JAX notices it on any of them and chooses a step, about a second later, that none has

@@ -55,9 +55,9 @@ def bind_schedule(optimizer: Optimizer, steps: int) -> optax.GradientTransformat
 
 
 Clip = Annotated[float, AtLeast(1e-9)] | None
-"""Largest global norm of the gradient; None: any. A smaller norm would move nothing."""
+"""Global norm to which gradients are clipped; None: not clipped. Smaller norms have no effect."""
 Beta = Annotated[float, AtLeast(0), AtMost(0.999999)]
-"""Decay of a moment. Float32 rounds values closer to 1 to 1, which divides zero by zero."""
+"""Decay of a moment. Float32 would round larger values to 1, which divides zero by zero."""
 
 
 @gin.configurable
@@ -75,13 +75,13 @@ class AdamW:
     eps: Annotated[float, AtLeast(1e-30), AtMost(1)] = 1e-8
     weight_decay: Annotated[float, AtLeast(0), AtMost(10)] = 0.1
     clip: Clip = 1.0
-    """Largest global norm of the gradient, at least `eps`; None: any."""
+    """Global norm to which gradients are clipped, at least `eps`; None: not clipped."""
 
     def __post_init__(self) -> None:
         if self.clip is not None and self.clip < self.eps:
             raise ValueError(
                 f"AdamW.clip must be at least eps, {self.eps}, or None, not {self.clip}: "
-                "a smaller gradient moves nothing"
+                "smaller gradients have no effect"
             )
 
     def transformation(self, learning_rate: jax.Array) -> optax.GradientTransformation:

@@ -1,7 +1,7 @@
-"""The files of a run that others read: their structure, and their checksums (C12).
+"""Structure and checksums of the files of a run that other commands read (contract C12).
 
-Files of lines only grow. A checkpoint's meta records their digests as they were then, and vouches
-for their first bytes. finished.json records the digests of all whole files.
+JSON-lines files only grow. A checkpoint's meta records their digests at its step, which verify
+their first bytes. finished.json records the digests of all complete files.
 """
 
 import pathlib
@@ -16,18 +16,18 @@ from ttoaa.training.checkpoint_io import newest_meta
 FINISHED, LEDGER, PROVENANCE = "finished.json", "ledger.json", "provenance.json"
 ATTEMPTS = "attempts.jsonl"
 GROWING = ("metrics.jsonl", "arms.jsonl", "probes.jsonl")
-_INDEX = f"{SLOT_TEXTS_FOLDER}/index.json"  # has the digests of the texts
+_INDEX = f"{SLOT_TEXTS_FOLDER}/index.json"  # holds the digests of the texts
 
 _RESTORE = "restore it from a copy, or move that run's folder away and train again"
 _FIXES = {
-    ATTEMPTS: "restore it from a copy, or remove it to go on without the goodput",
+    ATTEMPTS: "restore it from a copy, or remove it to continue without the goodput",
     LEDGER: f"restore it from a copy, or remove {FINISHED} next to it and train again, which "
     "writes both from the last checkpoint",
 }
 
 
 class MetricsLine(TypedDict):
-    """A line of metrics.jsonl; other keys are names of metrics. None is not finite."""
+    """A line of metrics.jsonl; other keys are names of metrics. None: not finite."""
 
     step: int
     loss: NotRequired[float | None]
@@ -74,7 +74,7 @@ def read_finished(run: pathlib.Path) -> Finished | None:
 
 
 class LedgerRecord(TypedDict, total=False):
-    """ledger.json of a command; a run's has all keys, that of other commands the seconds."""
+    """ledger.json of a command; a run's has all keys, other commands' only the seconds."""
 
     seconds: Required[dict[str, float]]
     incomplete: bool
@@ -103,7 +103,7 @@ def read_provenance(run: pathlib.Path) -> dict[str, Any]:
 def write_finished(
     run: pathlib.Path, step: int, identity: Mapping[str, Any], grown: Mapping[str, FileDigest]
 ) -> None:
-    """Write finished.json; `grown` are the digests of the files of lines."""
+    """Write finished.json; `grown` are the digests of the JSON-lines files."""
     others = [n for n in (LEDGER, PROVENANCE, _INDEX) if (run / n).exists()]
     records = {**grown, **{name: digest_file(run / name) for name in others}}
     value: Finished = {"step": step, "identity": dict(identity), "records": records}
@@ -111,10 +111,10 @@ def write_finished(
 
 
 def check_grown(run: pathlib.Path, meta: Mapping[str, Any]) -> dict[str, bytes]:
-    """Return what the files of lines held when a checkpoint was saved, by name.
+    """Return the content of the JSON-lines files, by name, when a checkpoint was saved.
 
-    Checkpoints of earlier versions have no digests: then it is empty. A missing attempts.jsonl is
-    accepted. Raises ValueError, naming the file, where one is damaged.
+    The result is empty for checkpoints of earlier versions, which have no digests. A missing
+    attempts.jsonl is accepted. Raises ValueError, naming the file, if one is damaged.
     """
     records = meta.get("records", {})
     wrong = mismatch(records, dict[str, FileDigest])
@@ -125,10 +125,10 @@ def check_grown(run: pathlib.Path, meta: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def check_run(run: pathlib.Path) -> str:
-    """Raise ValueError, naming the file, where a record of a run is damaged or missing.
+    """Raise ValueError, naming the file, if a record of a run is damaged or missing.
 
-    Returns a notice of one line for a run of an earlier version, whose records have no checksums,
-    and otherwise ''.
+    Returns a one-line notice for a run of an earlier version, whose records have no checksums,
+    otherwise ''.
     """
     finished = read_finished(run)
     if finished is None:
@@ -144,8 +144,8 @@ def check_run(run: pathlib.Path) -> str:
         if not (run / name).exists():
             raise ValueError(f"{run / name} is missing: {_RESTORE}")
     return (
-        f"{run} was finished by an earlier version, which wrote no checksums of its records: "
-        "damage to them is not noticed"
+        f"{run} was finished by an earlier version, which wrote no checksums: "
+        "damage to its records is not detected"
     )
 
 

@@ -89,7 +89,7 @@ class Attempts:
             # Rewritten, in case a kill cut the last line short.
             write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
         self._began = time.time() if began is None else began
-        # Without the lines of earlier starts, the goodput of the whole run is not known.
+        # Without the lines of earlier starts, the goodput of the whole run is unknown.
         self._held = held_seconds(lines) if lines or not resumed else None
         if began is not None:
             self._append(step, began)
@@ -128,7 +128,7 @@ class _Line(TypedDict):
 
 def read_attempts(path: pathlib.Path) -> list[_Line]:
     """Read the lines of `Attempts`; raises ValueError, naming the file, where it is damaged."""
-    return read_json_lines(path, _Line, "remove it to go on without the goodput")
+    return read_json_lines(path, _Line, "remove it to continue without the goodput")
 
 
 def held_seconds(lines: Iterable[Mapping[str, Any]]) -> float:

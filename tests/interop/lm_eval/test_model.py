@@ -369,5 +369,5 @@ def test_a_folder_or_step_that_is_not_there_is_named_before_anything_loads(tmp_p
     ):
         with pytest.raises(ValueError, match=message):
             check_folders([f"--workdir={tmp_path}", "--tasks=x", *more])
-    with pytest.raises(ValueError, match="is no folder"):
+    with pytest.raises(ValueError, match="is not a folder"):
         check_folders([f"--folder={tmp_path / 'nowhere'}"])

@@ -128,7 +128,7 @@ class _Job:
     def bar(
         self, what: str, work: Sized, total: int | None, unit: str = " characters"
     ) -> "tqdm[Any]":
-        """Open a progress bar; it stays hidden where there is no work."""
+        """Open a progress bar, which stays hidden if no work remains."""
         disable = not (self.progress and work)
         return tqdm(desc=what, total=total, unit=unit, unit_scale=True, disable=disable)
 

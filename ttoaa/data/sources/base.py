@@ -65,9 +65,9 @@ def keyed_fraction(key: str, text: str | TokenIds) -> float:
 
 
 def decode(content: bytes, name: str, replace: bool) -> str:
-    """Decode UTF-8, without a byte order mark at the start.
+    """Decode UTF-8 and drop a byte order mark at the start.
 
-    Raises ValueError, naming the text, for other bytes; with `replace`, U+FFFD replaces them.
+    Raises ValueError, naming the text, for invalid bytes; with `replace`, U+FFFD replaces them.
     """
     try:
         return content.decode(errors="replace" if replace else "strict").removeprefix("\ufeff")
@@ -79,7 +79,7 @@ def decode(content: bytes, name: str, replace: bool) -> str:
 
 
 def text_of(value: Any, name: str, field: str, replace: bool) -> str:
-    """Return a field's value as text, without a byte order mark; ValueError where it is not one."""
+    """Return a field's value without a byte order mark; raise ValueError if it is not text."""
     if isinstance(value, str):
         return value.removeprefix("\ufeff")
     if isinstance(value, bytes):

@@ -23,7 +23,7 @@ class Mixture:
 
     sources: Annotated[Sequence[Source], NotEmpty()]
     weights: Sequence[Annotated[float, Above(0), AtMost(1e18)]]
-    """Of any sum."""
+    """Need not sum to 1."""
     by: Literal["characters", "documents"] = "characters"
     when_one_ends: Literal["stop", "go on", "repeat"] = "stop"
     """'stop': the weights hold for everything read. 'go on': read the other sources to their end.

@@ -33,9 +33,9 @@ class Sentence:
 
 class SentenceSize(NamedTuple):
     modulus: int
-    """Constants are smaller."""
+    """Constants are below this number."""
     operands: int
-    """The most operands of a sentence; a constant counts as one."""
+    """Maximum number of operands of a sentence; a constant counts as one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,7 +237,7 @@ def _add_distractors(
 ) -> None:
     """Add a sentence for every unneeded edge.
 
-    Half of them depend on each other only, the rest on anything that is computable so far.
+    Half of them depend only on each other, the rest on any parameter that is computable so far.
     """
     known: dict[Parameter, None] = dict.fromkeys(needed)
     independent: list[Parameter] = []

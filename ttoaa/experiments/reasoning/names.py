@@ -14,7 +14,7 @@ from ttoaa.config_fields import AtLeast, AtMost, config_class
 
 LISTS, LIST_SIZE, LEVELS = 5, 20, 4
 ListSize = Annotated[int, AtLeast(4), AtMost(LIST_SIZE)]
-"""Number of names to use of a list: a layer holds up to four items."""
+"""Number of names taken from each list; a layer holds up to four items."""
 
 
 @dataclasses.dataclass(frozen=True)

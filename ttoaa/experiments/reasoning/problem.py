@@ -161,7 +161,7 @@ class Arithmetic:
     edges: Annotated[int, AtLeast(4), AtMost(48)] = 20
     """The most instance parameters (ip)."""
     operands: Annotated[int, AtLeast(2)] = 4
-    """The most operands of a sentence; a constant counts as one."""
+    """Maximum number of operands of a sentence; a constant counts as one."""
     names: Names | ShortNames = dataclasses.field(default_factory=Names)
 
     def draw(self, key: int | str, operations: int) -> Problem:

@@ -1,8 +1,8 @@
-"""Parse the text of a problem: its statements, its query, and what its abstract parameters sum up.
+"""Parse the text of a problem: its statements, its query, and the sums of abstract parameters.
 
-A problem does not state which items are of which category, nor where "X's Y" divides if a name has
-"'s " in it. The parser infers both from the statements, whatever the names. If several readings are
-equally good, it returns all of them.
+A problem does not state the category of an item, nor where "X's Y" divides if a name contains "'s
+". The parser infers both from the statements and accepts any names. If several readings are equally
+good, it returns all of them.
 """
 
 import dataclasses
@@ -39,11 +39,11 @@ _LEVELS = {
     for names in lists
     for name in names
 }
-"""Name of our own -> (index in `_HIERARCHIES`, level): evidence where names are known."""
+"""Known name -> (index in `_HIERARCHIES`, level)."""
 _DEPTH = 4
 _NAMINGS = 64
 _LETTERS_OF_A_NAME = 5
-"""What one more name costs, in letters, when names are divided (see `_divide`)."""
+"""Cost of one more name, in letters, when labels are divided into names (see `_divide`)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +153,7 @@ def describe(name: Name) -> str:
 def readings(text: str) -> Iterator[ParsedQuestion]:
     """Yield the equally good readings of a problem, at least one.
 
-    Raises ValueError if a sentence does not belong to a problem, or none fits its statements.
+    Raises ValueError if a sentence does not belong to a problem, or if no reading fits.
     """
     stated, query = _sentences(text)
     labels = {label: _splits(label) for label in stated}

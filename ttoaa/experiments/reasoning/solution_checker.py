@@ -51,8 +51,8 @@ class Verdict:
 def check_solution(question: str, solution: str, modulus: int) -> Verdict:
     """Check every step of a solution up to the first fault; docs/reasoning.md has the rules.
 
-    If the problem has several readings, the solution is right if it is right by one of them; the
-    faults are those of the first. Raises ValueError if the question cannot be parsed.
+    If the problem has several readings, the solution is right if it is right under one of them;
+    otherwise the faults are those of the first. Raises ValueError if the question cannot be parsed.
     """
     first: Verdict | None = None
     for reading in readings(question):
@@ -80,7 +80,7 @@ class _Checker:
     def __init__(self, question: ParsedQuestion, modulus: int) -> None:
         self._question, self._modulus = question, modulus
         self._values: dict[Name, int] = {}
-        self._used: set[str] = set()  # all letters, those of helpers too
+        self._used: set[str] = set()  # all letters, including helpers'
         self._known: dict[str, tuple[Expression, int]] = {}  # letters of parameters
         self.last: Name | None = None
 
@@ -106,11 +106,11 @@ class _Checker:
             if fault := self._equation(text, known, idle):
                 return f"{label}: {fault}"
             if not isinstance(known[text[0]][0], _Joined):
-                return f"{label}: the helper {text!r} joins no two terms"
+                return f"{label}: the helper {text!r} does not combine two terms"
         if fault := self._equation(last.removeprefix("so "), known, idle):
             return f"{label}: {fault}"
         if idle != {letter}:
-            return f"{label}: {letter} is not what is computed last, or a helper is not used"
+            return f"{label}: {letter} is not the last computed letter, or a helper is unused"
         expression, value = known[letter]
         if fault := self._compare(name, expression, value):
             return fault
@@ -133,7 +133,7 @@ class _Checker:
         if unknown := [term for term in terms if term.isalpha() and term not in known]:
             return f"the letter {unknown[0]} is not defined"
         if len(terms) == 1 and left not in self._known:
-            return f"{text!r} copies something else than a parameter"
+            return f"{text!r} copies something other than a parameter"
         parts = [known.get(term, (term, term)) for term in terms or [result]]
         values = [int(value) for _, value in parts]
         if shown != ([str(values[0]), sign, str(values[1])] if sign else [None] * 3):
@@ -152,7 +152,7 @@ class _Checker:
         """Compare the expression of a step with the formula of its parameter."""
         formula = self._formula(name)
         if differ := set(_leaves(formula)) ^ set(_leaves(expression)):
-            what = f"it uses other parameters than it depends on, see {describe(min(differ))}"
+            what = f"its expression uses the wrong parameters, see {describe(min(differ))}"
             return f"{describe(name)}: {what}"
         true = self._question.evaluate(name, self._values) % self._modulus
         if value != true:
@@ -172,7 +172,7 @@ class _Checker:
 
 
 def _join(sign: str | None, terms: Sequence[Expression]) -> Expression:
-    """Return an expression that is equal for equal sums or products, in whatever order."""
+    """Return an expression; sums and products that differ only in order compare equal."""
     if not terms:
         return "0"
     if len(terms) == 1:

@@ -71,7 +71,7 @@ class Structure:
     widths: tuple[int, ...]
     edges: tuple[Instance, ...]
     abstract: Mapping[Abstract, tuple[tuple[Parameter, ...], ...]]
-    """abstract parameter -> its terms: (edge,), or (edge, the child's parameter); none: it is 0."""
+    """abstract parameter -> its terms, (edge,) or (edge, the child's parameter); no terms: 0."""
 
     def cost(self, parameter: Abstract) -> int:
         """Return the number of operations that compute `parameter` from what it needs."""

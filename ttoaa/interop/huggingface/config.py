@@ -28,7 +28,7 @@ _TokenIds = int | list[int] | None
 
 
 class _Config(TypedDict):
-    """What is read of config.json."""
+    """The fields of config.json that are read."""
 
     vocab_size: int
     num_hidden_layers: int
@@ -72,7 +72,7 @@ _ACCEPTED: dict[str, tuple[Any, ...]] = {
     "sliding_window": (None,),
     "use_sliding_window": (False, None),
 }
-"""Fields that would change a logit, and the values that do not."""
+"""Fields that can change a logit, with the values that do not."""
 _HARMLESS = frozenset(
     re.findall(
         r"\w+",
@@ -90,7 +90,7 @@ _HARMLESS = frozenset(
         typical_p unsloth_fixed unsloth_version use_bfloat16 use_cache""",
     )
 )
-"""Fields without an effect on the logits of an Olmo2ForCausalLM."""
+"""Fields that do not affect the logits of an Olmo2ForCausalLM."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +128,7 @@ def _decoder(content: dict[str, Any]) -> DecoderConfig:
     kind, classes = content.get("model_type"), content.get("architectures")
     if kind != "olmo2" or classes not in _ACCEPTED["architectures"]:
         named = ", ".join(map(str, classes)) if isinstance(classes, list) else classes
-        raise ValueError(f"it is of {named}, {kind}: not {_ONLY}")
+        raise ValueError(f"the model is {named}, {kind}: not {_ONLY}")
     for name, accepted in _ACCEPTED.items():
         found = content.get(name)
         if name in content and not any(type(found) is type(a) and found == a for a in accepted):
@@ -136,7 +136,7 @@ def _decoder(content: dict[str, Any]) -> DecoderConfig:
     unknown = content.keys() - {*_Config.__annotations__, *_ACCEPTED} - _HARMLESS
     if unknown:
         raise ValueError(
-            f"{min(unknown)!r} is not a known field, and may change the model: remove it if it "
+            f"{min(unknown)!r} is not a known field and may change the model: remove it if it "
             "does not"
         )
     if problem := mismatch(content, _Config):
@@ -161,7 +161,7 @@ def _decoder(content: dict[str, Any]) -> DecoderConfig:
 def positive_number(content: Mapping[str, Any], name: str, default: float | None = None) -> float:
     """Return a field as a float; ValueError unless it is positive and finite in float32.
 
-    YAML reads 1e-6 as a text, so a text that is a number counts as one.
+    YAML reads 1e-6 as a string, so strings that hold a number are accepted.
     """
     value = content.get(name, default)
     try:
@@ -207,9 +207,11 @@ def _card(content: dict[str, Any], config: DecoderConfig) -> Card:
 
 
 def check_card(card: Card, config: DecoderConfig) -> None:
-    """Raise ValueError for a length that is not positive, or an id outside the vocabulary."""
+    """Raise ValueError for a non-positive length or an id outside the vocabulary."""
     if card.max_position_embeddings < 1:
-        raise ValueError(f"the longest row must be positive, not {card.max_position_embeddings}")
+        raise ValueError(
+            f"max_position_embeddings must be positive, not {card.max_position_embeddings}"
+        )
     for name in ("eos_token_id", "bos_token_id", "pad_token_id"):
         value = getattr(card, name)
         ids = value if isinstance(value, list) else [value]
@@ -260,15 +262,15 @@ def copy(source: pathlib.Path, target: pathlib.Path) -> list[str]:
 def write(json_file: pathlib.Path, eos_id: int, longest: int, target: pathlib.Path) -> None:
     """Write a `tokenizers` file for AutoTokenizer, without BOS and padding tokens.
 
-    As in `ttoaa.data.tokenizer`, the name of a special token in a text is encoded as characters:
-    transformers does so where `split_special_tokens` is set.
+    As in `ttoaa.data.tokenizer`, special tokens in a text are encoded as ordinary characters:
+    transformers does so if `split_special_tokens` is set.
     """
     content = json_file.read_bytes()
     try:
         eos = tokenizers.Tokenizer.from_buffer(content).id_to_token(eos_id)
     except Exception as error:  # `tokenizers` raises a bare Exception
         raise ValueError(
-            f"{json_file} is not a `tokenizers` JSON file, which is what can be exported: {error}"
+            f"{json_file} is not a `tokenizers` JSON file, which exports need: {error}"
         ) from error
     if eos is None:
         raise ValueError(f"{json_file} has no token {eos_id}, which ends texts")
@@ -295,7 +297,7 @@ Exported by ttoaa {version} as an `Olmo2ForCausalLM`. {note}
 ## Special tokens in a text
 
 ttoaa never parses special tokens: in training and in its scores, `<|endoftext|>` in a text is
-encoded as the characters that it consists of. Only the end of a document gets the token. {how}
+encoded as ordinary characters. Only the end of a document gets the token. {how}
 
 With `tokenizers` alone, set `tokenizer.encode_special_tokens = True`.
 """

@@ -131,10 +131,10 @@ def load_params(folder: pathlib.Path, place: Place = lambda _, read: read()) -> 
 
 
 def check_sizes(tensors: Tensors, layers: int, block: str, expected: Mapping[str, Shape]) -> None:
-    """Compare the sizes of a config with the files' headers, before anything is built of them.
+    """Compare the sizes of a config with the files' headers, before any array is allocated.
 
-    Raises ValueError for another number of layers (`block` matches the names of their tensors) and
-    for a tensor that is missing or of another shape.
+    Raises ValueError for a different number of layers (`block` matches the names of their tensors)
+    and for a tensor that is missing or has another shape.
     """
     found = {match[1] for name in tensors.shapes if (match := re.match(block, name))}
     if len(found) != layers:

@@ -41,7 +41,7 @@ def build_command(arguments: Sequence[str]) -> list[str]:
 
 
 def _parse(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Return our flags that are given, and all other arguments."""
+    """Return the given flags of ttoaa, and all other arguments."""
     parser = argparse.ArgumentParser(
         prog="ttoaa harness",
         description=__doc__,
@@ -56,9 +56,9 @@ def _parse(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def check_folders(arguments: Sequence[str]) -> None:
-    """Raise ValueError for a folder that is not there: libraries and tasks take a minute to load.
+    """Raise ValueError for a missing folder or checkpoint, before the slow import of libraries.
 
-    It also refuses a stray argument, which the harness would take for a command of its own.
+    A stray argument is refused too, because the harness would treat it as a subcommand.
     """
     given, rest = _parse(arguments)
     if rest and not rest[0].startswith("-"):
@@ -72,7 +72,7 @@ def check_folders(arguments: Sequence[str]) -> None:
             found = ", ".join(sorted(steps, key=int))
             raise ValueError(f"{run} has no checkpoint {given['step']!r}, only {found}")
     elif "folder" in given and not pathlib.Path(given["folder"]).expanduser().is_dir():
-        raise ValueError(f"--folder={given['folder']} is no folder")
+        raise ValueError(f"--folder={given['folder']} is not a folder")
 
 
 def main() -> None:

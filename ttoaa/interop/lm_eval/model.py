@@ -43,11 +43,11 @@ _NEUTRAL = {
     **dict.fromkeys(("epsilon_cutoff", "eta_cutoff", "penalty_alpha", "diversity_penalty"), 0),
     **dict.fromkeys(("presence_penalty", "frequency_penalty"), 0),
 }
-"""Options of the harness's models that are not supported, with the value that changes nothing."""
+"""Unsupported options of the harness, with the only accepted value, which has no effect."""
 _WITHOUT_EFFECT = {"use_cache", "cache_implementation", "pad_token_id", "length_penalty"}
-"""Options that change no token: of caches, of padding, of beams."""
+"""Options for caches, padding and beams, which change no token."""
 _ROOM = 32
-"""Prompts of a task with `max_length` share a pass if their new tokens fill as many of these."""
+"""With `max_length`, prompts share a batch if ceil(new tokens / _ROOM) is equal."""
 
 
 _NO_TOKEN = "a continuation has no token after its context: drop that item"
@@ -88,9 +88,9 @@ def parse_generation_options(
 ) -> tuple[Sampling, list[str], int | None]:
     """Read (sampling, strings that end a text, `max_length`) from a task's generation_kwargs.
 
-    Generation stops at EOS or at the tokens of a string. A string can also appear in other tokens:
-    then `cut_at_stops` cuts the text. Sample if `do_sample` is true or, without it, if there is a
-    temperature. An option that is None counts as not given. docs/harness.md lists the options.
+    Generation stops at EOS or at the tokens of a string. If a string is produced by other tokens,
+    `cut_at_stops` cuts the text. Sampling is used if `do_sample` is true or, without it, if a
+    temperature is given. An option that is None is ignored. docs/harness.md lists the options.
     Raises ValueError for an unsupported option or value.
     """
     left = {name: value for name, value in options.items() if value is not None}
@@ -125,7 +125,7 @@ def parse_generation_options(
 
 
 def _number(options: dict[str, Any], name: str, whole: bool = False) -> float | None:
-    """Remove an option and return it as a number; YAML reads 1e-3 as a text."""
+    """Remove an option and return it as a number; YAML reads 1e-3 as a string."""
     value = options.pop(name, None)
     if value is None:
         return None

@@ -64,11 +64,11 @@ _HARMLESS = frozenset(
         rope_full_precision scale_emb_init""",
     )
 )
-"""Fields that neither change a logit of a float32 model nor name a parameter."""
+"""Fields that neither affect the logits of a float32 model nor name a parameter."""
 
 
 class _Model(TypedDict):
-    """What is read of the model's config."""
+    """The fields of the model's config that are read."""
 
     d_model: int
     n_heads: int
@@ -88,13 +88,13 @@ class _Model(TypedDict):
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that is there twice, of which YAML keeps the last."""
+    """Refuses duplicate keys, which PyYAML would overwrite."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
-            raise yaml.YAMLError(f"the key {twice!r} is there twice")
+            raise yaml.YAMLError(f"the key {twice!r} occurs twice")
         return super().construct_mapping(node, deep)
 
 
@@ -122,7 +122,7 @@ def _read_yaml(path: pathlib.Path) -> Any:
         return yaml.load(path.read_bytes(), _Loader)
     except OSError:
         raise
-    except Exception as error:  # of many types, for a tag that does not fit its value
+    except Exception as error:  # PyYAML raises many types for a tag that does not fit its value
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{path} is damaged: {reason}") from error
 
@@ -218,7 +218,7 @@ def load_moments(
     if any(name.startswith("state/0/") for name in tensors.shapes):
         raise ValueError(
             f"{folder / OPTIMIZER} numbers its tensors, and only a pickle has their names: convert "
-            "optim.pt by python -m ttoaa.interop safetensors, or import without --optimizer"
+            "optim.pt with ttoaa convert safetensors, or import without --optimizer"
         )
     found = {
         ours: _load(tensors, config, f"state/{{}}/{theirs}", place)
@@ -229,7 +229,7 @@ def load_moments(
     steps = {float(value) for array in held for value in array.reshape(-1)}
     whole = sorted(int(step) if step.is_integer() else step for step in steps)
     if len(whole) != 1 or not 0 <= whole[0] < 2**31 or not isinstance(whole[0], int):
-        raise ValueError(f"{folder / OPTIMIZER} has steps {whole}, which should be one")
+        raise ValueError(f"{folder / OPTIMIZER} has steps {whole}, but must have exactly one")
     return found, whole[0]
 
 
@@ -237,7 +237,7 @@ def _open(folder: pathlib.Path, file: str) -> Tensors:
     path = folder / file
     if not path.is_file():
         older = path.with_suffix(".pt")
-        way = f"convert {older.name} by python -m ttoaa.interop safetensors"
+        way = f"convert {older.name} with ttoaa convert safetensors"
         raise ValueError(f"{path} is missing: {way if older.is_file() else 'fetch it'}")
     tensors = Tensors([path])
     tensors.rename(decode_tensor_name)
@@ -264,7 +264,7 @@ def _load(tensors: Tensors, config: DecoderConfig, pattern: str, place: Place) -
     def read(name: str, part: Part) -> np.ndarray:
         rows = tensors.read(name)[part.rows].astype(np.float32, copy=False)
         if name.endswith(MOMENTS["nu"]) and (rows < 0).any():
-            raise ValueError(f"{name} in {tensors.where} has a negative value: it is of squares")
+            raise ValueError(f"{name} in {tensors.where} has a negative value, but holds squares")
         return np.ascontiguousarray(transpose_matrix(part.path, rows))
 
     params: Params = {}
@@ -333,7 +333,7 @@ def convert(source: pathlib.Path, target: pathlib.Path) -> list[str]:
     """
     model = _load_torch(source / "model.pt")
     if not all(hasattr(tensor, "shape") for tensor in model.values()):
-        raise ValueError(f"{source / 'model.pt'} holds something else than tensors by name")
+        raise ValueError(f"{source / 'model.pt'} does not hold tensors by name")
     _write(target / MODEL, model)
     if not (source / "optim.pt").is_file():
         return [MODEL]

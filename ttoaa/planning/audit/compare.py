@@ -42,8 +42,8 @@ def load_shares(
 ) -> Iterator[Share]:
     """Load the rows of each host for these steps, for each number of `hosts`, step by step.
 
-    With `filled`, controllers' slots hold what a run decided. `overlay` makes the edits and `order`
-    is the training order, by default those of the plan.
+    With `filled`, controllers' slots hold the texts that a run decided. `overlay` makes the edits
+    and `order` is the training order; both default to the plan's.
     """
     geometry, order = plan.geometry, order or Order(**plan.contents["order"])
     shares = [
@@ -74,10 +74,10 @@ def audit(
 ) -> str:
     """Compare the loader with the reference reader on `steps`, or on `count` random steps.
 
-    The batches are those of the run of this name (see `ttoaa.runs`); each is loaded for each number
-    of `hosts`. If that run has controllers and has begun, both sides fill the slots that it
-    decided. Returns a line for the user. Raises ValueError, naming the first difference, if there
-    is one, and for a damaged plan or corpus.
+    The batches are those of the run `name` (see `ttoaa.runs`); each is loaded for each number of
+    `hosts`. If that run has controllers and has begun, both sides fill the slots that it decided.
+    Returns a line for the user. Raises ValueError for a difference, naming the first one, and for a
+    damaged plan or corpus.
     """
     plan = Plan.open(workdir.plan)
     corpus, note = _open_corpus(workdir, plan)
@@ -119,7 +119,7 @@ def audit(
 
 
 def _sham_windows(run: pathlib.Path) -> np.ndarray:
-    """Return the windows that a sham run drew its text from; ValueError before it began."""
+    """Return the windows that a sham run takes its text from; ValueError before it began."""
     path = run / SHAM_WINDOWS
     if not path.exists():
         raise ValueError(f"{run} has not begun: train it first")

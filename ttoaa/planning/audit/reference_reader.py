@@ -99,9 +99,9 @@ class PlainReader:
     """Composes any training row from `corpus/` and `plan/` alone.
 
     Columns stay on disk, so a plan of any size opens at once. With a `run`, its controllers' slots
-    are filled as decided, up to the step `decided`; without, they are empty. Only the edits of
-    `experiments` are made, by default all. With `sham` (reserve windows, int64[m]), texts are those
-    of these windows instead: of number mix64(position * 2**20 + offset) mod m.
+    are filled as decided, up to the step `decided`; without one, they are empty. Only the edits of
+    `experiments` are made, by default all. With `sham` (reserve windows, int64[m]), each text is
+    replaced by that of window number mix64(position * 2**20 + offset) mod m.
     """
 
     def __init__(
