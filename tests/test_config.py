@@ -296,7 +296,7 @@ def test_a_single_binding_that_a_saved_scope_overrides_is_named(tmp_path):
     assert study.experiments[1].placement.start == 0.4
 
 
-@pytest.mark.parametrize("module", ["report", "train"])
+@pytest.mark.parametrize("module", ["evaluate", "train"])
 def test_help_names_the_flags_of_every_command(module):
     asked = [sys.executable, "-m", f"ttoaa.{module}", "--help"]
     told = subprocess.run(asked, capture_output=True, text=True, timeout=120).stdout

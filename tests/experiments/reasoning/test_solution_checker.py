@@ -78,7 +78,12 @@ def test_an_unneeded_parameter_is_counted_and_is_no_fault():
             "d = b - a = 1 - 3 = 5; so c = 2 * d = 2 * 5 = 3.",
             "is 4, not 3",
         ),
-        (3, "Animal as e; so e = a + b = 3 + 1 = 4", "Animal as e; so e = c = 4", "depends on"),
+        (
+            3,
+            "Animal as e; so e = a + b = 3 + 1 = 4",
+            "Animal as e; so e = c = 4",
+            "the wrong parameters",
+        ),
         (3, "Amber Aviary's Animal", "Brown Parrot's Animal", "is not defined"),
         (3, "Amber Aviary's Animal", "Brown Parrot's Ruby Rib", "is defined twice"),
         (5, "so h = c = 4", "so m = c = 4", "h is not the last computed letter"),

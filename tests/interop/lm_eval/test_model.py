@@ -280,7 +280,7 @@ def test_what_cannot_be_opened_is_said(options, message):
         ({"do_sample": "no"}, r"do_sample must be true or false, not 'no'"),
         ({"temperature": "hot"}, r"temperature must be a number, not 'hot'"),
         ({"temperature": float("nan")}, r"temperature must be a number, not nan"),
-        ({"temperature": 1, "top_p": 0}, r"top_p must be in \(0, 1\]"),
+        ({"temperature": 1, "top_p": 0}, r"top_p must be a number above 0 and at most 1"),
         ({"seed": [1]}, r"seed must be a whole number, not \[1\]"),
         ({"temperature": -1, "do_sample": True}, r"temperature"),
     ],
