@@ -80,7 +80,7 @@ class Example:
         ),
         (
             {"names": "ab"},
-            "Example.names must be a list of texts that is not empty and with no element twice, "
+            "Example.names must be a list of texts that is not empty and without duplicates, "
             "not 'ab'",
         ),
         ({"names": ["a", 3]}, "Example.names[1] must be text, not 3"),

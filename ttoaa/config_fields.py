@@ -111,7 +111,7 @@ class Distinct(NamedTuple):
         return all(one not in value[:n] for n, one in enumerate(value))
 
     def __str__(self) -> str:
-        return "with no element twice"
+        return "without duplicates"
 
 
 class Increasing(NamedTuple):
@@ -220,7 +220,7 @@ def _problems(given: Any, hint: Any, path: str) -> Iterator[Problem]:
     elif isinstance(given, float | np.floating) and not math.isfinite(given):
         yield path, "a finite number", given
     elif isinstance(given, int) and not -(2**63) <= given < 2**63:
-        yield path, "a number of at most 64 bits", given
+        yield path, "an integer of at most 64 bits", given
     elif origin in _MAPPINGS:
         for key, value in given.items():
             yield from _problems(key, parts[0], f"{path}[{key!r}]")

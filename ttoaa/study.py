@@ -111,4 +111,4 @@ class _Runner:
 
 
 if __name__ == "__main__":
-    command_line.run("study", main, study_flags, without={"seed": "name all by --seeds=0,1,2"})
+    command_line.run("study", main, study_flags, without={"seed": "list them with --seeds=0,1,2"})

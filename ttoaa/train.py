@@ -41,11 +41,11 @@ def main(argv: Sequence[str]) -> None:
         with multihost.exit_on_lone_failure("train", *AGREED):
             study, workdir = config.load_from_flags(), config.workdir_from_flags()
             profile = train_flags.PROFILE_STEPS.value
-            told = training_job.run(study, workdir, _RUN.value, profile, _BEGAN)
+            message = training_job.run(study, workdir, _RUN.value, profile, _BEGAN)
     except Stopped as stopped:
-        told, code = str(stopped), stopped.exit_code
+        message, code = str(stopped), stopped.exit_code
     if multihost.primary():
-        print(f"train: {told}")
+        print(f"train: {message}")
     if code and alone:
         signals.leave(code)  # several processes must end in order
     sys.exit(code)

@@ -38,7 +38,7 @@ class Overlay:
         """Make the edits of these experiments, by default of all.
 
         With `sham_windows` (int64[m] of the reserve), every edit keeps its place, length and arm
-        and writes text of one of these windows in place of its own.
+        and writes text of one of these windows instead of its own.
         """
         self._plan, self._corpus, self._geometry = plan, corpus, plan.geometry
         self._sham_windows = sham_windows
