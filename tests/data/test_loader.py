@@ -199,6 +199,7 @@ def test_only_the_edits_of_some_steps_are_looked_at(corpus, tiny_plan, monkeypat
     class Watched:
         tokens = tiny_plan.tokens
         columns = tiny_plan.columns
+        arms = tiny_plan.arms
         geometry = tiny_plan.geometry
 
         def between(self, first, last):

@@ -21,6 +21,7 @@ from ttoaa.evaluation.watch import GaveUp, Patience
 from ttoaa.evaluation.work_list import _listed
 from ttoaa.locks import Leases
 from ttoaa.parquet_io import outcome_source
+from ttoaa.training.metrics import FILES
 from ttoaa.workdir import RUNS, Workdir, write_bytes
 
 NAMES = ("planted", "late", "forgetting")
@@ -38,7 +39,8 @@ def deliver(finished, begun, kind, step):
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f"{step}.orbax-checkpoint-tmp"
     shutil.copytree(finished / kind / "checkpoints" / str(step), unfinished)
-    copy_record(finished, begun, kind, "probes.jsonl")
+    for name in FILES:
+        copy_record(finished, begun, kind, f"{name}.jsonl")
     unfinished.rename(folder / str(step))
 
 
@@ -48,7 +50,8 @@ def copy_record(finished, begun, kind, name):
 
 
 def end(finished, begun, kind):
-    copy_record(finished, begun, kind, "finished.json")
+    for name in ("ledger.json", "provenance.json", "finished.json"):
+        copy_record(finished, begun, kind, name)
 
 
 def run(workdir, steps=None, **patience):
@@ -230,8 +233,9 @@ def test_what_failed_here_and_another_job_made_is_no_failure(finished, begun, he
 
     monkeypatch.setattr(Planted, "outcome", fail)
     written, failures = run(begun)
-    told = "planted on control step 10: MemoryError('too large for this machine')"
-    assert written == 2 and failures == ([] if helped else [told])
+    told = "planted on control step 10: MemoryError('too large for this machine') ("
+    assert written == 2 and len(failures) == (not helped)
+    assert all(line.startswith(told) and "test_job.py:" in line for line in failures)
 
 
 def test_what_failed_is_tried_again_when_the_checkpoint_is_another(finished, begun, monkeypatch):
@@ -359,8 +363,7 @@ def test_seconds_that_no_ledger_has_are_told(finished, begun, capsys, monkeypatc
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_asked_to_stop_it_leaves_nothing_half_done(finished, begun, number, code):
     deliver(finished[0], begun, "control", 10)
-    text = (begun / "config.gin").read_text()
-    (begun / "config.gin").write_text(f"import stopping\n{text}")
+    studies.edit_config(begun, add="import stopping")
     done = studies.run("evaluate", begun, env={"TTOAA_TEST_STOP": f"{number:d}"})
     assert done[0] == code, done
     told = done[2].splitlines()

@@ -23,9 +23,9 @@ Training.validate_every = 4
 ConstantLinear.warmup = 2
 planted/Planted.probe_steps = ()
 Training.repetition_filter = @RepetitionFilter()
-RepetitionFilter.max_count = 2
-RepetitionFilter.min_period = 2
-RepetitionFilter.max_period = 3
+RepetitionFilter.max_count = 3
+RepetitionFilter.min_period = 1
+RepetitionFilter.max_period = 2
 """
 BEGIN = """
 Study.init_from = @InitFrom()
@@ -124,11 +124,11 @@ def test_it_does_not_look_at_its_source_again(begun, source, tmp_path, capsys):
 
 
 def repeats(row):
-    """Whether two or three tokens stand twice in a row, by looking."""
+    """Whether one or two tokens stand three times in a row, by looking."""
     return any(
-        list(row[i : i + n]) == list(row[i + n : i + 2 * n])
-        for n in (2, 3)
-        for i in range(len(row) - 2 * n + 1)
+        list(row[i : i + n]) * 3 == list(row[i : i + 3 * n])
+        for n in (1, 2)
+        for i in range(len(row) - 3 * n + 1)
     )
 
 

@@ -138,13 +138,14 @@ def test_the_arm_of_the_slots_has_what_was_decided(whole):
 def test_the_report_counts_texts_that_were_inserted_not_slots(whole):
     folder = Workdir(whole)
     plan = Plan.open(folder.plan)
-    (filled,) = filled_slots(folder, plan)
-    assert filled.texts == 2 * (0 + 1 + 2 + 3) < filled.slots
-    counted = insertions(plan, [filled], "steered")
+    filled = filled_slots(folder, plan)
+    assert [each.texts for each in filled] == [0 + 1 + 2 + 3] * 2
+    texts, slots = (sum(getattr(each, n) for each in filled) for n in ("texts", "slots"))
+    counted = insertions(plan, filled, "steered")
     (arm,) = (a for a in plan.arms if a["name"] == "steered/fact")
-    assert arm["edits"] == filled.slots and counted["filled"] == filled.texts
+    assert texts < arm["edits"] == slots and counted["filled"] == texts
     others = sum(a["edits"] for a in plan.arms if a["experiment"] == "steered") - arm["edits"]
-    assert counted["edits"] == others + filled.texts
+    assert counted["edits"] == others + texts
     summary = (folder.plan / "summary.txt").read_text()
     edits, slots = summary.split("slots, which controllers fill")
     assert "steered/fact" in slots and "steered/fact" not in edits

@@ -22,7 +22,6 @@ from training.saved import bits, flipped
 from ttoaa.training.checkpoint_io import committed_steps
 from ttoaa.training.checkpoints import CheckpointWriter, Keep
 from ttoaa.training.loop import train
-from ttoaa.training.lr_schedules import ConstantLinear
 from ttoaa.training.optimizer import AdamW
 from ttoaa.training.skip_policy import Guard
 from ttoaa.training.step import CompiledStep
@@ -129,8 +128,16 @@ def test_a_batch_without_a_finite_loss_is_skipped_counted_and_gone_on_from(poiso
     assert not (tmp_path / "c/finished.json").exists()
 
 
+@dataclasses.dataclass(frozen=True)
+class Wild:
+    """A learning rate that no config class admits."""
+
+    def over(self, steps):
+        return lambda step: np.float32(1e30)
+
+
 def test_too_many_in_a_row_end_the_run_and_the_checkpoint_before_is_good(tmp_path):
-    wild = AdamW(ConstantLinear(1e30, 0))
+    wild = AdamW(Wild())
     with pytest.raises(ValueError, match=r"4 steps in a row were refused.*lower the peak"):
         trained_with(tmp_path, guard=Guard("skip", max_skips=3), optimizer=wild)
     strict_json(tmp_path)

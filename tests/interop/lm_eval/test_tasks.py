@@ -196,7 +196,7 @@ def test_the_command_runs_a_task(tasks, root, found, tmp_path, monkeypatch, caps
     """As python -m ttoaa.interop.lm_eval does, of a folder whose name is a number."""
     (tmp_path / "2024").symlink_to(root / "run")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(harness, "pin_cores", lambda: None)
+    monkeypatch.setattr("ttoaa.training.topology.pin_cores", lambda: None)
     # To read the harness's own thousands of tasks takes long.
     quick = functools.partial(TaskManager, include_defaults=False)
     monkeypatch.setattr(lm_eval.tasks, "TaskManager", quick)

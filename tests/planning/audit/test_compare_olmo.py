@@ -50,6 +50,7 @@ def study_of_olmo(request, tmp_path, tiny_study):
     study = dataclasses.replace(
         tiny_study,
         prepare=corpus,
+        model=dataclasses.replace(tiny_study.model, vocab_size=384),
         geometry=Geometry(length=LENGTH, batch=4, steps=30),
         experiments=(Planted("planted", windows=3), Given("given", items=items)),
         validation_sequences=2,
