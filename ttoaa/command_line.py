@@ -44,7 +44,12 @@ def call(name: str, main: Callable[[Sequence[str]], None], argv: Sequence[str]) 
     try:
         main(argv)
     except (ValueError, OSError) as error:
-        sys.exit(f"{name}: {error}")
+        sys.exit(f"{name}: {one_line(error)}")
+
+
+def one_line(error: Exception) -> str:
+    """Return the error's message without the lines that gin adds to those of its classes."""
+    return " ".join(str(error).partition("\n  In call to configurable")[0].split("\n"))
 
 
 def _parse(
