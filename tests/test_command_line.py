@@ -10,6 +10,8 @@ import pytest
 
 import ttoaa
 from ttoaa.__main__ import COMMANDS, overview
+from ttoaa.command_line import one_line
+from ttoaa.data.geometry import Geometry
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 GREET = '''
@@ -220,3 +222,10 @@ def test_every_module_that_runs_is_a_command():
     files = [path for path in (ROOT / "ttoaa").rglob("*.py") if f"\n{guard}" in path.read_text()]
     modules = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files}
     assert {name.removesuffix(".__main__") for name in modules} == {"ttoaa", *COMMANDS.values()}
+
+
+def test_an_error_of_a_class_that_gin_knows_is_one_line():
+    with pytest.raises(ValueError) as error:
+        Geometry(0, 1, 1)
+    assert "\n" in str(error.value), "gin says where the class was called"
+    assert one_line(error.value) == "Geometry.length must be an integer of at least 2, not 0"

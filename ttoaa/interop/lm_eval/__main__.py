@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from ttoaa import signals
+from ttoaa.command_line import one_line
 
 _OURS = {
     "workdir": "folder of the study",
@@ -87,7 +88,7 @@ def main() -> None:
 
         cli_evaluate()
     except (ValueError, OSError, ModuleNotFoundError) as error:
-        sys.exit(f"harness: {error}")
+        sys.exit(f"harness: {one_line(error)}")
 
 
 if __name__ == "__main__":
