@@ -5,13 +5,16 @@ which stays valid for its first bytes.
 """
 
 import hashlib
+import io
 import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
+import numpy as np
+
 from ttoaa.json_io import read_json
-from ttoaa.workdir import file_sha256, write_json
+from ttoaa.workdir import file_sha256, write_bytes, write_json
 
 KEY = "sha256"
 
@@ -88,3 +91,22 @@ def check_file(path: pathlib.Path, expected: FileDigest, fix: str, whole: bool =
     if RunningDigest(content).value != expected:
         raise ValueError(f"{path} is damaged: its content has changed: {fix}")
     return content
+
+
+def write_array(path: pathlib.Path, array: np.ndarray) -> None:
+    """Write an array in NumPy's format, and the sha256 of that after it."""
+    file = io.BytesIO()
+    np.save(file, array)
+    write_bytes(path, file.getvalue() + hashlib.sha256(file.getvalue()).digest())
+
+
+def read_array(path: pathlib.Path) -> np.ndarray | None:
+    """Return what `write_array` wrote; None for a missing file, or one without its checksum."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    size = hashlib.sha256().digest_size
+    content, digest = raw[:-size], raw[-size:]
+    intact = hashlib.sha256(content).digest() == digest
+    return np.load(io.BytesIO(content)) if intact else None

@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import io
 import itertools
 import os
 import pathlib
@@ -26,8 +25,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ttoaa.checksums import read_array, write_array
 from ttoaa.data.corpus import Corpus, Split, map_tokens
-from ttoaa.workdir import atomic_writer, write_bytes
+from ttoaa.workdir import atomic_writer
 
 Found = tuple[np.ndarray, np.ndarray]
 """(where int64[k], pattern int64[k])."""
@@ -227,9 +227,6 @@ _PIECE = 1 << 27  # tokens: some seconds of work
 _BLOCK = 1 << 20  # tokens read at a time
 
 
-_DIGEST = hashlib.sha256().digest_size
-
-
 @dataclasses.dataclass(frozen=True)
 class Occurrences:
     """Sorted by (where, pattern)."""
@@ -240,22 +237,14 @@ class Occurrences:
     """int64[k]: the number of the pattern that begins there."""
 
     def save(self, path: pathlib.Path) -> None:
-        """Write both arrays in NumPy's format, and the sha256 of that after it."""
-        file = io.BytesIO()
-        np.save(file, np.stack([self.where, self.pattern]).astype("<i8"))
-        write_bytes(path, file.getvalue() + hashlib.sha256(file.getvalue()).digest())
+        """Write both arrays, with a checksum."""
+        write_array(path, np.stack([self.where, self.pattern]).astype("<i8"))
 
     @classmethod
     def load(cls, path: pathlib.Path) -> "Occurrences | None":
-        """Return what `save` wrote; None for a missing file, or one without its checksum."""
-        try:
-            raw = path.read_bytes()
-        except FileNotFoundError:
-            return None
-        content, digest = raw[:-_DIGEST], raw[-_DIGEST:]
-        if hashlib.sha256(content).digest() != digest:
-            return None
-        return cls(*np.load(io.BytesIO(content)))
+        """Return what `save` wrote; None for a missing or damaged file."""
+        found = read_array(path)
+        return None if found is None else cls(*found)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -358,9 +347,8 @@ def scan(
 
     total = sum(piece.stop - piece.start for piece in work)
     pool = ThreadPoolExecutor(workers or len(os.sched_getaffinity(0)))
-    bar = tqdm(
-        total=total, unit="tok", unit_scale=True, desc="scan", disable=not (progress and total)
-    )
+    hidden = not (progress and total)
+    bar = tqdm(total=total, unit="tok", unit_scale=True, desc="scan", disable=hidden)
     with bar, pool:
         parts = []
         try:
