@@ -68,6 +68,14 @@ def test_seeds_have_an_interval_over_runs_next_to_that_over_items(tmp_path):
     assert total["control_value"] == pytest.approx(np.mean([r["control_value"] for r in seeds]))
 
 
+def test_bounds_of_all_seeds_are_in_order_where_an_interval_begins_at_its_value(tmp_path):
+    experiments = make_study(tmp_path, {"a": CONDITIONS}, seeds=(0, 1))
+    estimates = collect(tmp_path, experiments)
+    estimates.table["difference_ci_low"] = estimates.table["difference"]
+    total = [row for row in summary(estimates) if row["seed"] == "all"][0]
+    assert total["difference_ci_low"] == total["difference"] < total["difference_ci_high"]
+
+
 def test_two_seeds_have_no_interval_over_runs(tmp_path):
     experiments = make_study(tmp_path, {"a": CONDITIONS}, seeds=(0, 1))
     total = [row for row in summary(collect(tmp_path, experiments)) if row["primary"]][-1]

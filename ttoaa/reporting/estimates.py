@@ -196,11 +196,11 @@ def _over_seeds(group: pd.DataFrame) -> dict[str, Any]:
     row |= {name: float(group[name].mean()) for name in ("control_value", "sham_difference")}
     for name, prefix in (("value", ""), ("difference", "difference_")):
         row[name] = mean = float(group[name].mean())
-        for bound in ("ci_low", "ci_high"):
+        for bound, side in (("ci_low", -1), ("ci_high", 1)):
             # Seeds have separate items or runs, so their variances add.
             reach = group[f"{prefix}{bound}"] - group[name]
             size = float(np.sqrt(np.sum(reach**2))) if reach.notna().all() else math.nan
-            row[f"{prefix}{bound}"] = mean + math.copysign(size / len(group), reach.iloc[0])
+            row[f"{prefix}{bound}"] = mean + side * size / len(group)
     if len(group) >= FEWEST_RUNS:
         _, row["run_ci_low"], row["run_ci_high"] = across_seeds(group["difference"].to_numpy())
     return row
