@@ -36,6 +36,7 @@ def tree(tmp_path, monkeypatch):
         (["one/nested/x.gin"], {"one/nested/x.gin": "include '../study.gin'"}, 8),
         (["two/y.gin"], {"two/y.gin": "include '../one/study.gin'"}, 8),
         (["two/y.gin"], {"two/y.gin": "# include 'part.gin'\n\ninclude '../one/part.gin'"}, 8),
+        (["two/y.gin"], {"two/y.gin": "# a page\x0cends\ninclude '../one/part.gin'"}, 8),
         (["two/y.gin"], {"two/y.gin": "include '../one/part.gin'\nGeometry.batch = 6"}, 6),
         (["two/y.gin"], {"two/y.gin": "X = 2\ninclude '../one/part.gin'\nGeometry.batch = %X"}, 2),
         (["two/y.gin"], {"two/y.gin": "Geometry.batch = 6\ninclude '../one/part.gin'"}, 8),

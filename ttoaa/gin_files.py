@@ -165,7 +165,7 @@ def _read_text(
     top: pathlib.Path,
 ) -> None:
     """Record the statements of one file, or of the command line, and read what it includes."""
-    name, lines, begun = str(path or "--gin_bindings"), text.splitlines(keepends=True), 0
+    name, lines, begun = str(path or "--gin_bindings"), io.StringIO(text).readlines(), 0
     references = _References(found.references)
     for statement in config_parser.ConfigParser(_named(name, text), references):
         if isinstance(statement, config_parser.BindingStatement):
