@@ -113,6 +113,16 @@ def test_all_that_is_decided_is_written_once(plan, given):
     assert counts[arms["many"]] == 4 + 2 + 4 + 2 + 2 + 7 * 2
 
 
+def test_what_a_run_only_measured_fills_nothing(plan, given):
+    """The log of alone/NAME also has the controllers of other experiments."""
+    filled, rows = SlotOverlay(plan, given), np.arange(6)
+    measured = {"experiment": "other", "slots": "s", "interval": 0, "chosen": None}
+    filled.replay([measured, *DECIDED, measured])
+    np.testing.assert_array_equal(
+        filled(3, batch_of(3, rows))["tokens"], by_hand(plan, given, 3)[0]
+    )
+
+
 def test_a_step_that_is_not_decided_is_refused(plan, given):
     filled, rows = SlotOverlay(plan, given), np.arange(6)
     with pytest.raises(ValueError, match="known/few: no decision yet for step 0"):

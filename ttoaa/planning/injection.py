@@ -228,11 +228,12 @@ class SlotOverlay:
         self._decided[number] = max(self._decided[number], end)
 
     def replay(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Repeat the decisions of the lines of a log."""
+        """Repeat the decisions of the lines of a log; others only measured."""
         numbers = {(f.experiment, f.slots): number for number, f in enumerate(self.slot_texts)}
         for line in lines:
-            number = numbers[line["experiment"], line["slots"]]
-            self.decide(number, line["interval"], line["chosen"])
+            if line["chosen"] is not None:
+                number = numbers[line["experiment"], line["slots"]]
+                self.decide(number, line["interval"], line["chosen"])
 
     def __call__(self, step: int, batch: "Batch") -> "Batch":
         if step >= min(self._decided):

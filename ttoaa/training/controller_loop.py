@@ -72,7 +72,7 @@ class ControllerLoop:
         decisions = from_primary(functools.partial(self._open_log, folder, head))
         if controls.overlay:
             controls.overlay.begin(start)
-            controls.overlay.replay(line for line in decisions if line["chosen"] is not None)
+            controls.overlay.replay(decisions)
 
     def _open_log(self, folder: pathlib.Path, head: str | None) -> list[controller_log.Line]:
         """Open the log, and return the part of its lines that every process needs."""
