@@ -1,8 +1,10 @@
 """What signals do, in every command from its first line on; the long version is kills.py."""
 
+import itertools
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -162,6 +164,21 @@ def test_what_a_kill_left_is_removed_by_the_next_command_and_nothing_else(tmp_pa
     elsewhere.touch()
     remove_leftovers(workdir.root)
     assert elsewhere.exists()
+
+
+def test_leftovers_are_found_in_every_run(tmp_path):
+    child = subprocess.Popen(["true"])
+    child.wait()
+    ending = f".tmp-{socket.gethostname()}-{child.pid}"
+    for seed, name in itertools.product((0, 3), ("run", "sham", "alone/a", "without/a")):
+        workdir = Workdir(tmp_path, seed)
+        run = workdir.run(name)
+        for path in (run / "x", run / "controllers/x", workdir.table(name, 20, "a")):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.with_name(path.name + ending).touch()
+    assert sum(path.is_file() for path in tmp_path.rglob("*")) == 24
+    remove_leftovers(tmp_path)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_a_refused_lock_leaves_no_folder(tmp_path):

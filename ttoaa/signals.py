@@ -202,8 +202,9 @@ def _watch(reader: int) -> None:
 
 
 def _respond(number: int) -> None:
-    if _deferring:
-        _deferring[-1].receive(number)
+    deferring = _deferring[-1:]  # one look: the main thread may leave its context meanwhile
+    if deferring:
+        deferring[0].receive(number)
     else:
         _stop(number)
 

@@ -160,7 +160,10 @@ def is_of_dead_process(path: pathlib.Path) -> bool:
 
 def remove_leftovers(root: pathlib.Path) -> None:
     """Remove the unfinished files that killed processes of this machine left in a study."""
-    for pattern in ("*.tmp-*", "*/*.tmp-*", "tables*/*/*/*.tmp-*"):
+    runs = ("*", *(f"{kind}*/*" for kind in SUBSETS))
+    inside = [f"{folder}*.tmp-*" for run in runs for folder in (f"{run}/", f"{run}/controllers/")]
+    tables = [f"tables*/{run}/*/*.tmp-*" for run in runs]
+    for pattern in ("*.tmp-*", *inside, *tables):
         for path in root.glob(pattern):
             if path.is_file() and is_of_dead_process(path):
                 with contextlib.suppress(OSError):
