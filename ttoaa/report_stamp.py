@@ -17,7 +17,7 @@ def tables_digests(root: pathlib.Path) -> dict[str, str]:
     found = {}
     for folder in sorted(root.glob("tables*")):
         digest = hashlib.sha256()
-        for path in sorted(folder.glob("*/*/*.parquet")):
+        for path in sorted(folder.rglob("*.parquet")):
             digest.update(f"{path.relative_to(folder).as_posix()} {file_sha256(path)}\n".encode())
         found[folder.name] = digest.hexdigest()
     return found

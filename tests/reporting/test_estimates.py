@@ -13,6 +13,7 @@ from scipy import stats
 
 from ttoaa import evaluate, report, status
 from ttoaa.json_io import read_json
+from ttoaa.report_stamp import tables_digests
 from ttoaa.reporting import page
 from ttoaa.reporting.estimates import collect, summary
 from ttoaa.workdir import RUNS, Workdir
@@ -223,6 +224,23 @@ def test_the_final_step_is_one_whose_outcomes_all_count(tmp_path):
     page.write(tmp_path, "study", experiments, left)
     with pytest.raises(ValueError, match="every step has a stale table"):
         collect(tmp_path, experiments, {*left, Workdir(tmp_path).table("control", 40, "b")})
+
+
+def test_tables_of_other_runs_do_not_move_the_final_step(tmp_path):
+    """One of them that is stale is left out; a run that has none is named."""
+    experiments = make_study(tmp_path, {"a": ["0x", "4x"]}, steps=(30, 60))
+    folder = Workdir(tmp_path)
+    for name in ("sham", "alone/a"):
+        folder.run(name).mkdir(parents=True)
+    stamp = tables_digests(tmp_path)
+    for name in ("sham", "alone/a"):
+        path = folder.table(name, 60, "a")
+        path.parent.mkdir(parents=True)
+        shutil.copy(folder.table("run", 60, "a"), path)
+        assert stamp != (stamp := tables_digests(tmp_path)), "a report before it is of other tables"
+    found = collect(tmp_path, experiments, {folder.table("sham", 60, "a")})
+    assert found.final_step == 60 and set(found.others["run"]) == {"alone/a"}
+    assert found.notes == ("Seed 0: the run sham is left out, as it has no outcomes at step 60.",)
 
 
 def test_a_damaged_table_is_named_and_no_number_is_taken_from_it(finished, tmp_path):

@@ -114,11 +114,16 @@ def collect(
         raise ValueError("the study has no experiments to report: set Study.experiments")
     folders = [Workdir(root, seed) for seed in Workdir(root).seeds()]
     steps = {folder: _steps(folder) for folder in folders}
-    left = {int(path.parent.name) for path in without}
     evaluated = [folder for folder in folders if steps[folder]]
     if not evaluated:
         raise ValueError(f"{root} has no outcome tables yet: run python -m ttoaa.evaluate first")
-    whole = {step for folder in evaluated for step in steps[folder]} - left
+    every = {(folder, step) for folder in evaluated for step in steps[folder]}
+    left = {
+        step
+        for folder, step in every
+        if any(not without.isdisjoint(_tables(folder, step, each)) for each in experiments)
+    }
+    whole = {step for _, step in every} - left
     if not whole:
         raise ValueError(f"{root}: every step has a stale table: train it again")
     final_step = max(whole)
@@ -153,6 +158,13 @@ def collect(
     # An outcome may be empty at an early step, and an empty frame has no types.
     table = pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
     others = [*_others(evaluated, final_step, experiments, without)]
+    shown = {(int(frame["seed"].iloc[0]), frame["run"].iloc[0]) for frame in others if len(frame)}
+    notes += [
+        f"Seed {f.seed}: the run {name} is left out, as it has no outcomes at step {final_step}."
+        for f in evaluated
+        for name in f.runs()[len(RUNS) :]
+        if (f.seed, name) not in shown
+    ]
     _require_primary(table[table["step"] == final_step], experiments)
     return StudyEstimates(
         table,
