@@ -19,7 +19,7 @@ _EXPERIMENTS = flags.DEFINE_list(
     "experiments", None, "names of the experiments to score; by default all"
 )
 _STEPS = flags.DEFINE_list("steps", None, "steps of the checkpoints to score; by default all")
-_WATCH = flags.DEFINE_bool("watch", False, "wait for new checkpoints until both runs have ended")
+_WATCH = flags.DEFINE_bool("watch", False, "wait for new checkpoints until all runs have ended")
 _GIVE_UP_AFTER = flags.DEFINE_float(
     "give_up_after",
     None,

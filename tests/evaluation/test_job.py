@@ -115,6 +115,16 @@ def test_it_scores_what_comes_and_ends_with_the_runs(finished, begun, commits):
     assert not list((begun / "tables/leases").iterdir())
 
 
+def test_it_waits_for_runs_that_the_study_names(finished, begun):
+    for kind in RUNS:
+        deliver(finished[0], begun, kind, 30)
+        end(finished[0], begun, kind)
+    studies.edit_config(begun, add="Study.runs = ['sham']")
+    assert run(begun) == (6, [])
+    written, (failure,) = run(begun, watch=True, give_up_after=0.1)
+    assert written == 0 and failure.endswith("waiting for sham has not begun")
+
+
 def test_a_checkpoint_without_its_meta_is_not_read(finished, begun):
     """What a copy or a killed deletion leaves; it is no failure either."""
     deliver(finished[0], begun, "control", 10)

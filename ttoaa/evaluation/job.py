@@ -109,7 +109,8 @@ class _Job:
     def _over(self, waiting: Waiting, asked: Sequence[tuple[str, int]]) -> bool:
         """Score part of one checkpoint, or wait; return True when nothing is left of either."""
         # Before the work list: a run that has ended by now has all of its checkpoints.
-        unfinished = [str(p) for p in progress(waiting.workdir).values() if not p.finished]
+        runs = progress(waiting.workdir, self.worklist.study.runs)
+        unfinished = [str(run) for run in runs.values() if not run.finished]
         todo = [work for work in map(self._without_failed, self.worklist.look()) if work.lacking]
         self.bar.total = self.bar.n + sum(len(work.lacking) for work in todo)
         if todo:
