@@ -1,5 +1,6 @@
 """Named runs of one study: what each trains on, its identity, and what the commands say of it."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,11 +11,13 @@ from ttoaa import evaluate, plan, report, status, train
 from ttoaa.data.corpus import Corpus
 from ttoaa.parquet_io import read_outcomes
 from ttoaa.planning.audit.compare import load_shares
-from ttoaa.planning.injection import Overlay
+from ttoaa.planning.injection import SHAM_WINDOWS, Overlay
 from ttoaa.planning.items import RESERVE, TOKENS
 from ttoaa.planning.plan import Plan
 from ttoaa.runs import parse_run
 from ttoaa.study_handle import StudyHandle
+from ttoaa.training.init_from import InitFrom
+from ttoaa.training_job import check_run
 from ttoaa.workdir import Workdir
 
 NAMES = ("alone/planted", "without/planted", "sham", "reordered", "reinitialised")
@@ -151,6 +154,27 @@ def test_a_run_again_is_finished_already_and_another_plan_is_refused(trained, tm
     assert "alone/planted is finished already" in capsys.readouterr().out
     error = studies.main(train, trained, "--run=alone/nobody")
     assert "run 'alone/nobody': the study has only the experiments" in error
+
+
+def test_a_sham_run_keeps_the_windows_that_it_began_with(trained, tmp_path):
+    workdir = studies.copy(trained, tmp_path / "work", "plan", "control", "sham")
+    windows, finished = workdir / "sham" / SHAM_WINDOWS, workdir / "sham/finished.json"
+    before = windows.stat()
+    finished.unlink()
+    assert studies.main(train, workdir, "--run=sham") == 0 and finished.exists()
+    assert (windows.stat().st_ino, windows.stat().st_mtime_ns) == (
+        before.st_ino,
+        before.st_mtime_ns,
+    )
+    windows.write_bytes(windows.read_bytes()[:-1] + b"\x01")
+    assert f"{windows} is damaged" in studies.main(evaluate, workdir)
+
+
+def test_weights_of_a_checkpoint_cannot_be_reinitialised(finished):
+    study = dataclasses.replace(load(finished[0]), init_from=InitFrom("imports/x"))
+    handle = StudyHandle(study, Workdir(finished[0]))
+    with pytest.raises(ValueError, match="initial weights are those of imports/x"):
+        check_run(handle, handle.run_spec("reinitialised"))
 
 
 def test_evaluate_status_and_report_know_the_runs(trained, capsys):

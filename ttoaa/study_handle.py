@@ -145,7 +145,8 @@ class StudyHandle:
         total = self.corpus.num_windows("reserve", config.geometry.length)
         _, pool = split_reserve(total, config.validation_sequences)
         dirty = dirty_windows(self.removals, self.corpus, config.geometry.length)
-        used = [each.windows for each in self.interventions.values()]
+        planned = self.plan.contents["experiments"]  # one that was added later inserts nothing
+        used = [each.windows for name, each in self.interventions.items() if name in planned]
         left = np.setdiff1d(pool, np.concatenate([dirty, *used]))
         if not len(left):
             raise ValueError(

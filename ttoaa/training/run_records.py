@@ -11,6 +11,7 @@ from typing import Any, NotRequired, Required, TypedDict
 from ttoaa.checksums import FileDigest, check_file, digest_file, read_record, write_record
 from ttoaa.json_io import mismatch
 from ttoaa.planning.controller_log import SLOT_TEXTS_FOLDER
+from ttoaa.planning.injection import SHAM_WINDOWS
 from ttoaa.training.checkpoint_io import newest_meta
 
 FINISHED, LEDGER, PROVENANCE = "finished.json", "ledger.json", "provenance.json"
@@ -104,7 +105,7 @@ def write_finished(
     run: pathlib.Path, step: int, identity: Mapping[str, Any], grown: Mapping[str, FileDigest]
 ) -> None:
     """Write finished.json; `grown` are the digests of the JSON-lines files."""
-    others = [n for n in (LEDGER, PROVENANCE, _INDEX) if (run / n).exists()]
+    others = [n for n in (LEDGER, PROVENANCE, _INDEX, SHAM_WINDOWS) if (run / n).exists()]
     records = {**grown, **{name: digest_file(run / name) for name in others}}
     value: Finished = {"step": step, "identity": dict(identity), "records": records}
     write_record(run / FINISHED, value)
