@@ -73,7 +73,7 @@ def test_bounds_of_all_seeds_are_in_order_where_an_interval_begins_at_its_value(
     experiments = make_study(tmp_path, {"a": CONDITIONS}, seeds=(0, 1))
     estimates = collect(tmp_path, experiments)
     estimates.table["difference_ci_low"] = estimates.table["difference"]
-    total = [row for row in summary(estimates) if row["seed"] == "all"][0]
+    total = next(row for row in summary(estimates) if row["seed"] == "all")
     assert total["difference_ci_low"] == total["difference"] < total["difference_ci_high"]
 
 
