@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pickle
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Protocol
 
@@ -168,3 +169,10 @@ def test_dataclasses_of_authors_are_checked_where_they_are_used():
 def test_similar_names_are_proposed():
     assert similar("membrs", ["members", "hosts"]) == ": did you mean members?"
     assert similar("zzz", ["members"]) == ""
+
+
+def test_an_error_reaches_another_process():
+    with pytest.raises(FieldError) as error:
+        Example(items=0)
+    again = pickle.loads(pickle.dumps(error.value))
+    assert (str(again), again.kind, again.field) == (str(error.value), "Example", "items")

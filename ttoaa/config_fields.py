@@ -140,7 +140,10 @@ class FieldError(ValueError):
 
     def __init__(self, kind: str, field: str, problem: str) -> None:
         super().__init__(f"{kind}.{field} {problem}")
-        self.kind, self.field = kind, field
+        self.kind, self.field, self.problem = kind, field, problem
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FieldError, (self.kind, self.field, self.problem)  # to reach another process
 
 
 CLASSES: dict[str, type] = {}

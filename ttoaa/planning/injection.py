@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # Grain takes a second to import, and only the loader needs i
     from ttoaa.data.loader import Batch
 
 _READ = ("kind", "source", "offset", "length", "arm")
+_READ_AT_ONCE = 1 << 10  # windows, of which only the beginnings are kept
 _LOOKED_UP = 1 << 16  # positions per look-up, which for one step costs more than its edits
 
 
@@ -113,9 +114,12 @@ class Overlay:
 
     def _sham_texts(self, windows: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the first length[i] tokens of each window, concatenated, and where each begins."""
-        rows = self._corpus.windows("reserve", windows, self._geometry.length)
-        kept = np.arange(self._geometry.length) < length[:, None]
-        return rows[kept], np.cumsum(length) - length
+        size, found = self._geometry.length, [np.empty(0, np.int32)]
+        for first in range(0, len(windows), _READ_AT_ONCE):
+            part = slice(first, first + _READ_AT_ONCE)
+            rows = self._corpus.windows("reserve", windows[part], size)
+            found.append(rows[np.arange(size) < length[part, None]])
+        return np.concatenate(found), np.cumsum(length) - length
 
 
 SHAM_WINDOWS = "sham_windows.npy"

@@ -224,8 +224,8 @@ def _resample_groups(
 ) -> tuple[int, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Return (number of groups, `bootstrap` of the mean over items by resampling whole groups)."""
     names, number_N = np.unique(group_N, return_inverse=True)
-    member_GxN = (number_N == np.arange(len(names))[:, None]).astype(float)
-    sums_GxK, sizes_G = member_GxN @ values_NxK, member_GxN.sum(1)
+    sums_GxK, sizes_G = np.zeros((len(names), values_NxK.shape[1])), np.bincount(number_N)
+    np.add.at(sums_GxK, number_N, values_NxK)
     mean_K = values_NxK.mean(0)
     if len(names) < FEWEST_GROUPS:
         return len(names), (mean_K, np.full_like(mean_K, np.nan), np.full_like(mean_K, np.nan))
