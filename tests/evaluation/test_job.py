@@ -243,9 +243,9 @@ def test_what_failed_here_and_another_job_made_is_no_failure(finished, begun, he
 
     monkeypatch.setattr(Planted, "outcome", fail)
     written, failures = run(begun)
-    told = "planted on control step 10: MemoryError('too large for this machine') ("
+    reason = "planted on control step 10: MemoryError('too large for this machine') ("
     assert written == 2 and len(failures) == (not helped)
-    assert all(line.startswith(told) and "test_job.py:" in line for line in failures)
+    assert all(line.startswith(reason) and "test_job.py:" in line for line in failures)
 
 
 def test_what_failed_is_tried_again_when_the_checkpoint_is_another(finished, begun, monkeypatch):
@@ -376,8 +376,8 @@ def test_asked_to_stop_it_leaves_nothing_half_done(finished, begun, number, code
     studies.edit_config(begun, add="import stopping")
     done = studies.run("evaluate", begun, env={"TTOAA_TEST_STOP": f"{number:d}"})
     assert done[0] == code, done
-    told = done[2].splitlines()
-    assert told[-1] == f"evaluate: stopped by {number.name}; run it again to continue"
+    lines = done[2].splitlines()
+    assert lines[-1] == f"evaluate: stopped by {number.name}; run it again to continue"
     assert "Traceback" not in done[2]
     assert list(tables(begun)) == ["control/00000010/planted.parquet"]
     assert not list((begun / "tables/leases").iterdir())
