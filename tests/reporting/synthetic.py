@@ -22,6 +22,8 @@ class Fake(Experiment):
     A second paragraph with a caveat.
     """
 
+    placebo: str = ""
+
     signs: ClassVar = {"accuracy": 1, "loss": -1}
 
     def figure(self, estimates, axes):

@@ -159,6 +159,8 @@ def test_errors_name_the_experiment(tmp_path):
     experiments = make_study(tmp_path, {"a": CONDITIONS})
     with pytest.raises(ValueError, match=r"a: its primary outcome 'loss/99x' is not among"):
         collect(tmp_path, [Fake("a", "loss/99x", -1)])
+    with pytest.raises(ValueError, match=r"a: its placebo outcome 'loss/99x' is not among"):
+        collect(tmp_path, [Fake("a", "loss/16x", -1, placebo="loss/99x")])
     with pytest.raises(ValueError, match=r"no outcome tables yet: run python -m ttoaa\.evaluate"):
         collect(tmp_path / "elsewhere", experiments)
     with pytest.raises(ValueError, match="no experiments"):

@@ -171,6 +171,7 @@ class Experiment:
     | `probes` | train | none |
     | `outcome` | evaluate, once for each checkpoint of each run | to be written |
     | `estimates` | report, once for each evaluated step and seed | paired differences |
+    | `placebo` | report | none |
     | `figure` | report | to be written |
 
     Each command is a separate process, and on a pod train is one process per host. A method must
@@ -211,6 +212,16 @@ class Experiment:
                 f"{self.name}: primary must be 'outcome/condition' with an outcome among "
                 f"{sorted(self.signs)}, not {self.primary!r}"
             )
+
+    @property
+    def placebo(self) -> str:
+        """One row of `estimates`, 'outcome/condition', whose difference is zero by construction.
+
+        For example one random half of the held-out items against the other, or a batch that no run
+        trains on, probed at the steps of one that is inserted. The report counts how many intervals
+        of placebos contain zero. The empty string means that none is declared.
+        """
+        return ""
 
     def sign(self, outcome: str) -> int:
         """Return the factor that makes the expected difference of `outcome` positive."""

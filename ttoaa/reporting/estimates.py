@@ -165,7 +165,7 @@ def collect(
         for name in f.runs()[len(RUNS) :]
         if (f.seed, name) not in shown
     ]
-    _require_primary(table[table["step"] == final_step], experiments)
+    _require_declared(table[table["step"] == final_step], experiments)
     return StudyEstimates(
         table,
         pd.concat(others, ignore_index=True) if others else table.iloc[:0].assign(run=""),
@@ -278,12 +278,14 @@ def _read(path: pathlib.Path) -> pd.DataFrame:
     return table
 
 
-def _require_primary(final: pd.DataFrame, experiments: Sequence[Experiment]) -> None:
+def _require_declared(final: pd.DataFrame, experiments: Sequence[Experiment]) -> None:
     for experiment in experiments:
         rows = final[final["experiment"] == experiment.name]
-        if not rows["primary"].any():
-            have = sorted(set(rows["outcome"] + "/" + rows["condition"]))
-            raise ValueError(
-                f"{experiment.name}: its primary outcome {experiment.primary!r} is not among "
-                f"its estimates {have}"
-            )
+        have = sorted(set(rows["outcome"] + "/" + rows["condition"]))
+        for what in ("primary", "placebo"):
+            declared = getattr(experiment, what)
+            if declared not in have and (declared or what == "primary"):
+                raise ValueError(
+                    f"{experiment.name}: its {what} outcome {declared!r} is not among its "
+                    f"estimates {have}"
+                )
