@@ -256,7 +256,7 @@ def test_estimates_by_hand():
     experiment = contamination()
     control = table(CONTROL).sample(frac=1, random_state=0)
     found = {(e.outcome, e.condition): e for e in experiment.estimates(table(RUN), control)}
-    assert len(found) == 6 + 4
+    assert len(found) == 6 + 4 + 1
     mean = found["accuracy", "144x"]
     assert (mean.value, mean.control_value, mean.difference, mean.n) == (1.0, 0.5, 0.5, 2)
     above = found["accuracy_above_holdout", "144x"]
@@ -269,6 +269,25 @@ def test_estimates_by_hand():
     flipped = {(e.outcome, e.condition): e.difference for e in reversed_sign}
     assert flipped["accuracy_above_holdout", "144x"] == pytest.approx(-0.25)
     assert flipped["accuracy", "144x"] == 0.5
+
+
+def test_the_placebo_compares_two_halves_of_the_holdout_whatever_was_inserted():
+    experiment = contamination()
+    bits = {"0x": 2.0 ** np.arange(12), "4x": [1, 0], "144x": [1, 1]}
+    zeros = {condition: np.zeros(len(values)) for condition, values in bits.items()}
+
+    def placebo(run, control):
+        found = {f"{e.outcome}/{e.condition}": e for e in experiment.estimates(run, control)}
+        return found[experiment.placebo]
+
+    one = placebo(table(bits), table(zeros))
+    first = int((6 * one.difference + 2**12 - 1) / 2)  # which items are in the first half
+    assert first.bit_count() == 6 and one.n == 12
+    assert 0b000000111111 != first != 0b010101010101, "the order of questions decides nothing"
+    assert placebo(table(bits | {"4x": [5, 5]}), table(zeros).iloc[::-1]) == one
+    level = placebo(table({c: np.add(v, 0.3) for c, v in zeros.items()}), table(zeros))
+    assert level.difference == pytest.approx(0), "what all questions gain is no difference"
+    assert contamination(groups=((0, 1), (4, 1)), primary="accuracy/4x").placebo == ""
 
 
 def test_figure_shows_the_final_step_of_every_seed(final_table):
@@ -293,7 +312,7 @@ def test_gains_by_benchmark_are_those_of_its_own_questions():
     assert (first.value, first.control_value, first.n) == (1.0, 0.0, 2)
     second = found["accuracy_above_holdout", "144x/b"]
     assert (second.value, second.control_value) == pytest.approx((1 - 1 / 3, 1.0))
-    assert len(found) == 10 + 8
+    assert len(found) == 11 + 8
     only_a = run[(run["benchmark"] == "a") | (run["condition"] == "0x")]
     kept = control[control["item"].isin(only_a["item"])]
     names = {e.condition for e in experiment.estimates(only_a, kept)}
@@ -341,6 +360,7 @@ def test_gin_makes_it():
         ({"groups": ((0, 10), (144, 5), (144, 5))}, "different repetitions"),
         ({"primary": "accuracy_above_holdout/0x"}, "primary's condition"),
         ({"primary": "accuracy/36x"}, "primary's condition"),
+        ({"primary": "accuracy_of_half_the_holdout/4x"}, r"primary's condition .*\['0x'\]"),
         ({"primary": "loss/144x"}, "primary must be"),
     ],
 )

@@ -28,11 +28,18 @@ from ttoaa.scoring.multiple_choice import (
     accuracies,
     score_questions,
 )
-from ttoaa.statistics.bootstrap import Estimate, difference_in_differences, paired_estimates
+from ttoaa.statistics.bootstrap import (
+    Estimate,
+    difference_in_differences,
+    keyed_rng,
+    paired_estimates,
+)
 
 ACCURACY = "accuracy"
 LIKELIHOOD = "gold_log_likelihood"
 ABOVE = "_above_holdout"
+HALVES = "accuracy_of_half_the_holdout"
+"""The placebo: accuracy of one random half of the holdout above that of the other half."""
 _KEYS = ["item", "condition", "outcome"]
 OLMES = "olmes"
 """The normalisation that OLMES reports for a question's benchmark."""
@@ -52,8 +59,9 @@ class Contamination(Experiment):
     """
 
     questions: Source = dataclasses.field(default_factory=GeneratedQuestions)
-    groups: Groups = ((0, 300), (4, 100), (12, 60), (36, 25), (144, 25))
-    """(repetitions, number of questions); the group of 0 repetitions is the holdout."""
+    groups: Groups = ((0, 300), (4, 160), (12, 100), (36, 30), (144, 20))
+    """(repetitions, number of questions); the group of 0 repetitions is the holdout. Effects are
+    small where repetitions are few, so these groups need most questions."""
     placement: Placement = dataclasses.field(default_factory=Uniform)
     normalisation: Annotated[str, OneOf((*NORMALISATIONS, OLMES))] = "character"
     """A name in `scoring.multiple_choice.NORMALISATIONS`: the divisor of a choice's log-likelihood,
@@ -66,7 +74,7 @@ class Contamination(Experiment):
 
     signs: ClassVar[Mapping[str, int]] = {
         outcome + suffix: 1 for outcome in (ACCURACY, LIKELIHOOD) for suffix in ("", ABOVE)
-    }
+    } | {HALVES: 1}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,9 +85,14 @@ class Contamination(Experiment):
                 f"not {repetitions}"
             )
         outcome, _, condition = self.primary.partition("/")
-        known = [f"{r}x" for r in repetitions if r or not outcome.endswith(ABOVE)]
+        inserted, holdout = not outcome.startswith(HALVES), not outcome.endswith(ABOVE)
+        known = [f"{r}x" for r in repetitions if (inserted if r else holdout)]
         if condition not in known:
             raise ValueError(f"{self.name}: the primary's condition must be among {known}")
+
+    @property
+    def placebo(self) -> str:
+        return f"{HALVES}/0x" if dict(self.groups)[0] > 1 else ""
 
     def intervene(self, world: World) -> Iterator[Item]:
         sizes = [n for _, n in self.groups]
@@ -148,6 +161,8 @@ class Contamination(Experiment):
         found = paired_estimates(run, control, self.sign)
         both = run.merge(control[[*_KEYS, "value"]], on=_KEYS, suffixes=("", "_control"))
         found += self._above(both, "")
+        if self.placebo:
+            found.append(self._halves(both))
         if self.by_benchmark:
             for benchmark, rows in both.groupby("benchmark"):
                 found += self._above(rows, f"/{benchmark}")
@@ -169,6 +184,14 @@ class Contamination(Experiment):
                 groups = (*pairs[outcome, condition], *pairs[outcome, "0x"])
                 sign = self.sign(outcome + ABOVE)
                 yield difference_in_differences(outcome + ABOVE, condition + suffix, *groups, sign)
+
+    def _halves(self, both: pd.DataFrame) -> Estimate:
+        """Compare two random halves of the holdout, of which no run trains on either."""
+        rows = both[(both["outcome"] == ACCURACY) & (both["condition"] == "0x")]
+        rows = rows.sort_values("item").sample(frac=1, random_state=keyed_rng(HALVES, self.name))
+        halves = (rows[0::2], rows[1::2])
+        groups = (h[n].to_numpy(float) for h in halves for n in ("value", "value_control"))
+        return difference_in_differences(HALVES, "0x", *groups)
 
     def figure(self, estimates: pd.DataFrame, axes: Any) -> None:
         """Draw the paper's figure 3a, or figure 12 with `curve`."""
