@@ -1,4 +1,5 @@
 import json
+import math
 from collections import Counter
 
 import gin
@@ -262,7 +263,7 @@ def test_estimates_by_hand():
     above = found["accuracy_above_holdout", "144x"]
     assert (above.value, above.control_value) == (0.75, 0.5)
     assert above.difference == pytest.approx(0.25)
-    assert above.difference_ci_low <= 0.25 <= above.difference_ci_high
+    assert above.groups == 2 and math.isnan(above.difference_ci_low), "too few for an interval"
     above = found["gold_log_likelihood_above_holdout", "4x"]
     assert (above.value, above.control_value, above.difference) == (0.25, 0.5, -0.25)
     reversed_sign = contamination(expected_sign=-1).estimates(table(RUN), control)

@@ -56,10 +56,24 @@ def test_items_are_tested_against_independent_references(made):
 
 def test_outcomes_that_only_serve_others_are_left_out():
     experiment = Fake("a", "loss/x", -1)
-    table = pd.DataFrame({"item": ["i", "j"] * 2, "condition": "x",
-                          "outcome": ["loss"] * 2 + ["raw"] * 2, "value": range(4)})  # fmt: skip
-    rows = compare_items(experiment, table, table.assign(value=0.5), {})
+    table = pd.DataFrame({"item": [*"abcdef"] * 2, "condition": "x",
+                          "outcome": ["loss"] * 6 + ["raw"] * 6, "value": range(12)})  # fmt: skip
+    rows = compare_items(experiment, table, table.assign(value=2.5), {})
     assert [(row["outcome"], row["difference"]) for row in rows] == [("loss", 0.0)]
+
+
+def test_items_of_one_group_count_as_one():
+    experiment = Fake("a", "loss/x", -1)
+    rng = np.random.default_rng(0)
+    values, group = np.repeat(rng.normal(size=6), 50), np.repeat(np.arange(6), 50)
+    table = pd.DataFrame({"item": np.arange(300), "condition": "x", "outcome": "loss",
+                          "value": values, "group": group})  # fmt: skip
+    control = table.assign(value=0.0)
+    (row,) = compare_items(experiment, table, control, {})
+    (alone,) = compare_items(experiment, table.drop_duplicates("group"), control, {})
+    assert row == pytest.approx(alone) and row["n"] == 6
+    assert row["p"] > 0.02, "of 64 signs of six groups"
+    assert compare_items(experiment, table[table["group"] > 0], control, {}) == []
 
 
 def test_p_values_are_adjusted_over_the_experiment_and_the_study(made):

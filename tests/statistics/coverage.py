@@ -147,13 +147,13 @@ def errors_of_a_mean(own, noise, n=8, intervals=60):
 
 
 for kind in DRAWS:
-    for n in (3, 5, 10, 50, 200):
+    for n in (6, 10, 50, 200):
         means(n, kind)
 errors_of_a_mean(0.7, 0.5)
 errors_of_a_mean(0.5, 1.5)
 errors_of_a_mean(0.2, 2.0)
-errors_of_a_mean(0.7, 0.5, n=4)
-errors_of_a_mean(0.2, 2.0, n=4)
+errors_of_a_mean(0.7, 0.5, n=6)
+errors_of_a_mean(0.2, 2.0, n=6)
 pairs(30)
 pairs(200)
 shares(50, 0.02)

@@ -18,6 +18,7 @@ from ttoaa.parquet_io import read_outcomes
 from ttoaa.report_stamp import check_summary
 from ttoaa.reporting.estimates import ALL_SEEDS, SummaryRow, collect
 from ttoaa.statistics import equivalence
+from ttoaa.statistics.bootstrap import FEWEST
 from ttoaa.statistics.multiplicity import benjamini_hochberg, holm
 from ttoaa.statistics.permutation import paired_max_z, two_sample_max_z
 from ttoaa.statistics.power import paired_effect, two_sample_effect
@@ -86,24 +87,26 @@ def _test_seed(
 def compare_items(
     experiment: Experiment, run: pd.DataFrame, control: pd.DataFrame, margins: Mapping[str, float]
 ) -> list[dict[str, Any]]:
-    """Test the mean difference of each (outcome, condition) that has two items or more.
+    """Test the mean difference of each (outcome, condition) of at least `FEWEST` items.
 
     Outcomes without an expected sign, which only serve to derive others, are left out.
-    Items are paired across the models. `p` is of a two-sided permutation test of this outcome
-    alone, `p_experiment` is family-wise over the outcomes of the experiment (largest |z|);
-    `detectable` is the difference that a t test detects with power 0.8. With a margin for the
-    outcome, `p_equivalence` tests whether the difference is smaller than the margin (TOST), and
+    Items are paired across the models; items of one group count as one item with their mean. `p` is
+    of a two-sided permutation test of this outcome alone, `p_experiment` is family-wise over the
+    outcomes of the experiment (largest |z|); `detectable` is the difference that a t test detects
+    with power 0.8. With a margin for the outcome, `p_equivalence` tests whether the difference is
+    smaller than the margin (TOST), and
     `low` and `high` are its 90% interval. Differences are oriented like those of the estimates.
     """
     run = run[run["outcome"].isin(list(experiment.signs))]
+    run = run.assign(unit=run.get("group", run["item"]).fillna(run["item"]))
     both = run.merge(control, on=["item", "outcome", "condition"], suffixes=("", "_control"))
-    tables = both.pivot(
-        index="item", columns=["outcome", "condition"], values=["value", "value_control"]
+    tables = both.pivot_table(
+        index="unit", columns=["outcome", "condition"], values=["value", "value_control"]
     )
     run_NxK, control_NxK = tables["value"], tables["value_control"]
     signs = [experiment.sign(outcome) for outcome, _ in run_NxK.columns]
     difference_NxK = (run_NxK - control_NxK) * signs
-    difference_NxK = difference_NxK.loc[:, difference_NxK.count() >= 2]
+    difference_NxK = difference_NxK.loc[:, difference_NxK.count() >= FEWEST]
     if difference_NxK.empty:
         return []
     family = paired_max_z(difference_NxK.to_numpy(), experiment.name)

@@ -9,7 +9,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ttoaa.statistics.bootstrap import Estimate, binomial_interval, bootstrap, estimate
+from ttoaa.statistics.bootstrap import (
+    FEWEST,
+    Estimate,
+    binomial_interval,
+    bootstrap,
+    estimate,
+    smaller_if_few,
+)
 
 AUC = "auc"
 TPR = "tpr_at_1pct_fpr"
@@ -51,8 +58,8 @@ def membership_estimates(
 
     The scores are of the same members and the same non-members under both models. The two groups
     are resampled separately, each item with both its scores. Resampling non-members also moves the
-    threshold, so the interval includes its uncertainty. n counts members; `suffix` ends the names
-    of the two outcomes.
+    threshold, so the interval includes its uncertainty. With fewer than six members or non-members
+    there is no interval. n counts members; `suffix` ends the names of the two outcomes.
 
     A bootstrap sees no spread in an AUC or rate of exactly 0 or 1. The run's interval is then at
     least Clopper and Pearson's: over members for the rate, over disjoint pairs of a member and a
@@ -71,10 +78,12 @@ def membership_estimates(
         value_2, *bounds = bootstrap(sizes, pair, "membership", outcome, condition)
         low_2, high_2 = np.clip(bounds, (0, -1), 1)
         trials = min(sizes) if statistic is _auc else sizes[0]
-        low_2[0], high_2[0] = _at_least_exact(value_2[0], low_2[0], high_2[0], trials)
+        if min(sizes) >= FEWEST:
+            low_2[0], high_2[0] = _at_least_exact(value_2[0], low_2[0], high_2[0], trials)
         results = value_2, low_2, high_2
         control_value = float(of_control(*_once(control_members, control_nonmembers))[0])
-        estimates.append(estimate(outcome, condition, sizes[0], results, control_value))
+        few = smaller_if_few(*sizes)
+        estimates.append(estimate(outcome, condition, sizes[0], results, control_value, few))
     return estimates
 
 
@@ -86,7 +95,7 @@ def _at_least_exact(value: float, low: float, high: float, trials: int) -> tuple
     if value not in (0, 1):
         return low, high
     exact_low, exact_high = binomial_interval(round(value) * trials, trials)
-    return float(np.fmin(low, exact_low)), float(np.fmax(high, exact_high))
+    return min(low, exact_low), max(high, exact_high)
 
 
 def checked_scores(values: np.ndarray) -> np.ndarray:

@@ -15,6 +15,9 @@ import scipy  # its submodules load when they are first used
 RESAMPLES = 2000
 _TAIL = 0.025
 _FEW = 8  # items, below which the percentiles of resamples lie too close to the mean
+FEWEST = 6
+"""Minimum number of items, or of groups of items, for an interval: with fewer the spread between
+them is not estimated well enough."""
 _CHUNK = 4_000_000  # elements of a block of resampling counts
 _KEYS = ["item", "outcome", "condition"]
 
@@ -37,11 +40,8 @@ class Estimate:
     difference_ci_low: float
     difference_ci_high: float
     groups: int | None = None
-    """Number of resampled groups of items; None: each item is its own group."""
-
-
-FEWEST_GROUPS = 6
-"""Minimum for an interval: fewer groups are too few to estimate the variance between groups."""
+    """Number of resampled groups of items, or of items of the smaller sample if they are too few
+    for an interval; None: each item is its own group."""
 
 
 def bootstrap(
@@ -59,23 +59,23 @@ def bootstrap(
     fewer than 8 items in a group, t bounds with the standard error of the resamples are therefore
     used. `centred` uses the percentiles, less the mean bias of the resamples, for statistics that
     noise increases, such as a root mean square: bounds for what the same number of other items
-    would give on average. A group of one item has no interval: nan. Raises ValueError for an empty
-    group.
+    would give on average. With fewer than `FEWEST` items in a group, the bounds are nan. Raises
+    ValueError for an empty group.
 
     Coverage of a mean by the nominal 95%, measured within 0.01 by
     `python -m tests.statistics.coverage --only='bootstrap mean' --trials=4000`: right for symmetric
     values, too low for skewed ones.
 
-    n            3     5    10    50   200
-    normal      0.95  0.95  0.95  0.95  0.95
-    exponential 0.88  0.88  0.91  0.94  0.95
-    lognormal   0.84  0.81  0.87  0.91  0.93
+    n            6    10    50   200
+    normal      0.95  0.95  0.95  0.95
+    exponential 0.90  0.91  0.94  0.95
+    lognormal   0.84  0.87  0.91  0.93
     """
     if min(sizes) < 1:
         raise ValueError("a bootstrap needs at least one item in each group")
     value_K = statistic(*(np.ones((1, n)) for n in sizes))[0]
     smallest = min(sizes)
-    if smallest < 2:
+    if smallest < FEWEST:
         return value_K, np.full_like(value_K, np.nan), np.full_like(value_K, np.nan)
     rng = keyed_rng(*key)
     block = max(1, min(RESAMPLES, _CHUNK // sum(sizes)))
@@ -130,11 +130,11 @@ def paired_estimates(
 
     Tables have columns item, condition, outcome, value, and may have `group`: items of one group
     share something that makes their values alike (an update, a document, a fact). Items are paired
-    across the two models; groups, by default single items, are resampled as a whole. With fewer
-    than six groups there is no interval. If all values of single items are 0 or 1, the interval of
-    the run's share is exact. That of the difference is a bootstrap, unless all pairs differ by the
-    same amount, where a bootstrap interval would have no width: then it is the bound of
-    `_unseen_range`.
+    across the two models; groups are resampled as a whole, or single items where all groups of an
+    (outcome, condition) are missing. With fewer than `FEWEST` of them there is no interval. If all
+    values of single items are 0 or 1, the interval of the run's share is exact. That of the
+    difference is a bootstrap, unless all pairs differ by the same amount, where a bootstrap
+    interval would have no width: then it is the bound of `_unseen_range`.
 
     Raises ValueError if an item is missing on one side, occurs twice, or has no finite value.
     """
@@ -147,7 +147,7 @@ def paired_estimates(
             rows["value"].to_numpy(float),
             control_value[rows.index],
             sign(outcome),
-            rows["group"].to_numpy() if "group" in rows else None,
+            rows["group"].to_numpy() if "group" in rows and rows["group"].notna().any() else None,
         )
         for (outcome, condition), rows in table.groupby(_KEYS[1:], sort=False, observed=True)
     ]
@@ -174,7 +174,7 @@ def paired_estimate(
         control_value = float(np.mean(control_N))
         return estimate(outcome, condition, n, results, control_value, groups)
     mean_2, low_2, high_2 = bootstrap([n], lambda counts_RxN: counts_RxN @ both_Nx2 / n, *key)
-    if _binary(run_N):
+    if _binary(run_N) and n >= FEWEST:
         low_2[0], high_2[0] = binomial_interval(round(float(np.sum(run_N))), n)
         if _binary(control_N):
             low_2[1], high_2[1] = np.clip((low_2[1], high_2[1]), -1, 1)
@@ -216,7 +216,13 @@ def difference_in_differences(
     low_2 = _widened(value_2, low_2, -1, below_a, above_b)
     high_2 = _widened(value_2, high_2, 1, above_a, below_b)
     control_value = float(np.mean(control_a) - np.mean(control_b))
-    return estimate(outcome, condition, n_a + n_b, (value_2, low_2, high_2), control_value)
+    few = smaller_if_few(n_a, n_b)
+    return estimate(outcome, condition, n_a + n_b, (value_2, low_2, high_2), control_value, few)
+
+
+def smaller_if_few(*sizes: int) -> int | None:
+    """Return the size of the smallest sample, as `Estimate.groups`, if it has no interval."""
+    return min(sizes) if min(sizes) < FEWEST else None
 
 
 def _resample_groups(
@@ -226,9 +232,6 @@ def _resample_groups(
     names, number_N = np.unique(group_N, return_inverse=True)
     sums_GxK, sizes_G = np.zeros((len(names), values_NxK.shape[1])), np.bincount(number_N)
     np.add.at(sums_GxK, number_N, values_NxK)
-    mean_K = values_NxK.mean(0)
-    if len(names) < FEWEST_GROUPS:
-        return len(names), (mean_K, np.full_like(mean_K, np.nan), np.full_like(mean_K, np.nan))
 
     def statistic(counts_RxG: np.ndarray) -> np.ndarray:
         return counts_RxG @ sums_GxK / (counts_RxG @ sizes_G)[:, None]

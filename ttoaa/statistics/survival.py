@@ -5,6 +5,8 @@ import math
 import numpy as np
 import scipy  # its submodules load when they are first used
 
+from ttoaa.statistics.bootstrap import FEWEST
+
 
 def kaplan_meier(time_N: np.ndarray, seen_N: np.ndarray) -> tuple[np.ndarray, ...]:
     """Return (times float64[m], survival after each, cumulative sum of Greenwood's formula).
@@ -25,7 +27,8 @@ def median_time(time_N: np.ndarray, seen_N: np.ndarray) -> tuple[float, float, f
     """Return the Kaplan-Meier median and its 95% interval (Brookmeyer and Crowley 1982, log-log).
 
     The median is the first time at which survival is 1/2 or less. It or a bound is nan if no
-    observed time reaches it. A survival of 0 has no upper bound.
+    observed time reaches it. A survival of 0 has no upper bound. Fewer than six items have no
+    interval.
     """
     times, survival, greenwood = kaplan_meier(time_N, seen_N)
     inside = (survival > 0) & (survival < 1)
@@ -34,11 +37,9 @@ def median_time(time_N: np.ndarray, seen_N: np.ndarray) -> tuple[float, float, f
     # A wide margin on log(-log S) pulls the bounds of survival towards 0 and 1.
     lower = np.where(inside, np.exp(log_s * np.exp(margin)), survival)
     upper = np.where(inside, np.exp(log_s * np.exp(-margin)), 1.0)
-    return (
-        _first_below_half(times, survival),
-        _first_below_half(times, lower),
-        _first_below_half(times, upper),
-    )
+    value, *bounds = (_first_below_half(times, curve) for curve in (survival, lower, upper))
+    low, high = bounds if len(time_N) >= FEWEST else (math.nan, math.nan)
+    return value, low, high
 
 
 def _first_below_half(times: np.ndarray, curve: np.ndarray) -> float:

@@ -40,8 +40,8 @@ def test_a_median_by_hand():
     assert times.tolist() == [1, 2, 4]
     np.testing.assert_allclose(survival, [0.8, 0.6, 0.3])
     assert median_time(time, seen)[0] == 4
-    assert all(math.isnan(x) for x in median_time(np.array([3, 3]), np.array([0, 0])))
-    assert median_time(np.array([3.0, 3.0]), np.array([1, 1]))[:2] == (3, 3)
+    assert all(math.isnan(x) for x in median_time(np.full(6, 3), np.zeros(6)))
+    assert median_time(np.full(6, 3.0), np.ones(6))[:2] == (3, 3)
 
 
 def test_turns_are_real_ones():
