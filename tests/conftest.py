@@ -17,6 +17,7 @@ from fakes import SENTENCE, Planted
 from ttoaa import config
 from ttoaa.data.geometry import Geometry
 from ttoaa.data.prepare.pipeline import Prepare, prepare
+from ttoaa.data.sources.base import keyed_fraction
 from ttoaa.data.sources.files import TextFiles
 from ttoaa.data.vocabulary import TrainBPE
 from ttoaa.experiments.forgetting import Forgetting
@@ -67,18 +68,20 @@ def shared(name, make):
 
 
 def write_text(folder):
-    """Write 100 documents of common words and numbers."""
+    """Write 100 documents of common words and numbers, and more that all go to the reserve."""
     rng = np.random.default_rng(13)
     texts = []
-    for _ in range(100):
+    for number in range(400):
         words = rng.choice(SENTENCE.split(), rng.integers(10, 40)).tolist()
-        texts.append(" ".join([*words, str(rng.integers(10**6))]))
+        text = " ".join([*words, str(rng.integers(10**6))])
+        if number < 100 or keyed_fraction("reserve", text) < 0.3:
+            texts.append(text)
     (folder / "all.txt").write_text("\n%%\n".join(texts))
 
 
 @pytest.fixture(scope="session")
 def corpus_prepare():
-    """The Prepare of `corpus`: 100 documents of common words and numbers, in several shards."""
+    """The Prepare of `corpus`: documents of common words and numbers, in several shards."""
     folder = shared("text", write_text)
     source = TextFiles([str(folder)], separator="\n%%\n")
     return Prepare(source, TrainBPE(320, 32), reserve_fraction=0.3, shard_characters=4_500)

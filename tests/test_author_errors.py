@@ -9,7 +9,7 @@ import pytest
 from fakes import Planted
 
 from ttoaa.author_errors import blame
-from ttoaa.experiments.context import intervene, list_probes, make_worlds
+from ttoaa.experiments.context import ask_reserve, intervene, list_probes, make_worlds
 
 HERE = rf"{re.escape(__file__)}:\d+"
 
@@ -30,14 +30,15 @@ class Wrong(Planted):
 def test_each_method_of_an_experiment_is_named(tiny_study, corpus):
     experiment = Wrong("mine")
     geometry = tiny_study.geometry
-    worlds = make_worlds([Planted("mine")], 0, geometry, corpus, 8)
+    reserve = ask_reserve([Planted("mine")], 0, geometry, corpus, 8)
+    worlds = make_worlds([Planted("mine")], 0, geometry, corpus, reserve)
     for call, reason in [
         (
             lambda: list(intervene([experiment], worlds)["mine"].items),
             r"KeyError\('no such.*item'\)",
         ),
         (lambda: list_probes([experiment], worlds), "AttributeError.*nothing.*"),
-        (lambda: make_worlds([experiment], 0, geometry, corpus, 8), "IndexError.*"),
+        (lambda: ask_reserve([experiment], 0, geometry, corpus, 8), "IndexError.*"),
     ]:
         with pytest.raises(ValueError, match=rf"^mine: {reason} \({HERE}\)$"):
             call()

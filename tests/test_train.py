@@ -15,7 +15,7 @@ from ttoaa import config, plan, train
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.loader import batches
 from ttoaa.data.order import Order
-from ttoaa.experiments.context import make_worlds
+from ttoaa.experiments.context import ask_reserve, make_worlds
 from ttoaa.model.decoder import init_params
 from ttoaa.planning.injection import Overlay
 from ttoaa.planning.plan import Plan
@@ -119,9 +119,8 @@ def test_the_first_losses_are_those_of_the_seeds_initial_model(finished, parts):
         if kind == "control":
             (first,) = (x for x in found["metrics"] if x["step"] == 1 and "loss" in x)
             np.testing.assert_allclose(first["loss"], expected, rtol=1e-5)
-        worlds = make_worlds(
-            study.experiments, 0, study.geometry, corpus, study.validation_sequences
-        )
+        own = study.experiments, 0, study.geometry, corpus
+        worlds = make_worlds(*own, ask_reserve(*own, study.validation_sequences))
         (probe,) = study.experiments[0].probes(worlds["planted"])
         lines = [line for line in found["probes"] if line["experiment"] == "planted"]
         assert [line["step"] for line in lines] == [0, 7, 20, 30]

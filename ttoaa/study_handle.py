@@ -23,12 +23,12 @@ from ttoaa.experiments.context import (
     ProbeList,
     added_later,
     ask_removals,
+    ask_reserve,
     check_planned,
     describe_experiments,
     intervene,
     list_probes,
     make_worlds,
-    validation_tokens,
 )
 from ttoaa.experiments.controllers import Named, check_controllers, slot_texts
 from ttoaa.planning.build import PlanInputs, build_plan, replace_rows
@@ -37,8 +37,8 @@ from ttoaa.planning.compiler import compile_plan
 from ttoaa.planning.controller_log import SlotTexts
 from ttoaa.planning.items import Intervention
 from ttoaa.planning.plan import Plan
-from ttoaa.planning.removal import Removals, dirty_windows
-from ttoaa.planning.reserve import split_reserve
+from ttoaa.planning.removal import Removals
+from ttoaa.planning.reserve import Reserve
 from ttoaa.runs import RunSpec, parse_run
 from ttoaa.training.throughput import Ledger
 from ttoaa.workdir import Workdir
@@ -72,10 +72,10 @@ class StudyHandle:
         return ask_removals(config.experiments, self.workdir.seed, config.geometry, self.corpus)
 
     @functools.cached_property
-    def contexts(self) -> dict[str, World]:
-        """What each experiment may look at, by name."""
+    def reserve(self) -> Reserve:
+        """The windows of the reserve that validation and each experiment have."""
         config = self.config
-        return make_worlds(
+        return ask_reserve(
             config.experiments,
             self.workdir.seed,
             config.geometry,
@@ -83,6 +83,12 @@ class StudyHandle:
             config.validation_sequences,
             self.removals,
         )
+
+    @functools.cached_property
+    def contexts(self) -> dict[str, World]:
+        """What each experiment may look at, by name."""
+        config, seed = self.config, self.workdir.seed
+        return make_worlds(config.experiments, seed, config.geometry, self.corpus, self.reserve)
 
     @functools.cached_property
     def interventions(self) -> dict[str, Intervention]:
@@ -95,7 +101,7 @@ class StudyHandle:
             self.corpus,
             self.order,
             config.geometry,
-            config.validation_sequences,
+            self.reserve,
         )
 
     @functools.cached_property
@@ -122,8 +128,9 @@ class StudyHandle:
 
     @functools.cached_property
     def validation_NxL(self) -> np.ndarray:
-        config = self.config
-        return validation_tokens(self.corpus, config.geometry, config.validation_sequences)
+        """int32[validation_sequences, L]: the validation set, the same for every seed."""
+        length = self.config.geometry.length
+        return self.corpus.windows("reserve", self.reserve.validation, length)
 
     @functools.cached_property
     def plan(self) -> Plan:
@@ -140,20 +147,20 @@ class StudyHandle:
 
     @functools.cached_property
     def sham_windows(self) -> np.ndarray:
-        """int64[m]: the unused reserve windows, whose text the sham run inserts."""
-        config = self.config
-        total = self.corpus.num_windows("reserve", config.geometry.length)
-        _, pool = split_reserve(total, config.validation_sequences)
-        dirty = dirty_windows(self.removals, self.corpus, config.geometry.length)
-        planned = self.plan.contents["experiments"]  # one that was added later inserts nothing
-        used = [each.windows for name, each in self.interventions.items() if name in planned]
-        left = np.setdiff1d(pool, np.concatenate([dirty, *used]))
+        """int64[m]: the reserve windows that nothing uses; the sham run inserts their text."""
+        left = np.setdiff1d(np.flatnonzero(self.reserve.free), self._used_windows)
         if not len(left):
             raise ValueError(
                 "the reserve has no unused window left for the text of a sham run: prepare in a "
                 "new --workdir with more text or a larger Prepare.reserve_fraction"
             )
         return left
+
+    @property
+    def _used_windows(self) -> np.ndarray:
+        """int64[n]: the reserve windows that experiments have or put in place of removed rows."""
+        used = [each.windows for each in self.interventions.values()]
+        return np.concatenate([np.empty(0, np.int64), *used])
 
     def check_plan_fits(self) -> None:
         """Raise ValueError if the plan was made for another corpus, order, geometry or seed."""
@@ -194,9 +201,7 @@ class StudyHandle:
         if not added_later(self.plan, [experiment]):
             return self.plan.items(experiment.name)
         config, seed = self.config, self.plan.contents["seed"]
-        world = make_worlds(
-            [experiment], seed, config.geometry, self.corpus, config.validation_sequences
-        )
+        world = make_worlds([experiment], seed, config.geometry, self.corpus, self.reserve)
         done = intervene([experiment], world)
         trial = compile_plan(done, config.geometry, self.corpus.vocab_size, {"seed": seed})
         return trial.items(experiment.name)
@@ -216,7 +221,10 @@ class StudyHandle:
         )
         made_for = {name: value for name, value in self._made_for().items() if name != "geometry"}
         made_for |= {"vocabulary": self.corpus.manifest.vocabulary, **self._reserve_use()}
-        meta = {"experiments": describe_experiments(config.experiments)}
+        used = self._used_windows
+        replacements = used[self.reserve.free[used]]
+        note = self.reserve.describe(self.corpus, config.geometry.length, replacements)
+        meta = {"experiments": describe_experiments(config.experiments), "notes": [note]}
         return build_plan(inputs, self.workdir.plan, made_for, meta, dry_run=dry_run)
 
     def _made_for(self) -> Mapping[str, Any]:

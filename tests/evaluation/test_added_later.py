@@ -11,7 +11,7 @@ from model import reference
 
 from ttoaa import config, evaluate, plan, report, train
 from ttoaa.experiments.base import Probe
-from ttoaa.experiments.context import added_later, intervene, make_worlds
+from ttoaa.experiments.context import added_later, ask_reserve, intervene, make_worlds
 from ttoaa.planning.plan import Plan
 from ttoaa.workdir import Workdir
 
@@ -88,7 +88,8 @@ def test_who_says_that_it_inserts_nothing_is_held_to_it(tiny_study, corpus):
         (HeldOut("e", windows=1), "item 'row-0'"),
         (Probing("e"), "reserve windows or probes"),
     ):
-        worlds = make_worlds([experiment], 0, geometry, corpus, 8)
+        reserve = ask_reserve([experiment], 0, geometry, corpus, 8)
+        worlds = make_worlds([experiment], 0, geometry, corpus, reserve)
         with pytest.raises(ValueError, match=f"e declares inserts = False but has {what}"):
             intervene([experiment], worlds)
 

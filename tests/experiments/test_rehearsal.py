@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ttoaa.data.geometry import Geometry
-from ttoaa.experiments.context import describe_experiments, intervene, make_worlds
+from ttoaa.experiments.context import ask_reserve, describe_experiments, intervene, make_worlds
 from ttoaa.experiments.rehearsal import Rehearsal
 from ttoaa.identity import canonical
 from ttoaa.planning.compiler import compile_plan
@@ -14,7 +14,8 @@ GEOMETRY = Geometry(length=32, batch=8, steps=40)
 @pytest.fixture
 def plan(corpus):
     def plan(*experiments):
-        worlds = make_worlds(experiments, 0, GEOMETRY, corpus, 8)
+        reserve = ask_reserve(experiments, 0, GEOMETRY, corpus, 8)
+        worlds = make_worlds(experiments, 0, GEOMETRY, corpus, reserve)
         given = intervene(experiments, worlds)
         return compile_plan(given, GEOMETRY, corpus.vocab_size, {"seed": 0})
 

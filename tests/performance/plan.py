@@ -27,7 +27,7 @@ from ttoaa.planning.compiler import compile_plan
 from ttoaa.planning.items import Intervention, Items
 from ttoaa.planning.placement import Explicit, Stratified
 from ttoaa.planning.plan import Plan
-from ttoaa.planning.reserve import assign
+from ttoaa.planning.reserve import deal_reserve
 from ttoaa.planning.store import store
 from ttoaa.workdir import unfinished_folder
 
@@ -122,8 +122,9 @@ def alike(count, edits, repetitions=3):
 
 def interventions(experiments, geometry, ended):
     """What they do; `ended` takes the time when the last item has been read."""
-    needs = {e.name: e.reserve_windows(geometry) for e in experiments}
-    windows = assign(needs, np.arange(RESERVE), 0)
+    needs = {e.name: [e.reserve_windows(geometry)] for e in experiments}
+    reserve = deal_reserve(np.arange(RESERVE), 0, needs, np.empty(0, np.int64), 0)
+    windows = {name: reserve.windows(name) for name in needs}
 
     def items(experiment):
         world = World(0, experiment.name, Tokenizer(), geometry, windows[experiment.name], np.empty)

@@ -8,10 +8,10 @@ from fakes import Given, Planted
 
 from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.context import (
+    ask_reserve,
     describe_experiments,
     intervene,
     make_worlds,
-    validation_tokens,
 )
 from ttoaa.experiments.forgetting import Forgetting
 from ttoaa.planning.compiler import compile_plan
@@ -24,7 +24,8 @@ GEOMETRY = Geometry(length=32, batch=8, steps=40)
 @pytest.fixture(scope="module")
 def compile_(corpus):
     def compile_(*experiments, seed=0, geometry=GEOMETRY):
-        worlds = make_worlds(experiments, seed, geometry, corpus, validation=8)
+        reserve = ask_reserve(experiments, seed, geometry, corpus, 8)
+        worlds = make_worlds(experiments, seed, geometry, corpus, reserve)
         identity = {"seed": seed, "corpus": "abc"}
         return compile_plan(intervene(experiments, worlds), geometry, corpus.vocab_size, identity)
 
@@ -163,7 +164,8 @@ def test_validation_windows_belong_to_nobody(compile_, corpus):
     plan = compile_(BATCHES, dataclasses.replace(MORE, windows=40, items=1))
     used = np.concatenate([plan.items(name)["window"] for name in ("batches", MORE.name)])
     used = used[used >= 0]
-    validation = {row.tobytes() for row in validation_tokens(corpus, GEOMETRY, 8)}
+    reserve = ask_reserve([], 0, GEOMETRY, corpus, 8)
+    validation = {row.tobytes() for row in corpus.windows("reserve", reserve.validation, 32)}
     taken = {row.tobytes() for row in corpus.windows("reserve", used, 32)}
     assert len(validation) == 8 and len(taken) == 48 and not validation & taken
 
@@ -274,8 +276,8 @@ def test_two_experiments_of_one_name(compile_):
 
 
 def test_a_reserve_that_is_too_small_names_the_demands(compile_):
-    with pytest.raises(ValueError, match=r"56 windows.*batches: 8, a-newcomer: 49"):
-        compile_(BATCHES, dataclasses.replace(MORE, windows=49))
+    with pytest.raises(ValueError, match=r"reserve has .*batches: 8, a-newcomer: 199;"):
+        compile_(BATCHES, dataclasses.replace(MORE, windows=199))
 
 
 def test_more_arms_than_two_bytes_hold(compile_):

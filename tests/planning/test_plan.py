@@ -103,7 +103,11 @@ def test_the_summary_says_what_a_person_wants_to_know(tiny_plan):
     lines = (tiny_plan.folder / "summary.txt").read_text().splitlines()
     assert lines[0] == (f"plan {tiny_plan.hash[:12]} of seed 0: 40 steps of 8 x 32 = 10,240 tokens")
     assert "planted/4x                 16             144   1.41%" in lines
-    assert lines[-1].split()[-1] == f"{tiny_plan.columns['length'].sum() / 10240:.2%}"
+    assert lines[-2].split()[-1] == f"{tiny_plan.columns['length'].sum() / 10240:.2%}"
+    # Validation, and the windows of two experiments.
+    assert lines[-1] == (
+        "reserve: 19 of 261 windows have 3 uses; documents shared by two of them: 0"
+    )
 
 
 def test_between_finds_a_range_of_positions(tiny_plan):

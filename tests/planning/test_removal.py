@@ -12,6 +12,7 @@ import pytest
 from fakes import Planted
 from removing import LENGTH, Removing, edits_of, holds, original, rows_of, stream, texts_of
 
+from ttoaa.data import ngram_search
 from ttoaa.data.corpus import Corpus
 from ttoaa.planning.items import RESERVE, Item, Items
 from ttoaa.planning.placement import Explicit, WholeBatch
@@ -27,7 +28,7 @@ def texts(corpus):
 
 @pytest.fixture(scope="module")
 def others():
-    return (Planted("planted"), Planted("late", windows=20))
+    return (Planted("planted"), Planted("late", windows=60))
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +200,7 @@ def test_a_bad_item_is_named_beside_removals_too(plan_of, texts, item, told):
 def test_too_small_a_reserve_is_one_line(plan_of, corpus):
     row = corpus.windows("train", np.array([3]), LENGTH)[0]
     common = [("x", row[i : i + 1].tolist()) for i in range(20)]
-    with pytest.raises(ValueError, match=r"windows left without a removed text, \d+ more are"):
+    with pytest.raises(ValueError, match=r"windows left without a removed text, \d+ are needed"):
         plan_of((Removing("verbatim", texts=tuple(common)),))
 
 
@@ -210,7 +211,7 @@ def test_a_dry_run_refuses_a_plan_that_cannot_be_made(tiny_study, make_workdir, 
     study = dataclasses.replace(tiny_study, experiments=experiments)
     workdir = make_workdir()
     (workdir.root / "plan.tmp-host-1").mkdir()  # another process may be making a plan
-    with pytest.raises(ValueError, match=r"windows left without a removed text, \d+ more are"):
+    with pytest.raises(ValueError, match=r"windows left without a removed text, \d+ are needed"):
         StudyHandle(study, workdir).try_plan()
     assert {path.name for path in workdir.root.iterdir()} == {"corpus", "plan.tmp-host-1"}
 
@@ -224,13 +225,18 @@ def test_one_that_says_it_inserts_nothing_removes_nothing(plan_of):
         plan_of((Quiet("quiet", texts=(("x", [1, 2]),)),))
 
 
-def test_a_study_without_removals_scans_nothing(corpus, plan_of, others, monkeypatch):
-    def scan(*arguments):
-        raise AssertionError("there is nothing to look for")
+def test_a_study_without_removals_looks_for_the_ends_of_documents_only(
+    corpus, plan_of, others, monkeypatch
+):
+    found, scan_piece = [], ngram_search.scan_piece
+
+    def scan(corpus, piece, patterns, length):
+        found.append((piece.split, patterns.tokens.tolist()))
+        return scan_piece(corpus, piece, patterns, length)
 
     monkeypatch.setattr("ttoaa.data.ngram_search.scan_piece", scan)
     plan = plan_of(others)
-    assert not (plan.folder.parent / "corpus" / "scans").exists()
+    assert found == [("reserve", [corpus.eos_id])]
     assert isinstance(Plan.open(plan.folder).meta["warnings"], list)
 
 
@@ -239,7 +245,7 @@ def test_scans_are_kept_and_shared_by_seeds(tiny_study, make_workdir, texts, mon
     workdir = make_workdir()
     StudyHandle(study, workdir).make_plan()
     kept = sorted((workdir.corpus / "scans").iterdir())
-    assert len(kept) == 2
+    assert len(kept) == 3  # texts in both splits, and ends of documents in the reserve
     monkeypatch.setattr("ttoaa.data.ngram_search.scan_piece", None)
     plan, new = StudyHandle(study, dataclasses.replace(workdir, seed=1)).make_plan()
     assert new and sorted((workdir.corpus / "scans").iterdir()) == kept

@@ -43,6 +43,9 @@ class World:
     """int64[n]: the reserve windows assigned to this experiment (see `reserve_windows`)."""
     reserve: Callable[[], np.ndarray]
     """Reads the tokens of `windows`; use `reserve_NxL`."""
+    documents: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, np.int64))
+    """int64[n]: the run of whole documents of each window. Windows with different numbers share no
+    document; use the number as the `group` of what you measure on a window."""
     corpus: Corpus | None = None
 
     @functools.cached_property
@@ -228,11 +231,13 @@ class Experiment:
         primary, _, _ = self.primary.partition("/")
         return self.expected_sign if outcome == primary else self.signs[outcome]
 
-    def reserve_windows(self, geometry: Geometry) -> int:
-        """Return how many reserve windows to assign to this experiment.
+    def reserve_windows(self, geometry: Geometry) -> int | Sequence[int]:
+        """Return how many reserve windows this experiment needs, or the sizes of several groups.
 
-        Reserve windows are rows of corpus text that no epoch trains on. The planner assigns them
-        before any other method runs; `World.windows` and `World.reserve_NxL` hold them.
+        Reserve windows are rows of corpus text that no epoch trains on. Windows of two groups, of
+        two experiments, or of an experiment and the validation set never share a document. The
+        planner deals them out before any other method runs; `World.windows` and
+        `World.reserve_NxL` hold them, group after group.
         """
         return 0
 

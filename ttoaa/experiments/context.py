@@ -17,24 +17,24 @@ from ttoaa.identity import check, digest, identity
 from ttoaa.planning.items import Intervention, Item, Items
 from ttoaa.planning.plan import Plan
 from ttoaa.planning.removal import Removal, Removals, dirty_windows
-from ttoaa.planning.reserve import assign_reserve, split_reserve
+from ttoaa.planning.reserve import Reserve, deal_reserve, document_runs
 
 ProbeList = Sequence[tuple[str, Probe]]
 """(experiment, probe) pairs."""
 
 
-def make_worlds(
+def ask_reserve(
     experiments: Sequence[Experiment],
     seed: int,
     geometry: Geometry,
     corpus: Corpus,
     validation: int,
     removals: Removals | None = None,
-) -> dict[str, World]:
-    """Return the World of each experiment by name, with disjoint reserve windows.
+) -> Reserve:
+    """Deal out the reserve to a validation set of `validation` windows and to the experiments.
 
-    The `validation` windows of the validation set are left out, and so are windows that hold a text
-    which an experiment removes. `removals` saves collecting the removed texts again.
+    No experiment gets a window with a text that an experiment removes. `removals` saves collecting
+    the removed texts again.
     """
     names = [experiment.name for experiment in experiments]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -42,38 +42,54 @@ def make_worlds(
         raise ValueError(f"two experiments are named {twice[0]!r}: give each its own name")
     if removals is None:
         removals = ask_removals(experiments, seed, geometry, corpus)
-    _, pool = split_reserve(corpus.num_windows("reserve", geometry.length), validation)
     needs = {}
     for e in experiments:
         with blame(e.name):
-            needs[e.name] = e.reserve_windows(geometry)
-    windows = assign_reserve(needs, pool, dirty_windows(removals, corpus, geometry.length), seed)
-    return {name: _world(name, seed, geometry, corpus, windows[name]) for name in names}
+            sizes = e.reserve_windows(geometry)
+            needs[e.name] = [sizes] if isinstance(sizes, int) else [*sizes]
+    dirty = dirty_windows(removals, corpus, geometry.length)
+    return deal_reserve(document_runs(corpus, geometry.length), validation, needs, dirty, seed)
+
+
+def make_worlds(
+    experiments: Sequence[Experiment],
+    seed: int,
+    geometry: Geometry,
+    corpus: Corpus,
+    reserve: Reserve,
+) -> dict[str, World]:
+    """Return the World of each experiment by name, with its windows of the reserve."""
+    return {e.name: _world(e.name, seed, geometry, corpus, reserve) for e in experiments}
 
 
 def ask_removals(
     experiments: Sequence[Experiment], seed: int, geometry: Geometry, corpus: Corpus
 ) -> Removals:
     """Collect the texts that the experiments remove, before reserve windows are assigned."""
-    none = np.empty(0, np.int64)
     asked: dict[str, list[Removal]] = {}
     for e in experiments:
         with blame(e.name):
-            asked[e.name] = [*e.removes(_world(e.name, seed, geometry, corpus, none))]
+            asked[e.name] = [*e.removes(_world(e.name, seed, geometry, corpus))]
         if asked[e.name] and not e.inserts:
             raise ValueError(f"{e.name} declares inserts = False but removes texts")
     return Removals(asked, geometry.length)
 
 
-def _world(name: str, seed: int, geometry: Geometry, corpus: Corpus, windows: np.ndarray) -> World:
-    read = functools.partial(corpus.windows, "reserve", windows, geometry.length)
-    return World(seed, name, corpus.tokenizer, geometry, windows, read, corpus)
-
-
-def validation_tokens(corpus: Corpus, geometry: Geometry, validation: int) -> np.ndarray:
-    """Return int32[validation, L]: the validation set, the same for every seed."""
-    windows, _ = split_reserve(corpus.num_windows("reserve", geometry.length), validation)
-    return corpus.windows("reserve", windows, geometry.length)
+def _world(
+    name: str, seed: int, geometry: Geometry, corpus: Corpus, reserve: Reserve | None = None
+) -> World:
+    none = np.empty(0, np.int64)
+    windows = none if reserve is None else reserve.windows(name)
+    return World(
+        seed=seed,
+        name=name,
+        tokenizer=corpus.tokenizer,
+        geometry=geometry,
+        windows=windows,
+        reserve=functools.partial(corpus.windows, "reserve", windows, geometry.length),
+        documents=none if reserve is None else reserve.run[windows],
+        corpus=corpus,
+    )
 
 
 def intervene(

@@ -24,13 +24,12 @@ from ttoaa.planning.removal import (
     CheckedItems,
     Removals,
     check_slot_texts,
-    dirty_windows,
     draw_replacements,
     find_rows,
     overwritten_rows,
     removal_items,
 )
-from ttoaa.planning.reserve import split_reserve
+from ttoaa.planning.reserve import Reserve
 from ttoaa.planning.store import store, summary_text, summary_values
 from ttoaa.workdir import unfinished_folder
 
@@ -62,12 +61,12 @@ def replace_rows(
     corpus: Corpus,
     order: Order,
     geometry: Geometry,
-    validation: int,
+    reserve: Reserve,
 ) -> dict[str, Intervention]:
-    """Add to each intervention the rows that its removals replace by clean reserve windows.
+    """Add to each intervention the rows that its removals replace by free reserve windows.
 
-    `validation` reserve windows belong to no experiment. Raises ValueError where an experiment
-    inserts a text that another one removes, or the reserve has too few clean windows.
+    Raises ValueError where an experiment inserts a text that another one removes, or the reserve
+    has too few free windows.
     """
     found = dict(interventions)
     if not removals:
@@ -77,10 +76,7 @@ def replace_rows(
     vocab, seed = corpus.vocab_size, order.seed
     covered = [overwritten_rows(name, each.items, geometry, vocab) for name, each in found.items()]
     rows = find_rows(removals, corpus, order, geometry, seed, np.concatenate(covered))
-    _, pool = split_reserve(corpus.num_windows("reserve", geometry.length), validation)
-    taken = [dirty_windows(removals, corpus, geometry.length)]
-    taken += [each.windows for each in found.values()]
-    windows = draw_replacements(removals, rows, pool, np.concatenate(taken), seed)
+    windows = draw_replacements(removals, rows, reserve.free, seed)
     for name, own in found.items():
         items, owned = own.items, own.windows
         if name in removals.names:
@@ -127,12 +123,10 @@ def build_plan(
             if not made:
                 _check_trainable(plan, inputs)
                 refuse_leaks(plan, inputs.corpus, inputs.checks, inputs.slots)
-                warnings = _masked(plan, inputs)
-                text = summary_text(summary_values(plan))
-                text += "".join(f"warning: {line}\n" for line in warnings)
+                meta = {**meta, "redrawn": len(redrawn), "warnings": _masked(plan, inputs)}
                 if not dry_run:
-                    store(plan, folder, {**meta, "redrawn": len(redrawn), "warnings": warnings})
-                return text
+                    store(plan, folder, meta)
+                return summary_text(summary_values(plan), meta)
         edit, removed = next(iter(made.items()))
         if redrawn[edit] > _REDRAWS:
             raise ValueError(

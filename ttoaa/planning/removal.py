@@ -197,15 +197,13 @@ def find_rows(
     )
 
 
-def draw_replacements(
-    removals: Removals, rows: Rows, pool: np.ndarray, taken: np.ndarray, seed: int
-) -> np.ndarray:
-    """Draw a reserve window of `pool` for each row, none of the `taken`, int64[n]."""
+def draw_replacements(removals: Removals, rows: Rows, free: np.ndarray, seed: int) -> np.ndarray:
+    """Draw a different reserve window that is `free` (bool[windows]) for each row, int64[n]."""
     keys = np.empty(len(rows.position), np.uint64)
     for number, name in enumerate(removals.names):
         own = removals.owner[rows.text] == number
         keys[own] = request_keys(seed, f"removal/{name}", rows.position[own])
-    return draw_windows(keys, pool, taken)
+    return draw_windows(keys, free)
 
 
 def removal_items(

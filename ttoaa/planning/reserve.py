@@ -1,66 +1,239 @@
-"""Assign the windows of the reserve: validation first, then to each experiment its own.
+"""Deal out the reserve by document: validation first, then each experiment's groups of windows.
 
-An experiment that gets a window with a removed text draws another one; no other experiment changes.
+The reserve is cut into *runs* of whole documents, a few windows or more each. A run serves one use,
+and a window that lies in two runs serves none. So two uses never share a document, and no
+measurement is of a document of which training saw another part in one run of the study only.
 """
 
+import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ttoaa.data.corpus import Corpus
+from ttoaa.data.ngram_search import Patterns, scan
 from ttoaa.data.order import mix64
 
-_NUMBER, _RANK, _PREFERENCE = map(
-    np.uint64, (0xD6E8FEB86659FD93, 0xD1B54A32D192ED03, 0x9E3779B97F4A7C15)
-)
+_RUN_WINDOWS = 4  # runs of short documents are cut after about this many windows
+_SPREADS = (16, 4, 1)
+_RANK, _PREFERENCE = map(np.uint64, (0xD1B54A32D192ED03, 0x9E3779B97F4A7C15))
 _FEW, _AHEAD = 256, 1024
+_MORE = "prepare in a new --workdir with more text or a larger Prepare.reserve_fraction"
+
+Group = tuple[str, int]
+"""(experiment, number of its group)."""
 
 
-def split_reserve(num_windows: int, validation: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return (validation windows, windows free for experiments), int64[validation] and int64[rest].
+def document_runs(corpus: Corpus, length: int) -> np.ndarray:
+    """Return int64[n]: the run of whole documents of each reserve window, -1 if it lies in two.
 
-    The key is fixed, so that every study and every seed on a corpus validates on the same text.
+    In a corpus with the order of another run the documents of a window are unknown: each window is
+    then a run by itself, and windows of two uses may be parts of one document.
     """
-    if validation > num_windows:
-        raise ValueError(
-            f"the reserve has {num_windows} windows, and validation needs {validation}: "
-            "lower Study.validation_sequences, or prepare in a new --workdir with more text or a "
-            "larger Prepare.reserve_fraction"
+    total = corpus.num_windows("reserve", length)
+    if corpus.in_order or not total:
+        return np.arange(total)
+    ends = _document_ends(corpus, length) + 1
+    # The first document end in each stretch of a few windows cuts.
+    cuts = ends[np.diff(ends // (_RUN_WINDOWS * length), prepend=-1) > 0]
+    starts = np.arange(total) * length
+    first, last = (cuts.searchsorted(starts + offset, "right") for offset in (0, length - 1))
+    return np.where(first == last, first, -1)
+
+
+def count_shared_documents(corpus: Corpus, length: int, uses: Sequence[np.ndarray]) -> int | None:
+    """Count the documents that windows (int64[n] each) of two or more of the `uses` hold a part of.
+
+    None if the documents are unknown (see `document_runs`). A document that ends in the remainder
+    of a shard, after its last window, counts as one with the first of the next shard.
+    """
+    if corpus.in_order:
+        return None
+    ends, held = _document_ends(corpus, length), [np.empty(0, np.int64)]
+    for windows in uses:
+        first, last = (ends.searchsorted(windows * length + at) for at in (0, length - 1))
+        held.append(
+            np.unique([d for a, b in zip(first, last, strict=True) for d in range(a, b + 1)])
         )
-    windows = np.argsort(_scores("validation", np.arange(num_windows)), kind="stable")
-    return windows[:validation], np.sort(windows[validation:])
+    _, uses_of_document = np.unique(np.concatenate(held), return_counts=True)
+    return int(np.count_nonzero(uses_of_document > 1))
 
 
-def assign(needs: Mapping[str, int], pool: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """Assign to each name int64[need] windows of `pool`, disjoint between names.
+def _document_ends(corpus: Corpus, length: int) -> np.ndarray:
+    """Return int64[d]: where windows of the reserve have an EOS, as window * length + offset."""
+    return scan(corpus, "reserve", Patterns([np.array([corpus.eos_id])]), length).where
 
-    Every request (name, k) has a rank and a sequence of preferred windows, both from keyed hashes;
-    by rank, each takes its first preference that is free. So the order of names does not matter,
-    and another name changes a request's window only if it, or one that it displaced, took it.
-    """
-    if sum(needs.values()) > len(pool):
-        wanted = ", ".join(f"{name}: {need}" for name, need in needs.items() if need)
-        raise ValueError(
-            f"the reserve has {len(pool)} windows for experiments, but they need more "
-            f"({wanted}): lower their demands, or prepare in a new --workdir with more text or a "
-            "larger Prepare.reserve_fraction"
+
+@dataclasses.dataclass(frozen=True)
+class Reserve:
+    """The use of the reserve's windows. Windows of two uses share no document."""
+
+    run: np.ndarray
+    """int64[n]: the run of documents of each window (see `document_runs`)."""
+    validation: np.ndarray
+    """int64[v]"""
+    groups: Mapping[str, Sequence[np.ndarray]]
+    """The groups of windows of each experiment, int64[size] each; every group is a use."""
+    free: np.ndarray
+    """bool[n]: the windows without a removed text in runs that no use has. They replace rows with
+    removed texts, and give the sham run its text."""
+
+    def windows(self, name: str) -> np.ndarray:
+        """Return int64[n]: the windows of an experiment, group after group."""
+        return np.concatenate([np.empty(0, np.int64), *self.groups[name]])
+
+    def describe(self, corpus: Corpus, length: int, replacements: np.ndarray) -> str:
+        """Return one line on the uses, of which `replacements` of rows (int64[r]) are another."""
+        groups = [group for each in self.groups.values() for group in each]
+        uses = [use for use in (self.validation, *groups, replacements) if len(use)]
+        shared = count_shared_documents(corpus, length, uses)
+        documents = (
+            "the documents are unknown, as the corpus has the order of another run"
+            if shared is None
+            else f"documents shared by two of them: {shared}"
         )
-    names = np.array([_hash(seed, name) for name in needs], np.uint64)
-    counts = np.array(list(needs.values()), np.int64)
-    ends = np.cumsum(counts)
-    number = (np.arange(counts.sum()) - np.repeat(ends - counts, counts)).astype(np.uint64)
-    keys = mix64(np.repeat(names, counts) + number * _NUMBER)
-    chosen = pool[match_requests(keys, np.ones(len(pool), bool))]
-    return {n: chosen[end - count : end] for n, end, count in zip(needs, ends, counts, strict=True)}
+        windows = f"{sum(map(len, uses)):,} of {len(self.run):,} windows"
+        return f"reserve: {windows} have {len(uses)} uses; {documents}"
 
 
-def match_requests(keys: np.ndarray, free: np.ndarray) -> np.ndarray:
-    """Match each request, by its key in uint64[n], to a place of its own; returns int64[n] places.
+def deal_reserve(
+    run: np.ndarray,
+    validation: int,
+    needs: Mapping[str, Sequence[int]],
+    dirty: np.ndarray,
+    seed: int,
+) -> Reserve:
+    """Deal out the windows of int64[n] `run` to the validation set and to experiments' groups.
 
-    Places are the indices where bool[places] `free` is true, at least as many as requests. Choosing
-    in order of rank is the stable matching of Gale and Shapley (1962) if all places rank the
-    requests alike, so requests can also propose in parallel, and a place keeps the best one.
+    Args:
+        needs: the sizes of each experiment's groups.
+        dirty: int64[d], the windows with a removed text.
+
+    Groups choose one after the other, ranked by a keyed hash, and each has an order of preference
+    of runs, another hash. So the order of names does not matter, and an experiment changes the
+    windows of another one only where it took its runs. A group of n windows takes at most n/16
+    windows of a run, so that it has text of at least 16 runs; if the reserve is too small for that,
+    n/4, and at last n. Validation chooses first, without the seed: all studies on a corpus validate
+    on the same text. Dirty windows of a group are replaced afterwards by others of the same run or
+    of free runs, so that no other group changes.
+
+    Raises ValueError if the reserve is too small.
     """
+    kept = _deal({("", 0): validation}, run, "validation")
+    if kept is None:
+        raise ValueError(
+            f"the reserve has {np.count_nonzero(run >= 0)} windows, and validation needs "
+            f"{validation}: lower Study.validation_sequences, or {_MORE}"
+        )
+    held = kept["", 0]
+    left = _without_runs(run, held)
+    sizes = {(name, k): n for name, each in needs.items() for k, n in enumerate(each)}
+    given = _deal(sizes, left, seed)
+    if given is None:
+        wanted = ", ".join(f"{name}: {sum(each)}" for name, each in needs.items() if sum(each))
+        raise ValueError(
+            f"the reserve has {np.count_nonzero(left >= 0)} windows in {len(np.unique(left))} runs "
+            f"of documents for experiments, but they need more ({wanted}; groups of windows never "
+            f"share a document): lower their demands, or {_MORE}"
+        )
+    left = _without_runs(left, *given.values())
+    left = _replace_dirty(given, run, left, dirty, seed)
+    groups = {name: [given[name, k] for k in range(len(each))] for name, each in needs.items()}
+    free = left >= 0
+    free[dirty] = False
+    return Reserve(run, held, groups, free)
+
+
+def _deal(
+    needs: Mapping[Group, int], run: np.ndarray, seed: object
+) -> dict[Group, np.ndarray] | None:
+    """Return each group's windows from the runs of int64[n] `run`; None if they do not suffice."""
+    keys = {group: key_of("reserve", seed, *group) for group in needs}
+    ranked = sorted(needs, key=lambda group: (keys[group], group))
+    for spread in _SPREADS:
+        left, given = run, {}
+        for group in ranked:
+            windows = _by_preference(left, keys[group])
+            most = -(-needs[group] // spread)
+            windows = windows[_number_in_run(left[windows]) < most][: needs[group]]
+            if len(windows) < needs[group]:
+                break
+            given[group] = _in_slots(windows, keys[group])
+            left = _without_runs(left, windows)
+        else:
+            return given
+    return None
+
+
+def _by_preference(run: np.ndarray, key: np.uint64) -> np.ndarray:
+    """Return the windows with a run, run by run, in the keyed order of runs and within each."""
+    windows = np.flatnonzero(run >= 0)
+    rank_run = mix64(run[windows].astype(np.uint64) * _PREFERENCE ^ key)
+    rank = mix64(windows.astype(np.uint64) * _PREFERENCE ^ key)
+    return windows[np.lexsort((rank, rank_run))]
+
+
+def _in_slots(windows: np.ndarray, key: np.uint64) -> np.ndarray:
+    """Shuffle int64[n] so that with another window in place of one, most others stay in place."""
+    slots = draw_windows(mix64(windows.astype(np.uint64) ^ key), np.ones(len(windows), bool))
+    shuffled = np.empty_like(windows)
+    shuffled[slots] = windows
+    return shuffled
+
+
+def _number_in_run(run: np.ndarray) -> np.ndarray:
+    """Return int64[n]: how many of the same run stand before each, where runs are contiguous."""
+    first = np.flatnonzero(np.diff(run, prepend=-1))
+    return np.arange(len(run)) - np.repeat(first, np.diff(first, append=len(run)))
+
+
+def _without_runs(run: np.ndarray, *taken: np.ndarray) -> np.ndarray:
+    """Return a copy of int64[n] `run` with -1 for the runs of the windows `taken`."""
+    gone = np.unique(run[np.concatenate([np.empty(0, np.int64), *taken])])
+    return np.where(np.isin(run, gone), -1, run)
+
+
+def _replace_dirty(
+    given: dict[Group, np.ndarray], run: np.ndarray, left: np.ndarray, dirty: np.ndarray, seed: int
+) -> np.ndarray:
+    """Replace the dirty windows in `given`, in place; return what remains of the runs `left`."""
+    clean = np.ones(len(run), bool)
+    clean[dirty] = False
+    for group in sorted(given):
+        bad = np.flatnonzero(~clean[given[group]])
+        if not len(bad):
+            continue
+        key = key_of("reserve", seed, "clean", *group)
+        own = np.where(np.isin(run, run[given[group]]) & clean, run, -1)
+        own[given[group]] = -1
+        other = _by_preference(np.where(clean, left, -1), key)
+        better = np.concatenate([_by_preference(own, key), other])[: len(bad)]
+        if len(better) < len(bad):
+            raise ValueError(
+                f"the reserve has too few windows without a removed text for {group[0]}: remove "
+                f"less, or {_MORE}"
+            )
+        given[group][bad] = better
+        left = _without_runs(left, better)
+    return left
+
+
+def draw_windows(keys: np.ndarray, free: np.ndarray) -> np.ndarray:
+    """Draw for each request, by its key in uint64[n], a different window that is free, int64[n].
+
+    Each request has a rank and an order of preference of windows, both keyed hashes; by rank, each
+    takes its first preference of which bool[windows] `free` is still true. So the order of requests
+    does not matter, and a request changes the window of another one only if it, or one that it
+    displaced, took it. Choosing in order of rank is the stable matching of Gale and Shapley (1962)
+    if all windows rank the requests alike, so requests can also propose in parallel, and a window
+    keeps the best one. Raises ValueError if fewer windows are free than requested.
+    """
+    if np.count_nonzero(free) < len(keys):
+        raise ValueError(
+            f"the reserve has {np.count_nonzero(free)} windows left without a removed text, "
+            f"{len(keys)} are needed to replace removed rows: remove less, or {_MORE}"
+        )
     rank, places = mix64(keys ^ _RANK), len(free)
     holder = np.full(places, -1)
     tried = np.zeros(len(keys), np.uint64)
@@ -100,31 +273,6 @@ def _preferences(keys: np.ndarray, tried: np.ndarray, places: int) -> np.ndarray
     return (mix64(keys + (tried + np.uint64(1)) * _PREFERENCE) % np.uint64(places)).astype(np.int64)
 
 
-def _hash(*key: object) -> int:
-    text = "\x1f".join(map(str, ("reserve", *key)))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
-
-
-def _scores(key: str, windows: np.ndarray) -> np.ndarray:
-    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
-    return mix64(windows.astype(np.uint64) ^ np.frombuffer(digest, "<u8"))
-
-
-def assign_reserve(
-    needs: Mapping[str, int], pool: np.ndarray, dirty: np.ndarray, seed: int
-) -> dict[str, np.ndarray]:
-    """Assign as `assign`, but without the `dirty` windows, int64[d], which hold a removed text."""
-    given = assign(needs, pool, seed)
-    again = {name: np.flatnonzero(np.isin(windows, dirty)) for name, windows in given.items()}
-    if not any(map(len, again.values())):
-        return given
-    keys = [request_keys(seed, f"clean/{name}", slots) for name, slots in again.items()]
-    drawn = draw_windows(np.concatenate(keys), pool, np.concatenate([dirty, *given.values()]))
-    for name, slots in again.items():
-        given[name][slots], drawn = drawn[: len(slots)], drawn[len(slots) :]
-    return given
-
-
 def key_of(*names: object) -> np.uint64:
     """Return the key of the random stream with this name."""
     text = "\x1f".join(map(str, names)).encode()
@@ -134,18 +282,3 @@ def key_of(*names: object) -> np.uint64:
 def request_keys(seed: int, name: str, numbers: np.ndarray) -> np.ndarray:
     """Return the keys of requests for `draw_windows`, uint64[n], of int64[n] numbers."""
     return mix64(numbers.astype(np.uint64) ^ key_of("window", seed, name))
-
-
-def draw_windows(keys: np.ndarray, pool: np.ndarray, taken: np.ndarray) -> np.ndarray:
-    """Draw for each key (uint64[n]) a different window of `pool` that is not taken, int64[n].
-
-    By rank, as in `assign`. Raises ValueError if too few windows are left.
-    """
-    free = ~np.isin(pool, taken)
-    if np.count_nonzero(free) < len(keys):
-        raise ValueError(
-            f"the reserve has {np.count_nonzero(free)} windows left without a removed text, "
-            f"{len(keys)} more are needed to replace removed rows: remove less, or prepare in "
-            "a new --workdir with more text or a larger Prepare.reserve_fraction"
-        )
-    return pool[match_requests(keys, free)]

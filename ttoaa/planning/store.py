@@ -131,8 +131,11 @@ def _table(values: dict[str, Any], column: str, kinds: Sequence[str], title: str
     ]
 
 
-def summary_text(values: dict[str, Any]) -> str:
-    """Format the values of a summary as separate tables of edits, slots and marks."""
+def summary_text(values: dict[str, Any], meta: Mapping[str, Any]) -> str:
+    """Format the values of a summary as separate tables of edits, slots and marks.
+
+    The lines of `notes` and `warnings` in `meta` follow.
+    """
     geometry, total = values["geometry"], values["tokens"]
     lines = [
         f"plan {values['hash'][:12]} of seed {values['seed']}: {geometry['steps']:,} steps of "
@@ -140,6 +143,8 @@ def summary_text(values: dict[str, Any]) -> str:
         "occupied, by tenth of training: "
         + " ".join(f"{share:.2%}" for share in values["occupied_by_tenth"]),
         *(line for part in _PARTS for line in _table(values, *part)),
+        *meta.get("notes", ()),
+        *(f"warning: {line}" for line in meta.get("warnings", ())),
     ]
     return "\n".join(lines) + "\n"
 
@@ -165,13 +170,12 @@ _PROVENANCE = pa.schema(
 def store(plan: CompiledPlan, folder: pathlib.Path, meta: Mapping[str, Any]) -> None:
     """Finish a plan and give it the name `folder`, atomically.
 
-    `meta` is added to plan.json outside the content hash, and its warnings to the summary. A plan
-    that was compiled into an `unfinished_folder` is renamed, any other is copied.
+    `meta` is added to plan.json outside the content hash, and its notes and warnings to the
+    summary. A plan that was compiled into an `unfinished_folder` is renamed, any other is copied.
     """
     _write_provenance(plan, plan.folder / "provenance.parquet")
     values = summary_values(plan)
-    lines = [f"warning: {line}\n" for line in meta.get("warnings", ())]
-    write_text(plan.folder / "summary.txt", "".join([summary_text(values), *lines]))
+    write_text(plan.folder / "summary.txt", summary_text(values, meta))
     write_json(plan.folder / "summary.json", values)
     tables = [plan.folder / "provenance.parquet"]
     tables += [path for name in ("items", "index") for path in (plan.folder / name).iterdir()]

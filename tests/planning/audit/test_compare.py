@@ -172,9 +172,9 @@ def test_wide_tokens_are_read_too(corpus_folder, tiny_plan, folders):
 def test_a_window_beyond_the_corpus_is_an_error(corpus_folder, tiny_plan, folders):
     _, plan = folders
     source = np.load(plan / "columns" / "source.npy")
-    source[tiny_plan.columns["kind"] == 1] = 64
+    source[tiny_plan.columns["kind"] == 1] = 261
     np.save(plan / "columns" / "source.npy", source)
-    with pytest.raises(ValueError, match="window 64 of reserve does not exist"):
+    with pytest.raises(ValueError, match="window 261 of reserve does not exist"):
         [PlainReader(corpus_folder, plan).step(k) for k in range(40)]
 
 
