@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import studies
 from ttoaa import evaluate, plan, report, status, train
 from ttoaa.data.corpus import Corpus
 from ttoaa.parquet_io import read_outcomes
-from ttoaa.planning.audit.compare import load_shares
+from ttoaa.planning.audit.compare import compare_with_run, load_shares
 from ttoaa.planning.injection import SHAM_WINDOWS, Overlay
 from ttoaa.planning.items import RESERVE, TOKENS
 from ttoaa.planning.plan import Plan
@@ -144,9 +145,41 @@ def test_every_run_is_what_its_name_says(trained):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_audit_derives_every_run(trained, name, capsys):
+def test_the_audit_derives_every_run_and_compares_it_with_the_run(trained, name, capsys):
     assert studies.main(plan, trained, "--audit=30", f"--audit_run={name}") == 0
-    assert f"of {name} audited, no difference" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"of {name} audited, no difference" in out
+    spec = parse_run(name, ["planted", "late", "forgetting"])
+    _, arms = rows_of(trained, spec.experiments)
+    same = "places" if name == "sham" else "places and bytes"
+    line = f"no difference; its {(arms > 0).sum():,} edited tokens have the {same} of run\n"
+    assert out.endswith(line) == bool(spec.experiments)
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "inside"),
+    [
+        ("alone/planted", "tokens", True),
+        ("alone/planted", "tokens", False),
+        ("alone/planted", "arms", True),
+        ("sham", "tokens", False),
+        ("sham", "arms", True),
+        ("sham", "arms", False),
+    ],
+)
+def test_a_run_that_differs_in_anything_else_is_found(trained, name, what, inside):
+    corpus, made = Corpus.open(trained / "corpus"), Plan.open(trained / "plan")
+    spec = parse_run(name, made.contents["experiments"])
+    windows = np.load(trained / "sham" / SHAM_WINDOWS) if spec.sham else None
+    overlay = Overlay(made, corpus, spec.experiments, windows)
+    shares = list(load_shares(corpus, made, range(studies.STEPS), overlay=overlay))
+    assert compare_with_run(Workdir(trained), made, spec, shares)
+    share = next(share for share in shares if share.arms.any())
+    row, column = np.argwhere((share.arms > 0) == inside)[0]
+    getattr(share, what)[row, column] ^= 1
+    found = f"step {share.step} row {row} token {column}: {name} and run differ in more than"
+    with pytest.raises(ValueError, match=found):
+        compare_with_run(Workdir(trained), made, spec, shares)
 
 
 def test_a_run_again_is_finished_already_and_another_plan_is_refused(trained, tmp_path, capsys):
@@ -170,11 +203,43 @@ def test_a_sham_run_keeps_the_windows_that_it_began_with(trained, tmp_path):
     assert f"{windows} is damaged" in studies.main(evaluate, workdir)
 
 
-def test_weights_of_a_checkpoint_cannot_be_reinitialised(finished):
+def test_an_impossible_run_is_refused_before_any_is_trained(finished, tmp_path, monkeypatch):
     study = dataclasses.replace(load(finished[0]), init_from=InitFrom("imports/x"))
+    reinitialised = dataclasses.replace(study, runs=("reinitialised",))
     handle = StudyHandle(study, Workdir(finished[0]))
-    with pytest.raises(ValueError, match="initial weights are those of imports/x"):
+    weights = "initial weights are those of imports/x"
+    with pytest.raises(ValueError, match=weights):
         check_run(handle, handle.run_spec("reinitialised"))
+    workdir = Workdir(studies.copy(finished[0], tmp_path / "work"))
+    with pytest.raises(ValueError, match=weights):
+        StudyHandle(reinitialised, workdir).try_plan()
+    with monkeypatch.context() as patched, pytest.raises(ValueError, match="no unused window left"):
+        patched.setattr(StudyHandle, "sham_windows", np.empty(0, np.int64))
+        StudyHandle(dataclasses.replace(study, runs=("sham",)), workdir).make_plan()
+    assert not workdir.plan.exists()
+    handle = StudyHandle(dataclasses.replace(study, runs=("sham",)), workdir)
+    before = handle.sham_windows  # not yet planned
+    handle.make_plan()
+    again = StudyHandle(reinitialised, workdir)
+    assert np.array_equal(before, again.sham_windows)
+    with pytest.raises(ValueError, match=weights):
+        again.make_plan()
+
+
+def test_a_run_of_a_renamed_experiment_is_left_out_in_one_line(trained, tmp_path, capsys):
+    workdir = shutil.copytree(trained, tmp_path / "work")
+    for part in ("", "tables"):
+        shutil.copytree(workdir / part / "alone/planted", workdir / part / "alone/renamed")
+    shutil.rmtree(workdir / "tables/alone/planted")
+    line = f"{workdir}/alone/renamed is left out, as the plan has no experiment of that name"
+    assert studies.main(evaluate, workdir) == 0
+    out = capsys.readouterr().out
+    assert out.count(line) == 1 and "9 tables written" in out
+    assert studies.main(report, workdir) == 0 and capsys.readouterr().out.count(line) == 1
+    assert "renamed" not in (workdir / "summary.json").read_text()
+    status.main([str(workdir)])
+    out = capsys.readouterr().out
+    assert out.count(line) == 1 and "tables   63 of 63" in out and "everything is done" in out
 
 
 def test_evaluate_status_and_report_know_the_runs(trained, capsys):

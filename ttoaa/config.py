@@ -135,14 +135,19 @@ def _decided(study: Study, workdir: Workdir) -> dict[str, Any]:
 
 
 def only(study: Study, names: Sequence[str] | None) -> Study:
-    """Return the study with only these experiments; with all of them if there are no names."""
+    """Return the study with only these experiments; with all of them if there are no names.
+
+    Its runs stay those of the whole study, so that evaluation still waits for them.
+    """
     if not names:
         return study
     known = {experiment.name: experiment for experiment in study.experiments}
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(f"no experiment is named {unknown[0]!r}: the study has {sorted(known)}")
-    return dataclasses.replace(study, experiments=[known[name] for name in names], runs=())
+    chosen = dataclasses.replace(study, experiments=[known[name] for name in names], runs=())
+    object.__setattr__(chosen, "runs", study.runs)  # they may name experiments that are not chosen
+    return chosen
 
 
 def cache_compilations(workdir: Workdir) -> None:

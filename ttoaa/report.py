@@ -44,6 +44,8 @@ def main(argv: Sequence[str]) -> None:
             outcomes = outcome_fingerprints(study.experiments)
             for notice in filter(None, (check_run(folder.run(name)) for name in folder.runs())):
                 print(f"report: {notice}")
+            for line in folder.strays():
+                print(f"report: {line}")
             without += stale_tables(folder, plan.hash, outcomes)
     summary, report = page.write(root, study.name, study.experiments, without)
     if without:

@@ -105,6 +105,7 @@ def _tables(of: dict[str, Any]) -> Iterator[str]:
 
     tables = of["tables"]
     yield f"  tables   {tables['made']} of {tables['asked']} for the existing checkpoints"
+    yield from (f"    {line}" for line in of["strays"])
     for name in tables["later"]:
         yield f"    {name} is not in the plan: it inserts nothing and was added later"
     for lease in of["running"]:

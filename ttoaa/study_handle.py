@@ -39,7 +39,7 @@ from ttoaa.planning.items import Intervention
 from ttoaa.planning.plan import Plan
 from ttoaa.planning.removal import Removals
 from ttoaa.planning.reserve import Reserve
-from ttoaa.runs import RunSpec, parse_run
+from ttoaa.runs import REINITIALISED, REORDERED, SHAM, RunSpec, parse_run
 from ttoaa.training.throughput import Ledger
 from ttoaa.workdir import Workdir
 
@@ -148,13 +148,20 @@ class StudyHandle:
     @functools.cached_property
     def sham_windows(self) -> np.ndarray:
         """int64[m]: the reserve windows that nothing uses; the sham run inserts their text."""
-        left = np.setdiff1d(np.flatnonzero(self.reserve.free), self._used_windows)
-        if not len(left):
+        return np.setdiff1d(np.flatnonzero(self.reserve.free), self._used_windows)
+
+    def check_possible(self, name: str) -> None:
+        """Raise ValueError if the study's corpus or weights do not allow this run."""
+        if name == REORDERED and self.corpus.in_order:
+            raise ValueError(f"{self.corpus.folder} has a fixed order: it cannot be {name}")
+        if name == REINITIALISED and self.config.init_from:
+            folder = self.config.init_from.folder
+            raise ValueError(f"the initial weights are those of {folder}: they cannot be {name}")
+        if name == SHAM and not len(self.sham_windows):
             raise ValueError(
                 "the reserve has no unused window left for the text of a sham run: prepare in a "
                 "new --workdir with more text or a larger Prepare.reserve_fraction"
             )
-        return left
 
     @property
     def _used_windows(self) -> np.ndarray:
@@ -167,12 +174,16 @@ class StudyHandle:
         identity.check(self.plan.folder, self.plan.contents, self._made_for(), REPLAN)
 
     def make_plan(self) -> tuple[Plan, bool]:
-        """Return (the plan, whether it is new): compile and store it, or find it made."""
+        """Return (the plan, whether it is new): compile and store it, or find it made.
+
+        Raises ValueError, before anything is trained, if a run of `Study.runs` is impossible.
+        """
         if self.workdir.plan.exists():
             plan = Plan.open(self.workdir.plan)
             now = {**self._made_for(), **self._reserve_use()}
             identity.check(plan.folder, plan.contents, now, REPLAN)
             check_planned(plan, self.config.experiments, complete=True)
+            self._check_runs()
             return plan, False
         ledger = Ledger()
         with ledger.phase("plan"):
@@ -206,7 +217,13 @@ class StudyHandle:
         trial = compile_plan(done, config.geometry, self.corpus.vocab_size, {"seed": seed})
         return trial.items(experiment.name)
 
+    def _check_runs(self) -> None:
+        for name in self.config.runs:
+            if not self.workdir.run(name).exists():
+                self.check_possible(name)
+
     def _build_plan(self, dry_run: bool = False) -> str:
+        self._check_runs()
         config = self.config
         inputs = PlanInputs(
             interventions=self.interventions,

@@ -15,7 +15,7 @@ from ttoaa.locks import exclusive_trainer
 from ttoaa.model.sharding import make_mesh
 from ttoaa.planning.build import check_arms
 from ttoaa.planning.injection import Overlay, SlotOverlay, write_sham_windows
-from ttoaa.runs import CONTROL, REINITIALISED, REORDERED, RunSpec
+from ttoaa.runs import CONTROL, RunSpec
 from ttoaa.study_handle import StudyHandle
 from ttoaa.training import init_from, multihost, throughput
 from ttoaa.training.checkpoint_io import newest_meta
@@ -30,11 +30,7 @@ from ttoaa.workdir import Workdir
 
 def check_run(handle: StudyHandle, spec: RunSpec) -> None:
     """Raise ValueError, before any device is used, if the run cannot be trained."""
-    if spec.name == REORDERED and handle.corpus.in_order:
-        raise ValueError(f"{handle.corpus.folder} has a fixed order: it cannot be {REORDERED}")
-    if spec.name == REINITIALISED and handle.config.init_from:
-        folder = handle.config.init_from.folder
-        raise ValueError(f"the initial weights are those of {folder}: they cannot be {spec.name}")
+    handle.check_possible(spec.name)
     if spec.experiments:
         handle.check_plan_fits()
         check_arms(handle.plan, handle.config.training.max_arms)

@@ -71,15 +71,34 @@ class Workdir:
         return self.run(name).relative_to(self.root).as_posix()
 
     def runs(self) -> list[str]:
-        """List the names of the runs of this seed: both standard ones, and other existing ones."""
+        """List the names of the runs of this seed: both standard ones, and other existing ones.
+
+        Runs of an experiment that the plan does not have are omitted (see `strays`).
+        """
         plain = [name for name in PLAIN if name in RUNS or self.run(name).is_dir()]
-        inside = (
+        return [*plain, *(name for name in self._subsets() if self._is_planned(name))]
+
+    def strays(self) -> list[str]:
+        """Return a line for each existing run of an experiment that the plan does not have."""
+        return [
+            f"{self.run(name)} is left out, as the plan has no experiment of that name (was it "
+            "renamed?): move the folder away"
+            for name in self._subsets()
+            if not self._is_planned(name)
+        ]
+
+    def _subsets(self) -> list[str]:
+        folders = {kind: self._seeded(kind) for kind in SUBSETS}
+        return [
             f"{kind}/{path.name}"
-            for kind in SUBSETS
-            for path in sorted(self._seeded(kind).glob("*"))
+            for kind, folder in folders.items()
+            for path in sorted(folder.glob("*"))
             if path.is_dir()
-        )
-        return [*plain, *inside]
+        ]
+
+    def _is_planned(self, name: str) -> bool:
+        items = self.plan / "items"
+        return not items.exists() or (items / f"{name.partition('/')[2]}.parquet").exists()
 
     def table(self, run: str, step: int, experiment: str) -> pathlib.Path:
         return self.tables / run / f"{step:08d}" / f"{experiment}.parquet"

@@ -54,8 +54,8 @@ def end(finished, begun, kind):
         copy_record(finished, begun, kind, name)
 
 
-def run(workdir, steps=None, **patience):
-    study = config.load([workdir / "config.gin"])[0]
+def run(workdir, steps=None, experiments=(), **patience):
+    study = config.only(config.load([workdir / "config.gin"])[0], experiments)
     return module.evaluate(study, Workdir(workdir), steps, Patience(poll=0.01, **patience))
 
 
@@ -119,10 +119,12 @@ def test_it_waits_for_runs_that_the_study_names(finished, begun):
     for kind in RUNS:
         deliver(finished[0], begun, kind, 30)
         end(finished[0], begun, kind)
-    studies.edit_config(begun, add="Study.runs = ['sham']")
+    studies.edit_config(begun, add="Study.runs = ['sham', 'alone/late']")
     assert run(begun) == (6, [])
-    written, (failure,) = run(begun, watch=True, give_up_after=0.1)
-    assert written == 0 and failure.endswith("waiting for sham has not begun")
+    for experiments in ((), ("planted",)):
+        written, (failure,) = run(begun, None, experiments, watch=True, give_up_after=0.1)
+        assert written == 0
+        assert failure.endswith("waiting for sham has not begun, alone/late has not begun")
 
 
 def test_a_checkpoint_without_its_meta_is_not_read(finished, begun):

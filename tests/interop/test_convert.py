@@ -177,6 +177,19 @@ def test_a_run_is_exported_with_its_tokenizer(run, corpus, tmp_path, asked, step
     assert not list(tmp_path.glob("hf.*"))
 
 
+def test_an_export_again_is_done_already(run, tmp_path):
+    """As after a signal that came when the folder was complete."""
+    target = tmp_path / "hf"
+    line = export_huggingface(run, target, 3, *WHOLE)
+    before = {path: path.stat().st_ino for path in target.iterdir()}
+    assert export_huggingface(run, target, 3, *WHOLE) == line
+    assert {path: path.stat().st_ino for path in target.iterdir()} == before
+    for other in ((7, *WHOLE), (3, "bfloat16", WHOLE[1])):
+        with pytest.raises(ValueError, match="hf exists: use another --target"):
+            export_huggingface(run, target, *other)
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+
 def no_meta(path):
     path.write_text("{}")
 

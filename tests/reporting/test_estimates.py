@@ -84,6 +84,19 @@ def test_two_seeds_have_no_interval_over_runs(tmp_path):
     assert total["difference_ci_low"] < total["difference"] < total["difference_ci_high"]
 
 
+def test_the_sham_difference_over_seeds_needs_a_sham_run_of_each(tmp_path):
+    experiments = make_study(tmp_path, {"a": CONDITIONS}, seeds=(0, 1))
+    shown = []
+    for seed in (0, 1):
+        folder = Workdir(tmp_path, seed)
+        folder.run("sham").mkdir()
+        shutil.copytree(folder.tables / "run", folder.tables / "sham")
+        rows = [row for row in summary(collect(tmp_path, experiments)) if row["primary"]]
+        shown.append([row["sham_difference"] for row in rows])
+    differences = [row["difference"] for row in rows]
+    assert shown == [[differences[0], None, None], differences]
+
+
 def test_what_has_no_interval_is_null(tmp_path):
     experiments = make_study(tmp_path, {"a": CONDITIONS})
     for kind in ("run", "control"):

@@ -46,6 +46,8 @@ def evaluate(
     plan = handle.plan
     for notice in filter(None, (check_run(workdir.run(name)) for name in workdir.runs())):
         print(f"evaluate: {notice}")
+    for line in workdir.strays():
+        print(f"evaluate: {line}")
     lost = not read_ledger(workdir.tables) and any(workdir.tables.glob("*/*/*.parquet"))
     if lost:
         path = workdir.tables / LEDGER

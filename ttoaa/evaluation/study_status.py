@@ -57,6 +57,7 @@ def _seed(study: Study, workdir: Workdir) -> dict[str, Any]:
         "seed": workdir.seed,
         "runs": list(runs),
         **runs,
+        "strays": workdir.strays(),
         "plan": plan and plan.meta.get("hash"),
         "tables": tables,
         "scored": finished and not (tables["missing"] or tables["damaged"]),

@@ -6,6 +6,7 @@ An import is laid out like a run: `checkpoints` for `InitFrom`, the decoder as g
 
 import contextlib
 import dataclasses
+import filecmp
 import logging
 import pathlib
 import shutil
@@ -129,7 +130,7 @@ def _export(
     source: pathlib.Path, step: int, target: pathlib.Path, dtype: str, shard_bytes: int
 ) -> str:
     checkpoints = source / "checkpoints"
-    with new_folder(target) as folder, pin(checkpoints, step):
+    with new_folder(target, repeatable=True) as folder, pin(checkpoints, step):
         meta = read_meta(checkpoints, step)
         config = restore(DecoderConfig, meta["identity"]["model"])
         params = read_checkpoint_lazily(checkpoints, step, "params", abstract_params(config))
@@ -146,7 +147,6 @@ def _export(
             card = Card(length, eos_id)
             tokenizer_files.write(corpus / TOKENIZER, eos_id, length, folder)
             how = tokenizer_files.SPLIT
-        weights.save(folder, config, card, params, dtype, shard_bytes)
         note = ""
         if config.document_separator is not None:
             note = "unlike in training, attention in transformers crosses document boundaries"
@@ -155,6 +155,8 @@ def _export(
             name=name, version=__version__, note=known if note else "", how=how
         )
         write_text(folder / "README.md", readme)
+        check_repeats(folder, target)  # before the weights, which take longer
+        weights.save(folder, config, card, params, dtype, shard_bytes)
     return f"step {step:,} of {source} is in {target}{note and f'; {note}'}"
 
 
@@ -191,13 +193,15 @@ def _write_import(
 
 
 @contextlib.contextmanager
-def new_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
+def new_folder(target: pathlib.Path, repeatable: bool = False) -> Iterator[pathlib.Path]:
     """Yield a temporary folder that becomes `target` at the end; a failure leaves nothing.
 
-    One process at a time writes it; what a killed process left is overwritten.
+    One process at a time writes it; what a killed process left is overwritten. A `repeatable`
+    folder may exist already if it has the same files: a signal can come just after it was complete.
 
     Raises:
-        ValueError: the target exists, or another process writes it.
+        ValueError: the target exists, with other content if repeatable, or another process writes
+            it.
     """
     leases = Leases(target.with_name(f"{target.name}.leases"))
     try:
@@ -205,14 +209,29 @@ def new_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
             if not leases.acquire("writer"):
                 owner = ", ".join(lease.owner for lease in leases.of_others())
                 raise ValueError(f"{target} is being written by {owner}: wait for it")
-            if target.exists():
-                raise ValueError(f"{target} exists: use another --target, or move it away")
+            if target.exists() and not repeatable:
+                raise _exists(target)
             with unfinished_folder(target) as folder:
                 yield folder
-                commit_folder(folder, target)
+                check_repeats(folder, target)
+                if not target.exists():
+                    commit_folder(folder, target)
     finally:
         with contextlib.suppress(OSError):  # another process uses it
             leases.folder.rmdir()
+
+
+def check_repeats(folder: pathlib.Path, target: pathlib.Path) -> None:
+    """Raise ValueError if `target` exists and some file of `folder` is not the same there."""
+    for path in folder.rglob("*"):
+        other = target / path.relative_to(folder)
+        same = path.is_dir() or (other.is_file() and filecmp.cmp(path, other, shallow=False))
+        if target.exists() and not same:
+            raise _exists(target)
+
+
+def _exists(target: pathlib.Path) -> ValueError:
+    return ValueError(f"{target} exists: use another --target, or move it away")
 
 
 class Model(NamedTuple):

@@ -205,7 +205,8 @@ def _over_seeds(group: pd.DataFrame) -> dict[str, Any]:
     """Return the row of one estimate over all seeds."""
     row = group.iloc[0].to_dict() | {"seed": ALL_SEEDS, "runs": len(group)}
     row |= {name: int(group[name].sum()) for name in ("n", "groups")}
-    row |= {name: float(group[name].mean()) for name in ("control_value", "sham_difference")}
+    row["control_value"] = float(group["control_value"].mean())
+    row["sham_difference"] = float(group["sham_difference"].mean(skipna=False))  # of all, or null
     for name, prefix in (("value", ""), ("difference", "difference_")):
         row[name] = mean = float(group[name].mean())
         for bound, side in (("ci_low", -1), ("ci_high", 1)):

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from ttoaa.planning import controller_log
 from ttoaa.planning.audit.reference_reader import PlainReader, Share, differences
 from ttoaa.planning.injection import SHAM_WINDOWS, Overlay, SlotOverlay
 from ttoaa.planning.plan import Plan
-from ttoaa.runs import RUN, parse_run
+from ttoaa.runs import RUN, RunSpec, parse_run
 from ttoaa.workdir import Workdir
 
 
@@ -109,13 +109,43 @@ def audit(
     if found:
         count_text = f"{_COUNTED:,} or more" if len(found) == _COUNTED else f"{len(found):,}"
         raise ValueError(f"the audit found {count_text} differences; first: {found[0]}")
+    same = compare_with_run(workdir, plan, spec, load_shares(corpus, plan, chosen, overlay=overlay))
     where = "" if tuple(hosts) == (1,) else f" as each of {', '.join(map(str, hosts))} hosts"
     tokens = len(chosen) * geometry.batch * geometry.length
     of = "" if name == RUN else f" of {workdir.label(name)}"
     return (
         f"{len(chosen)} batches ({tokens:,} tokens and arms){of} audited{where}, "
-        f"{'with the decisions of the run, ' if controlled else ''}no difference{note}"
+        f"{'with the decisions of the run, ' if controlled else ''}no difference{same}{note}"
     )
+
+
+def compare_with_run(workdir: Workdir, plan: Plan, spec: RunSpec, shares: Iterable[Share]) -> str:
+    """Compare a run's edits with those of `run`, by independent code; return what to print.
+
+    Every edit that both make has the same place, arm and bytes, or in a sham run the same place and
+    arm, and no other token differs from the control run. Controllers' slots count as not filled.
+    Raises ValueError naming the first difference. `shares` are the whole batches of the run.
+    """
+    if not spec.experiments or spec.name == RUN:
+        return ""
+    reader = PlainReader(workdir.corpus, workdir.plan)
+    control = PlainReader(workdir.corpus, workdir.plan, experiments=())
+    own = [arm["id"] for arm in plan.arms if arm["experiment"] in spec.experiments]
+    edited = 0
+    for share in shares:
+        (tokens, arms), (bare, _) = reader.step(share.step), control.step(share.step)
+        kept = np.isin(arms, own)
+        edited += int(kept.sum())
+        expected = np.where(kept, share.tokens if spec.sham else tokens, bare)
+        wrong = (share.arms != np.where(kept, arms, 0)) | (share.tokens != expected)
+        if wrong.any():
+            row, column = np.argwhere(wrong)[0]
+            raise ValueError(
+                f"step {share.step} row {row} token {column}: {workdir.label(spec.name)} and "
+                f"{workdir.label(RUN)} differ in more than the experiments that they include"
+            )
+    same = "places" if spec.sham else "places and bytes"
+    return f"; its {edited:,} edited tokens have the {same} of {workdir.label(RUN)}"
 
 
 def _sham_windows(run: pathlib.Path) -> np.ndarray:
