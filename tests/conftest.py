@@ -39,9 +39,11 @@ def pytest_configure(config):
         os.environ[SHARED] = folder = tempfile.mkdtemp(prefix="ttoaa-tests-")
         config.add_cleanup(functools.partial(shutil.rmtree, folder, ignore_errors=True))
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{os.environ[SHARED]}/xla")
+    os.environ["XLA_FLAGS"] = studies.QUICK
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-    # JAX is imported already, so that for this process the environment comes too late.
+    # JAX is imported already, so that for this process the environment comes too late; XLA reads
+    # its flags later, when the first array is made.
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -135,7 +135,7 @@ class Study:
             **os.environ,
             "PYTHONPATH": studies.PYTHONPATH,
             "TTOAA_TEST_SLOW": "0.1" if kill and kill.slow else "0",
-            "XLA_FLAGS": f"{studies.QUICK} --xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": studies.xla_flags(devices),
         }
         running = []
         for process in range(processes):

@@ -96,7 +96,7 @@ def start(command, folder):
         **os.environ,
         "PYTHONPATH": studies.PYTHONPATH,
         "TTOAA_TEST_SLOW": str(command.slow),
-        "XLA_FLAGS": f"{studies.QUICK} --xla_force_host_platform_device_count=1",
+        "XLA_FLAGS": studies.xla_flags(1),
     }
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
     with open(folder / "told", "wb") as file:

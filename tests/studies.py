@@ -74,9 +74,15 @@ Forgetting.at = (0.4,)
 """
 
 QUICK = "--xla_backend_optimization_level=0"
-"""Flags of XLA for tests that spend their time compiling; the code is slower, and as comparable."""
+"""Flags of XLA that halve its time; the tests set them for all of their processes (`conftest`)."""
 if jax.__version_info__ < (0, 11):
     QUICK += " --xla_cpu_use_fusion_emitters=false"  # later versions have no such flag
+
+
+def xla_flags(devices):
+    """$XLA_FLAGS of a process with this number of fake devices."""
+    return f"{QUICK} --xla_force_host_platform_device_count={devices}"
+
 
 pin_cores()  # before the backend starts, as the commands do
 TIMES = ("tokens_per_second", "mfu", "goodput")
@@ -94,9 +100,8 @@ def start(module, workdir, *more, slow=0.0, env=None, **options):
     """`python -m ttoaa.<module>`, not waited for; each batch takes `slow` seconds."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
     # One device, as there is in the tests' own process, where some of these commands run too.
-    one = {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
-    own = {"PYTHONPATH": PYTHONPATH, "TTOAA_TEST_SLOW": str(slow), **(env or {})}
-    env = {**one, **os.environ, **own}
+    own = {"PYTHONPATH": PYTHONPATH, "TTOAA_TEST_SLOW": str(slow), "XLA_FLAGS": xla_flags(1)}
+    env = {**os.environ, **own, **(env or {})}
     command = [sys.executable, "-m", f"ttoaa.{module}", f"--workdir={workdir}", *more]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
     return subprocess.Popen(command, env=env, cwd=pathlib.Path(workdir).anchor, **options)

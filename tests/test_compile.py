@@ -7,6 +7,7 @@ import sys
 
 import jax
 import pytest
+import studies
 from jax.experimental import topologies
 
 from ttoaa.compilation import pods
@@ -20,11 +21,10 @@ def run(*arguments, devices=1):
     """The command as on a machine without libtpu."""
     hidden = "import runpy, sys; sys.modules['libtpu'] = None; "
     code = hidden + "runpy.run_module('ttoaa.compile', run_name='__main__')"
-    flags = f"--xla_force_host_platform_device_count={devices}"
     return subprocess.run(
         [sys.executable, "-c", code, "--gin_file=configs/quickstart.gin", *arguments],
         cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": flags},
+        env={**os.environ, "XLA_FLAGS": studies.xla_flags(devices)},
         capture_output=True,
         text=True,
         timeout=300,

@@ -58,7 +58,7 @@ def told(finished, tmp_path_factory):
     """What on_devices.py prints, on 8 devices."""
     workdir = tmp_path_factory.mktemp("devices") / "work"
     studies.copy(finished[0], workdir, "plan", "control", "run")
-    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    env = {**os.environ, "XLA_FLAGS": studies.xla_flags(8)}
     env["PYTHONPATH"] = os.pathsep.join([str(HERE.parents[1]), str(HERE.parent)])
     command = [sys.executable, str(HERE / "on_devices.py"), str(workdir)]
     process = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)

@@ -206,7 +206,7 @@ def test_rows_and_heads_that_the_mesh_cannot_share_out_are_refused(shape, says):
 
 def test_splash_over_a_mesh_gives_each_device_its_rows_and_heads():
     """Eight devices hold two rows' halves of the heads; queries find their own key-value head."""
-    flags = "--xla_force_host_platform_device_count=8"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     ran = subprocess.run(
         [sys.executable, __file__],
         env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},

@@ -145,7 +145,7 @@ def largest_array(compiled):
 
 
 def test_a_vocabulary_over_devices_is_never_gathered():
-    flags = "--xla_force_host_platform_device_count=8"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     ran = subprocess.run(
         [sys.executable, __file__],
         env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},

@@ -244,7 +244,7 @@ def test_rows_of_a_pass_follow_the_slots_and_the_platform():
 
 
 def test_a_mesh_gives_the_same_tokens(greedy):
-    flags = "--xla_force_host_platform_device_count=8"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     ran = subprocess.run(
         [sys.executable, "-m", "scoring.test_generation"],
         env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},

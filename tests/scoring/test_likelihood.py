@@ -173,11 +173,10 @@ def test_nothing_to_score_is_fine(params):
 @pytest.fixture(scope="module")
 def on_meshes():
     """{mesh: what it gave}, on 1, 2 and 8 fake devices."""
-    flags = f"--xla_force_host_platform_device_count=8 {studies.QUICK}"
     done = subprocess.run(
         [sys.executable, "-m", "scoring.on_devices"],
         cwd=pathlib.Path(__file__).parents[1],
-        env={**os.environ, "XLA_FLAGS": flags},
+        env={**os.environ, "XLA_FLAGS": studies.xla_flags(8)},
         capture_output=True,
         text=True,
     )

@@ -15,7 +15,6 @@ from ttoaa.model.compute_config import Execution
 from ttoaa.model.sharding import Layout, make_mesh
 from ttoaa.training.step import CompiledStep
 
-FLAGS = f"--xla_force_host_platform_device_count=8 {studies.QUICK}"
 TESTS = pathlib.Path(__file__).parents[1]
 
 
@@ -23,7 +22,7 @@ TESTS = pathlib.Path(__file__).parents[1]
 def told():
     """{layout: what three steps gave on it}, on 1, 2 or 8 fake devices."""
     command = [sys.executable, "-m", "training.layouts"]
-    environment = {**os.environ, "XLA_FLAGS": FLAGS}
+    environment = {**os.environ, "XLA_FLAGS": studies.xla_flags(8)}
     done = subprocess.run(command, cwd=TESTS, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -40,7 +40,6 @@ Steered.name = 'steered'
 Steered.every = 4
 Steered.intervals = 4
 """
-ONE_DEVICE = "--xla_force_host_platform_device_count=1"
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +70,8 @@ def trained(workdir, processes=1, kill="", **layout):
         numbers = [[f"--process_id={k}"] for k in range(processes)]
     more = {"TTOAA_TEST_KILL": kill} if kill else {}
     commands = [[*command, *number] for number in numbers]
-    return together(
-        commands, PYTHONPATH=studies.PYTHONPATH, XLA_FLAGS=f"{studies.QUICK} {ONE_DEVICE}", **more
-    )
+    more["XLA_FLAGS"] = studies.xla_flags(1)
+    return together(commands, PYTHONPATH=studies.PYTHONPATH, **more)
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ BATCH, LENGTH, PROCESSES, LOCAL = 16, 6, 4, 2
 CHILD = """
 import json, os, sys
 process, port, layouts, (batch, length, processes, local) = map(json.loads, sys.argv[1:])
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={local}"
+os.environ["XLA_FLAGS"] += f" --xla_force_host_platform_device_count={local}"
 import jax, numpy as np
 from ttoaa.model.sharding import AXES, batch_sharding
 from ttoaa.training.device_feed import local_rows, place_batch

@@ -54,7 +54,7 @@ def run(study):
         told = together(
             [[*command, *number] for number in numbers],
             PYTHONPATH=studies.PYTHONPATH,
-            XLA_FLAGS=f"--xla_force_host_platform_device_count={devices} {studies.QUICK}",
+            XLA_FLAGS=studies.xla_flags(devices),
         )
         assert [code for code, _, _ in told] == [0] * processes, told
         return workdir / "control"

@@ -18,7 +18,6 @@ TESTS = pathlib.Path(__file__).parents[1]
 
 def start(module, *arguments):
     environment = {**os.environ, "PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS.parent}"}
-    environment.pop("XLA_FLAGS", None)
     return subprocess.Popen(
         [sys.executable, "-m", f"training.{module}", *map(str, arguments)],
         env=environment,
