@@ -38,12 +38,14 @@ def tokenizer(tmp_path_factory):
 def make_world(tokenizer):
     def make(experiment, seed=0, length=64, batch=4, steps=100, reserve=None, name=None):
         geometry = Geometry(length, batch, steps)
-        n = experiment.reserve_windows(geometry)
+        sizes = experiment.reserve_windows(geometry)
+        n = sizes if isinstance(sizes, int) else sum(sizes)
         if reserve is None:
             low, high = 1, tokenizer.reserved_ids.start
             reserve = keyed_rng("reserve", seed).integers(low, high, (n, length)).astype(np.int32)
         name = name or experiment.name
-        return World(seed, name, tokenizer, geometry, np.arange(n) + 1000, lambda: reserve)
+        windows, documents = np.arange(n) + 1000, np.arange(n) + 500
+        return World(seed, name, tokenizer, geometry, windows, lambda: reserve, documents)
 
     return make
 

@@ -76,8 +76,9 @@ def test_random_suffixes_are_uniform_over_ordinary_tokens(make_world, tokenizer)
 
 def test_hosts_are_disjoint_pieces_of_the_reserve(make_world, tokenizer):
     experiment = canaries()
-    n = experiment.reserve_windows(Geometry(64, 4, 100))
-    assert n == 22  # 4 kinds of 7 + 2 * 5, with a quarter to spare, 4 to a window
+    sizes = experiment.reserve_windows(Geometry(64, 4, 100))
+    assert sizes == [13, 9]  # 4 kinds of 2 * 5 and of 7, with a quarter to spare, 4 to a window
+    n = sum(sizes)
     # Every token of this reserve is there once, so that shared tokens would show.
     reserve = np.arange(1, 1 + n * 64, dtype=np.int32).reshape(n, 64)
     tokenizer_like = type("T", (), {"eos_id": 0, "reserved_ids": range(2000, 2008),
@@ -87,20 +88,26 @@ def test_hosts_are_disjoint_pieces_of_the_reserve(make_world, tokenizer):
     hosts = np.array([parts(i)[0] for i in experiment.intervene(world)])
     assert hosts.shape == (68, 16) and len(np.unique(hosts)) == 68 * 16
     assert (np.diff(hosts, axis=1) == 1).all() and np.isin(hosts, reserve).all()
-    assert ((hosts[:, 0] - 1) // 64 == (hosts[:, -1] - 1) // 64).all()
+    window = (hosts[:, 0] - 1) // 64
+    assert (window == (hosts[:, -1] - 1) // 64).all()
+    # The windows of members and of non-members, which share no document, are not mixed.
+    repetitions = np.array([i.repetitions for i in experiment.intervene(world)])
+    np.testing.assert_array_equal(repetitions == 0, window >= sizes[0])
+    assert [i.fields["document"] for i in experiment.intervene(world)] == (500 + window).tolist()
 
 
 def test_hosts_avoid_eos_and_repeats_while_there_are_others(make_world, tokenizer):
     experiment = canaries()
     reserve = make_world(experiment).reserve_NxL.copy()
-    reserve[:4, ::16] = tokenizer.eos_id  # 16 of 88 pieces hold EOS: 72 are left for 68
+    reserve[:3, ::16] = tokenizer.eos_id  # 12 of 52 pieces hold EOS: 40 are left for 40 members
     hosts = [parts(i)[0] for i in experiment.intervene(make_world(experiment, reserve=reserve))]
     assert not any(tokenizer.eos_id in host for host in hosts)
-    reserve[:6, ::16] = tokenizer.eos_id  # now only 64 are left: 4 hosts cross an EOS
-    hosts = [parts(i)[0] for i in experiment.intervene(make_world(experiment, reserve=reserve))]
-    assert sum(tokenizer.eos_id in host for host in hosts) == 4
+    reserve[:4, ::16] = tokenizer.eos_id  # now only 36 are left: 4 hosts of members cross an EOS
+    items = list(experiment.intervene(make_world(experiment, reserve=reserve)))
+    crossing = [i.repetitions > 0 for i in items if tokenizer.eos_id in parts(i)[0]]
+    assert crossing == [True] * 4
     reserve = make_world(experiment).reserve_NxL.copy()
-    reserve[1:4] = reserve[0]
+    reserve[1:4] = reserve[14]  # of the non-members
     hosts = [parts(i)[0] for i in experiment.intervene(make_world(experiment, reserve=reserve))]
     assert len({tuple(host) for host in hosts}) == 68
     with pytest.raises(ValueError, match=r"mia: .* too few distinct pieces"):
@@ -158,15 +165,15 @@ def test_outcome_is_the_likelihood_of_host_and_suffix(make_world, make_scorer, t
 
 
 def tables(experiment):
-    """Members of 16 repetitions gain 3 nats over the control, others nothing."""
+    """Members of 16 repetitions gain 3 nats over the control, others nothing; ten documents."""
     rng = np.random.default_rng(0)
     rows = [
-        (f"{kind}-{r}x-{i}", f"{kind}-{r}x", "log_likelihood", rng.normal())
+        (f"{kind}-{r}x-{i}", f"{kind}-{r}x", "log_likelihood", rng.normal(), i // 3 + (r > 0))
         for kind in experiment.kinds
         for r in (0, *experiment.repetitions)
         for i in range(30)
     ]
-    control = pd.DataFrame(rows, columns=["item", "condition", "outcome", "value"])
+    control = pd.DataFrame(rows, columns=["item", "condition", "outcome", "value", "group"])
     gain = 3.0 * control["condition"].str.endswith("-16x")
     return control.assign(value=control["value"] + gain), control
 
@@ -176,7 +183,8 @@ def test_estimates_by_independent_reference():
     run, control = tables(experiment)
     shuffled = control.sample(frac=1, random_state=1)
     found = {(e.outcome, e.condition): e for e in experiment.estimates(run, shuffled)}
-    assert len(found) == 4 * 3 + 4 * 2 * 3
+    assert len(found) == 4 * 3 + 4 * 2 * 3 + 2
+    assert {e.groups for e in found.values()} == {10, 5}
     gain = found["log_likelihood", "rare-8-16x"]
     assert gain.difference == pytest.approx(3) and gain.n == 30
     for condition in ("rare-8-16x", "plain-1x"):
@@ -199,6 +207,24 @@ def test_estimates_by_independent_reference():
     others = run.set_index("condition")["value"]["rare-8-0x"]
     share = (members.to_numpy() > others.max()).mean()
     assert found["tpr_at_1pct_fpr", "rare-8-16x"].value == pytest.approx(share)
+
+
+def test_the_placebo_compares_nonmembers_of_different_documents():
+    experiment = canaries()
+    assert experiment.placebo == "auc/plain-0x"
+    run, control = tables(experiment)
+    rows = run[run["condition"] == "plain-0x"]
+    label, score = rows["group"] % 2 == 0, rows["value"]
+    (placebo,) = (
+        e
+        for e in experiment.estimates(run, control)
+        if e.outcome + "/" + e.condition == experiment.placebo
+    )
+    assert placebo.value == pytest.approx(roc_auc_score(label, score)) and placebo.difference == 0
+    assert (placebo.n, placebo.groups) == (15, 5) and np.isnan(placebo.ci_low)
+    one = run.assign(group=0)
+    experiment.estimates(one, one)
+    assert canaries(nonmembers=1).placebo == ""
 
 
 def test_every_attack_has_its_outcomes(make_world, make_scorer, final_table):

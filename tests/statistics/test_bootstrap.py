@@ -249,7 +249,7 @@ def test_groups_with_spread_have_the_bootstraps_bounds_to_the_bit():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: bootstrap_mean([]), "at least one item in each group"),
+        (lambda: bootstrap_mean([]), "at least one item in each sample"),
         (lambda: bootstrap_mean([1.0, math.inf]), "finite"),
         (lambda: across_seeds([]), "at least one seed"),
         (lambda: paired_estimate("o", "c", np.ones(2), np.ones(1), 1), "same items, not 2 and 1"),
@@ -294,6 +294,29 @@ def test_across_seeds_is_the_t_interval():
     assert (mean, low, high) == pytest.approx((1 / 3, reference.low, reference.high))
     assert across_seeds([0.7])[0] == 0.7
     assert all(math.isnan(bound) for bound in across_seeds([0.7])[1:])
+
+
+def test_copies_of_an_item_in_one_group_are_one_item():
+    """Three copies of every item, as groups, have the bounds of the items; singly, too narrow."""
+    rng = np.random.default_rng(5)
+    once = [rng.normal(size=n) for n in (40, 40, 100, 100)]
+    thrice = [np.repeat(values, 3) for values in once]
+    groups = tuple(np.repeat(np.arange(n), 3) for n in (40, 100))
+    for function in (difference_in_differences, _membership):
+        of_items, of_copies = function("o", "c", *once), function("o", "c", *thrice, groups=groups)
+        assert of_copies.groups == 40 and of_items.groups is None
+        for name in ("difference", "difference_ci_low", "difference_ci_high", "ci_low", "ci_high"):
+            assert getattr(of_copies, name) == pytest.approx(getattr(of_items, name), abs=1e-12)
+        singly = function("o", "c", *thrice)
+        assert singly.difference_ci_high < of_items.difference_ci_high - 1e-3
+    few = tuple(np.repeat(np.arange(n), 3) // (3 * n // 5) for n in (40, 100))
+    for function in (difference_in_differences, _membership):
+        assert np.isnan(function("o", "c", *thrice, groups=few).difference_ci_low)
+
+
+def _membership(outcome, condition, members, control_members, others, control_others, groups=None):
+    scores = members, others, control_members, control_others
+    return membership_estimates(*scores, condition, groups=groups)[0]
 
 
 def test_groups_are_resampled_whole():

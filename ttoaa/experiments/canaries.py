@@ -36,8 +36,8 @@ ABOVE = "_above_nonmembers"
 CALIBRATED = "_calibrated"
 EXPOSURE = "exposure"
 
-_RunControl = tuple[np.ndarray, np.ndarray]
-"""Scores of the same texts under the run and under the control run."""
+_Host = tuple[np.ndarray, int]
+"""Tokens, int32[host_tokens], and the number of their document."""
 
 
 @gin.configurable
@@ -48,8 +48,9 @@ class Canaries(Experiment):
     A canary is a host, a piece of the reserve, followed by a suffix of its kind: none ('plain'), n
     copies of a reserved token that no other kind uses ('rare-<n>'), or n uniformly random ordinary
     tokens ('random-<n>'). Non-members come from the same generator, with the same rare token, so a
-    score can only measure membership. Conditions are '<kind>-<repetitions>x'; non-members are
-    '<kind>-0x'.
+    score can only measure membership. The hosts of members and of non-members never come from one
+    document, and intervals resample documents. Conditions are '<kind>-<repetitions>x'; non-members
+    are '<kind>-0x'. The placebo is the AUC of half of the non-members against the other half.
 
     Every attack has four outcomes: its score, the score above that of non-members (a difference in
     differences: non-members grow likelier too, as the model learns the form of canaries), AUC and
@@ -100,25 +101,34 @@ class Canaries(Experiment):
             raise ValueError(f"{self.name}: the primary's condition must be among {known}")
 
     @property
+    def placebo(self) -> str:
+        if self.nonmembers < 2:
+            return ""
+        return f"{AUC}{_suffix(self.attacks[0].name)}/{self.kinds[0]}-0x"
+
+    @property
     def _per_kind(self) -> list[tuple[int, int]]:
         """(repetitions, number of canaries) of every condition of a kind."""
         return [(0, self.nonmembers), *((r, self.members) for r in self.repetitions)]
 
     @property
-    def _total(self) -> int:
-        return len(self.kinds) * sum(n for _, n in self._per_kind)
+    def _totals(self) -> tuple[int, int]:
+        """Numbers of members and of non-members of all kinds."""
+        kinds = len(self.kinds)
+        return kinds * len(self.repetitions) * self.members, kinds * self.nonmembers
 
-    def reserve_windows(self, geometry: Geometry) -> int:
+    def reserve_windows(self, geometry: Geometry) -> list[int]:
         longest = self.host_tokens + max(map(_suffix_length, self.kinds)) + 2
         if longest > geometry.length:
             raise ValueError(
                 f"{self.name}: a host, a suffix and two EOS are {longest} tokens, which does not "
                 f"fit a row of {geometry.length}: lower host_tokens or the suffix"
             )
-        return math.ceil(self._total * self.spare / (geometry.length // self.host_tokens))
+        pieces = geometry.length // self.host_tokens
+        return [math.ceil(total * self.spare / pieces) for total in self._totals]
 
     def intervene(self, world: World) -> Iterator[Item]:
-        hosts = iter(self._hosts(world))
+        members, nonmembers = map(iter, self._hosts(world))
         eos = [world.tokenizer.eos_id]
         for kind in self.kinds:
             count = sum(n for _, n in self._per_kind)
@@ -126,7 +136,8 @@ class Canaries(Experiment):
             for repetitions, number in self._per_kind:
                 condition = f"{kind}-{repetitions}x"
                 for i in range(number):
-                    text = np.concatenate([next(hosts), next(suffixes)])
+                    host, document = next(members if repetitions else nonmembers)
+                    text = np.concatenate([host, next(suffixes)])
                     yield Item(
                         id=f"{condition}-{i}",
                         condition=condition,
@@ -134,37 +145,49 @@ class Canaries(Experiment):
                         tokens=np.concatenate([eos, text, eos]).astype(np.int32),
                         placement=self.placement,
                         text=world.tokenizer.decode(text),
+                        fields={"document": document},
                     )
 
-    def _hosts(self, world: World) -> np.ndarray:
-        """Return int32[total, host_tokens]: disjoint, distinct, and without EOS as far as possible.
+    def _hosts(self, world: World) -> tuple[list[_Host], list[_Host]]:
+        """Return the hosts of members and of non-members, each with the number of its document.
 
-        An unsuitable host is replaced in place, so a different window of the reserve (because
-        another experiment was added) changes only the canaries cut from it. The draw of which
-        hosts are replaced ignores conditions, so members and non-members match.
+        They are disjoint, distinct, and without EOS as far as possible. An unsuitable host is
+        replaced in place, so a different window of the reserve (because another experiment was
+        added) changes only the canaries cut from it. Members and non-members are chosen alike.
         """
-        h = self.host_tokens
-        cut = world.reserve_NxL.shape[1] // h * h
-        pieces = world.reserve_NxL[:, :cut].reshape(-1, h)
-        first = np.zeros(len(pieces), bool)
-        first[np.unique(pieces, axis=0, return_index=True)[1]] = True
+        h, eos = self.host_tokens, world.tokenizer.eos_id
+        cut = world.reserve_NxL.shape[1] // h
+        pieces = world.reserve_NxL[:, : cut * h].reshape(-1, h)
+        documents = world.documents.repeat(cut)
         order = world.rng("hosts").permutation(len(pieces))
-        pieces, first = pieces[order], first[order]
-        clean = first & ~(pieces == world.tokenizer.eos_id).any(1)
-        rank = np.where(clean, 0, np.where(first, 1, 2))
-        chosen = np.arange(self._total)
-        spare = np.argsort(rank[self._total :], kind="stable") + self._total
-        bad = world.rng("replace").permutation(chosen)
-        bad = bad[rank[bad] > 0]
-        bad = bad[np.argsort(-rank[bad], kind="stable")][: len(spare)]
-        better = rank[spare[: len(bad)]] < rank[bad]
+        first = np.zeros(len(pieces), bool)  # of equal pieces one counts, a random one
+        first[order[np.unique(pieces[order], axis=0, return_index=True)[1]]] = True
+        rank = np.where(first & ~(pieces == eos).any(1), 0, np.where(first, 1, 2))
+        split = self.reserve_windows(world.geometry)[0] * cut
+        members, nonmembers = order[order < split], order[order >= split]
+        found = []
+        for side, total in zip((members, nonmembers), self._totals, strict=True):
+            chosen = self._choose(side, total, rank, world.rng("replace", len(found)))
+            found.append([(pieces[k], int(documents[k])) for k in chosen.tolist()])
+        return found[0], found[1]
+
+    def _choose(
+        self, pieces: np.ndarray, total: int, rank: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
+        """Return the first `total` of int64[n] `pieces`, with better ones in place of bad ones."""
+        chosen, spare = pieces[:total].copy(), pieces[total:]
+        spare = spare[np.argsort(rank[spare], kind="stable")]
+        bad = rng.permutation(total)
+        bad = bad[rank[chosen[bad]] > 0]
+        bad = bad[np.argsort(-rank[chosen[bad]], kind="stable")][: len(spare)]
+        better = rank[spare[: len(bad)]] < rank[chosen[bad]]
         chosen[bad[better]] = spare[: len(bad)][better]
         if (rank[chosen] == 2).any():
             raise ValueError(
-                f"{self.name}: the reserve has too few distinct pieces of {h} tokens for "
-                f"{self._total} canaries: raise spare or host_tokens, or lower members"
+                f"{self.name}: the reserve has too few distinct pieces of {self.host_tokens} "
+                f"tokens for {total} canaries: raise spare or host_tokens, or lower members"
             )
-        return pieces[chosen]
+        return chosen
 
     def _suffixes(self, kind: str, count: int, world: World) -> np.ndarray:
         """Return int32[count, n]: suffixes of a kind."""
@@ -190,45 +213,62 @@ class Canaries(Experiment):
         """
         requests = [(np.asarray(tokens, np.int32)[:-1], 1) for tokens in model.items["tokens"]]
         attacked = AttackedTexts(model, list(model.items["text"]), requests)
-        columns = {name: model.items[name].to_numpy() for name in ("id", "condition")}
+        names = ("id", "condition", "document")
+        columns = {name: model.items[name].to_numpy() for name in names}
         tables = [
             pd.DataFrame({**columns, "outcome": attack.name, "value": attack.scores(attacked)})
             for attack in self.attacks
         ]
-        return pd.concat(tables, ignore_index=True).rename(columns={"id": "item"})
+        return pd.concat(tables, ignore_index=True).rename(
+            columns={"id": "item", "document": "group"}
+        )
 
     def estimates(self, run: pd.DataFrame, control: pd.DataFrame) -> list[Estimate]:
         found = paired_estimates(run, control, self.sign)
-        both = run.merge(control, on=["item", "condition", "outcome"], suffixes=("", "_control"))
-        scores = {
-            key: (rows["value"].to_numpy(float), rows["value_control"].to_numpy(float))
-            for key, rows in both.groupby(["outcome", "condition"])
-        }
-        for attack, kind, r in itertools.product(self.attacks, self.kinds, self.repetitions):
-            members = scores[attack.name, f"{kind}-{r}x"]
-            nonmembers = scores[attack.name, f"{kind}-0x"]
-            found += self._attack_estimates(attack.name, f"{kind}-{r}x", members, nonmembers)
+        keys = ["item", "condition", "outcome"]
+        both = run.merge(control[[*keys, "value"]], on=keys, suffixes=("", "_control"))
+        scores = {key: rows for key, rows in both.groupby(keys[1:])}
+        for attack, kind in itertools.product(self.attacks, self.kinds):
+            nonmembers = scores[kind + "-0x", attack.name]
+            for condition in (f"{kind}-{r}x" for r in self.repetitions):
+                members = scores[condition, attack.name]
+                found += self._attack_estimates(attack.name, condition, members, nonmembers)
+        attack, kind = self.attacks[0].name, self.kinds[0]
+        nonmembers = scores[f"{kind}-0x", attack]
+        _, document = np.unique(nonmembers["group"], return_inverse=True)
+        half = (document if document.any() else np.arange(len(document))) % 2 == 0
+        halves = nonmembers[half], nonmembers[~half]
+        if self.placebo:
+            found += self._membership(*halves, f"{kind}-0x", _suffix(attack))
         return found
 
     def _attack_estimates(
-        self, attack: str, condition: str, members: _RunControl, nonmembers: _RunControl
+        self, attack: str, condition: str, members: pd.DataFrame, nonmembers: pd.DataFrame
     ) -> list[Estimate]:
-        above, end = attack + ABOVE, _suffix(attack)
-        (run_in, control_in), (run_non, control_non) = members, nonmembers
-        found = [
-            difference_in_differences(above, condition, *members, *nonmembers, self.sign(above)),
-            *membership_estimates(
-                run_in, run_non, control_in, control_non, condition, self.sign, end
-            ),
-        ]
+        above, end, sides = attack + ABOVE, _suffix(attack), (members, nonmembers)
+        (run_in, control_in), (run_non, control_non) = (
+            (side["value"].to_numpy(float), side["value_control"].to_numpy(float)) for side in sides
+        )
+        groups = members["group"].to_numpy(), nonmembers["group"].to_numpy()
+        both = run_in, control_in, run_non, control_non
+        found = [difference_in_differences(above, condition, *both, self.sign(above), groups)]
+        found += self._membership(members, nonmembers, condition, end)
         if self.calibrate:  # calibrated by itself, the control run scores every text 0
-            scores = (run_in - control_in, run_non - control_non)
-            none = (np.zeros_like(run_in), np.zeros_like(run_non))
-            found += membership_estimates(*scores, *none, condition, self.sign, end + CALIBRATED)
+            own = [s.assign(value=s["value"] - s["value_control"], value_control=0) for s in sides]
+            found += self._membership(own[0], own[1], condition, end + CALIBRATED)
         if self.exposure and attack == LOSS_ATTACK:
             bits = exposure(run_in, run_non), exposure(control_in, control_non)
-            found.append(paired_estimate(EXPOSURE, condition, *bits, self.sign(EXPOSURE)))
+            sign = self.sign(EXPOSURE)
+            found.append(paired_estimate(EXPOSURE, condition, *bits, sign, groups[0]))
         return found
+
+    def _membership(
+        self, members: pd.DataFrame, nonmembers: pd.DataFrame, condition: str, end: str
+    ) -> list[Estimate]:
+        sides = (members, nonmembers)
+        scores = (s[column].to_numpy(float) for column in ("value", "value_control") for s in sides)
+        groups = members["group"].to_numpy(), nonmembers["group"].to_numpy()
+        return membership_estimates(*scores, condition, self.sign, end, groups)
 
     def figure(self, estimates: pd.DataFrame, axes: Any) -> None:
         """AUC and TPR at 1% FPR against repetitions, of the first attack; a line per kind, seed."""

@@ -4,18 +4,16 @@ Scores are higher for likelier members (scoring.attacks makes them). Arrays are 
 nonmembers [N].
 """
 
-import math
 from collections.abc import Callable
 
 import numpy as np
 
 from ttoaa.statistics.bootstrap import (
-    FEWEST,
     Estimate,
     binomial_interval,
     bootstrap,
+    count_groups,
     estimate,
-    smaller_if_few,
 )
 
 AUC = "auc"
@@ -42,7 +40,7 @@ def chance_tpr(nonmembers: int, fpr: float = 0.01) -> float:
     With k = floor(fpr * n) false positives allowed, a member clears the threshold if it is among
     the top k + 1 of itself and the non-members: (k + 1)/(n + 1), by exchangeability.
     """
-    return (_allowed(nonmembers, fpr) + 1) / (nonmembers + 1)
+    return float(_allowed(nonmembers, fpr) + 1) / (nonmembers + 1)
 
 
 def membership_estimates(
@@ -53,13 +51,16 @@ def membership_estimates(
     condition: str,
     sign: Callable[[str], int] = lambda outcome: 1,
     suffix: str = "",
+    groups: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> list[Estimate]:
     """Estimate AUC and TPR at 1% FPR of the run, and their differences from the control run.
 
     The scores are of the same members and the same non-members under both models. The two groups
     are resampled separately, each item with both its scores. Resampling non-members also moves the
     threshold, so the interval includes its uncertainty. With fewer than six members or non-members
-    there is no interval. n counts members; `suffix` ends the names of the two outcomes.
+    there is no interval. `groups` names the group of each member and of each non-member, such as
+    their document, to resample groups as a whole. n counts members; `suffix` ends the names of the
+    two outcomes.
 
     A bootstrap sees no spread in an AUC or rate of exactly 0 or 1. The run's interval is then at
     least Clopper and Pearson's: over members for the rate, over disjoint pairs of a member and a
@@ -75,15 +76,15 @@ def membership_estimates(
         of_run = statistic(run_members, run_nonmembers)
         of_control = statistic(control_members, control_nonmembers)
         pair = _with_difference(of_run, of_control, sign(outcome))
-        value_2, *bounds = bootstrap(sizes, pair, "membership", outcome, condition)
+        value_2, *bounds = bootstrap(sizes, pair, "membership", outcome, condition, groups=groups)
         low_2, high_2 = np.clip(bounds, (0, -1), 1)
         trials = min(sizes) if statistic is _auc else sizes[0]
-        if min(sizes) >= FEWEST:
+        if np.isfinite(low_2[0]):
             low_2[0], high_2[0] = _at_least_exact(value_2[0], low_2[0], high_2[0], trials)
         results = value_2, low_2, high_2
         control_value = float(of_control(*_once(control_members, control_nonmembers))[0])
-        few = smaller_if_few(*sizes)
-        estimates.append(estimate(outcome, condition, sizes[0], results, control_value, few))
+        number = count_groups(sizes, groups)
+        estimates.append(estimate(outcome, condition, sizes[0], results, control_value, number))
     return estimates
 
 
@@ -129,7 +130,7 @@ def _auc(members: np.ndarray, nonmembers: np.ndarray) -> _Statistic:
     def statistic(counts_RxM: np.ndarray, counts_RxN: np.ndarray) -> np.ndarray:
         cumulative = np.cumsum(np.pad(counts_RxN[:, order], ((0, 0), (1, 0))), axis=1)
         wins_RxM = (cumulative[:, below] + cumulative[:, not_above]) / 2
-        return (counts_RxM * wins_RxM).sum(1) / (len(members) * len(nonmembers))
+        return (counts_RxM * wins_RxM).sum(1) / (counts_RxM.sum(1) * counts_RxN.sum(1))
 
     return statistic
 
@@ -144,20 +145,20 @@ def _tpr(members: np.ndarray, nonmembers: np.ndarray, fpr: float = 0.01) -> _Sta
     # For every non-member as the threshold, how many members score strictly above it.
     above_N = np.searchsorted(-members[member_order], -nonmembers[down], "left")
     above = np.append(above_N, len(members))
-    allowed = _allowed(len(nonmembers), fpr)
 
     def statistic(counts_RxM: np.ndarray, counts_RxN: np.ndarray) -> np.ndarray:
         # The threshold is the first non-member, from the top, that would exceed the budget.
-        beyond_R = (np.cumsum(counts_RxN[:, down], axis=1) <= allowed).sum(1)
+        allowed_Rx1 = _allowed(counts_RxN.sum(1, keepdims=True), fpr)
+        beyond_R = (np.cumsum(counts_RxN[:, down], axis=1) <= allowed_Rx1).sum(1)
         found_RxM = np.cumsum(np.pad(counts_RxM[:, member_order], ((0, 0), (1, 0))), axis=1)
-        return found_RxM[np.arange(len(found_RxM)), above[beyond_R]] / len(members)
+        return found_RxM[np.arange(len(found_RxM)), above[beyond_R]] / counts_RxM.sum(1)
 
     return statistic
 
 
-def _allowed(nonmembers: int, fpr: float) -> int:
+def _allowed(nonmembers: np.ndarray | int, fpr: float) -> np.ndarray:
     """Return how many false positives the budget allows; 0.29 * 100 is 28.999… in binary."""
-    return math.floor(fpr * nonmembers + 1e-9)
+    return np.floor(fpr * np.asarray(nonmembers) + 1e-9)
 
 
 def exposure(secrets: np.ndarray, candidates: np.ndarray) -> np.ndarray:

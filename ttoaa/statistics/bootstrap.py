@@ -49,18 +49,22 @@ def bootstrap(
     statistic: Callable[..., np.ndarray],
     *key: object,
     centred: bool = False,
+    groups: Sequence[np.ndarray | None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return value, lower and upper bound [K] of K statistics by resampling each group's items.
+    """Return value, lower and upper bound [K] of K statistics by resampling each sample's items.
 
-    `statistic(*counts)` gets counts_RxN for every group of `sizes`, the number of times that each
+    `statistic(*counts)` gets counts_RxN for every sample of `sizes`, the number of times that each
     item is drawn in each of R resamples, and returns values_RxK. Statistics that share items (two
-    models on one set) are thereby paired. The percentiles are those of the expanded percentile
-    interval (Hesterberg 2015, section 5.3). Resamples do not leave the range of the data. With
-    fewer than 8 items in a group, t bounds with the standard error of the resamples are therefore
-    used. `centred` uses the percentiles, less the mean bias of the resamples, for statistics that
-    noise increases, such as a root mean square: bounds for what the same number of other items
-    would give on average. With fewer than `FEWEST` items in a group, the bounds are nan. Raises
-    ValueError for an empty group.
+    models on one set) are thereby paired. With `groups`, which name the group of each item of a
+    sample, [n] or None, groups are drawn as a whole; the counts of a sample then have other sums
+    than n, and what is said below of items is true of groups.
+
+    The percentiles are those of the expanded percentile interval (Hesterberg 2015, section 5.3).
+    Resamples do not leave the range of the data. With fewer than 8 items in a sample, t bounds with
+    the standard error of the resamples are therefore used. `centred` uses the percentiles, less the
+    mean bias of the resamples, for statistics that noise increases, such as a root mean square:
+    bounds for what the same number of other items would give on average. With fewer than `FEWEST`
+    items in a sample, the bounds are nan. Raises ValueError for an empty sample.
 
     Coverage of a mean by the nominal 95%, measured within 0.01 by
     `python -m tests.statistics.coverage --only='bootstrap mean' --trials=4000`: right for symmetric
@@ -72,16 +76,19 @@ def bootstrap(
     lognormal   0.84  0.87  0.91  0.93
     """
     if min(sizes) < 1:
-        raise ValueError("a bootstrap needs at least one item in each group")
+        raise ValueError("a bootstrap needs at least one item in each sample")
     value_K = statistic(*(np.ones((1, n)) for n in sizes))[0]
-    smallest = min(sizes)
+    samples = [
+        _Sample(n, names) for n, names in zip(sizes, groups or [None] * len(sizes), strict=True)
+    ]
+    smallest = min(sample.drawn for sample in samples)
     if smallest < FEWEST:
         return value_K, np.full_like(value_K, np.nan), np.full_like(value_K, np.nan)
     rng = keyed_rng(*key)
     block = max(1, min(RESAMPLES, _CHUNK // sum(sizes)))
     values_RxK = np.concatenate(
         [
-            statistic(*(_counts(rng, min(block, RESAMPLES - start), n) for n in sizes))
+            statistic(*(s.counts(rng, min(block, RESAMPLES - start)) for s in samples))
             for start in range(0, RESAMPLES, block)
         ]
     )
@@ -102,10 +109,22 @@ def keyed_rng(*key: object) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(int.from_bytes(digest[:16], "little")))
 
 
-def _counts(rng: np.random.Generator, resamples: int, n: int) -> np.ndarray:
-    drawn_RxN = rng.integers(0, n, (resamples, n)) + np.arange(resamples)[:, None] * n
-    counts = np.bincount(drawn_RxN.ravel(), minlength=resamples * n)
-    return counts.reshape(resamples, n).astype(float)
+class _Sample:
+    """A sample of n items that are drawn singly or, with names [n], as groups."""
+
+    def __init__(self, n: int, names: np.ndarray | None) -> None:
+        self.drawn, self._group_N = n, None
+        if names is not None:
+            found, self._group_N = np.unique(names, return_inverse=True)
+            self.drawn = len(found)
+
+    def counts(self, rng: np.random.Generator, resamples: int) -> np.ndarray:
+        """Return float64[R, n]: how often each item is drawn in each resample."""
+        n = self.drawn
+        drawn_RxN = rng.integers(0, n, (resamples, n)) + np.arange(resamples)[:, None] * n
+        counts = np.bincount(drawn_RxN.ravel(), minlength=resamples * n)
+        counts_RxN = counts.reshape(resamples, n).astype(float)
+        return counts_RxN if self._group_N is None else counts_RxN[:, self._group_N]
 
 
 def bootstrap_mean(values: np.ndarray, *key: object) -> tuple[float, float, float]:
@@ -169,11 +188,10 @@ def paired_estimate(
     both_Nx2 = _pairs(run_N, control_N, sign)
     n = len(both_Nx2)
     key = ("paired", outcome, condition)
+    mean_2, low_2, high_2 = bootstrap([n], _mean_of(both_Nx2), *key, groups=[group_N])
     if group_N is not None:
-        groups, results = _resample_groups(both_Nx2, group_N, *key)
-        control_value = float(np.mean(control_N))
-        return estimate(outcome, condition, n, results, control_value, groups)
-    mean_2, low_2, high_2 = bootstrap([n], lambda counts_RxN: counts_RxN @ both_Nx2 / n, *key)
+        groups, results = len(np.unique(group_N)), (mean_2, low_2, high_2)
+        return estimate(outcome, condition, n, results, float(np.mean(control_N)), groups)
     if _binary(run_N) and n >= FEWEST:
         low_2[0], high_2[0] = binomial_interval(round(float(np.sum(run_N))), n)
         if _binary(control_N):
@@ -192,12 +210,14 @@ def difference_in_differences(
     run_b: np.ndarray,
     control_b: np.ndarray,
     sign: int = 1,
+    groups: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Estimate:
     """Compare group a (treated) with group b (holdout) under the run, minus that of the control.
 
     `value` is mean(run_a) - mean(run_b), `control_value` is mean(control_a) - mean(control_b);
     their difference does not depend on how hard the groups are. Items of a and b are resampled
-    separately, each paired across the models; n counts the items of both. For groups of 0/1 answers
+    separately, each paired across the models; n counts the items of both. `groups` names the groups
+    of the items of a and b, to resample these as a whole. For groups of 0/1 answers
     that are all alike, the interval is widened by `_unseen_range`, added in squares like variances
     of independent groups (MOVER, Zou and Donner 2008).
 
@@ -205,38 +225,35 @@ def difference_in_differences(
     """
     a_Nx2, b_Nx2 = _pairs(run_a, control_a, sign), _pairs(run_b, control_b, sign)
 
+    of_a, of_b = _mean_of(a_Nx2), _mean_of(b_Nx2)
+
     def statistic(counts_a: np.ndarray, counts_b: np.ndarray) -> np.ndarray:
-        return counts_a @ a_Nx2 / len(a_Nx2) - counts_b @ b_Nx2 / len(b_Nx2)
+        return of_a(counts_a) - of_b(counts_b)
 
     n_a, n_b = len(a_Nx2), len(b_Nx2)
     key = ("difference in differences", outcome, condition)
-    value_2, low_2, high_2 = bootstrap([n_a, n_b], statistic, *key)
+    value_2, low_2, high_2 = bootstrap([n_a, n_b], statistic, *key, groups=groups)
     below_a, above_a = _unseen_range(a_Nx2, run_a, control_a)
     below_b, above_b = _unseen_range(b_Nx2, run_b, control_b)
     low_2 = _widened(value_2, low_2, -1, below_a, above_b)
     high_2 = _widened(value_2, high_2, 1, above_a, below_b)
     control_value = float(np.mean(control_a) - np.mean(control_b))
-    few = smaller_if_few(n_a, n_b)
-    return estimate(outcome, condition, n_a + n_b, (value_2, low_2, high_2), control_value, few)
+    number = count_groups((n_a, n_b), groups)
+    return estimate(outcome, condition, n_a + n_b, (value_2, low_2, high_2), control_value, number)
 
 
-def smaller_if_few(*sizes: int) -> int | None:
-    """Return the size of the smallest sample, as `Estimate.groups`, if it has no interval."""
-    return min(sizes) if min(sizes) < FEWEST else None
+def count_groups(sizes: Sequence[int], groups: Sequence[np.ndarray] | None) -> int | None:
+    """Return `Estimate.groups` of samples of these sizes: the fewest groups of a sample.
+
+    None for single items that suffice for an interval.
+    """
+    fewest = min(sizes) if groups is None else min(len(np.unique(names)) for names in groups)
+    return None if groups is None and fewest >= FEWEST else fewest
 
 
-def _resample_groups(
-    values_NxK: np.ndarray, group_N: np.ndarray, *key: object
-) -> tuple[int, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Return (number of groups, `bootstrap` of the mean over items by resampling whole groups)."""
-    names, number_N = np.unique(group_N, return_inverse=True)
-    sums_GxK, sizes_G = np.zeros((len(names), values_NxK.shape[1])), np.bincount(number_N)
-    np.add.at(sums_GxK, number_N, values_NxK)
-
-    def statistic(counts_RxG: np.ndarray) -> np.ndarray:
-        return counts_RxG @ sums_GxK / (counts_RxG @ sizes_G)[:, None]
-
-    return len(names), bootstrap([len(names)], statistic, *key)
+def _mean_of(values_NxK: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the weighted mean [R, K] as a function of counts_RxN."""
+    return lambda counts_RxN: counts_RxN @ values_NxK / counts_RxN.sum(1, keepdims=True)
 
 
 def estimate(
