@@ -1,4 +1,5 @@
 import math
+from collections import Counter
 from itertools import pairwise
 
 import gin
@@ -6,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from scipy import stats
 
 from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.forgetting import Forgetting
@@ -20,36 +22,40 @@ def forgetting(**changes):
 
 
 def test_every_row_of_each_batch_is_a_window_of_its_own(make_world):
-    experiment = forgetting()
+    experiment = forgetting(probe_rows=3)
     world = make_world(experiment)
-    assert experiment.reserve_windows(world.geometry) == 12
+    assert experiment.reserve_windows(world.geometry) == [4, 3] * 3
     items = list(experiment.intervene(world))
     assert [i.window for i in items] == list(world.windows)
-    assert all(i.tokens is None and i.repetitions == 1 for i in items)
-    placed = [(i.condition, i.placement) for i in items]
+    inserted = [i for i in items if i.repetitions]
+    placed = [(i.condition, i.placement) for i in inserted]
     assert placed == [
         (name, WholeBatch(steps=(step,), row=row))
         for name, step in STEPS.items()
         for row in range(4)
     ]
-    assert len({i.id for i in items}) == 12
+    twins = Counter(i.condition for i in items if not i.repetitions)
+    assert twins == {f"{name}-twin": 3 for name in STEPS}
+    assert len({i.id for i in items}) == 21 and all(i.tokens is None for i in items)
 
 
 @pytest.mark.parametrize(("rows", "probed"), [(None, 4), (3, 3), (9, 4)])
-def test_probes_hold_the_rows_that_are_trained_on(make_world, rows, probed):
+def test_probes_hold_the_rows_that_are_trained_on_and_those_of_twins(make_world, rows, probed):
     experiment = forgetting(probe_rows=rows)
     world = make_world(experiment)
     probes = experiment.probes(world)
-    assert [p.name for p in probes] == list(STEPS)
-    for k, probe in enumerate(probes):
-        np.testing.assert_array_equal(probe.tokens_NxL, world.reserve_NxL[4 * k : 4 * k + probed])
+    assert [p.name for p in probes] == [name + end for name in STEPS for end in ("", "-twin")]
+    for k, (batch, twin) in enumerate(zip(probes[::2], probes[1::2], strict=True)):
+        first = (4 + probed) * k
+        np.testing.assert_array_equal(batch.tokens_NxL, world.reserve_NxL[first:][:probed])
+        np.testing.assert_array_equal(twin.tokens_NxL, world.reserve_NxL[first + 4 :][:probed])
+        assert batch.steps == twin.steps
 
 
 def test_lags_are_dense_then_sparse_to_the_end(make_world):
     experiment = forgetting(sparse_ratio=2.0)
-    first, second, third = (
-        [s - STEPS[p.name] for s in p.steps] for p in experiment.probes(make_world(experiment))
-    )
+    probes = experiment.probes(make_world(experiment))[::2]
+    first, second, third = ([s - STEPS[p.name] for s in p.steps] for p in probes)
     # 100 steps; the last batch is followed by 30, so that all have a probe at lag 30.
     assert third == [0, 1, 2, 4, 8, 16, 24, 30]
     assert second == [0, 1, 2, 4, 8, 16, 24, 30, 32, 50]
@@ -61,7 +67,7 @@ def test_lags_are_dense_then_sparse_to_the_end(make_world):
 
 def probe_table(world, experiment, loss):
     rows = [
-        (step, p.name, row, loss(p.name, step - STEPS[p.name], row))
+        (step, p.name, row, loss(p.name, step - STEPS[p.name.removesuffix("-twin")], row))
         for p in experiment.probes(world)
         for step in p.steps
         for row in range(len(p.tokens_NxL))
@@ -79,10 +85,14 @@ def measured(make_world, make_scorer, loss, step=100, **changes):
 
 def test_outcome_at_a_checkpoint_uses_probes_up_to_it(make_world, make_scorer):
     def loss(name, lag, row):
-        return STEPS[name] + lag / 100 + row / 10
+        return STEPS.get(name, 7) + lag / 100 + row / 10
 
     table = measured(make_world, make_scorer, loss, step=54, probe_rows=2)
-    assert set(table["outcome"]) == {"cross_entropy"}
+    assert set(table["outcome"]) == {"cross_entropy", "cross_entropy_twin"}
+    twin = table[(table["outcome"] == "cross_entropy_twin") & (table["condition"] == "lag-4")]
+    np.testing.assert_allclose(sorted(twin["value"]), [7.04, 7.04, 7.14, 7.14])
+    assert set(twin["group"]) == {"at-0.3", "at-0.5"}
+    table = table[table["outcome"] == "cross_entropy"]
     values = table.set_index(["condition", "item"])["value"]
     assert sorted(values["lag-4"].items()) == [
         ("at-0.3-0", pytest.approx(30.04)),
@@ -93,7 +103,7 @@ def test_outcome_at_a_checkpoint_uses_probes_up_to_it(make_world, make_scorer):
     assert list(values["lag-24"].index) == ["at-0.3-0", "at-0.3-1"]
     assert "end" not in table["condition"].values and "lag-30" not in table["condition"].values
     final = measured(make_world, make_scorer, loss).set_index(["condition", "item"])["value"]
-    assert len(final["end"]) == 12
+    assert len(final["end"]) == 24
     pd.testing.assert_series_equal(final["end"].sort_index(), final["lag-30"].sort_index())
 
 
@@ -104,28 +114,71 @@ def test_no_probe_yet_is_an_empty_table(make_world, make_scorer):
 
 
 def run_and_control(make_world, make_scorer):
-    """After the batch the run's loss is lower by 1/lag, more by 0.1 in row 1, less in row 0."""
+    """After the batch the run's loss is lower by 1/lag, more by 0.1 in row 1, less in row 0.
+
+    That of all text is lower by 2 in the run, whatever was trained on.
+    """
     gain = np.array([-0.1, 0.1, 0, 0])
     control = measured(make_world, make_scorer, lambda name, lag, row: 3.0 + row)
     run = measured(
         make_world,
         make_scorer,
-        lambda name, lag, row: 3.0 + row - (1 / lag + gain[row] if lag else 0),
+        lambda name, lag, row: 1.0 + row - (1 / lag + gain[row] if lag and name in STEPS else 0),
     )
     return run, control
 
 
 def test_gain_is_what_the_control_loses_more(make_world, make_scorer):
     run, control = run_and_control(make_world, make_scorer)
-    found = {e.condition: e for e in forgetting().estimates(run, control)}
-    assert found["lag-0"].difference == 0
+    found = {(e.outcome, e.condition): e for e in forgetting().estimates(run, control)}
     for lag in (1, 2, 8, 24):
-        e = found[f"lag-{lag}"]
-        assert e.difference == pytest.approx(1 / lag) and e.n == 12
-        assert e.value == pytest.approx(4.5 - 1 / lag) and e.control_value == 4.5
+        e = found["cross_entropy", f"lag-{lag}"]
+        assert e.difference == pytest.approx(2 + 1 / lag) and e.n == 12
+        assert e.value == pytest.approx(2.5 - 1 / lag) and e.control_value == 4.5
         assert e.groups == 3 and math.isnan(e.difference_ci_low), "three updates are too few"
-    assert found["end"].difference == pytest.approx(1 / 30)
-    assert found["lag-70"].n == 4
+        assert found["cross_entropy_twin", f"lag-{lag}"].difference == pytest.approx(2)
+        above = found["cross_entropy_above_twin", f"lag-{lag}"]
+        assert above.difference == pytest.approx(1 / lag) and above.n == above.groups == 3
+        assert (above.value, above.control_value) == (pytest.approx(-1 / lag), 0)
+    assert found["cross_entropy_above_twin", "end"].difference == pytest.approx(1 / 30)
+    assert found["cross_entropy", "lag-70"].n == 4
+
+
+def test_the_placebo_is_the_gain_before_the_batch_was_seen(make_world, make_scorer):
+    """A run that is better on all text passes 'cross_entropy' at lag 0, but not the placebo."""
+    estimates = forgetting().estimates(*run_and_control(make_world, make_scorer))
+    found = {f"{e.outcome}/{e.condition}": e for e in estimates}
+    assert found["cross_entropy/lag-0"].difference == pytest.approx(2)
+    assert found[forgetting().placebo].difference == 0
+    assert forgetting(dense_lags=(1, 8)).placebo == ""
+
+
+def test_batches_are_what_is_resampled(make_world, make_scorer):
+    """The interval of six batches is the t interval of their six gains."""
+    at = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+    gains = np.random.default_rng(0).normal(size=6)
+    names = [f"at-{a:g}" for a in at]
+
+    def losses(gain):
+        experiment = forgetting(at=at)
+        world = make_world(experiment)
+        steps = {name: round(100 * a) for name, a in zip(names, at, strict=True)}
+        rows = [
+            (step, p.name, row, 3 + row - (gain[names.index(p.name)] if p.name in steps else 0))
+            for p in experiment.probes(world)
+            for step in p.steps
+            for row in range(4)
+        ]
+        probes = pd.DataFrame(rows, columns=["step", "probe", "row", "loss"])
+        return experiment.outcome(make_scorer(list(experiment.intervene(world)), probes=probes))
+
+    estimates = forgetting(at=at).estimates(losses(gains), losses(np.zeros(6)))
+    (e,) = (
+        e for e in estimates if (e.outcome, e.condition) == ("cross_entropy_above_twin", "lag-8")
+    )
+    reach = stats.t.ppf(0.975, 5) * stats.sem(gains)
+    assert (e.n, e.groups) == (6, 6) and e.difference == pytest.approx(gains.mean())
+    assert e.difference_ci_high - e.difference == pytest.approx(reach, rel=0.05)
 
 
 def test_figure_draws_gain_against_lag(make_world, make_scorer, final_table):

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 import gin
+import numpy as np
 import pandas as pd
 
 from ttoaa.config_fields import (
@@ -23,8 +24,14 @@ from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.base import Experiment, Probe, Scorer, World
 from ttoaa.planning.items import Item
 from ttoaa.planning.placement import WholeBatch
+from ttoaa.statistics.bootstrap import Estimate, paired_estimate, paired_estimates
 
 CROSS_ENTROPY = "cross_entropy"
+TWIN = "cross_entropy_twin"
+ABOVE = "cross_entropy_above_twin"
+
+
+_TWIN = "-twin"
 
 
 @gin.configurable
@@ -33,9 +40,12 @@ class Forgetting(Experiment):
     """Replace whole batches with unseen text and measure their loss before and after the update.
 
     A probe at step s + k has lag k to the batch of step s: lag 0 is just before the update, lag 1
-    right after it. The gain is the control run's loss on the same row less the run's. Its interval
-    is over rows and does not include the noise by which two runs drift apart; the gain at lag 0 and
-    the spread over seeds show that noise.
+    right after it. Each batch has a *twin*: text of other documents on which no run trains, probed
+    at the same steps. Outcomes are the loss on the batches ('cross_entropy'), on the twins
+    ('cross_entropy_twin'), and the first less the second ('cross_entropy_above_twin'). The gain is
+    how much lower the last one is than in the control run, so that it does not include what other
+    experiments do to all text. Intervals are over batches, since the rows of one share its update.
+    The placebo is the gain at lag 0, before the batch was seen.
     """
 
     at: Annotated[Sequence[Annotated[float, AtLeast(0), Below(1)]], NotEmpty(), Distinct()] = (
@@ -48,9 +58,9 @@ class Forgetting(Experiment):
     sparse_ratio: Annotated[float, Above(1), AtMost(1e6)] = 1.5
     """Ratio of consecutive lags after the dense ones, up to the end of training."""
     probe_rows: PositiveInt | None = None
-    """Probed rows of each batch; None: all."""
+    """Probed rows of each batch and of its twin; None: all."""
 
-    signs: ClassVar[Mapping[str, int]] = {CROSS_ENTROPY: -1}
+    signs: ClassVar[Mapping[str, int]] = dict.fromkeys((CROSS_ENTROPY, TWIN, ABOVE), -1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,6 +71,10 @@ class Forgetting(Experiment):
         known = [f"lag-{lag}" for lag in lags] + ["end"]
         if condition not in known:
             raise ValueError(f"{self.name}: the primary's condition must be among {known}")
+
+    @property
+    def placebo(self) -> str:
+        return f"{ABOVE}/lag-0" if 0 in self.dense_lags else ""
 
     def _steps(self, geometry: Geometry) -> dict[str, int]:
         """Return the step of each replaced batch by probe name, validated."""
@@ -89,33 +103,39 @@ class Forgetting(Experiment):
             lags.append(math.ceil(lags[-1] * self.sparse_ratio))
         return sorted({lag for lag in lags if lag <= until} | {common, until})
 
-    def reserve_windows(self, geometry: Geometry) -> int:
-        return len(self._steps(geometry)) * geometry.batch
+    def reserve_windows(self, geometry: Geometry) -> list[int]:
+        return [geometry.batch, self._rows(geometry)] * len(self._steps(geometry))
+
+    def _groups(self, world: World) -> Iterator[tuple[str, int, bool, slice]]:
+        """Yield the name, step and windows of each batch and of its twin, and whether it is one."""
+        sizes, start = iter(self.reserve_windows(world.geometry)), 0
+        for name, step in self._steps(world.geometry).items():
+            for twin in (False, True):
+                windows = slice(start, start + next(sizes))
+                yield name + _TWIN * twin, step, twin, windows
+                start = windows.stop
 
     def probes(self, world: World) -> Sequence[Probe]:
-        batch, total = world.geometry.batch, world.geometry.steps
-        steps = self._steps(world.geometry)
-        common = total - max(steps.values())
+        total, rows = world.geometry.steps, self._rows(world.geometry)
+        common = total - max(self._steps(world.geometry).values())
         return [
             Probe(
                 name=name,
-                tokens_NxL=world.reserve_NxL[k * batch :][: self._rows(world.geometry)],
+                tokens_NxL=world.reserve_NxL[windows][:rows],
                 steps=[step + lag for lag in self._lags(total - step, common)],
             )
-            for k, (name, step) in enumerate(steps.items())
+            for name, step, _, windows in self._groups(world)
         ]
 
     def intervene(self, world: World) -> Iterator[Item]:
-        batch = world.geometry.batch
-        steps = self._steps(world.geometry)
-        common = world.geometry.steps - max(steps.values())
-        for k, (name, step) in enumerate(steps.items()):
-            for row in range(batch):
+        common = world.geometry.steps - max(self._steps(world.geometry).values())
+        for name, step, twin, windows in self._groups(world):
+            for row, window in enumerate(world.windows[windows].tolist()):
                 yield Item(
                     id=f"{name}-{row}",
                     condition=name,
-                    repetitions=1,
-                    window=int(world.windows[k * batch + row]),
+                    repetitions=0 if twin else 1,
+                    window=window,
                     placement=WholeBatch(steps=(step,), row=row),
                     fields={"step": step, "row": row, "end": common},
                 )
@@ -127,21 +147,32 @@ class Forgetting(Experiment):
         """
         items = model.items.rename(columns={"id": "item", "step": "replaced"})
         items = items[["item", "condition", "replaced", "row", "end"]]
-        items["group"] = items["condition"]  # the rows of one batch share its update
+        batch = items["condition"].str.removesuffix(_TWIN)
+        outcome = np.where(batch == items["condition"], CROSS_ENTROPY, TWIN)
+        items = items.assign(group=batch, outcome=outcome)
         probes = model.probes[model.probes["step"] <= model.step]
         table = probes.rename(columns={"probe": "condition", "loss": "value"}).merge(
             items, on=["condition", "row"]
         )
         lag = table["step"] - table["replaced"]
-        table = table.assign(condition="lag-" + lag.astype(str), outcome=CROSS_ENTROPY, lag=lag)
+        table = table.assign(condition="lag-" + lag.astype(str), lag=lag)
         end = table[lag == table["end"]].assign(condition="end")
         table = pd.concat([table.sort_values("lag", kind="stable"), end], ignore_index=True)
         return table[["item", "condition", "outcome", "value", "group"]]
 
+    def estimates(self, run: pd.DataFrame, control: pd.DataFrame) -> list[Estimate]:
+        found = paired_estimates(run, control, self.sign)
+        above, in_control = _above_twins(run), _above_twins(control)
+        for condition, values in above.groupby("condition", sort=False):
+            pair = values.to_numpy(), in_control[values.index].to_numpy()
+            batches = np.arange(len(values))
+            found.append(paired_estimate(ABOVE, condition, *pair, self.sign(ABOVE), batches))
+        return found
+
     def figure(self, estimates: pd.DataFrame, axes: Any) -> None:
         """Draw the gain with its interval against the lag, one line for each seed."""
         final = estimates[estimates["step"] == estimates["step"].max()]
-        final = final[final["condition"].str.startswith("lag-")]
+        final = final[(final["outcome"] == ABOVE) & final["condition"].str.startswith("lag-")]
         final = final.assign(lag=final["condition"].str.removeprefix("lag-").astype(int))
         for number, (seed, rows) in enumerate(final.groupby("seed", sort=False)):
             rows = rows.sort_values("lag")
@@ -155,3 +186,13 @@ class Forgetting(Experiment):
         axes.set_xlabel("lag (steps since just before the update)")
         axes.set_ylabel("gain in cross-entropy (nats a token)")
         axes.legend()
+
+
+def _above_twins(table: pd.DataFrame) -> "pd.Series[float]":
+    """Return the mean loss of each batch less that of its twin, by condition and batch."""
+    keys = ["condition", "group"]
+    batch, twin = (
+        table[table["outcome"] == outcome].groupby(keys, sort=False)["value"].mean()
+        for outcome in (CROSS_ENTROPY, TWIN)
+    )
+    return batch - twin[batch.index]
