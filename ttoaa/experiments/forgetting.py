@@ -23,7 +23,7 @@ from ttoaa.config_fields import (
 from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.base import Experiment, Probe, Scorer, World
 from ttoaa.planning.items import Item
-from ttoaa.planning.placement import WholeBatch
+from ttoaa.planning.placement import Uniform, WholeBatch
 from ttoaa.statistics.bootstrap import Estimate, paired_estimate, paired_estimates
 
 CROSS_ENTROPY = "cross_entropy"
@@ -136,7 +136,7 @@ class Forgetting(Experiment):
                     condition=name,
                     repetitions=0 if twin else 1,
                     window=window,
-                    placement=WholeBatch(steps=(step,), row=row),
+                    placement=Uniform() if twin else WholeBatch(steps=(step,), row=row),
                     fields={"step": step, "row": row, "end": common},
                 )
 
