@@ -52,11 +52,16 @@ def load_shares(
         for how, parts in cuts(geometry.batch, count)
         for host, rows in enumerate(parts)
     ]
-    edits = [overlay or Overlay(plan, corpus)]
+    edits, following = [overlay or Overlay(plan, corpus)], -1
     for step in steps:
-        for host, rows in shares:
-            loaded = batches(corpus, order, geometry, edits, rows=rows, start=step, threads=0)
-            batch = filled(step, next(loaded)) if filled else next(loaded)
+        if step != following:  # to begin costs far more than a step
+            loaded = [
+                batches(corpus, order, geometry, edits, rows=rows, start=step, threads=0)
+                for _, rows in shares
+            ]
+        following = step + 1
+        for (host, rows), rest in zip(shares, loaded, strict=True):
+            batch = filled(step, next(rest)) if filled else next(rest)
             yield Share(step, rows, batch["tokens"], batch["arms"], host)
 
 
