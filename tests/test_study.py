@@ -1,4 +1,3 @@
-import importlib
 import json
 import os
 import signal
@@ -65,15 +64,6 @@ def test_the_summary_has_every_outcome_of_every_seed(finished):
     assert len(held) == 2 and all(row["n"] == 4 for row in held)
 
 
-class InThisProcess:
-    """Runs stages as calls of their mains."""
-
-    def run(self, command):
-        module, workdir, *options = command[2:]
-        module = importlib.import_module(module)
-        assert studies.main(module, workdir.partition("=")[2], *options) in (0, None)
-
-
 def test_a_finished_study_starts_no_stage_and_touches_no_file(finished, monkeypatch, capsys):
     workdir, _ = finished
     before = {p: p.stat().st_mtime_ns for p in studies.contents(workdir)}
@@ -89,7 +79,7 @@ def test_what_is_done_is_not_done_again(finished, tmp_path, monkeypatch, capsys)
     (gone,) = workdir.glob("tables/run/00000030/late.parquet")
     gone.unlink()
     before = {p: p.stat().st_mtime_ns for p in studies.contents(workdir)}
-    monkeypatch.setattr(study, "_Runner", InThisProcess)
+    monkeypatch.setattr(study, "_Runner", studies.InThisProcess)
     assert studies.main(study, workdir) == 0
     out = capsys.readouterr().out
     for line in ("exists already", "control is finished already", "run is finished already"):
