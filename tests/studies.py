@@ -209,5 +209,6 @@ def records(run):
 
 
 def contents(folder):
-    """Every file and its bytes."""
-    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    """Every file and its bytes, but for results of scans, which a corpus caches."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path: path.read_bytes() for path in files if path.parent.name != "scans"}
