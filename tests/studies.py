@@ -76,8 +76,11 @@ Forgetting.at = (0.4,)
 
 QUICK = "--xla_backend_optimization_level=0"
 """Flags of XLA that halve its time; the tests set them for all of their processes (`conftest`)."""
-if jax.__version_info__ < (0, 11):
-    QUICK += " --xla_cpu_use_fusion_emitters=false"  # later versions have no such flag
+AS_USED = {"xla_backend_optimization_level": "3"}
+"""XLA's own options, for steps of different programs whose bits are compared."""
+if jax.__version_info__ < (0, 11):  # later versions have no such flag
+    QUICK += " --xla_cpu_use_fusion_emitters=false"
+    AS_USED["xla_cpu_use_fusion_emitters"] = "True"
 
 
 def xla_flags(devices):

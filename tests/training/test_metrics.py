@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import studies
 from tensorboardX.proto.event_pb2 import Event
 from training.conftest import TRAINING, make_job, make_program, params_at, records, same_bits
 
-from ttoaa.model.compute_config import Execution
+from ttoaa.model.compute_config import PLAIN
 from ttoaa.training.loop import train
 from ttoaa.training.metrics import FILES, MetricsLog
 from ttoaa.training.skip_policy import Guard
@@ -32,6 +33,7 @@ class Norm:
         return optax.global_norm(getattr(step, self.of))
 
 
+AS_USED = dataclasses.replace(PLAIN, compiler_options=tuple(studies.AS_USED.items()))
 ALL = [Norm(of) for of in ("gradients", "before", "after", "updates", "loss")]
 
 
@@ -46,11 +48,13 @@ class Odd:
         return self.result
 
 
-def test_metrics_are_logged_and_the_model_has_the_same_bits(whole, tmp_path):
-    program = make_program(training=dataclasses.replace(TRAINING, metrics=ALL))
-    train(make_job(tmp_path, program=program))
-    assert same_bits(params_at(tmp_path, 12), params_at(whole, 12))
-    found, without = records(tmp_path), records(whole)
+def test_metrics_are_logged_and_the_model_has_the_same_bits(tmp_path):
+    folders = tmp_path / "with", tmp_path / "without"
+    for folder, metrics in zip(folders, (ALL, ()), strict=True):
+        training = dataclasses.replace(TRAINING, metrics=metrics)
+        train(make_job(folder, program=make_program(training=training, execution=AS_USED)))
+    assert same_bits(*(params_at(folder, 12) for folder in folders))
+    found, without = map(records, folders)
     lines = [line for line in found["metrics"] if "loss" in line]
     for line in lines:
         assert line["norm_of/gradients"] == pytest.approx(line["grad_norm"], rel=1e-6)
@@ -59,7 +63,8 @@ def test_metrics_are_logged_and_the_model_has_the_same_bits(whole, tmp_path):
     assert lines[0]["norm_of/after"] == lines[1]["norm_of/before"]
     plain = [{k: v for k, v in line.items() if "norm_of" not in k} for line in found["metrics"]]
     assert {**found, "metrics": plain} == without
-    assert any(b"norm_of/updates" in path.read_bytes() for path in tmp_path.glob("tensorboard/*/*"))
+    events = folders[0].glob("tensorboard/*/*")
+    assert any(b"norm_of/updates" in path.read_bytes() for path in events)
 
 
 def test_the_whole_state_has_the_same_bits():
@@ -70,7 +75,7 @@ def test_the_whole_state_has_the_same_bits():
     for metrics in ((), ALL):
         program = make_program(
             training=dataclasses.replace(training, metrics=metrics),
-            execution=Execution(microbatch=4),
+            execution=dataclasses.replace(AS_USED, microbatch=4),
         )
         state, step = program.init(2), program.compile()
         for tokens in batches:

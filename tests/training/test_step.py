@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import studies
 from model import reference
 
 from ttoaa.model.compute_config import Execution
@@ -36,17 +37,11 @@ def data():
     ]
 
 
-AS_USED = {"xla_backend_optimization_level": 3}
-"""XLA's options where bits are compared: as users have them, not as in other tests."""
-if jax.__version_info__ < (0, 11):
-    AS_USED["xla_cpu_use_fusion_emitters"] = True
-
-
 @functools.cache
 def compiled(training, microbatch):
     optimizer = bind_schedule(training.optimizer, STEPS)
     execution = Execution(attention="xla", microbatch=microbatch)
-    options = AS_USED if microbatch == 2 else {}
+    options = studies.AS_USED if microbatch == 2 else {}
     step = jax.jit(
         make_step(MODEL, training, execution, optimizer, STEPS), compiler_options=options
     )
