@@ -149,7 +149,8 @@ ZERO = """
     ConstantLinear.decay ConstantLinear.warmup Contamination.groups[0,0] Cosine.final Cosine.warmup
     CosineThenLinear.final CosineThenLinear.warmup Criterion.log_probability
     DecoderConfig.document_separator Doubling.band Doubling.least Doubling.limits[0,0]
-    Forgetting.at[0] Forgetting.at[1] Forgetting.at[2] Forgetting.dense_lags[0] InitFrom.step
+    Forgetting.at[0] Forgetting.at[1] Forgetting.at[2] Forgetting.dense_lags[0]
+    InitFrom.step Injections.begin
     OlmoCorpus.eos_id OlmoCorpus.first PartOf.key PartOf.part Proportional.integral
     Proportional.proportional Proportional.smoothing Reasoning.shots Rehearsal.batches[0]
     Rehearsal.groups['a',0] Rehearsal.groups['a',1] Rehearsal.occurrences Sampling.seed

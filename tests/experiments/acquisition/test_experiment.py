@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from ttoaa.experiments.acquisition.experiment import Acquisition
 from ttoaa.experiments.acquisition.generated_facts import GeneratedKnowledge
+from ttoaa.experiments.acquisition.injections import Injections
 from ttoaa.experiments.acquisition.policies import (
     Criterion,
     Doubling,
@@ -24,6 +25,7 @@ POLICIES = (
     Doubling(most=16),
     FixedRate(3000),
     UntilAcquired(rate=2, criterion=ACQUIRED),
+    Injections(begin=0.1, count=2, gap=2, lags=(2,)),
 )
 
 
@@ -56,7 +58,7 @@ def made(make_world):
 def test_every_arm_has_slots_and_probes_of_its_own_entities(made, tokenizer):
     _, _, items = made()
     arms = {"controlled": (9, 3), "doubling": (16, 3), "fixed": (None, 3), "until": (6, 3),
-            "never": (1, 2)}  # fmt: skip
+            "injections": (3, 3), "never": (1, 2)}  # fmt: skip
     entities = {}
     for arm, (most, count) in arms.items():
         (slots,) = [i for i in items if i.condition == arm and i.slot]
@@ -195,6 +197,11 @@ def test_outcomes_of_a_made_up_run(both):
     np.testing.assert_allclose(
         controlled["log_rate_moved"], np.abs(np.diff(log_rate_IxK, axis=0)).sum(0) / 10
     )
+    # Probes of a topic share it; an arm under one decision is one group.
+    groups = {arm: set(rows) for arm, rows in ours.groupby("condition")["group"]}
+    assert groups["doubling"] == {"doubling"} and len(groups["until"]) == len(groups["never"]) + 1
+    probes = ours[(ours["outcome"] == "accuracy") & (ours["condition"] == "until")]
+    assert (probes["group"] + "/").tolist() == probes["item"].str[:-1].tolist()
     assert not set(control["outcome"]) & {"at_least", "at_most", "turns", "log_rate_moved"}
     # From -8 by two texts an interval: -1 is above log 0.3 at interval 7, so it is acquired at 8.
     until = ours[ours["condition"] == "until"].groupby("outcome")["value"].apply(list)
@@ -245,6 +252,18 @@ def test_estimates_by_hand(both):
     assert found["target_at", "controlled@50"].value == 0.25
     texts = run.decisions.set_index(["slots", "interval"])["chosen"].map(len)
     assert found["texts_at", "controlled@50"].value == texts["controlled", 5]
+    log_p = np.array(run.decisions.loc[run.decisions["slots"] == "fixed", "log_p"].tolist())
+    by_topic = log_p.reshape(10, 3, 2).mean(2)[5:] - np.log(0.5 * np.arange(5, 10) / 10)[:, None]
+    fixed = np.sqrt(np.mean(by_topic**2, axis=0)).mean()
+    against = found["tracking_error_against_arm", "controlled-vs-fixed"]
+    assert against.control_value == pytest.approx(fixed)
+    assert against.value == pytest.approx(found["tracking_error", "controlled"].value)
+    assert against.difference == pytest.approx(fixed - against.value)
+    assert against.groups == 3 and np.isnan(against.difference_ci_low)  # too few topics
+    assert found["tracking_error", "fixed"].value == pytest.approx(fixed)
+    assert found["log_probability_of_half_the_held_out", "never"].difference == 0
+    assert found["effectivity", "injections"].difference > 0
+    assert found["retainability", "injections/lag-20"].value == pytest.approx(1)  # nothing fades
     moved = found["log_rate_moved", "controlled"]
     mine = ours[(ours["outcome"] == "log_rate_moved") & (ours["condition"] == "controlled")]
     assert moved.value == pytest.approx(mine["value"].mean()) and np.isnan(moved.difference)
@@ -279,8 +298,21 @@ def test_its_figure_shows_value_target_and_texts(both, final_table):
     ]
 
 
+def test_two_set_points_in_one_experiment(made):
+    low, high = Proportional(name="low", target=Target(0.1)), Proportional(name="high")
+    fixed = FixedRate(900, against="low")
+    experiment, world, _ = made(
+        policies=(low, high, fixed), primary="tracking_error_against_target/high-vs-low"
+    )
+    finals = {c.slots: c.setting.target.final for c in experiment.controllers(world)}
+    assert finals == {"low": 0.1, "high": 0.5, "fixed": 0.1, "never": 0.5}
+    with pytest.raises(ValueError, match=r"among .*'low-vs-fixed', 'low-vs-high', 'high-vs-low'"):
+        acquisition(policies=(low, high, fixed), primary="tracking_error_against_arm/high-vs-fixed")
+
+
 def test_without_held_out_entities(made):
     experiment, world, items = made(held_out=0)
+    assert acquisition().placebo.endswith("/never") and experiment.placebo == ""
     assert "never" not in {i.condition for i in items}
     assert len(experiment.controllers(world)) == len(POLICIES)
 
@@ -293,6 +325,7 @@ def test_without_held_out_entities(made):
         ({"policies": (Doubling(name="never"),)}, "none of them 'never'"),
         ({"policies": (Doubling(name="a@b"),)}, "'@'"),
         ({"primary": "log_rmse/other"}, "condition must be among"),
+        ({"policies": (Proportional(), FixedRate(9, against="all"))}, "an arm with a target"),
         ({"primary": "value_at/controlled"}, "its outcome none of"),
         ({"primary": "turns/controlled"}, "its outcome none of"),
     ],

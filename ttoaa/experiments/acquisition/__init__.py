@@ -2,6 +2,7 @@
 
 from ttoaa.experiments.acquisition.experiment import Acquisition
 from ttoaa.experiments.acquisition.generated_facts import GeneratedKnowledge
+from ttoaa.experiments.acquisition.injections import Injections
 from ttoaa.experiments.acquisition.policies import (
     Criterion,
     Doubling,
@@ -19,6 +20,7 @@ __all__ = [
     "FictionalTexts",
     "FixedRate",
     "GeneratedKnowledge",
+    "Injections",
     "Proportional",
     "Target",
     "UntilAcquired",

@@ -1,6 +1,7 @@
 """Knowledge acquisition: a controller decides from probes which facts to insert (paper, E.1)."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -10,10 +11,11 @@ import pandas as pd
 
 from ttoaa.config_fields import Count, PositiveInt, config_class
 from ttoaa.experiments.acquisition import outcomes
+from ttoaa.experiments.acquisition.contrasts import versus
 from ttoaa.experiments.acquisition.estimates import arm_estimates
 from ttoaa.experiments.acquisition.generated_facts import GeneratedKnowledge
 from ttoaa.experiments.acquisition.outcomes import NEVER, TARGET, TEXTS, VALUE
-from ttoaa.experiments.acquisition.policies import Criterion, Never, Proportional
+from ttoaa.experiments.acquisition.policies import Criterion, FixedRate, Never, Proportional
 from ttoaa.experiments.acquisition.policy import Policy, Target
 from ttoaa.experiments.acquisition.topics import Arm, Knowledge
 from ttoaa.experiments.base import Experiment, Scorer, World
@@ -33,24 +35,32 @@ class Acquisition(Experiment):
     Every arm has its own entities and a policy. At the start of each interval of training the
     policy chooses, from the model's log-probabilities of probes, which texts to insert in that
     interval. Probes use phrasings that no text uses. The baselines are entities that are never
-    inserted, and all entities in the control run.
+    inserted, all entities in the control run, and arms at a fixed rate (`FixedRate`).
 
-    A topic is the facts of one text; its value is the mean log-probability of its targets. An arm
-    is judged by the root mean square of log(value / target) over all intervals with a target above
-    0, and over their second half. The report also shows how often a rate was at its lower or upper
-    limit, since the policy has no control there.
+    A topic is the facts of one text; its value is the mean log-probability of its targets. Its
+    error is the root mean square of log(value / target) over all intervals with a target above 0.
+    `tracking_error` is that of the second half of the intervals, in nats. Insertion reduces it
+    under any rule, so two contrasts within the run judge control (see `contrasts`): that with a
+    fixed rate of as many tokens, and, for arms with different targets, that with the target of the
+    other arm. The report also shows how often a rate was at its lower or upper limit, since the
+    policy has no control there.
+
+    Topics are the units of resampling. An arm whose topics share their decisions counts as one
+    unit, so it has no intervals. The placebo compares two halves of the topics that are never
+    inserted.
     """
 
     knowledge: Knowledge = dataclasses.field(default_factory=GeneratedKnowledge)
     policies: Sequence[Policy] = dataclasses.field(default_factory=lambda: (Proportional(),))
     """One policy for each arm, which takes the policy's name."""
-    entities: PositiveInt = 4
+    entities: PositiveInt = 12
     """Entities of each arm."""
-    held_out: Count = 4
+    held_out: Count = 12
     """Entities of the arm 'never', which is not inserted."""
     every: PositiveInt = 1000
     """Steps of an interval."""
     target: Target = dataclasses.field(default_factory=Target)
+    """The target of arms whose policy has none."""
     criterion: Criterion = dataclasses.field(default_factory=Criterion)
     """When a topic counts as acquired, in arms whose policy has no criterion."""
     new_tokens: PositiveInt = 25
@@ -59,7 +69,7 @@ class Acquisition(Experiment):
     signs: ClassVar[Mapping[str, int]] = outcomes.SIGNS
     drawn: ClassVar[Sequence[str]] = outcomes.CURVES
     """Outcomes with an estimate for each interval, for the figure."""
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,13 +81,46 @@ class Acquisition(Experiment):
                 f"{self.name}: policies must have different names, none of them {NEVER!r} or with "
                 f"'/' or '@', not {names}"
             )
+        for policy in self.policies:
+            if isinstance(policy, FixedRate) and policy.against not in self._steered:
+                raise ValueError(
+                    f"{self.name}: FixedRate.against must name an arm with a target, one of "
+                    f"{self._steered}, not {policy.against!r}"
+                )
         outcome, _, condition = self.primary.partition("/")
         barred = [*self.drawn, *outcomes.UNCOMPARED]
-        if outcome in barred or condition not in names:
+        known = [*names, *(versus(*pair) for pair in self._pairs)]
+        if outcome in barred or condition not in known:
             raise ValueError(
-                f"{self.name}: the primary's condition must be among {names}, and its outcome none "
+                f"{self.name}: the primary's condition must be among {known}, and its outcome none "
                 f"of {barred}, not {self.primary!r}"
             )
+
+    @property
+    def placebo(self) -> str:
+        return f"{outcomes.HALVES}/{NEVER}" if self.held_out > 1 else ""
+
+    @property
+    def _steered(self) -> list[str]:
+        """The arms that follow a target."""
+        return [policy.name for policy in self.policies if hasattr(policy, "target")]
+
+    @property
+    def _pairs(self) -> list[tuple[str, str]]:
+        """Each arm with a target and what it is compared with: its fixed rates, other targets."""
+        fixed = [(p.against, p.name) for p in self.policies if isinstance(p, FixedRate)]
+        targets = self._targets()
+        return fixed + [
+            (arm, other)
+            for arm, other in itertools.permutations(self._steered, 2)
+            if targets[arm] != targets[other]
+        ]
+
+    def _targets(self) -> dict[str, Target]:
+        """Return the target of each arm; a fixed rate is judged by that of its counterpart."""
+        arms = (*self.policies, Never(NEVER))
+        own = {arm.name: getattr(arm, "target", None) or self.target for arm in arms}
+        return own | {p.name: own[p.against] for p in self.policies if isinstance(p, FixedRate)}
 
     def intervene(self, world: World) -> Iterator[Item]:
         for arm in self._arms(world):
@@ -120,11 +163,11 @@ class Acquisition(Experiment):
         try:
             count = self.entities * len(self.policies) + self.held_out
             entities = iter(self.knowledge.entities(count, world.rng("entities")))
-            arms = []
+            arms, targets = [], self._targets()
             for policy in policies:
                 size = self.held_out if policy.name == NEVER else self.entities
                 mine = [next(entities) for _ in range(size)]
-                arms.append(Arm.make(policy, mine, world, self.every, self.target))
+                arms.append(Arm.make(policy, mine, world, self.every, targets[policy.name]))
             return arms
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from error
@@ -134,12 +177,13 @@ class Acquisition(Experiment):
         policies = {p.name: p for p in (*self.policies, Never(NEVER))}
         criteria = {n: getattr(p, "criterion", self.criterion) for n, p in policies.items()}
         now = outcomes.score_probes(model, self.new_tokens)
-        so_far = outcomes.trajectory_outcomes(model, policies, criteria, self.target)
-        return pd.concat([now, so_far], ignore_index=True)
+        so_far = outcomes.trajectory_outcomes(model, policies, criteria, self._targets())
+        shared = {name for name, policy in policies.items() if policy.shared}
+        return outcomes.add_groups(pd.concat([now, so_far], ignore_index=True), shared)
 
     def estimates(self, run: pd.DataFrame, control: pd.DataFrame) -> list[Estimate]:
-        measures = {p.name: getattr(p, "measure", "log_probability") for p in self.policies}
-        return arm_estimates(run, control, measures, self.sign)
+        policies = {policy.name: policy for policy in self.policies}
+        return arm_estimates(run, control, policies, self._pairs, self.sign)
 
     def figure(self, estimates: pd.DataFrame, axes: Any) -> None:
         """Draw value and target over training, and texts below (the paper's figures 2a and 9)."""

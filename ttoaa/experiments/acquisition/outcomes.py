@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 import numpy as np
 import pandas as pd
@@ -89,6 +89,11 @@ def log_rmse(value: np.ndarray, goal_I: np.ndarray) -> np.ndarray:
     return np.sqrt(np.mean(off**2, axis=-1))
 
 
+def second_half(values_I: np.ndarray) -> slice:
+    """Return the second half of the intervals: early training dominates the error of the whole."""
+    return slice(len(values_I) // 2, None)
+
+
 def turns(rate_I: np.ndarray) -> np.ndarray:
     """Return bool[I]: where a rate has reversed, by a factor of 1.25 from its last extreme.
 
@@ -110,6 +115,13 @@ ABOVE = "_above_never"
 RMSE, MEAN_RMSE, TOPIC_RMSE = "log_rmse", "log_rmse_of_mean_probability", "topic_log_rmse"
 LATE = "_second_half"
 """Suffix: over the second half of the intervals so far."""
+TRACKING = "tracking_error"
+"""The log-RMSE of a topic against the target, over the second half of the intervals so far."""
+AGAINST_ARM, AGAINST_TARGET = "tracking_error_against_arm", "tracking_error_against_target"
+"""Contrasts within one run (see `contrasts`)."""
+EFFECTIVITY, RETAINABILITY = "effectivity", "retainability"
+HALVES = "log_probability_of_half_the_held_out"
+"""The placebo: two random halves of the topics that are never inserted."""
 ACQUIRED, STEPS, RETENTION = "acquired", "steps_to_acquire", "change_since_acquired"
 EXPOSURES, TOKENS = "exposures", "tokens"
 TO_ACQUIRE = "_to_acquire"
@@ -126,6 +138,8 @@ SIGNS: Mapping[str, int] = {
     **{name: 1 for name in (PROBABILITY, ACQUIRED, VALUE, TARGET, TEXTS)},
     **{name + suffix: 1 for name in (EXPOSURES, TOKENS) for suffix in ("", TO_ACQUIRE)},
     **{name + suffix: -1 for name in (RMSE, MEAN_RMSE) for suffix in ("", LATE)},
+    **{name: 1 for name in (EFFECTIVITY, RETAINABILITY, HALVES)},
+    **{name: -1 for name in (TRACKING, AGAINST_ARM, AGAINST_TARGET)},
     **{name: -1 for name in (TOPIC_RMSE, STEPS, RETENTION, *AIMS)},
 }
 NEVER = "never"
@@ -161,7 +175,7 @@ def trajectory_outcomes(
     model: Scorer,
     policies: Mapping[str, Policy],
     criteria: Mapping[str, Criterion],
-    target: Target,
+    targets: Mapping[str, Target],
 ) -> pd.DataFrame:
     """Return the outcomes of every arm over the intervals before this checkpoint.
 
@@ -179,9 +193,8 @@ def trajectory_outcomes(
         trajectory = Trajectory.read(
             mine, list(slots.text_topic), list(slots.text_tokens), topic_of
         )
-        goal_I = np.array(
-            [target.at(step, int(slots.steps)) for step in trajectory.step_I.tolist()]
-        )
+        target, steps = targets[slots.id], trajectory.step_I.tolist()
+        goal_I = np.array([target.at(step, int(slots.steps)) for step in steps])
         criterion, topics = criteria[slots.id], list(slots.topics)
         tables += _topic_tables(slots.id, topics, trajectory, goal_I, criterion, model.step)
         states = mine.sort_values("interval")["state"]
@@ -189,6 +202,14 @@ def trajectory_outcomes(
         tables += _rate_tables(slots.id, topics, [aim for aim in aims if aim is not None])
         tables += _curve_tables(slots.id, topics, list(probes["id"]), trajectory, goal_I)
     return pd.concat(tables, ignore_index=True)
+
+
+def add_groups(table: pd.DataFrame, shared: Set[str]) -> pd.DataFrame:
+    """Add the column `group`: the topic of each probe, or the arm where one decision is shared."""
+    is_probe = table["outcome"].isin((LIKELIHOOD, PROBABILITY, ACCURACY, PROBE_AT))
+    topic = table["item"].where(~is_probe, table["item"].str.rpartition("/")[0])
+    arm = table["condition"].str.partition("@")[0]
+    return table.assign(group=topic.where(~arm.isin(shared), arm))
 
 
 def _table(items: object, condition: object, outcome: str, value: object) -> pd.DataFrame:
@@ -204,8 +225,11 @@ def _topic_tables(
     criterion: Criterion,
     end: int,
 ) -> Iterator[pd.DataFrame]:
-    if np.any(goal_I > 0):
-        yield _table(topics, arm, TOPIC_RMSE, log_rmse(np.exp(trajectory.by_topic().T), goal_I))
+    late = second_half(goal_I)
+    for name, part in ((TOPIC_RMSE, slice(None)), (TRACKING, late)):
+        if np.any(goal_I[part] > 0):
+            value_KxI = np.exp(trajectory.by_topic().T)
+            yield _table(topics, arm, name, log_rmse(value_KxI[:, part], goal_I[part]))
     found = trajectory.acquired(criterion, end)
     yield _table(topics, arm, ACQUIRED, found["acquired"].astype(float))
     yield _table(topics, arm, STEPS, found["steps"])

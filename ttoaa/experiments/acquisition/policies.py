@@ -3,13 +3,13 @@
 `Doubling` is the paper's controller (arXiv 2509.23383, Algorithm 1), `Proportional` a
 proportional-integral (PI) controller of each topic's rate. `FixedRate` and `Never` are baselines
 without a target. `UntilAcquired` inserts "until the model acquires a particular piece of knowledge"
-(the paper's abstract).
+(the paper's abstract). The schedule of the paper's predecessor is in `injections.py`.
 """
 
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import gin
 import numpy as np
@@ -25,7 +25,7 @@ from ttoaa.config_fields import (
     Share,
     config_class,
 )
-from ttoaa.experiments.acquisition.policy import MEASURES, Aim, Setting, State, measure
+from ttoaa.experiments.acquisition.policy import MEASURES, Aim, Setting, State, Target, measure
 
 Gain = Annotated[float, AtLeast(0), AtMost(1000)]
 Rate = Annotated[float, AtLeast(1e-9), AtMost(1e9)]
@@ -53,6 +53,10 @@ class Doubling:
     most: PositiveInt = 8192
     measure: Annotated[str, OneOf(MEASURES)] = "probability"
     """The value to keep on target: 'probability' or 'log_probability' (see `policy.measure`)."""
+    target: Target | None = None
+    """The arm's set-point; None: `Acquisition.target`."""
+
+    shared: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self.least <= self.initial <= self.most:
@@ -134,6 +138,11 @@ class Proportional:
     """The most texts of all topics in an interval."""
     largest_change: Annotated[float, AtLeast(1e-6), AtMost(100)] = math.log(4)
     """The largest change of a log-rate in an interval."""
+    target: Target | None = None
+    """The arm's set-point; None: `Acquisition.target`."""
+
+    shared: ClassVar[bool] = False
+    """Every topic has a rate of its own; only the limit `most` couples them while it binds."""
 
     def __post_init__(self) -> None:
         if not self.least <= self.initial <= self.most_each:
@@ -214,6 +223,10 @@ class FixedRate:
     tokens: PositiveInt
     """Tokens of all insertions together, rounded down to whole texts."""
     name: Name = "fixed"
+    against: Name = "controlled"
+    """The arm whose tokens these are: both are judged by the target of that arm."""
+
+    shared: ClassVar[bool] = False
 
     def slots(self, setting: Setting) -> int:
         before = [
@@ -250,6 +263,8 @@ class Never:
     """A baseline that inserts nothing; its probes are still measured."""
 
     name: Name = "never"
+
+    shared: ClassVar[bool] = False
 
     def slots(self, setting: Setting) -> int:
         return 1
@@ -302,6 +317,8 @@ class UntilAcquired:
     rate: PositiveInt = 1
     """Texts of a topic per interval."""
     criterion: Criterion = dataclasses.field(default_factory=Criterion)
+
+    shared: ClassVar[bool] = False
 
     def slots(self, setting: Setting) -> int:
         return self.rate * setting.topics

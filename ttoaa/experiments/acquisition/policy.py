@@ -7,7 +7,7 @@ policy and the texts and probes of its arm.
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import gin
 import numpy as np
@@ -108,8 +108,12 @@ class Aim(NamedTuple):
 class Policy(Protocol):
     """A decision rule; the same inputs must give the same decision, to the bit.
 
-    The state is JSON: the run stores it and passes it to the next decision.
+    The state is JSON: the run stores it and passes it to the next decision. A policy that follows a
+    target has a field `target: Target | None`, the set-point of its arm.
     """
+
+    shared: ClassVar[bool]
+    """Whether one decision covers all topics. They then count as one group, without intervals."""
 
     @property
     def name(self) -> str:
