@@ -13,18 +13,18 @@ from ttoaa.experiments.acquisition.contrasts import (
     held_out_halves,
     run_contrasts,
 )
-from ttoaa.experiments.acquisition.curves import Curve, bootstrap_topics, by_topic, values_of
+from ttoaa.experiments.acquisition.curves import (
+    Curve,
+    bootstrap_topics,
+    by_topic,
+    require_groups,
+    values_of,
+)
 from ttoaa.experiments.acquisition.injections import Injections, effectivity, gains_at_lag
 from ttoaa.experiments.acquisition.outcomes import log_rmse
 from ttoaa.experiments.acquisition.policies import Never
 from ttoaa.experiments.acquisition.policy import Policy
-from ttoaa.statistics.bootstrap import (
-    FEWEST_GROUPS,
-    Estimate,
-    estimate,
-    paired_estimate,
-    paired_estimates,
-)
+from ttoaa.statistics.bootstrap import Estimate, estimate, paired_estimate, paired_estimates
 from ttoaa.statistics.survival import median_time
 
 _PAIRED = (
@@ -152,11 +152,11 @@ def _to_acquire(policy: Policy, run: pd.DataFrame) -> list[Estimate]:
     """
     arm = policy.name
     seen = values_of(run, o.ACQUIRED, arm).to_numpy() > 0
-    few = policy.shared or len(seen) < FEWEST_GROUPS
+    groups = 1 if policy.shared else len(seen)
     names = [name + o.TO_ACQUIRE for name in (o.EXPOSURES, o.TOKENS)]
     until = [values_of(run, name, arm).to_numpy() for name in names]
     return [
-        _uncompared(name, arm, len(seen), *median_time(time, seen)[: 1 if few else 3])
+        require_groups(_uncompared(name, arm, len(seen), *median_time(time, seen)), groups)
         for name, time in zip(names, until, strict=True)
     ]
 
@@ -217,7 +217,7 @@ def injection_measures(
             ours_K,
             theirs_K,
             sign(o.EFFECTIVITY),
-            _groups(policy, run.topics),
+            np.array(run.topics),
         )
     ]
     done = len(injected) == policy.count
