@@ -188,6 +188,8 @@ def paired_estimate(
     both_Nx2 = _pairs(run_N, control_N, sign)
     n = len(both_Nx2)
     key = ("paired", outcome, condition)
+    if group_N is not None and len(np.unique(group_N)) == n:
+        group_N = None  # groups of one item are items
     mean_2, low_2, high_2 = bootstrap([n], _mean_of(both_Nx2), *key, groups=[group_N])
     if group_N is not None:
         groups, results = len(np.unique(group_N)), (mean_2, low_2, high_2)
@@ -210,7 +212,7 @@ def difference_in_differences(
     run_b: np.ndarray,
     control_b: np.ndarray,
     sign: int = 1,
-    groups: tuple[np.ndarray, np.ndarray] | None = None,
+    groups: Sequence[np.ndarray] | None = None,
 ) -> Estimate:
     """Compare group a (treated) with group b (holdout) under the run, minus that of the control.
 

@@ -21,16 +21,13 @@ import numpy as np
 import pandas as pd
 
 from ttoaa.experiments.acquisition import outcomes as o
-from ttoaa.experiments.acquisition.curves import (
-    Curve,
-    bootstrap_topics,
-    by_topic,
-    require_groups,
-)
+from ttoaa.experiments.acquisition.curves import Curve, by_topic, groups_of
 from ttoaa.experiments.acquisition.policies import FixedRate
 from ttoaa.experiments.acquisition.policy import Policy
 from ttoaa.statistics.bootstrap import (
     Estimate,
+    bootstrap,
+    count_groups,
     difference_in_differences,
     estimate,
     keyed_rng,
@@ -85,9 +82,10 @@ def _against_arm(
         ours = counts_RxK @ ours_K / sizes[0]
         return np.stack([ours, direction * (ours - counts_RxJ @ theirs_J / sizes[1])], 1)
 
-    groups, results = bootstrap_topics(sizes, statistic, shared, o.AGAINST_ARM, condition)
-    both = float(theirs_J.mean())
-    return estimate(o.AGAINST_ARM, condition, sum(sizes), results, both, groups)
+    groups = groups_of([shared, False], sizes)
+    results = bootstrap(sizes, statistic, o.AGAINST_ARM, condition, groups=groups)
+    number, theirs = count_groups(sizes, groups), float(theirs_J.mean())
+    return estimate(o.AGAINST_ARM, condition, sum(sizes), results, theirs, number)
 
 
 def above_never(
@@ -103,9 +101,12 @@ def above_never(
         name = outcome + o.ABOVE
         for arm in [arm for arm in arms if arm != o.NEVER]:
             ours, theirs = (by_topic(t, outcome, arm).to_numpy() for t in (run, control))
-            groups = 1 if policies[arm].shared else min(len(ours), len(never))
-            gain = difference_in_differences(name, arm, ours, theirs, never, without, sign(name))
-            found.append(require_groups(gain, groups))
+            groups = groups_of([policies[arm].shared, False], [len(ours), len(never)])
+            found.append(
+                difference_in_differences(
+                    name, arm, ours, theirs, never, without, sign(name), groups
+                )
+            )
     return found
 
 
@@ -118,4 +119,4 @@ def held_out_halves(run: pd.DataFrame, control: pd.DataFrame) -> list[Estimate]:
     order = keyed_rng(o.HALVES).permutation(n)
     halves = order[: n // 2], order[n // 2 :]
     groups = [table.to_numpy()[half] for half in halves for table in tables]
-    return [require_groups(difference_in_differences(o.HALVES, o.NEVER, *groups), n // 2)]
+    return [difference_in_differences(o.HALVES, o.NEVER, *groups)]

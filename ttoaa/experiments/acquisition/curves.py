@@ -1,14 +1,13 @@
 """Curves of arms over training from outcome tables, and resampling over their topics."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 
 from ttoaa.experiments.acquisition import outcomes as o
-from ttoaa.statistics.bootstrap import FEWEST_GROUPS, Estimate, bootstrap
+from ttoaa.statistics.bootstrap import bootstrap, count_groups
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,27 +83,20 @@ def values_of(table: pd.DataFrame, outcome: str, condition: str) -> pd.Series:
     return rows.set_index("item")["value"].astype(float).sort_index()
 
 
-def bootstrap_topics(
-    sizes: Sequence[int],
-    statistic: Callable[..., np.ndarray],
-    shared: bool,
-    *key: object,
-    centred: bool = False,
-) -> tuple[int, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Return (number of groups, `bootstrap` over topics), without bounds for fewer than six groups.
+def groups_of(shared: Sequence[bool], sizes: Sequence[int]) -> list[np.ndarray] | None:
+    """Return the groups of the topics of some arms, for `bootstrap`: None if each is its own.
 
-    An arm whose topics share their decisions is one group. Of several arms the smallest counts.
+    An arm whose topics share their decisions is one group.
     """
-    groups = 1 if shared else min(sizes)
-    if groups >= FEWEST_GROUPS:
-        return groups, bootstrap(sizes, statistic, *key, centred=centred)
-    value_K = statistic(*(np.ones((1, n)) for n in sizes))[0]
-    return groups, (value_K, np.full_like(value_K, math.nan), np.full_like(value_K, math.nan))
+    if not any(shared):
+        return None
+    return [np.arange(n) * (not one) for one, n in zip(shared, sizes, strict=True)]
 
 
-def require_groups(found: Estimate, groups: int) -> Estimate:
-    """Return the estimate with its number of groups, without intervals if they are too few."""
-    if groups >= FEWEST_GROUPS:
-        return dataclasses.replace(found, groups=groups)
-    none = dict.fromkeys(("ci_low", "ci_high", "difference_ci_low", "difference_ci_high"), math.nan)
-    return dataclasses.replace(found, groups=groups, **none)
+def bootstrap_topics(
+    shared: bool, K: int, statistic: Callable[..., np.ndarray], *key: object, centred: bool = False
+) -> tuple[int | None, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Return (`Estimate.groups`, `bootstrap` over the topics of an arm)."""
+    groups = groups_of([shared], [K])
+    results = bootstrap([K], statistic, *key, centred=centred, groups=groups)
+    return count_groups([K], groups), results

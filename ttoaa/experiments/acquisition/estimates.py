@@ -17,14 +17,18 @@ from ttoaa.experiments.acquisition.curves import (
     Curve,
     bootstrap_topics,
     by_topic,
-    require_groups,
     values_of,
 )
 from ttoaa.experiments.acquisition.injections import Injections, effectivity, gains_at_lag
 from ttoaa.experiments.acquisition.outcomes import log_rmse
 from ttoaa.experiments.acquisition.policies import Never
 from ttoaa.experiments.acquisition.policy import Policy
-from ttoaa.statistics.bootstrap import Estimate, estimate, paired_estimate, paired_estimates
+from ttoaa.statistics.bootstrap import (
+    Estimate,
+    estimate,
+    paired_estimate,
+    paired_estimates,
+)
 from ttoaa.statistics.survival import median_time
 
 _PAIRED = (
@@ -86,7 +90,7 @@ def _target_errors(policy: Policy, curves: tuple[Curve, Curve], sign: Sign) -> l
         ours, theirs = off(run, counts_RxK), off(control, counts_RxK)
         return np.concatenate([np.log(ours), signs * (ours - theirs)], 1)
 
-    groups, results = bootstrap_topics([K], statistic, policy.shared, "tracked", arm, centred=True)
+    groups, results = bootstrap_topics(policy.shared, K, statistic, "tracked", arm, centred=True)
     without = off(control, np.ones((1, K)))[0]
     found = []
     for k, name in enumerate(names):
@@ -106,7 +110,7 @@ def _curve_estimates(policy: Policy, curves: tuple[Curve, Curve], sign: Sign) ->
         ours, theirs = (curve.values(counts_RxK)[measure] for curve in curves)
         return np.stack([ours, direction * (ours - theirs)], 1).reshape(len(counts_RxK), -1)
 
-    groups, bounds = bootstrap_topics([K], statistic, policy.shared, "course", arm)
+    groups, bounds = bootstrap_topics(policy.shared, K, statistic, "course", arm)
     # Probabilities and their differences.
     results = [np.clip(r.reshape(2, -1), [[0], [-1]], 1) for r in bounds]
     without = control.values(np.ones((1, K)))[measure][0]
@@ -152,12 +156,13 @@ def _to_acquire(policy: Policy, run: pd.DataFrame) -> list[Estimate]:
     """
     arm = policy.name
     seen = values_of(run, o.ACQUIRED, arm).to_numpy() > 0
-    groups = 1 if policy.shared else len(seen)
     names = [name + o.TO_ACQUIRE for name in (o.EXPOSURES, o.TOKENS)]
-    until = [values_of(run, name, arm).to_numpy() for name in names]
+    medians = [median_time(values_of(run, name, arm).to_numpy(), seen) for name in names]
+    if policy.shared:
+        medians = [(value, math.nan, math.nan) for value, _, _ in medians]
     return [
-        require_groups(_uncompared(name, arm, len(seen), *median_time(time, seen)), groups)
-        for name, time in zip(names, until, strict=True)
+        _uncompared(name, arm, len(seen), *median)
+        for name, median in zip(names, medians, strict=True)
     ]
 
 
@@ -238,6 +243,6 @@ def _retainability(policy: Policy, condition: str, gains: np.ndarray, sign: Sign
         return np.stack([left / gain, direction * (left - drift) / gain], 1)
 
     key = o.RETAINABILITY, condition
-    groups, results = bootstrap_topics([K], statistic, policy.shared, *key)
+    groups, results = bootstrap_topics(policy.shared, K, statistic, *key)
     without = float(gains[2].sum() / gains[0].sum())
     return estimate(o.RETAINABILITY, condition, K, results, without, groups)
