@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from ttoaa.experiments.acquisition.experiment import Acquisition
+from ttoaa.experiments.acquisition.experiment import Acquisition, draw_trajectories
 from ttoaa.experiments.acquisition.generated_facts import GeneratedKnowledge
 from ttoaa.experiments.acquisition.injections import Injections
 from ttoaa.experiments.acquisition.policies import (
@@ -333,6 +333,26 @@ def test_without_held_out_entities(made):
 def test_bad_settings_are_named(changes, told):
     with pytest.raises(ValueError, match=rf"ka: .*{told}"):
         acquisition(**changes)
+
+
+def test_a_schedule_longer_than_training_is_named(made):
+    with pytest.raises(ValueError, match=r"ka: injections: the last injection .* of 10: lower"):
+        made(policies=(Proportional(), Injections()))
+
+
+def test_both_targets_are_drawn():
+    rows = [
+        (name, f"{arm}@{step}", step / final)
+        for arm, final in (("low", 900), ("high", 200), ("fixed", 200))
+        for step in (0, 10, 20)
+        for name in ("target_at", "value_at", "texts_at")
+    ]
+    table = pd.DataFrame(rows, columns=["outcome", "condition", "value"])
+    table = table.assign(seed=0, step=100, ci_low=0.1, ci_high=0.2, control_value=0.1)
+    axes = Figure().add_subplot()
+    draw_trajectories(["low", "high", "fixed"], table, axes)
+    dashed = [line for line in axes.child_axes[0].lines if line.get_linestyle() == "--"]
+    assert [line.get_ydata()[-1] for line in dashed] == [20 / 900, 20 / 200]
 
 
 def test_a_text_longer_than_a_row_is_named(make_world):

@@ -52,22 +52,23 @@ def run_contrasts(
     curves = {arm: Curve.read(run, arm) for pair in pairs for arm in pair}
     found = []
     for arm, other in pairs:
-        goal_I = curves[arm].goal_I
-        if not np.any(goal_I[o.second_half(goal_I)] > 0):
-            continue
-        ours_K = curves[arm].tracking_errors(goal_I)
-        if isinstance(policies[other], FixedRate):
-            theirs_J = curves[other].tracking_errors(goal_I)
-            shared = policies[arm].shared
-            found.append(_against_arm(versus(arm, other), ours_K, theirs_J, shared, sign))
+        mine, condition = curves[arm], versus(arm, other)
+        fixed = isinstance(policies[other], FixedRate)
+        ours_K = mine.tracking_errors(mine.goal_I)
+        if fixed:
+            theirs = curves[other].tracking_errors(mine.goal_I)
         else:
-            topics = [arm] * len(ours_K) if policies[arm].shared else curves[arm].topics
-            theirs_K = curves[arm].tracking_errors(curves[other].goal_I)
-            condition, direction = versus(arm, other), sign(o.AGAINST_TARGET)
+            theirs = mine.tracking_errors(curves[other].goal_I)
+        if not np.isfinite([*ours_K, *theirs]).all():
+            continue
+        shared = policies[arm].shared
+        if fixed:
+            found.append(_against_arm(condition, ours_K, theirs, shared, sign))
+        else:
+            group_K = np.array([arm] * len(ours_K) if shared else mine.topics)
+            direction = sign(o.AGAINST_TARGET)
             found.append(
-                paired_estimate(
-                    o.AGAINST_TARGET, condition, ours_K, theirs_K, direction, np.array(topics)
-                )
+                paired_estimate(o.AGAINST_TARGET, condition, ours_K, theirs, direction, group_K)
             )
     return found
 

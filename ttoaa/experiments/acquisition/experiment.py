@@ -198,9 +198,7 @@ def draw_trajectories(arms: Sequence[str], estimates: pd.DataFrame, axes: Any) -
     final = final.assign(at=split[2][split[1] == "@"].astype(int)).sort_values("at")
     axes.set_axis_off()
     above, below = axes.inset_axes((0, 0.42, 1, 0.58)), axes.inset_axes((0, 0, 1, 0.34))
-    goal = final[final["outcome"] == TARGET].drop_duplicates("at")
-    goal = goal[goal["value"] > 0]
-    above.plot(goal["at"], goal["value"], "--", color="gray", label="target")
+    _draw_targets(arms, final, above)
     shown = [*arms, *([NEVER] if (final["arm"] == NEVER).any() else [])]
     for number, arm in enumerate(shown):
         color = f"C{number}"
@@ -225,3 +223,16 @@ def draw_trajectories(arms: Sequence[str], estimates: pd.DataFrame, axes: Any) -
     below.set_ylim(0, 1.5 * max(1, np.nan_to_num(most)))
     below.set_ylabel("texts an interval")
     below.set_xlabel("step")
+
+
+def _draw_targets(arms: Sequence[str], final: pd.DataFrame, axes: Any) -> None:
+    """Draw the targets of the arms, each once."""
+    goals = final[(final["outcome"] == TARGET) & (final["value"] > 0)]
+    drawn: set[bytes] = set()
+    for arm in arms:
+        goal = goals[goals["arm"] == arm].drop_duplicates("at")
+        curve = goal["value"].to_numpy().tobytes()
+        if curve not in drawn:
+            label = None if drawn else "target"
+            axes.plot(goal["at"], goal["value"], "--", color="gray", label=label)
+        drawn.add(curve)

@@ -76,6 +76,8 @@ class Arm:
 
     policy: Policy
     setting: Setting
+    slots: int
+    """Slots of an interval."""
     topics: Sequence[str]
     """The ids of the topics."""
     wordings: Sequence[str]
@@ -92,7 +94,10 @@ class Arm:
         every: int,
         target: Target,
     ) -> "Arm":
-        """Encode the texts and probes of `entities`; ValueError if a text does not fit a row."""
+        """Encode the texts and probes of `entities`.
+
+        Raises ValueError if a text does not fit a row, or the policy does not fit the training.
+        """
         topics = [(f"{e.name}/{k}", topic) for e in entities for k, topic in enumerate(e.topics)]
         most = max(len(topic.texts) for _, topic in topics)
         # One text of each topic, then the next of each, so that a rotation repeats all equally.
@@ -118,16 +123,12 @@ class Arm:
             steps=world.geometry.steps,
             target=target,
         )
-        return cls(policy, setting, [name for name, _ in topics], wordings, texts, probes)
+        names = [name for name, _ in topics]
+        return cls(policy, setting, policy.slots(setting), names, wordings, texts, probes)
 
     @property
     def name(self) -> str:
         return self.policy.name
-
-    @property
-    def slots(self) -> int:
-        """Slots of an interval."""
-        return self.policy.slots(self.setting)
 
     def controller(self) -> Controlled:
         """Return the controller that fills the slots of the item with the arm's name."""
