@@ -5,8 +5,8 @@ import pytest
 from experiments.acquisition.plant import setting
 
 from ttoaa.experiments.acquisition.curves import Curve
-from ttoaa.experiments.acquisition.estimates import injection_measures
-from ttoaa.experiments.acquisition.injections import Injections, effectivity, gains_at_lag
+from ttoaa.experiments.acquisition.injection_estimates import injection_estimates
+from ttoaa.experiments.acquisition.injections import Injections, Lag, effectivity
 from ttoaa.experiments.acquisition.outcomes import SIGNS
 from ttoaa.experiments.acquisition.policy import Setting
 
@@ -48,11 +48,11 @@ def test_effectivity_by_hand():
 
 def test_retainability_by_hand():
     """From -10 and -8 before, to peaks of -4 and -2 in interval 5; one interval later -5 and -3."""
+    places = Lag.of(LOG_P, INJECTED, GAP, 1)
+    assert places.changes(LOG_P).tolist() == [[6, 6], [5, 5]]
     control = np.full_like(LOG_P, -10) + np.arange(9)[:, None] / 10
-    gain, left, drift = gains_at_lag(LOG_P, control, INJECTED, GAP, 1)
-    assert gain.tolist() == [6, 6] and left.tolist() == [5, 5]
-    np.testing.assert_allclose(drift, 0.5)  # from interval 1 to 6
-    assert gains_at_lag(LOG_P, control, INJECTED, GAP, 2) is None  # the last peak may be in 7
+    np.testing.assert_allclose(places.changes(control), [[0.4, 0.4], [0.5, 0.5]])
+    assert Lag.of(LOG_P, INJECTED, GAP, 2) is None  # the last peak may be in interval 7
 
 
 def curve(log_p_IxK, injected):
@@ -62,39 +62,60 @@ def curve(log_p_IxK, injected):
     return Curve((5 * steps).tolist(), topics, np.arange(K), log_p_IxK, steps * 0.0, texts_I)
 
 
-def measures(run_IxK, control_IxK, policy, injected):
+def measures(run_IxK, control_IxK, never_IxK, policy, injected):
     pair = curve(run_IxK, injected), curve(control_IxK, [])
-    return {e.condition: e for e in injection_measures(policy, pair, SIGNS.__getitem__)}
+    never = curve(never_IxK, []), curve(control_IxK, [])
+    found = injection_estimates(policy, pair, never, SIGNS.__getitem__)
+    return {(e.outcome, e.condition.rpartition("-")[2]): e for e in found}
+
+
+POLICY, TEN, K, INTERVALS = Injections(begin=0.1, count=3, gap=4, lags=(2, 6)), [2, 6, 10], 12, 24
+DRIFT = -14 + 0.05 * np.arange(INTERVALS)[:, None] + np.zeros(K)
+TOLD = np.array([sum(0.9 ** (k - j - 1) for j in TEN if k > j) for k in range(INTERVALS)])[:, None]
+NOISE = [np.random.default_rng(seed).normal(0, 0.3, (INTERVALS, K)) for seed in range(3)]
 
 
 def test_estimates_subtract_what_happens_without_injections():
-    policy, K = Injections(begin=0.1, count=3, gap=4, lags=(2, 6)), 12
-    injected, intervals = [2, 6, 10], 24
-    rng = np.random.default_rng(0)
-    noise = [rng.normal(0, 0.3, (intervals, K)) for _ in range(2)]
-    drift_IxK = -14 + 0.05 * np.arange(intervals)[:, None] + np.zeros(K)
-    told_I = np.array(
-        [sum(0.9 ** (k - j - 1) for j in injected if k > j) for k in range(intervals)]
-    )
-    learned = measures(drift_IxK + 2 * told_I[:, None] + noise[0], drift_IxK + noise[1],
-                       policy, injected)  # fmt: skip
-    assert set(learned) == {"injections", "injections/lag-10", "injections/lag-30"}
-    assert all(e.difference_ci_low > 0 and e.n == K for e in learned.values())
-    late, early = learned["injections/lag-30"], learned["injections/lag-10"]
-    assert late.difference < early.difference < 1
+    drifts = [DRIFT + noise for noise in NOISE]
+    learned = measures(drifts[0] + 2 * TOLD, *drifts[1:], POLICY, TEN)
+    assert len(learned) == 6 and all(e.n in (K, 2 * K) for e in learned.values())
+    for (outcome, _), each in learned.items():
+        alone = outcome == "retainability_above_never"
+        assert (each.ci_low if alone else each.difference_ci_low) > 0
+    for outcome in ("retainability", "retainability_above_never"):
+        assert learned[outcome, "30"].value < learned[outcome, "10"].value < 1.1
     # Nothing is learned: the peaks of noise and the drift look like learning and retention.
-    trivial = measures(*(drift_IxK + each for each in noise), policy, injected)
-    assert trivial["injections"].value > 0.01 and trivial["injections/lag-30"].value > 0.5
-    for each in trivial.values():
-        assert each.difference_ci_low < 0 < each.difference_ci_high
+    trivial = measures(*drifts, POLICY, TEN)
+    assert trivial["effectivity", "injections"].value > 0.01
+    assert trivial["retainability", "30"].value > 0.5
+    for (outcome, _), each in trivial.items():
+        alone = outcome == "retainability_above_never"
+        low, high = (
+            (each.ci_low, each.ci_high)
+            if alone
+            else (each.difference_ci_low, each.difference_ci_high)
+        )
+        assert low < 0 < high
+
+
+def test_what_other_arms_teach_all_facts_is_no_retention():
+    """All topics of the run rise alike, those that are never inserted too."""
+    rising = [DRIFT + 6 * np.linspace(0, 1, INTERVALS)[:, None] + noise for noise in NOISE[:2]]
+    found = measures(rising[0], DRIFT + NOISE[2], rising[1], POLICY, TEN)
+    assert found["retainability", "30"].difference_ci_low > 0.5
+    above = found.get(("retainability_above_never", "30"))
+    assert above is None or above.ci_low < 0 < above.ci_high
+    gain = found["effectivity_above_never", "injections"]
+    assert gain.difference_ci_low < 0 < gain.difference_ci_high
 
 
 def test_measures_of_a_run_that_is_not_done():
-    policy = Injections(begin=0.1, count=3, gap=4, lags=(2,))
     log_p = np.arange(8.0)[:, None] - np.full(12, 20.0)
-    assert set(measures(log_p, log_p * 0 - 20, policy, [2, 6])) == {"injections"}
-    assert measures(log_p[:3], log_p[:3], policy, [2]) == {}
-    assert measures(log_p, log_p, policy, []) == {}
+    still = log_p * 0 - 20
+    early = measures(log_p, still, still, POLICY, [2, 6])
+    assert {outcome for outcome, _ in early} == {"effectivity", "effectivity_above_never"}
+    assert measures(log_p[:3], still[:3], still[:3], POLICY, [2]) == {}
+    assert measures(log_p, still, still, POLICY, []) == {}
 
 
 def test_its_setting_is_that_of_any_policy():

@@ -19,7 +19,8 @@ from ttoaa.experiments.acquisition.curves import (
     by_topic,
     values_of,
 )
-from ttoaa.experiments.acquisition.injections import Injections, effectivity, gains_at_lag
+from ttoaa.experiments.acquisition.injection_estimates import injection_estimates
+from ttoaa.experiments.acquisition.injections import Injections
 from ttoaa.experiments.acquisition.outcomes import log_rmse
 from ttoaa.experiments.acquisition.policies import Never
 from ttoaa.experiments.acquisition.policy import Policy
@@ -63,7 +64,8 @@ def arm_estimates(
             found += _to_acquire(policy, run)
             found += _since_acquired(policy, run, control, curves, sign)
         if isinstance(policy, Injections) and curves[0].steps:
-            found += injection_measures(policy, curves, sign)
+            never = Curve.read(run, o.NEVER), Curve.read(control, o.NEVER)
+            found += injection_estimates(policy, curves, never, sign)
     if any("@" in condition for condition in run["condition"]):
         found += run_contrasts(run, policies, pairs, sign)
     return found
@@ -199,50 +201,3 @@ def _since_acquired(
 def _groups(policy: Policy, topics: Sequence[str]) -> np.ndarray:
     """Return the group of each topic: itself, or the arm if its topics share their decisions."""
     return np.array([policy.name] * len(topics) if policy.shared else topics)
-
-
-def injection_measures(
-    policy: Injections, curves: tuple[Curve, Curve], sign: Sign
-) -> list[Estimate]:
-    """Estimate effectivity, and retainability at each lag, for the injections so far.
-
-    The control run's effectivity is that of the same topics at the same steps. Its retainability is
-    their drift, relative to the gains in the run. Retainability is a ratio of sums over topics, so
-    topics that gained nothing need not be removed as outliers, as the predecessor does.
-    """
-    run, control = curves
-    injected = np.flatnonzero(run.texts_I).tolist()
-    ours_K, theirs_K = (effectivity(c.by_topic(), injected, policy.gap) for c in curves)
-    if not np.isfinite(ours_K).all():
-        return []
-    found = [
-        paired_estimate(
-            o.EFFECTIVITY,
-            policy.name,
-            ours_K,
-            theirs_K,
-            sign(o.EFFECTIVITY),
-            np.array(run.topics),
-        )
-    ]
-    done = len(injected) == policy.count
-    every = run.steps[1] - run.steps[0]
-    for lag in policy.lags if done else ():
-        gains = gains_at_lag(run.by_topic(), control.by_topic(), injected, policy.gap, lag)
-        if gains is not None and gains[0].sum() > 0:
-            found.append(_retainability(policy, f"{policy.name}/lag-{lag * every}", gains, sign))
-    return found
-
-
-def _retainability(policy: Policy, condition: str, gains: np.ndarray, sign: Sign) -> Estimate:
-    """Estimate retainability from `gains_at_lag`, over topics."""
-    K, direction = gains.shape[1], sign(o.RETAINABILITY)
-
-    def statistic(counts_RxK: np.ndarray) -> np.ndarray:
-        gain, left, drift = (counts_RxK @ each_K for each_K in gains)
-        return np.stack([left / gain, direction * (left - drift) / gain], 1)
-
-    key = o.RETAINABILITY, condition
-    groups, results = bootstrap_topics(policy.shared, K, statistic, *key)
-    without = float(gains[2].sum() / gains[0].sum())
-    return estimate(o.RETAINABILITY, condition, K, results, without, groups)

@@ -6,7 +6,7 @@ the same words, or only once. *Effectivity* is the relative gain in log-probabil
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import gin
 import numpy as np
@@ -85,27 +85,30 @@ def effectivity(log_p_IxK: np.ndarray, injected: Sequence[int], gap: int) -> np.
     return np.mean(gains, axis=0) if gains else np.full(log_p_IxK.shape[1], np.nan)
 
 
-def gains_at_lag(
-    log_p_IxK: np.ndarray, control_IxK: np.ndarray, injected: Sequence[int], gap: int, lag: int
-) -> np.ndarray | None:
-    """Return float64[3, K]: a topic's gain by all injections, what is left of it, and the drift.
+class Lag(NamedTuple):
+    """The intervals between which retainability is measured, for K topics."""
 
-    Gains are relative to the log-probability before the first injection. The peak is that of the
-    `gap` intervals after the last injection; what is left is measured `lag` intervals after the
-    peak. The drift is the change of the same topic in the control run between the same intervals.
-    Retainability is the sum of what is left over the sum of gains. None if not every topic was
-    measured at that lag.
-    """
-    first, last = injected[0], injected[-1]
-    if last + gap + lag >= len(log_p_IxK):
-        return None
-    peak_K = last + 1 + np.argmax(log_p_IxK[last + 1 : last + 1 + gap], axis=0)
-    topics = np.arange(log_p_IxK.shape[1])
-    later_K = peak_K + lag
-    return np.stack(
-        [
-            log_p_IxK[peak_K, topics] - log_p_IxK[first],
-            log_p_IxK[later_K, topics] - log_p_IxK[first],
-            control_IxK[later_K, topics] - control_IxK[first],
-        ]
-    )
+    first: int
+    """The interval of the first injection."""
+    peak_K: np.ndarray
+    """int: the highest of the `gap` intervals after the last injection."""
+    later_K: np.ndarray
+    """int: `lag` intervals after the peak."""
+
+    @classmethod
+    def of(cls, log_p_IxK: np.ndarray, injected: Sequence[int], gap: int, lag: int) -> "Lag | None":
+        """Return None if not every topic was measured at that lag."""
+        last = injected[-1]
+        if last + gap + lag >= len(log_p_IxK):
+            return None
+        peak_K = last + 1 + np.argmax(log_p_IxK[last + 1 : last + 1 + gap], axis=0)
+        return cls(injected[0], peak_K, peak_K + lag)
+
+    def changes(self, log_p_IxK: np.ndarray) -> np.ndarray:
+        """Return float64[2, K]: the change from the first injection to the peak, and to later.
+
+        Retainability is the sum over topics of the second over that of the first.
+        """
+        each = np.arange(log_p_IxK.shape[1])
+        before_K = log_p_IxK[self.first]
+        return np.stack([log_p_IxK[k, each] - before_K for k in (self.peak_K, self.later_K)])

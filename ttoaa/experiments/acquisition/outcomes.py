@@ -129,16 +129,16 @@ IDLE, CLAMPED, TURNS, MOVED = "at_least", "at_most", "turns", "log_rate_moved"
 AIMS = (IDLE, CLAMPED, TURNS, MOVED)
 """Means over topics for a policy with a target: the share of intervals at the lowest rate, at the
 highest rate, and in which the rate turned, and the mean change of the log-rate per interval."""
-UNCOMPARED = (*AIMS, EXPOSURES + TO_ACQUIRE, TOKENS + TO_ACQUIRE)
+UNCOMPARED = (*AIMS, EXPOSURES + TO_ACQUIRE, TOKENS + TO_ACQUIRE, RETAINABILITY + ABOVE)
 """Outcomes without a counterpart in the control run."""
 VALUE, TARGET, TEXTS = "value_at", "target_at", "texts_at"
 CURVES = (VALUE, TARGET, TEXTS)
 SIGNS: Mapping[str, int] = {
     **{name + suffix: 1 for name in (LIKELIHOOD, ACCURACY) for suffix in ("", ABOVE)},
-    **{name: 1 for name in (PROBABILITY, ACQUIRED, VALUE, TARGET, TEXTS)},
+    **{name: 1 for name in (PROBABILITY, ACQUIRED, VALUE, TARGET, TEXTS, HALVES)},
     **{name + suffix: 1 for name in (EXPOSURES, TOKENS) for suffix in ("", TO_ACQUIRE)},
     **{name + suffix: -1 for name in (RMSE, MEAN_RMSE) for suffix in ("", LATE)},
-    **{name: 1 for name in (EFFECTIVITY, RETAINABILITY, HALVES)},
+    **{name + suffix: 1 for name in (EFFECTIVITY, RETAINABILITY) for suffix in ("", ABOVE)},
     **{name: -1 for name in (TRACKING, AGAINST_ARM, AGAINST_TARGET)},
     **{name: -1 for name in (TOPIC_RMSE, STEPS, RETENTION, *AIMS)},
 }
