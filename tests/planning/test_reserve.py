@@ -112,22 +112,23 @@ def test_the_order_of_names_does_not_matter():
         np.testing.assert_array_equal(uses(turned)[use], windows)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_another_experiment_moves_only_what_is_in_its_way(seed):
-    before = uses(deal_reserve(RUN, 30, NEEDS, NONE, seed))
-    after = uses(deal_reserve(RUN, 30, {"new": [12], **NEEDS}, NONE, seed))
-    gone, in_place = set(RUN[after["new", 0]].tolist()), []
-    for use, windows in before.items():
-        lost = set(windows.tolist()) - set(after[use].tolist())
-        gone |= set(RUN[list(set(after[use].tolist()) - set(windows.tolist()))].tolist())
-        # A run was lost to the new experiment, or to a group that had to move.
-        assert set(RUN[list(lost)].tolist()) <= gone | {
-            r for other in after if other != use for r in RUN[after[other]].tolist()
-        }
-        stay = np.isin(windows, after[use])
-        in_place += (windows[stay] == after[use][stay]).tolist()
-    assert np.mean(in_place) > 0.7
-    np.testing.assert_array_equal(before["", 0], after["", 0])
+def test_another_experiment_moves_only_what_is_in_its_way():
+    """In a large reserve most seeds move nothing; in one that is two thirds full, a part."""
+    large, unmoved, in_place = np.concatenate([RUN + 150 * k for k in range(40)]), 0, []
+    for seed in range(20):
+        before = uses(deal_reserve(large, 30, NEEDS, NONE, seed))
+        after = uses(deal_reserve(large, 30, {"new": [12], **NEEDS}, NONE, seed))
+        had = set(large[np.concatenate([*before.values()])].tolist())
+        if not had & set(large[after["new", 0]].tolist()):
+            unmoved += 1
+            for use, windows in before.items():
+                np.testing.assert_array_equal(after[use], windows)
+        before = uses(deal_reserve(RUN, 30, NEEDS, NONE, seed))
+        after = uses(deal_reserve(RUN, 30, {"new": [12], **NEEDS}, NONE, seed))
+        np.testing.assert_array_equal(before["", 0], after["", 0])
+        for use, windows in before.items():
+            in_place += (windows == after[use]).tolist()
+    assert unmoved > 10 and np.mean(in_place) > 0.6
 
 
 def test_validation_depends_on_nothing_but_the_corpus():

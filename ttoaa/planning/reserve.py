@@ -17,7 +17,9 @@ from ttoaa.data.order import mix64
 
 _RUN_WINDOWS = 4  # runs of short documents are cut after about this many windows
 _SPREADS = (16, 4, 1)
-_RANK, _PREFERENCE = map(np.uint64, (0xD1B54A32D192ED03, 0x9E3779B97F4A7C15))
+_NUMBER, _RANK, _PREFERENCE = map(
+    np.uint64, (0xD6E8FEB86659FD93, 0xD1B54A32D192ED03, 0x9E3779B97F4A7C15)
+)
 _FEW, _AHEAD = 256, 1024
 _MORE = "prepare in a new --workdir with more text or a larger Prepare.reserve_fraction"
 
@@ -110,13 +112,12 @@ def deal_reserve(
         needs: the sizes of each experiment's groups.
         dirty: int64[d], the windows with a removed text.
 
-    Groups choose one after the other, ranked by a keyed hash, and each has an order of preference
-    of runs, another hash. So the order of names does not matter, and an experiment changes the
-    windows of another one only where it took its runs. A group of n windows takes at most n/16
-    windows of a run, so that it has text of at least 16 runs; if the reserve is too small for that,
-    n/4, and at last n. Validation chooses first, without the seed: all studies on a corpus validate
-    on the same text. Dirty windows of a group are replaced afterwards by others of the same run or
-    of free runs, so that no other group changes.
+    Each group requests runs (see `draw_windows`). So the order of names does not matter, and an
+    experiment changes the windows of another one only where it took its runs. A group of n windows
+    takes at most n/16 windows of a run, so that it has text of at least 16 runs; if the reserve is
+    too small for that, n/4, and at last n. Validation is dealt out first, without the seed: all
+    studies on a corpus validate on the same text. Dirty windows of a group are replaced afterwards
+    by others of the same run or of free runs, so that no other group changes.
 
     Raises ValueError if the reserve is too small.
     """
@@ -149,29 +150,58 @@ def _deal(
     needs: Mapping[Group, int], run: np.ndarray, seed: object
 ) -> dict[Group, np.ndarray] | None:
     """Return each group's windows from the runs of int64[n] `run`; None if they do not suffice."""
-    keys = {group: key_of("reserve", seed, *group) for group in needs}
-    ranked = sorted(needs, key=lambda group: (keys[group], group))
+    if not needs:
+        return {}
+    groups = sorted(needs)
+    keys = np.array([key_of("reserve", seed, *group) for group in groups], np.uint64)
+    sizes = np.array([needs[group] for group in groups], np.int64)
     for spread in _SPREADS:
-        left, given = run, {}
-        for group in ranked:
-            windows = _by_preference(left, keys[group])
-            most = -(-needs[group] // spread)
-            windows = windows[_number_in_run(left[windows]) < most][: needs[group]]
-            if len(windows) < needs[group]:
-                break
-            given[group] = _in_slots(windows, keys[group])
-            left = _without_runs(left, windows)
-        else:
-            return given
+        found = _deal_runs(keys, sizes, -(-sizes // spread), run)
+        if found is not None:
+            return {
+                group: _in_slots(windows, key)
+                for group, windows, key in zip(groups, found, keys, strict=True)
+            }
     return None
 
 
-def _by_preference(run: np.ndarray, key: np.uint64) -> np.ndarray:
-    """Return the windows with a run, run by run, in the keyed order of runs and within each."""
-    windows = np.flatnonzero(run >= 0)
-    rank_run = mix64(run[windows].astype(np.uint64) * _PREFERENCE ^ key)
-    rank = mix64(windows.astype(np.uint64) * _PREFERENCE ^ key)
-    return windows[np.lexsort((rank, rank_run))]
+def _deal_runs(
+    keys: np.ndarray, sizes: np.ndarray, most: np.ndarray, run: np.ndarray
+) -> list[np.ndarray] | None:
+    """Return the windows of g groups with uint64[g] `keys`: int64[g] `sizes`, `most` from a run.
+
+    Every group requests as many runs as it needs if they are of mean size, then more in place of
+    what smaller runs did not give, and so on. None if too few runs are left.
+    """
+    usable = np.flatnonzero(run >= 0)
+    free = np.zeros(len(run) + 1, bool)
+    free[run[usable]] = True
+    none = np.empty(0, np.int64)
+    parts = [(none, none)]
+    lack, asked = sizes.copy(), np.zeros_like(sizes)
+    mean = max(1, len(usable) // max(1, np.count_nonzero(free)))
+    while lack.any():
+        count = -(-lack // np.clip(most, 1, mean))
+        if count.sum() > np.count_nonzero(free):
+            return None
+        group = np.repeat(np.arange(len(keys)), count)
+        number = _number_in(group) + asked[group]
+        drawn = draw_windows(mix64(keys[group] + number.astype(np.uint64) * _NUMBER), free)
+        free[drawn] = False
+        asked += count
+        # The windows of each drawn run, in a keyed order, and the first of them.
+        first, last = (run[usable].searchsorted(drawn, side) for side in ("left", "right"))
+        request = np.repeat(np.arange(len(drawn)), last - first)
+        windows = usable[_number_in(request) + np.repeat(first, last - first)]
+        order = np.lexsort((mix64(windows.astype(np.uint64) ^ keys[group[request]]), request))
+        windows, of = windows[order], group[request]
+        taken = _number_in(request) < most[of]
+        windows, of = windows[taken], of[taken]
+        taken = _number_in(of) < lack[of]
+        parts.append((of[taken], windows[taken]))
+        lack -= np.bincount(of[taken], minlength=len(keys))
+    of, windows = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return np.split(windows[np.argsort(of, kind="stable")], np.cumsum(sizes)[:-1])
 
 
 def _in_slots(windows: np.ndarray, key: np.uint64) -> np.ndarray:
@@ -182,10 +212,17 @@ def _in_slots(windows: np.ndarray, key: np.uint64) -> np.ndarray:
     return shuffled
 
 
-def _number_in_run(run: np.ndarray) -> np.ndarray:
-    """Return int64[n]: how many of the same run stand before each, where runs are contiguous."""
-    first = np.flatnonzero(np.diff(run, prepend=-1))
-    return np.arange(len(run)) - np.repeat(first, np.diff(first, append=len(run)))
+def _number_in(group: np.ndarray) -> np.ndarray:
+    """Return int64[n]: how many of the same group stand before each; groups are contiguous."""
+    first = np.flatnonzero(np.diff(group, prepend=-1))
+    return np.arange(len(group)) - np.repeat(first, np.diff(first, append=len(group)))
+
+
+def _by_preference(run: np.ndarray, key: np.uint64) -> np.ndarray:
+    """Return the windows with a run, run by run, in the keyed order of runs and within each."""
+    windows = np.flatnonzero(run >= 0)
+    rank_of_run = mix64(run[windows].astype(np.uint64) ^ key)
+    return windows[np.lexsort((mix64(windows.astype(np.uint64) ^ key), rank_of_run))]
 
 
 def _without_runs(run: np.ndarray, *taken: np.ndarray) -> np.ndarray:
