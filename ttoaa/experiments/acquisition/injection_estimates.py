@@ -41,8 +41,10 @@ def injection_estimates(
     found = [paired_estimate(name, arm, ours_K, theirs_K, sign(name))]
     if never[0].topics:
         name += o.ABOVE
-        others = (effectivity(curve.by_topic(), injected, policy.gap) for curve in never)
-        found.append(difference_in_differences(name, arm, ours_K, theirs_K, *others, sign(name)))
+        no_J, without_J = (effectivity(x.by_topic(), injected, policy.gap) for x in never)
+        found.append(
+            difference_in_differences(name, arm, ours_K, theirs_K, no_J, without_J, sign(name))
+        )
     every = curves[0].steps[1] - curves[0].steps[0]
     for lag in policy.lags if len(injected) == policy.count else ():
         condition = f"{arm}/lag-{lag * every}"
