@@ -306,8 +306,11 @@ def test_two_set_points_in_one_experiment(made):
     )
     finals = {c.slots: c.setting.target.final for c in experiment.controllers(world)}
     assert finals == {"low": 0.1, "high": 0.5, "fixed": 0.1, "never": 0.5}
-    with pytest.raises(ValueError, match=r"among .*'low-vs-fixed', 'low-vs-high', 'high-vs-low'"):
-        acquisition(policies=(low, high, fixed), primary="tracking_error_against_arm/high-vs-fixed")
+    # `doubling` has the target of `high`.
+    pairs = "'low-vs-fixed', 'low-vs-high', 'high-vs-low', 'doubling-vs-low']"
+    with pytest.raises(ValueError, match=rf"among .*{pairs}"):
+        policies = (low, high, Doubling(), fixed)
+        acquisition(policies=policies, primary="tracking_error_against_arm/high-vs-fixed")
 
 
 def test_without_held_out_entities(made):

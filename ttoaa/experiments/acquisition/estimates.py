@@ -143,11 +143,17 @@ def _rate_estimates(arm: str, run: pd.DataFrame) -> list[Estimate]:
 
 
 def _uncompared(
-    outcome: str, arm: str, n: int, value: float, low: float = math.nan, high: float = math.nan
+    outcome: str,
+    arm: str,
+    n: int,
+    value: float,
+    low: float = math.nan,
+    high: float = math.nan,
+    groups: int | None = None,
 ) -> Estimate:
     """Return an estimate without a control: the control run decides and inserts nothing."""
     none = math.nan
-    return Estimate(outcome, arm, n, value, low, high, none, none, none, none)
+    return Estimate(outcome, arm, n, value, low, high, none, none, none, none, groups)
 
 
 def _to_acquire(policy: Policy, run: pd.DataFrame) -> list[Estimate]:
@@ -162,8 +168,9 @@ def _to_acquire(policy: Policy, run: pd.DataFrame) -> list[Estimate]:
     medians = [median_time(values_of(run, name, arm).to_numpy(), seen) for name in names]
     if policy.shared:
         medians = [(value, math.nan, math.nan) for value, _, _ in medians]
+    groups = 1 if policy.shared else None
     return [
-        _uncompared(name, arm, len(seen), *median)
+        _uncompared(name, arm, len(seen), *median, groups)
         for name, median in zip(names, medians, strict=True)
     ]
 

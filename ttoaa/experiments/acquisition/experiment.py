@@ -109,12 +109,12 @@ class Acquisition(Experiment):
     def _pairs(self) -> list[tuple[str, str]]:
         """Each arm with a target and what it is compared with: its fixed rates, other targets."""
         fixed = [(p.against, p.name) for p in self.policies if isinstance(p, FixedRate)]
-        targets = self._targets()
-        return fixed + [
-            (arm, other)
-            for arm, other in itertools.permutations(self._steered, 2)
-            if targets[arm] != targets[other]
-        ]
+        targets, others = self._targets(), []
+        for arm, other in itertools.permutations(self._steered, 2):
+            known = [targets[arm], *(targets[b] for a, b in others if a == arm)]
+            if targets[other] not in known:  # one arm for each other target
+                others.append((arm, other))
+        return fixed + others
 
     def _targets(self) -> dict[str, Target]:
         """Return the target of each arm; a fixed rate is judged by that of its counterpart."""
