@@ -109,7 +109,8 @@ class Acquisition(Experiment):
     def _pairs(self) -> list[tuple[str, str]]:
         """Each arm with a target and what it is compared with: its fixed rates, other targets."""
         fixed = [(p.against, p.name) for p in self.policies if isinstance(p, FixedRate)]
-        targets, others = self._targets(), []
+        targets = self._targets()
+        others: list[tuple[str, str]] = []
         for arm, other in itertools.permutations(self._steered, 2):
             known = [targets[arm], *(targets[b] for a, b in others if a == arm)]
             if targets[other] not in known:  # one arm for each other target
