@@ -15,6 +15,7 @@ COLUMNS = {
     *("experiment", "outcome", "condition", "primary", "seed", "n", "value", "ci_low", "ci_high"),
     *("control_value", "difference", "difference_ci_low", "difference_ci_high"),
     *("groups", "run_ci_low", "run_ci_high", "runs", "sham_difference"),
+    *("placebo", "placebo_ci_low", "placebo_ci_high", "detectable"),
 }
 
 

@@ -53,6 +53,10 @@ class Workdir:
         return self.root / "report.html"
 
     @property
+    def report_ledger(self) -> pathlib.Path:
+        return self.root / "report_ledger.json"
+
+    @property
     def plan(self) -> pathlib.Path:
         return self._seeded("plan")
 

@@ -15,6 +15,7 @@ from ttoaa.evaluation.checkpoint_outcomes import Scores
 from ttoaa.evaluation.work_list import WorkList
 from ttoaa.model.sharding import Layout
 from ttoaa.study_handle import StudyHandle
+from ttoaa.training.throughput import Ledger
 from ttoaa.workdir import Workdir
 
 LAYOUTS = {
@@ -30,7 +31,7 @@ def told_of(study, workdir):
     scores = Scores(handle)
     params = scores.restore(work)
     head = params["head"]
-    table = scores.table(work, study.experiments[0], params)
+    table = scores.table(work, study.experiments[0], params, Ledger())
     return {
         "work": [work.kind, work.step],
         "devices": len(head.sharding.device_set),

@@ -16,12 +16,14 @@ from ttoaa.json_io import read_json
 from ttoaa.report_stamp import tables_digests
 from ttoaa.reporting import page
 from ttoaa.reporting.estimates import collect, summary
+from ttoaa.statistics.power import paired_effect
 from ttoaa.workdir import RUNS, Workdir
 
 COLUMNS = [
     *("experiment", "outcome", "condition", "primary", "seed", "n", "value", "ci_low", "ci_high"),
     *("control_value", "difference", "difference_ci_low", "difference_ci_high"),
     *("groups", "run_ci_low", "run_ci_high", "runs", "sham_difference"),
+    *("placebo", "placebo_ci_low", "placebo_ci_high", "detectable"),
 ]
 CONDITIONS = ["0x", "4x", "16x"]
 
@@ -97,6 +99,32 @@ def test_the_sham_difference_over_seeds_needs_a_sham_run_of_each(tmp_path):
     assert shown == [[differences[0], None, None], differences]
 
 
+def test_rows_of_the_primary_outcome_carry_the_placebo(tmp_path):
+    make_study(tmp_path, {"a": CONDITIONS, "b": CONDITIONS}, seeds=(0, 1))
+    experiments = [Fake("a", "loss/16x", -1, "loss/0x"), Fake("b", "loss/16x", -1)]
+    rows = summary(collect(tmp_path, experiments))
+    null = [
+        r for r in rows if (r["experiment"], r["outcome"], r["condition"]) == ("a", "loss", "0x")
+    ]
+    primaries = [row for row in rows if row["primary"]]
+    assert [row["placebo"] is None for row in primaries] == [False] * 3 + [True] * 3
+    for primary, row in zip(primaries, null, strict=False):
+        for name in ("", "_ci_low", "_ci_high"):
+            assert primary[f"placebo{name}"] == pytest.approx(row[f"difference{name}"])
+    assert all(row["placebo"] is None for row in rows if not row["primary"])
+
+
+def test_what_is_detectable_is_of_the_headline_s_interval(tmp_path):
+    experiments = make_study(tmp_path, {"a": CONDITIONS}, seeds=(0, 1, 2))
+    *seeds, total = [row for row in summary(collect(tmp_path, experiments)) if row["primary"]]
+    spread = np.std([row["difference"] for row in seeds], ddof=1)
+    assert total["detectable"] == pytest.approx(paired_effect(spread, 3))
+    tables = [pd.read_parquet(Workdir(tmp_path).table(kind, STEPS, "a")) for kind in RUNS]
+    one, other = (t.query("outcome == 'loss' and condition == '16x'")["value"] for t in tables)
+    wanted = paired_effect(np.std(one.to_numpy() - other.to_numpy(), ddof=1), len(one))
+    assert seeds[0]["detectable"] == pytest.approx(wanted, rel=0.05)
+
+
 def test_what_has_no_interval_is_null(tmp_path):
     experiments = make_study(tmp_path, {"a": CONDITIONS})
     for kind in ("run", "control"):
@@ -104,7 +132,7 @@ def test_what_has_no_interval_is_null(tmp_path):
         pd.read_parquet(path).drop_duplicates(["outcome", "condition"]).to_parquet(path)
     row = next(r for r in summary(collect(tmp_path, experiments)) if r["primary"])
     assert row["n"] == 1
-    assert row["ci_low"] is row["difference_ci_high"] is None
+    assert row["ci_low"] is row["difference_ci_high"] is row["detectable"] is None
     assert row["value"] is not None
 
 

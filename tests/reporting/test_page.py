@@ -86,6 +86,22 @@ def test_says_what_ran_and_what_it_cost(tmp_path):
         assert words in text, words
 
 
+def test_placebos_are_counted_and_experiments_without_one_named(tmp_path):
+    make_study(tmp_path, {"a": ["0x", "4x"], "b": ["0x", "4x"], "c": ["0x", "4x"]}, seeds=(0, 1, 2))
+    experiments = [
+        Fake("a", "loss/4x", -1, "loss/0x"),
+        Fake("b", "loss/4x", -1),
+        Fake("c", "loss/4x", -1, "loss/4x"),  # not null: it gains 0.2
+    ]
+    _, report = page.write(tmp_path, "study", experiments)
+    text = Reader(report.read_text()).text()
+    assert re.search(r"\b[23] of 6 placebo intervals contain zero; 5\.7 are expected", text)
+    assert "c: loss/4x, seed 0; c: loss/4x, seed 1; c: loss/4x, seed 2." in text
+    assert "Without a placebo: b." in text
+    for words in ("over items, given these runs", "over runs (seeds)", "run against control"):
+        assert words in text, words
+
+
 def test_only_what_was_declared_is_judged(tmp_path):
     html = written(tmp_path, {"a": ["0x", "4x", "16x"]})
     judged = re.findall(r'class="(?:bar|verdict) ?(\w*)"', html)
@@ -146,6 +162,7 @@ def test_unfinished_study_says_so(tmp_path):
         (3.14159, None, "3.14"),
         (0.0, None, "0.00"),
         (0.0, 0.0, "0.00"),
+        (-0.0001, 0.05, "0.000"),
         (None, None, "–"),
         (math.nan, 1.0, "–"),
     ],
@@ -156,7 +173,8 @@ def test_number(value, spread, text):
 
 def test_interval():
     assert format_interval(-0.0123, 0.0456) == "−0.012 to 0.046"
-    assert format_interval(None, 1.0) == "no interval"
+    assert format_interval(None, 1.0) == format_interval(math.nan, 1.0) == "no interval"
+    assert format_interval(None, None, few=True) == "too few"
 
 
 def test_duration_and_quantity():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from ttoaa.statistics.power import paired_effect, two_sample_effect
+from ttoaa.statistics.power import interval_effect, paired_effect, two_sample_effect
 
 
 def t_power(effect, freedom, alpha):
@@ -45,6 +45,12 @@ def test_a_paired_effect_is_found_as_often_in_simulation():
     d = np.random.default_rng(0).normal(paired_effect(1.0, 12), 1, (20_000, 12))
     found = np.mean(stats.ttest_1samp(d, 0, axis=1).pvalue < 0.05)
     assert abs(found - 0.8) < 4 * math.sqrt(0.16 / 20_000)
+
+
+def test_an_interval_has_the_effect_of_its_standard_error():
+    values = np.random.default_rng(1).normal(size=9)
+    low, high = stats.ttest_1samp(values, 0).confidence_interval()
+    assert interval_effect(low, high, 8) == pytest.approx(paired_effect(values.std(ddof=1), 9))
 
 
 def test_more_items_less_noise_or_a_lower_bar_find_less():

@@ -22,6 +22,7 @@ from ttoaa.planning.plan import Plan
 from ttoaa.reporting.insertions import filled_slots, insertions
 from ttoaa.study_handle import StudyHandle
 from ttoaa.training.checkpoint_io import committed_steps
+from ttoaa.training.throughput import Ledger
 from ttoaa.workdir import Workdir
 
 STEPS = 16
@@ -163,7 +164,7 @@ def test_an_outcome_sees_what_was_decided_up_to_its_checkpoint(whole, step):
     scores = Scores(StudyHandle(study, Workdir(whole)))
     experiment = study.experiments[-1]
     assert isinstance(experiment, Steered)
-    found = scores.table(Work("run", step, (0, 0), {}, []), experiment, None)
+    found = scores.table(Work("run", step, (0, 0), {}, []), experiment, None, Ledger())
     lines = [x for x in read_log(whole / "run/decisions.jsonl") if x["step"] <= step]
     assert len(lines) == 2 * (step // 4 + (step < STEPS))
     assert found["value"].tolist() == [sum(line["log_p"]) for line in lines]

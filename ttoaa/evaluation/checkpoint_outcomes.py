@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -35,6 +35,7 @@ from ttoaa.study_handle import StudyHandle
 from ttoaa.training.checkpoint_io import read_checkpoint
 from ttoaa.training.multihost import first_line
 from ttoaa.training.run_records import ProbesLine, check_run
+from ttoaa.training.throughput import Ledger
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,8 @@ class CheckpointScorer:
     config: DecoderConfig
     params: Params
     decisions: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
+    generation: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+    """The phase of the ledger that `generate` belongs to."""
 
     def log_likelihood(self, requests: Sequence[Request]) -> list[np.ndarray]:
         return log_likelihoods(self.config, self.params, requests)
@@ -64,7 +67,8 @@ class CheckpointScorer:
         sampling: Sampling,
         keys: Sequence[int | str] | None = None,
     ) -> list[np.ndarray]:
-        return generate(self.config, self.params, prompts, sampling, keys=keys)
+        with self.generation():
+            return generate(self.config, self.params, prompts, sampling, keys=keys)
 
 
 def read_probes(run: pathlib.Path, experiment: str, step: int) -> pd.DataFrame:
@@ -150,8 +154,13 @@ class Scores:
         abstract = abstract_on(self.handle.config, self.mesh)
         return read_checkpoint(folder, work.step, params=abstract)["params"]
 
-    def table(self, work: Work, experiment: Experiment, params: Any) -> pd.DataFrame:
-        """Run the outcome and return its table; raises whatever the outcome raises."""
+    def table(
+        self, work: Work, experiment: Experiment, params: Any, ledger: Ledger
+    ) -> pd.DataFrame:
+        """Run the outcome and return its table; raises whatever the outcome raises.
+
+        `ledger` gets the seconds of generation as a phase of its own.
+        """
         run, name = self.handle.workdir.run(work.kind), experiment.name
         with within(self.mesh):
             return experiment.outcome(
@@ -165,6 +174,7 @@ class Scores:
                     decisions=controller_log.log_table(
                         run / controller_log.LOG_NAME, name, work.step
                     ),
+                    generation=functools.partial(ledger.phase, f"generate/{name}"),
                 )
             )
 

@@ -218,7 +218,7 @@ class _Job:
         path = self.worklist.workdir.table(work.kind, work.step, name)
         try:
             with self.ledger.phase(f"score/{name}"):
-                table = self.scores.table(work, experiment, params)
+                table = self.scores.table(work, experiment, params, self.ledger)
             if not self.leases.holds(work.lease(experiment)):
                 return  # this job stalled for so long that another considered it dead
             parquet_io.write_outcomes(table, path, work.sources[name])

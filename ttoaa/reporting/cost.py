@@ -1,8 +1,8 @@
-"""The cost of the pooled study relative to one training run per experiment."""
+"""The seconds of a study by stage, and relative to one training run per experiment."""
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
@@ -51,26 +51,62 @@ class Cost:
         return 1 - self.pooled / self.separate if self.separate else 0.0
 
 
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """Seconds of one stage, over all seeds."""
+
+    name: str
+    seconds: float
+    scoring: bool = False
+    """Whether the stage is part of `evaluate`."""
+
+
+def stages(root: pathlib.Path, seeds: Sequence[int], report: float) -> list[Stage]:
+    """Return the seconds of every stage in order, by its ledgers; `report` are those of the report.
+
+    Training is listed by run, scoring by experiment, with generation on its own.
+    """
+    folders = [Workdir(root, seed) for seed in seeds]
+    runs = dict.fromkeys(name for folder in folders for name in folder.runs())
+    training = {name: _phases(folder.run(name) for folder in folders) for name in runs}
+    evaluation = _phases(folder.tables for folder in folders)
+    return [
+        Stage("prepare", sum(_seconds(Workdir(root).corpus).values())),
+        Stage("plan", sum(_phases(folder.plan for folder in folders).values())),
+        *(Stage(f"train {name}", sum(phases.values())) for name, phases in training.items()),
+        *(Stage(_scoring_name(phase), s, scoring=True) for phase, s in evaluation.items()),
+        Stage("report", report),
+    ]
+
+
+def _scoring_name(phase: str) -> str:
+    """Name a phase of evaluate: 'restore', 'score/NAME' or 'generate/NAME'."""
+    kind, _, experiment = phase.partition("/")
+    of = {"score": experiment, "generate": f"{experiment}: generation"}
+    return f"evaluate {of.get(kind, phase)}"
+
+
 def cost_of_one(root: pathlib.Path, seeds: Sequence[int], experiments: int) -> Cost:
     """Sum the ledgers of all seeds.
 
     Probes and scoring belong to single experiments, so separate studies make each of them once as
-    well. Separate studies share one control run. The rest (corpus, plan, compilation, validation,
-    checkpoints) is counted once on both sides, although every separate run would pay for it: the
-    saving is a lower bound. Ledgers do not include work that was lost by a kill.
+    well. Separate studies share one control run. The rest (corpus, plan, further runs, compilation,
+    validation, checkpoints) is counted once on both sides, although every separate run would pay
+    for it: the saving is a lower bound. Ledgers do not include work that was lost by a kill.
     """
     folders = [Workdir(root, seed) for seed in seeds]
-    training = {k: [_seconds(folder.run(k)) for folder in folders] for k in RUNS}
-    both = [seconds for k in RUNS for seconds in training[k]]
-    control, run = (sum(s.get("step", 0.0) for s in training[k]) for k in RUNS)
-    probes = sum(_under("probe", seconds) for seconds in both)
-    total = sum(sum(seconds.values()) for seconds in both)
+    names = dict.fromkeys(name for folder in folders for name in folder.runs())
+    training = {name: _phases(folder.run(name) for folder in folders) for name in names}
+    control, run = (training[name].get("step", 0.0) for name in RUNS)
+    probes = sum(_under("probe", training[name]) for name in RUNS)
+    both = sum(sum(training[name].values()) for name in RUNS)
+    further = sum(sum(phases.values()) for phases in training.values()) - both
     corpus = sum(_seconds(Workdir(root).corpus).values())
     plan, scoring = (
-        sum(sum(_seconds(folder).values()) for folder in made)
+        sum(_phases(made).values())
         for made in ([f.plan for f in folders], [f.tables for f in folders])
     )
-    other = total - control - run - probes
+    other = both - control - run - probes
     parts = (
         Part("corpus", corpus, corpus, "made once"),
         Part("plan", plan, plan, "made once"),
@@ -79,6 +115,7 @@ def cost_of_one(root: pathlib.Path, seeds: Sequence[int], experiments: int) -> C
         Part("probes in both runs", probes, probes, "the same probes, wherever they run"),
         Part("evaluation", scoring, scoring, "the same outcomes, wherever they are scored"),
         Part("compilation, validation, checkpoints", other, other, "once on either side"),
+        Part("further runs", further, further, "once on either side"),
     )
     return Cost(experiments, parts)
 
@@ -100,9 +137,13 @@ def added(root: pathlib.Path, seeds: Sequence[int], experiments: Sequence[str]) 
                 **inserted,
                 "share": inserted["tokens"] / plan.geometry.tokens,
                 "probe_seconds": sum(
-                    _seconds(f.run(k)).get(f"probe/{name}", 0.0) for f in folders for k in RUNS
+                    _seconds(f.run(k)).get(f"probe/{name}", 0.0) for f in folders for k in f.runs()
                 ),
-                "score_seconds": sum(_seconds(f.tables).get(f"score/{name}", 0.0) for f in folders),
+                "score_seconds": sum(
+                    _seconds(f.tables).get(f"{phase}/{name}", 0.0)
+                    for f in folders
+                    for phase in ("score", "generate")
+                ),
             }
         )
     return pd.DataFrame(rows)
@@ -112,7 +153,7 @@ def missing_ledgers(root: pathlib.Path, seeds: Sequence[int]) -> list[str]:
     """Return a sentence for each missing or incomplete ledger."""
     owners = {"The corpus": Workdir(root).corpus}
     for folder in (Workdir(root, seed) for seed in seeds):
-        parts = {**{kind: folder.run(kind) for kind in RUNS}, "plan": folder.plan}
+        parts = {**{name: folder.run(name) for name in folder.runs()}, "plan": folder.plan}
         parts["evaluation"] = folder.tables
         owners |= {f"Seed {folder.seed}: the {name}": path for name, path in parts.items()}
     found = []
@@ -125,9 +166,18 @@ def missing_ledgers(root: pathlib.Path, seeds: Sequence[int]) -> list[str]:
     return found
 
 
+def _phases(folders: Iterable[pathlib.Path]) -> dict[str, float]:
+    """Return the seconds of several ledgers together, by phase."""
+    total: dict[str, float] = {}
+    for folder in folders:
+        for phase, seconds in _seconds(folder).items():
+            total[phase] = total.get(phase, 0.0) + seconds
+    return total
+
+
 def _seconds(folder: pathlib.Path) -> dict[str, float]:
     return read_ledger(folder).get("seconds", {})
 
 
-def _under(phase: str, seconds: dict[str, float]) -> float:
+def _under(phase: str, seconds: Mapping[str, float]) -> float:
     return sum(s for name, s in seconds.items() if name.split("/")[0] == phase)

@@ -17,6 +17,7 @@ from ttoaa.experiments.base import Experiment
 from ttoaa.parquet_io import outcome_source, read_outcomes
 from ttoaa.runs import CONTROL, RUN, SHAM
 from ttoaa.statistics.bootstrap import Estimate, across_seeds
+from ttoaa.statistics.power import interval_effect
 from ttoaa.training.checkpoint_io import committed_steps
 from ttoaa.workdir import RUNS, Workdir
 
@@ -61,12 +62,14 @@ def described(paths: Sequence[pathlib.Path]) -> str:
 ALL_SEEDS = "all"
 FEWEST_RUNS = 3
 """Minimum number of seeds for an interval over runs."""
+PLACEBO = ("placebo", "placebo_ci_low", "placebo_ci_high")
 _OUTCOME_COLUMNS = {"item", "condition", "outcome", "value"}
 _KEYS = ["experiment", "outcome", "condition"]
 _SUMMARY = (
     *("experiment", "outcome", "condition", "primary", "seed", "n", "value", "ci_low", "ci_high"),
     *("control_value", "difference", "difference_ci_low", "difference_ci_high"),
     *("groups", "run_ci_low", "run_ci_high", "runs", "sham_difference"),
+    *(*PLACEBO, "detectable"),
 )
 
 
@@ -85,8 +88,9 @@ class StudyEstimates:
     """The estimates of a study.
 
     `table` has a row for each estimate of the run against the control run: experiment, seed, step,
-    primary and the columns of `Estimate`. `others` has the same for every other run of the study
-    against the control run at the final step, with the run's name in `run`. `notes` lists
+    primary, the columns of `Estimate` and, in rows of primary outcomes, `PLACEBO`: the difference
+    of the experiment's placebo with its interval. `others` has the same for every other run of the
+    study against the control run at the final step, with the run's name in `run`. `notes` lists
     everything that was left out.
     """
 
@@ -181,7 +185,9 @@ def summary(estimates: StudyEstimates) -> list[dict[str, Any]]:
     With two seeds or more, a row with seed 'all' follows: means over seeds with two kinds of
     intervals. `ci_*` and `difference_ci_*` are over items, given these runs. `run_ci_*` is the t
     interval of the difference with the seed as the unit, for three seeds or more. `runs` counts the
-    seeds, and n the items of all seeds. Values that are not finite are None.
+    seeds, and n the items of all seeds. `placebo` is the experiment's placebo, in rows of its
+    primary outcome. `detectable` is the difference that would be detected with power 0.8, by the
+    interval over runs if there is one. Values that are not finite are None.
     """
     final = estimates.table[estimates.table["step"] == estimates.final_step]
     sham = estimates.others[estimates.others["run"] == SHAM].set_index([*_KEYS, "seed"])
@@ -198,6 +204,7 @@ def summary(estimates: StudyEstimates) -> list[dict[str, Any]]:
         rows.extend(group.to_dict("records"))
         if len(group) > 1:
             rows.append(_over_seeds(group))
+    rows = [row | {"detectable": _detectable(row)} for row in rows]
     return [{column: _plain(row[column]) for column in _SUMMARY} for row in rows]
 
 
@@ -207,7 +214,8 @@ def _over_seeds(group: pd.DataFrame) -> dict[str, Any]:
     row |= {name: int(group[name].sum()) for name in ("n", "groups")}
     row["control_value"] = float(group["control_value"].mean())
     row["sham_difference"] = float(group["sham_difference"].mean(skipna=False))  # of all, or null
-    for name, prefix in (("value", ""), ("difference", "difference_")):
+    for name in ("value", "difference", "placebo"):
+        prefix = "" if name == "value" else f"{name}_"
         row[name] = mean = float(group[name].mean())
         for bound, side in (("ci_low", -1), ("ci_high", 1)):
             # Seeds have separate items or runs, so their variances add.
@@ -217,6 +225,15 @@ def _over_seeds(group: pd.DataFrame) -> dict[str, Any]:
     if len(group) >= FEWEST_RUNS:
         _, row["run_ci_low"], row["run_ci_high"] = across_seeds(group["difference"].to_numpy())
     return row
+
+
+def _detectable(row: Mapping[str, Any]) -> float:
+    if row["runs"] >= FEWEST_RUNS:
+        return interval_effect(row["run_ci_low"], row["run_ci_high"], row["runs"] - 1)
+    low, high = row["difference_ci_low"], row["difference_ci_high"]
+    if not math.isfinite(high - low):
+        return math.nan
+    return interval_effect(low, high, row["groups"] - row["runs"])
 
 
 def _plain(value: Any) -> Any:
@@ -266,9 +283,14 @@ def _estimates(folder: Workdir, step: int, experiment: Experiment, name: str = R
     with blame(f"{experiment.name}, seed {folder.seed}, step {step}{of}"):
         estimates = experiment.estimates(run, control)
         rows = pd.DataFrame([dataclasses.asdict(e) for e in estimates], columns=columns)
-    primary = rows["outcome"] + "/" + rows["condition"] == experiment.primary
-    where = {"experiment": experiment.name, "seed": folder.seed, "step": step, "primary": primary}
-    return rows.assign(**where)
+    names = rows["outcome"] + "/" + rows["condition"]
+    where = {"experiment": experiment.name, "seed": folder.seed, "step": step}
+    rows = rows.assign(**where, primary=names == experiment.primary)
+    placebo = rows[names == experiment.placebo]
+    for name in PLACEBO:
+        value = placebo[name.replace("placebo", "difference")].mean()  # of one row, or of none
+        rows[name] = np.where(rows["primary"], value, math.nan)
+    return rows
 
 
 def _read(path: pathlib.Path) -> pd.DataFrame:

@@ -8,24 +8,27 @@ import functools
 import inspect
 import math
 import pathlib
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import jinja2
 import pandas as pd
 
 from ttoaa import parquet_io
 from ttoaa.author_errors import blame
-from ttoaa.checksums import KEY
+from ttoaa.checksums import KEY, read_record, write_record
 from ttoaa.experiments.base import Experiment
 from ttoaa.experiments.context import added_later
 from ttoaa.planning.plan import Plan
 from ttoaa.report_stamp import format_stamp, tables_digests
 from ttoaa.reporting import figures
-from ttoaa.reporting.cost import added, cost_of_one, missing_ledgers
+from ttoaa.reporting.cost import added, cost_of_one, missing_ledgers, stages
 from ttoaa.reporting.estimates import ALL_SEEDS, StudyEstimates, collect, described, summary
 from ttoaa.reporting.figures import Picture, draw
 from ttoaa.reporting.insertions import Filled, filled_slots
+from ttoaa.reporting.placebos import count_placebos
+from ttoaa.statistics.bootstrap import FEWEST
 from ttoaa.training.run_records import read_ledger, read_provenance
 from ttoaa.workdir import Workdir, write_json, write_text
 
@@ -36,12 +39,13 @@ def format_number(value: float | None, spread: float | None = None) -> str:
         return "–"
     scale = abs(value) / 10 if not spread or not math.isfinite(spread) else spread
     decimals = 2 if scale == 0 else min(6, max(0, 1 - math.floor(math.log10(scale))))
-    return f"{value:,.{decimals}f}".replace("-", "−")
+    return f"{round(value, decimals) + 0.0:,.{decimals}f}".replace("-", "−")  # no minus zero
 
 
-def format_interval(low: float | None, high: float | None) -> str:
-    if low is None or high is None:
-        return "no interval"
+def format_interval(low: float | None, high: float | None, few: bool = False) -> str:
+    """Format an interval; without one, say whether there are too `few` items or groups."""
+    if low is None or high is None or not math.isfinite(high - low):
+        return "too few" if few else "no interval"
     return f"{format_number(low, high - low)} to {format_number(high, high - low)}"
 
 
@@ -91,30 +95,50 @@ def write(
 ) -> tuple[pathlib.Path, pathlib.Path]:
     """Write summary.json and report.html from the study's folder; return their paths.
 
-    The same folder gives the same files. Tables in `without` are left out, and the page says so.
-    Raises ValueError where outcomes are missing.
+    The same folder gives the same files: the seconds of a report are measured when the first one
+    is made from these tables, and recorded. Tables in `without` are left out, and the page says
+    so. Raises ValueError where outcomes are missing.
     """
-    tables = tables_digests(root)
+    begin, tables = time.perf_counter(), tables_digests(root)
     estimates = collect(root, experiments, set(without))
     if without:
         notes = (*estimates.notes, f"{described(without)}.")
         estimates = dataclasses.replace(estimates, notes=notes)
     rows = summary(estimates)
-    folder, html = Workdir(root), render(root, name, experiments, estimates, rows)
+    folder, contents = Workdir(root), collect_contents(root, name, experiments, estimates, rows)
+    seconds = _report_seconds(folder, tables, begin)
+    html = _template().render(contents, stages=stages(root, estimates.seeds, seconds))
     write_json(folder.summary, rows)
     stamp = format_stamp(tables, folder.summary.read_bytes())
     write_text(folder.report, html.replace("</title>\n", f"</title>\n{stamp}\n", 1))
     return folder.summary, folder.report
 
 
-def render(
+class _ReportLedger(TypedDict):
+    seconds: float
+    made_from: dict[str, str]
+
+
+def _report_seconds(folder: Workdir, tables: dict[str, str], begin: float) -> float:
+    """Return the recorded seconds of a report of these tables, else record those since `begin`."""
+    path = folder.report_ledger
+    if path.exists():
+        record = read_record(path, _ReportLedger, "remove it and report again")
+        if record["made_from"] == tables:
+            return record["seconds"]
+    seconds = time.perf_counter() - begin
+    write_record(path, {"seconds": seconds, "made_from": tables})
+    return seconds
+
+
+def collect_contents(
     root: pathlib.Path,
     name: str,
     experiments: Sequence[Experiment],
     estimates: StudyEstimates,
     rows: Sequence[dict[str, Any]],
-) -> str:
-    """Render the page as one self-contained HTML text; `rows` are those of summary.json."""
+) -> dict[str, Any]:
+    """Return the variables of the template; `rows` are those of summary.json."""
     seeds = estimates.seeds
     plan = Plan(Workdir(root, seeds[0]).plan)
     losses = figures.losses(root, seeds)
@@ -125,7 +149,7 @@ def render(
     slots = {
         (each.experiment, each.item): each for each in filled_slots(Workdir(root, seeds[0]), plan)
     }
-    return _template().render(
+    return dict(
         name=name,
         seeds=seeds,
         final_step=estimates.final_step,
@@ -141,6 +165,8 @@ def render(
         ended=ended,
         primaries=[row for row in rows if row["primary"]],
         sham=any(row["sham_difference"] is not None for row in rows),
+        over_runs=any(row["run_ci_low"] is not None for row in rows),
+        placebos=count_placebos(rows, experiments),
         pictures=_loss_pictures(losses),
         runs=[
             _run(folder, name, losses)
@@ -169,6 +195,8 @@ def _template() -> jinja2.Template:
         "duration": format_duration,
         "quantity": format_quantity,
         "verdict": _verdict,
+        "few": _too_few,
+        "spread": _spread,
     }
     environment.globals |= {"interval": format_interval}
     return environment.get_template("page.html")
@@ -203,7 +231,10 @@ def _section(
         else None,
         rows=[row for row in mine if (row["seed"] == ALL_SEEDS) == several],
         seed_rows=[row for row in mine if several and row["seed"] != ALL_SEEDS],
-        other_rows=others[others["primary"].astype(bool)].to_dict("records"),
+        other_rows=[
+            row | {"runs": 1, "groups": row["n"] if pd.isna(row["groups"]) else row["groups"]}
+            for row in others[others["primary"].astype(bool)].to_dict("records")
+        ],
         examples=_examples(Workdir(root, estimates.seeds[0]), experiment.name, slots),
     )
 
@@ -234,6 +265,17 @@ def _with_bars(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _headline(row: dict[str, Any]) -> tuple[float | None, float | None]:
     prefix = "difference_ci_" if row["run_ci_low"] is None else "run_ci_"
     return row[f"{prefix}low"], row[f"{prefix}high"]
+
+
+def _too_few(row: Mapping[str, Any]) -> bool:
+    """Return whether a row has fewer items or groups for each seed than an interval needs."""
+    return bool(row["groups"] < FEWEST * row["runs"])
+
+
+def _spread(row: Mapping[str, Any], prefix: str = "difference_") -> float | None:
+    """Return the width of an interval of a row; None without one."""
+    low, high = row[f"{prefix}ci_low"], row[f"{prefix}ci_high"]
+    return None if low is None or high is None else high - low
 
 
 def _verdict(row: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ Tests are two-sided, by default at level 0.05 with power 0.8. For k tests that s
 error, pass alpha / k (Bonferroni).
 """
 
+import functools
 import math
 
 import scipy  # its submodules load when they are first used
@@ -35,6 +36,16 @@ def two_sample_effect(
     return _t_effect(n_a + n_b - 2, power, alpha) * deviation * math.sqrt(1 / n_a + 1 / n_b)
 
 
+def interval_effect(low: float, high: float, freedom: int) -> float:
+    """Return the difference that a t test detects with the standard error of a 95% interval.
+
+    For bootstrap intervals, which have the width of t intervals, this is an approximation.
+    """
+    error = (high - low) / 2 / scipy.stats.t.isf(0.025, freedom)
+    return float(_t_effect(freedom, 0.8, 0.05) * error)
+
+
+@functools.lru_cache
 def _t_effect(freedom: int, power: float, alpha: float) -> float:
     """Return the noncentrality at which a two-sided t test has this power."""
     critical = scipy.stats.t.isf(alpha / 2, freedom)
