@@ -165,8 +165,7 @@ class Forgetting(Experiment):
         above, in_control = _above_twins(run), _above_twins(control)
         for condition, values in above.groupby("condition", sort=False):
             pair = values.to_numpy(), in_control[values.index].to_numpy()
-            batches = np.arange(len(values))
-            found.append(paired_estimate(ABOVE, condition, *pair, self.sign(ABOVE), batches))
+            found.append(paired_estimate(ABOVE, condition, *pair, self.sign(ABOVE)))
         return found
 
     def figure(self, estimates: pd.DataFrame, axes: Any) -> None:
