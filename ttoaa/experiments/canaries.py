@@ -165,7 +165,7 @@ class Canaries(Experiment):
         rank = np.where(first & ~(pieces == eos).any(1), 0, np.where(first, 1, 2))
         split = self.reserve_windows(world.geometry)[0] * cut
         members, nonmembers = order[order < split], order[order >= split]
-        found = []
+        found: list[list[_Host]] = []
         for side, total in zip((members, nonmembers), self._totals, strict=True):
             chosen = self._choose(side, total, rank, world.rng("replace", len(found)))
             found.append([(pieces[k], int(documents[k])) for k in chosen.tolist()])
@@ -233,13 +233,13 @@ class Canaries(Experiment):
             for condition in (f"{kind}-{r}x" for r in self.repetitions):
                 members = scores[condition, attack.name]
                 found += self._attack_estimates(attack.name, condition, members, nonmembers)
-        attack, kind = self.attacks[0].name, self.kinds[0]
-        nonmembers = scores[f"{kind}-0x", attack]
-        _, document = np.unique(nonmembers["group"], return_inverse=True)
-        half = (document if document.any() else np.arange(len(document))) % 2 == 0
-        halves = nonmembers[half], nonmembers[~half]
         if self.placebo:
-            found += self._membership(*halves, f"{kind}-0x", _suffix(attack))
+            first, condition = self.attacks[0].name, f"{self.kinds[0]}-0x"
+            nonmembers = scores[condition, first]
+            _, document = np.unique(nonmembers["group"], return_inverse=True)
+            half = (document if document.any() else np.arange(len(document))) % 2 == 0
+            halves = nonmembers[half], nonmembers[~half]
+            found += self._membership(*halves, condition, _suffix(first))
         return found
 
     def _attack_estimates(
@@ -266,9 +266,12 @@ class Canaries(Experiment):
         self, members: pd.DataFrame, nonmembers: pd.DataFrame, condition: str, end: str
     ) -> list[Estimate]:
         sides = (members, nonmembers)
-        scores = (s[column].to_numpy(float) for column in ("value", "value_control") for s in sides)
+        run_in, run_non = (side["value"].to_numpy(float) for side in sides)
+        control_in, control_non = (side["value_control"].to_numpy(float) for side in sides)
         groups = members["group"].to_numpy(), nonmembers["group"].to_numpy()
-        return membership_estimates(*scores, condition, self.sign, end, groups)
+        return membership_estimates(
+            run_in, run_non, control_in, control_non, condition, self.sign, end, groups
+        )
 
     def figure(self, estimates: pd.DataFrame, axes: Any) -> None:
         """AUC and TPR at 1% FPR against repetitions, of the first attack; a line per kind, seed."""

@@ -179,7 +179,7 @@ def _deal_runs(
     none = np.empty(0, np.int64)
     parts = [(none, none)]
     lack, asked = sizes.copy(), np.zeros_like(sizes)
-    mean = max(1, len(usable) // max(1, np.count_nonzero(free)))
+    mean = len(usable) // max(1, int(np.count_nonzero(free))) or 1
     while lack.any():
         count = -(-lack // np.clip(most, 1, mean))
         if count.sum() > np.count_nonzero(free):
