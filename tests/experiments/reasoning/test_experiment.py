@@ -1,12 +1,19 @@
+import dataclasses
 import re
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from ttoaa.experiments.reasoning.dataset import SeenProblems, draw_problems, draw_shots, draw_test
-from ttoaa.experiments.reasoning.experiment import Reasoning, result_spans
-from ttoaa.experiments.reasoning.names import Names
+from ttoaa.experiments.reasoning.dataset import (
+    SeenProblems,
+    draw_problems,
+    draw_shots,
+    draw_test,
+    traces,
+)
+from ttoaa.experiments.reasoning.experiment import Reasoning
+from ttoaa.experiments.reasoning.names import Names, ShortNames
 from ttoaa.experiments.reasoning.problem import Arithmetic
 from ttoaa.experiments.reasoning.solution_checker import check_solution
 from ttoaa.planning.items import Item, Items
@@ -19,7 +26,7 @@ LENGTH = 4096
 def reasoning(**changes):
     fields = {
         "name": "mr",
-        "primary": "result_log_likelihood/op-1",
+        "primary": "margin_stated/op-1",
         "expected_sign": 1,
         "arithmetic": SMALL,
         "problems": 60,
@@ -46,8 +53,9 @@ def blocks_and_tests(request):
     return get
 
 
-def split(text):
-    match = re.fullmatch(r"(?s)(.+modulo 7\.)\nProblem: (.+)\nSolution: (.+)\nAnswer: (\d+)", text)
+def split(text, modulus=7):
+    form = rf"(?s)(.+modulo {modulus}\.)\nProblem: (.+)\nSolution: (.+)\nAnswer: (\d+)"
+    match = re.fullmatch(form, text)
     return match[2], match[3], int(match[4])
 
 
@@ -100,7 +108,7 @@ def test_what_is_seen_is_a_template_or_a_text():
     seen = SeenProblems(trained)
     assert len(seen.templates) < 400 and all(map(seen.has_question, trained))
     assert not seen.has_question(arithmetic.draw("z", 4))
-    tests = draw_test(arithmetic, "b", 4, 46, seen)
+    tests, _ = draw_test(arithmetic, "b", 4, 46, seen)
     assert not {t.template for t in tests} & {t.template for t in trained}
     easy = SeenProblems([arithmetic.draw("c", 1)])
     assert not easy.templates
@@ -154,11 +162,58 @@ def test_many_are_the_same_in_parallel_and_alone(monkeypatch):
     assert len({problem.question for problem in told}) > 1000
 
 
-def test_results_are_the_numbers_that_come_out(tokenizer):
-    text = "Define x as a; K = b + c = 15 + 4 = 19; so a = 2 * K = 2 * 19 = 15.\nAnswer: 15"
-    tokens, spans = result_spans(tokenizer, text)
-    assert tokenizer.decode(tokens) == text
-    assert [tokenizer.decode(tokens[a:b]).strip() for a, b in spans] == ["19", "15", "15"]
+def test_a_solution_contains_those_of_other_problems():
+    first, second = "Define A's B as {}; so {} = 3.", "Define A's C as {}; so {} = 5."
+    third = "Define A's Bag as {}; {} = {} + {} = 3 + 5 = 1; so {} = 2 * {} = 2 * 1 = 2."
+    solution = f"{first} {second} {third}".format(*"xxzzQkxzQk")
+    assert list(traces(solution)) == [
+        f"{first} {second} {third}".format(*(f"v{i}" for i in (0, 0, 1, 1, 2, 3, 0, 1, 2, 3))),
+        f"{first} {second}".format("v0", "v0", "v1", "v1"),
+        first.format("v0", "v0"),
+        second.format("v0", "v0"),
+    ]
+    renamed = solution.translate(str.maketrans("xQk", "bax"))
+    assert list(traces(renamed)) == list(traces(solution))
+
+
+def test_no_test_solution_occurs_in_training(capsys, make_world):
+    """80 problems of one operation cover a large part of a space of 192 names and 3 numbers."""
+    arithmetic = Arithmetic(modulus=3, edges=4, operands=2, names=ShortNames(4))
+
+    def tiny(**changes):
+        fields = {"arithmetic": arithmetic, "operations": 2, "test_operations": (1, 2)}
+        return reasoning(**fields, problems=80, test_problems=12, shots=0, **changes)
+
+    def solutions(made):
+        return [split(text, 3)[1] for each in made for text in _texts(each)]
+
+    def plain(solution):
+        """By another rule: words, with each letter as its distance to its first use."""
+        words = re.sub(r"[;.]", "", solution).split()
+        return [words.index(w) if len(w) == 1 and w.isalpha() else w for w in words]
+
+    made = list(tiny().intervene(make_world(tiny(), length=LENGTH)))
+    trained = [plain(s) for s in solutions(m for m in made if isinstance(m, Items))]
+    tested = [plain(s) for s in solutions(m for m in made if isinstance(m, Item))]
+    assert len(set(map(str, tested))) == len(tested) == 24
+    for test in tested:
+        assert not any(test == whole[: len(test)] for whole in trained)
+    redrawn = re.findall(r"mr: redrew (\d+) test problems of op-(\d)", capsys.readouterr().out)
+    assert [op for _, op in redrawn] == ["1", "2"] and int(redrawn[0][0]) > 5
+    many = tiny(primary="margin_residues/op-1")
+    many = dataclasses.replace(many, problems=2000)
+    with pytest.raises(ValueError, match=r"mr: found only \d+ of 12 test .* \(2\d+ were redrawn"):
+        list(many.intervene(make_world(many, length=LENGTH)))
+
+
+def _texts(made):
+    return made.texts if isinstance(made, Items) else [made.text]
+
+
+def test_a_primary_that_no_problem_has_is_refused(make_world):
+    experiment = reasoning(primary="margin_new/op-1")
+    with pytest.raises(ValueError, match="mr: no test problem has the outcome 'margin_new/op-1'"):
+        list(experiment.intervene(make_world(experiment, length=LENGTH)))
 
 
 def test_outcomes(blocks_and_tests, make_world, make_scorer, tokenizer):
@@ -181,15 +236,25 @@ def test_outcomes(blocks_and_tests, make_world, make_scorer, tokenizer):
 
     scorer = make_scorer(tests, lambda tokens, i: -2.0 if _digit(tokenizer, tokens[i]) else -1.0)
     scorer.generate = Solves().generate
+    # As in a plan, where training items have no answer.
+    scorer.items = scorer.items.astype({"answer": float})
     table = reasoning().outcome(scorer)
     value = table.set_index(["outcome", "item"])["value"]
     for number, test in enumerate(tests):
         assert value["accuracy", test.id] == (number % 2 == 0)
         assert value["strict_accuracy", test.id] == (number % 2 == 0 and number > 0)
-        assert value["result_log_likelihood", test.id] <= -2  # " 3" may be two tokens here
+        assert value["result_log_likelihood", test.id] <= -2  # " 3." may be three tokens here
+        assert value["copy_log_likelihood", test.id] <= -2
+        assert value["margin_residues", test.id] == 0
+    rows = table.groupby(["outcome", "condition"])["value"].mean()
+    assert rows["accuracy_of_best_constant", "op-5"] == 2 / 14
+    assert 0 < rows["accuracy_of_best_copy", "op-1"] < 1
     found = paired_estimates(table, table.assign(value=table["value"] - 0.25), reasoning().sign)
     assert {(e.outcome, e.condition) for e in found} >= {("accuracy", "op-5")}
     assert all(e.difference == pytest.approx(0.25) for e in found)
+    silent = make_scorer(tests)  # cannot generate
+    outcomes = set(reasoning(generate=False).outcome(silent)["outcome"])
+    assert "margin_stated" in outcomes and not any("accuracy" in name for name in outcomes)
 
 
 @pytest.mark.parametrize(
@@ -224,6 +289,10 @@ def test_its_figure_shows_chance_and_control(final_table):
     lines = {line.get_label(): line for line in axes.lines}
     assert lines["seed 0"].get_ydata().tolist() == pytest.approx([50, 25, 10])
     assert lines["chance"].get_ydata() == pytest.approx([100 / 7] * 2)
+    rows = [Estimate("margin_stated", "op-1", 14, 0.5, 0.4, 0.6, 0.14, 0.3, 0.2, 0.4)]
+    axes = Figure().add_subplot()
+    reasoning(generate=False).figure(final_table(rows), axes)
+    assert axes.lines[0].get_ydata()[0] == 0.5 and axes.get_ylabel() == "margin stated (nats)"
 
 
 @pytest.mark.parametrize(
@@ -235,6 +304,7 @@ def test_its_figure_shows_chance_and_control(final_table):
         ),
         ({"test_operations": (2, 1)}, "Reasoning.test_operations must be .* in increasing order"),
         ({"primary": "accuracy/op-4"}, "mr: .*condition must be among"),
+        ({"primary": "accuracy/op-1", "generate": False}, "'accuracy' needs generate = True"),
     ],
 )
 def test_bad_settings_are_named(changes, told):

@@ -4,6 +4,7 @@ import collections
 import functools
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from ttoaa.experiments.reasoning.problem import Arithmetic, Problem, draw_operations
@@ -16,33 +17,80 @@ EASY_OPERATIONS = 3
 
 
 class SeenProblems:
-    """Questions and templates of problems that test problems must not repeat."""
+    """Questions, solutions and templates of problems that test problems must not repeat."""
 
     def __init__(self, problems: Iterable[Problem] = ()) -> None:
         self.templates: set[str] = set()
-        self._questions: set[bytes] = set()
+        self._questions: set[int] = set()
+        self._traces: set[int] = set()
         self.add(problems)
 
     def add(self, problems: Iterable[Problem]) -> None:
         for problem in problems:
-            self._questions.add(_digest(problem))
+            self._questions.add(_digest(problem.question))
+            self._traces.update(map(_digest, traces(problem.solution)))
             if problem.operations > EASY_OPERATIONS:
                 self.templates.add(problem.template)
 
     def has_question(self, problem: Problem) -> bool:
         """Whether the same question, word by word, was added."""
-        return _digest(problem) in self._questions
+        return _digest(problem.question) in self._questions
+
+    def has_solution(self, problem: Problem) -> bool:
+        """Whether the solution was added, as a whole or as a part of a longer one (`traces`)."""
+        return _digest(next(traces(problem.solution))) in self._traces
 
     def gives_away(self, problem: Problem) -> bool:
-        """Whether the template (for easy problems: the question) of `problem` was added."""
-        if problem.operations > EASY_OPERATIONS:
-            return problem.template in self.templates
-        return self.has_question(problem)
+        """Whether the question or the solution of `problem` was added, or its template.
+
+        All templates of easy problems occur in training; for these the template does not count.
+        """
+        if self.has_question(problem) or self.has_solution(problem):
+            return True
+        return problem.operations > EASY_OPERATIONS and problem.template in self.templates
 
 
-def _digest(problem: Problem) -> bytes:
-    """Hash the question: the texts of half a million problems take 250 MB."""
-    return hashlib.blake2b(problem.question.encode(), digest_size=16).digest()
+_STEPS = re.compile(r"(?<=\.) (?=Define )")
+_LETTER = re.compile(r"\b[A-Za-z]\b")
+
+
+def traces(solution: str) -> Iterator[str]:
+    """Yield the solution with its letters in order of first use; then those that it contains.
+
+    A part of a solution is contained if it is a run of whole steps that uses no letter of another
+    step. It could be the solution of a problem.
+    """
+    steps = _STEPS.split(solution)
+    for first in range(len(steps)):
+        letters: dict[str, str] = {}
+        runs: list[str] = []
+        for step in steps[first:]:
+            normalised = _rename(step, letters)
+            if normalised is None:
+                break
+            runs.append(f"{runs[-1]} {normalised}" if runs else normalised)
+        yield from reversed(runs)
+
+
+def _rename(step: str, letters: dict[str, str]) -> str | None:
+    """Rename the letters of a step by `letters`, to which new ones are added.
+
+    Returns None if the step uses a letter that is not defined there.
+    """
+    name, _, rest = step.partition(" as ")
+    letter, *equations = rest.split("; ")
+    letters[letter] = f"v{len(letters)}"
+    for equation in equations:
+        result, _, terms = equation.removeprefix("so ").partition(" = ")
+        if not letters.keys() >= set(_LETTER.findall(terms)):
+            return None
+        letters.setdefault(result, f"v{len(letters)}")
+    return f"{name} as {_LETTER.sub(lambda m: letters[m[0]], rest)}"
+
+
+def _digest(text: str) -> int:
+    """Hash a text to 64 bits: the texts of half a million problems take 250 MB."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
 
 
 def draw_problems(arithmetic: Arithmetic, key: str, count: int, most: int) -> Iterator[Problem]:
@@ -106,22 +154,30 @@ def draw_shots(
 
 def draw_test(
     arithmetic: Arithmetic, key: str, operations: int, count: int, seen: SeenProblems
-) -> list[Problem]:
-    """Draw `count` different problems that `seen` does not give away, all answers equally often.
+) -> tuple[list[Problem], int]:
+    """Draw `count` problems that `seen` does not give away, all answers equally often.
 
-    If `count` is not a multiple of the modulus, some answers occur once more. Raises ValueError if
-    fewer than `count` are found.
+    Their solutions differ. If `count` is not a multiple of the modulus, some answers occur once
+    more. Also returns how many problems were redrawn since `seen` gives them away. Raises
+    ValueError if fewer than `count` are found.
     """
     quota = collections.Counter(i % arithmetic.modulus for i in range(count))
     found: dict[str, Problem] = {}
+    redrawn = 0
     for number in range(100 * arithmetic.modulus + 200 * count):
         problem = arithmetic.draw(f"{key}/{operations}/{number}", operations)
-        if quota[problem.answer] and problem.question not in found and not seen.gives_away(problem):
-            quota[problem.answer] -= 1
-            found[problem.question] = problem
-            if len(found) == count:
-                return list(found.values())
+        trace = next(traces(problem.solution))
+        if not quota[problem.answer] or trace in found:
+            continue
+        if seen.gives_away(problem):
+            redrawn += 1
+            continue
+        quota[problem.answer] -= 1
+        found[trace] = problem
+        if len(found) == count:
+            return list(found.values()), redrawn
     raise ValueError(
-        f"found only {len(found)} of {count} test problems of {operations} operations that "
-        "training does not give away: ask for fewer, or raise Arithmetic.edges or Names.names"
+        f"found only {len(found)} of {count} test problems of {operations} operations with "
+        f"different solutions that training does not give away ({redrawn} were redrawn): lower "
+        "test_problems or problems, or raise the names, Arithmetic.modulus or Arithmetic.edges"
     )

@@ -19,8 +19,9 @@ from ttoaa.config_fields import (
     PositiveInt,
     config_class,
 )
-from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.experiments.base import Experiment, Scorer, World
+from ttoaa.experiments.reasoning import margins
+from ttoaa.experiments.reasoning.baselines import best_constant, best_copy
 from ttoaa.experiments.reasoning.dataset import SeenProblems, draw_problems, draw_shots, draw_test
 from ttoaa.experiments.reasoning.problem import Arithmetic, Problem
 from ttoaa.experiments.reasoning.solution_checker import check_solution
@@ -28,7 +29,17 @@ from ttoaa.planning.items import Item, Items
 from ttoaa.planning.placement import Placement, Uniform
 from ttoaa.scoring.requests import Sampling
 
-ACCURACY, STRICT, RESULTS = "accuracy", "strict_accuracy", "result_log_likelihood"
+ACCURACY, STRICT = "accuracy", "strict_accuracy"
+CONSTANT, COPIED = "accuracy_of_best_constant", "accuracy_of_best_copy"
+_GENERATED = (ACCURACY, STRICT, CONSTANT, COPIED)
+_MARGINS = (
+    margins.RESULT,
+    margins.COPY,
+    margins.RESIDUES,
+    margins.STATED,
+    margins.NEW,
+    margins.PLACEBO,
+)
 _INSTRUCTIONS = (
     "All numbers are integers modulo {modulus}.",
     "Calculate with integers modulo {modulus}.",
@@ -37,7 +48,6 @@ _INSTRUCTIONS = (
     "Numbers here are residues modulo {modulus}.",
 )
 _ANSWER = re.compile(r"(?s)(.*?)\n?Answer: ([0-9]+)")
-_RESULT = re.compile(r"= (\d+)(?=[.;])|(?<=Answer: )(\d+)")
 _BLOCK = 20_000
 
 Tested = Annotated[Sequence[PositiveInt], NotEmpty(), Increasing()]
@@ -48,11 +58,12 @@ Tested = Annotated[Sequence[PositiveInt], NotEmpty(), Increasing()]
 class Reasoning(Experiment):
     """Does a model learn to solve problems from others that it saw once, with their solutions?
 
-    Outcomes of test problems, by number of operations: the share of right answers, the share of
-    solutions that are right in every step, and the mean log-likelihood of the results of the steps
-    (given a right solution so far), which rises long before any answer is right. With 4 operations
-    or more, no test solution has the template of a training solution; with fewer, no test question
-    is a training question. All answers are equally frequent, so chance is 1 / modulus.
+    Outcomes of test problems, by number of operations (docs/reasoning.md): how much likelier the
+    result of the last step is than other numbers in its place (three margins, given a right
+    solution up to it), the log-likelihood of its copy after "Answer:", and, with `generate`, the
+    share of right answers and of solutions that are right in every step, next to the best constant
+    answer and the best rule that copies a stated number. No test solution occurs in training; with
+    4 operations or more, not even its template. All answers are equally frequent.
     """
 
     arithmetic: Arithmetic = dataclasses.field(default_factory=Arithmetic)
@@ -68,18 +79,28 @@ class Reasoning(Experiment):
     """Solved problems in the prompt of a test problem."""
     instructions: Annotated[int, AtLeast(1), AtMost(len(_INSTRUCTIONS))] = len(_INSTRUCTIONS)
     """Number of wordings of the sentence that states the modulus."""
+    generate: bool = True
+    """Generate solutions and measure accuracy. It takes most of the time of scoring, and says
+    nothing at sizes where no answer is right."""
     new_tokens: PositiveInt = 500
     """The most new tokens of a generated solution."""
     placement: Placement = dataclasses.field(default_factory=Uniform)
 
-    signs: ClassVar[Mapping[str, int]] = {ACCURACY: 1, STRICT: 1, RESULTS: 1}
+    signs: ClassVar[Mapping[str, int]] = dict.fromkeys((*_GENERATED, *_MARGINS), 1)
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        condition = self.primary.partition("/")[2]
+        outcome, _, condition = self.primary.partition("/")
         known = [f"op-{op}" for op in self.test_operations]
         if condition not in known:
             raise ValueError(f"{self.name}: the primary's condition must be among {known}")
+        if outcome in _GENERATED and not self.generate:
+            raise ValueError(f"{self.name}: the primary {outcome!r} needs generate = True")
+
+    @property
+    def placebo(self) -> str:
+        return f"{margins.PLACEBO}/{self.primary.partition('/')[2]}"
 
     def intervene(self, world: World) -> Iterator[Item | Items]:
         key = f"{world.seed}/{world.name}"
@@ -90,13 +111,7 @@ class Reasoning(Experiment):
             seen.add(block)
             yield self._training(world, first, block)
         try:
-            tests = [
-                (number, problem)
-                for operations in self.test_operations
-                for number, problem in enumerate(
-                    draw_test(self.arithmetic, f"{key}/test", operations, self.test_problems, seen)
-                )
-            ]
+            tests = self._draw_tests(f"{key}/test", seen)
             seen.add(problem for _, problem in tests)
             shots = [
                 draw_shots(
@@ -113,6 +128,30 @@ class Reasoning(Experiment):
             raise ValueError(f"{self.name}: {error}") from error
         for (number, problem), examples in zip(tests, shots, strict=True):
             yield self._test(world, number, problem, examples)
+
+    def _draw_tests(self, key: str, seen: SeenProblems) -> list[tuple[int, Problem]]:
+        """Return (number, problem) of all test problems; print how many were redrawn.
+
+        Raises ValueError if too few are found, or none of them has the primary outcome or placebo.
+        """
+        tests = []
+        for operations in self.test_operations:
+            drawn, redrawn = draw_test(self.arithmetic, key, operations, self.test_problems, seen)
+            print(
+                f"{self.name}: redrew {redrawn} test problems of op-{operations} whose solutions "
+                f"training gives away; {len(drawn)} are left that it does not"
+            )
+            tests += enumerate(drawn)
+        for declared in (self.primary, self.placebo):
+            outcome, _, condition = declared.partition("/")
+            problems = [p for _, p in tests if f"op-{p.operations}" == condition]
+            having = [o for n, p in enumerate(problems) for o in self._result(p, n).comparisons()]
+            if outcome in (margins.STATED, margins.NEW, margins.PLACEBO) and outcome not in having:
+                raise ValueError(
+                    f"no test problem has the outcome {declared!r}: take another primary, or raise "
+                    "test_problems or Arithmetic.modulus"
+                )
+        return tests
 
     def _training(self, world: World, first: int, problems: Sequence[Problem]) -> Items:
         texts = [self._text(p, first + i) for i, p in enumerate(problems)]
@@ -142,7 +181,7 @@ class Reasoning(Experiment):
     def _test(self, world: World, number: int, problem: Problem, shots: Sequence[Problem]) -> Item:
         """Return a test item; `shots` are drawn as in training but occur in no training or test."""
         text = self._text(problem, number)
-        tokens, spans = result_spans(world.tokenizer, text)
+        tokens = world.tokenizer.encode(text)
         prompt = [self._text(shot, number + k) for k, shot in enumerate(shots, start=1)]
         return Item(
             id=f"op-{problem.operations}-{number}",
@@ -154,36 +193,43 @@ class Reasoning(Experiment):
                 "question": problem.question,
                 "answer": problem.answer,
                 "prompt": "\n\n".join([*prompt, self._prompt(problem, number)]),
-                "results": spans,
             },
         )
 
-    def outcome(self, model: Scorer) -> pd.DataFrame:
-        """Measure accuracy, strict accuracy and result log-likelihood of every test problem."""
-        items = model.items[model.items["repetitions"] == 0]
-        values = {RESULTS: self._result_likelihoods(model, items)}
-        values[ACCURACY], values[STRICT] = self._solved(model, items)
-        tables = [
-            pd.DataFrame(
-                {
-                    "item": items["id"].to_numpy(),
-                    "condition": items["condition"].to_numpy(),
-                    "outcome": outcome,
-                    "value": value,
-                }
-            )
-            for outcome, value in values.items()
-        ]
-        return pd.concat(tables, ignore_index=True)
+    def _result(self, problem: Problem, number: int) -> margins.Result:
+        text = self._text(problem, number)
+        return margins.Result.parse(text, problem.question, problem.answer, self.arithmetic.modulus)
 
-    def _result_likelihoods(self, model: Scorer, items: pd.DataFrame) -> list[float]:
-        eos = np.array([model.tokenizer.eos_id], np.int32)
-        texts = model.tokenizer.encode_batch(list(items["text"]))
-        scored = model.log_likelihood([(np.concatenate([eos, tokens]), 1) for tokens in texts])
-        return [
-            float(np.mean([score[low:high].sum() for low, high in spans]))
-            for score, spans in zip(scored, items["results"], strict=True)
+    def outcome(self, model: Scorer) -> pd.DataFrame:
+        """Measure the margins of every test problem and, with `generate`, the accuracies."""
+        items = model.items[model.items["repetitions"] == 0]
+        # Training items have no answer, which makes the column one of floats.
+        items = items.astype({"answer": int})
+        modulus = self.arithmetic.modulus
+        fields = (items[name] for name in ("text", "question", "answer"))
+        results = [margins.Result.parse(*of, modulus) for of in zip(*fields, strict=True)]
+        values = list(margins.score_results(model, results))
+        if self.generate:
+            scores = (*self._solved(model, items), *self._baselines(items))
+            for of, judged in zip(values, zip(*scores, strict=True), strict=True):
+                of.update(zip(_GENERATED, map(float, judged), strict=True))
+        rows = [
+            (item, condition, outcome, value)
+            for item, condition, of in zip(items["id"], items["condition"], values, strict=True)
+            for outcome, value in of.items()
         ]
+        return pd.DataFrame(rows, columns=["item", "condition", "outcome", "value"])
+
+    def _baselines(self, items: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        """Return which problems the best constant and the best copying rule of each condition
+        solve, float[n] each."""
+        constant, copied = np.zeros((2, len(items)))
+        for operations in self.test_operations:
+            mine = (items["condition"] == f"op-{operations}").to_numpy()
+            questions, answers = list(items["question"][mine]), list(items["answer"][mine])
+            constant[mine] = best_constant(answers)
+            copied[mine] = best_copy(questions, answers, operations)
+        return constant, copied
 
     def _solved(self, model: Scorer, items: pd.DataFrame) -> tuple[list[float], list[float]]:
         eos = model.tokenizer.eos_id
@@ -209,34 +255,27 @@ class Reasoning(Experiment):
         return True, checked.right and found[2] == str(answer)
 
     def figure(self, estimates: pd.DataFrame, axes: Any) -> None:
-        """Draw accuracy by operations, with the control run and chance (the paper's figure 2b)."""
+        """Draw accuracy by operations, with the control run and chance (the paper's figure 2b).
+
+        Without `generate`, draw the primary outcome.
+        """
         final = estimates[estimates["step"] == estimates["step"].max()]
-        rows = final[final["outcome"] == ACCURACY]
+        outcome = ACCURACY if self.generate else self.primary.partition("/")[0]
+        scale, level, name = (
+            (100, 100 / self.arithmetic.modulus, "right answers (%)")
+            if self.generate
+            else (1, 0, f"{outcome.replace('_', ' ')} (nats)")
+        )
+        rows = final[final["outcome"] == outcome]
         x = np.arange(len(self.test_operations))
         conditions = [f"op-{op}" for op in self.test_operations]
         for number, (seed, of) in enumerate(rows.groupby("seed")):
-            of = of.set_index("condition").loc[conditions]
-            axes.vlines(x, 100 * of["ci_low"], 100 * of["ci_high"], color=f"C{number}")
-            axes.plot(x, 100 * of["value"], "o-", color=f"C{number}", label=f"seed {seed}")
-            axes.plot(x, 100 * of["control_value"], "x:", color=f"C{number}", label="its control")
-        axes.axhline(100 / self.arithmetic.modulus, color="gray", linestyle="--", label="chance")
+            of = of.set_index("condition").reindex(conditions)
+            axes.vlines(x, scale * of["ci_low"], scale * of["ci_high"], color=f"C{number}")
+            axes.plot(x, scale * of["value"], "o-", color=f"C{number}", label=f"seed {seed}")
+            axes.plot(x, scale * of["control_value"], "x:", color=f"C{number}", label="its control")
+        axes.axhline(level, color="gray", linestyle="--", label="chance")
         axes.set_xticks(x, list(map(str, self.test_operations)))
         axes.set_xlabel(f"operations of a problem (training: up to {self.operations})")
-        axes.set_ylabel("right answers (%)")
+        axes.set_ylabel(name)
         axes.legend()
-
-
-def result_spans(tokenizer: Tokenizer, text: str) -> tuple[np.ndarray, list[tuple[int, int]]]:
-    """Return the tokens of a solved problem and the span [start, stop) of each step's result."""
-    tokens = tokenizer.encode(text)
-    spans = []
-    for match in _RESULT.finditer(text):
-        low, high = match.span(1 if match[1] else 2)
-        start = _token_at(tokenizer, text, low)
-        stop = len(tokens) if high == len(text) else _token_at(tokenizer, text, high)
-        spans.append((start, max(stop, start + 1)))
-    return tokens, spans
-
-
-def _token_at(tokenizer: Tokenizer, text: str, character: int) -> int:
-    return tokenizer.encode_pair(text[:character], text[character:])[1]

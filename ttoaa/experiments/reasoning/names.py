@@ -83,11 +83,14 @@ FULL = _full()
 SHORT = Hierarchy(
     categories=("Box", "Bag", "Tin", "Jar"),
     names=tuple(
-        (tuple(f"{consonant}{vowel}" for vowel in "aeiou" for consonant in consonants),)
+        tuple(
+            tuple(f"{consonant}{vowel}{end}" for vowel in "aeiou" for consonant in consonants)
+            for end in ("", "n", "r", "s", "t")
+        )
         for consonants in ("BCDF", "GHKL", "MNPR", "STVZ")
     ),
 )
-"""One hierarchy of 80 names of two letters."""
+"""One hierarchy of 400 names: a list of two letters and four of three letters at each level."""
 
 
 @gin.configurable
@@ -112,10 +115,11 @@ class Names:
 @gin.configurable
 @config_class
 class ShortNames:
-    """Names of two letters, for tiny models and short rows."""
+    """Names of two letters, for tiny models and short rows; with more lists, also of three."""
 
     names: ListSize = LIST_SIZE
+    lists: Annotated[int, AtLeast(1), AtMost(LISTS)] = 1
 
     def get(self) -> Sequence[Hierarchy]:
-        cut = tuple((level[0][: self.names],) for level in SHORT.names)
+        cut = tuple(tuple(x[: self.names] for x in level[: self.lists]) for level in SHORT.names)
         return [Hierarchy(SHORT.categories, cut)]
