@@ -80,8 +80,7 @@ class Reasoning(Experiment):
     instructions: Annotated[int, AtLeast(1), AtMost(len(_INSTRUCTIONS))] = len(_INSTRUCTIONS)
     """Number of wordings of the sentence that states the modulus."""
     generate: bool = True
-    """Generate solutions and measure accuracy. It takes most of the time of scoring, and says
-    nothing at sizes where no answer is right."""
+    """Generate solutions and measure accuracy, which takes a large part of the time of scoring."""
     new_tokens: PositiveInt = 500
     """The most new tokens of a generated solution."""
     placement: Placement = dataclasses.field(default_factory=Uniform)
@@ -134,7 +133,7 @@ class Reasoning(Experiment):
 
         Raises ValueError if too few are found, or none of them has the primary outcome or placebo.
         """
-        tests = []
+        tests: list[tuple[int, Problem]] = []
         for operations in self.test_operations:
             drawn, redrawn = draw_test(self.arithmetic, key, operations, self.test_problems, seen)
             print(
@@ -206,8 +205,12 @@ class Reasoning(Experiment):
         # Training items have no answer, which makes the column one of floats.
         items = items.astype({"answer": int})
         modulus = self.arithmetic.modulus
-        fields = (items[name] for name in ("text", "question", "answer"))
-        results = [margins.Result.parse(*of, modulus) for of in zip(*fields, strict=True)]
+        results = [
+            margins.Result.parse(text, question, answer, modulus)
+            for text, question, answer in zip(
+                items["text"], items["question"], items["answer"], strict=True
+            )
+        ]
         values = list(margins.score_results(model, results))
         if self.generate:
             scores = (*self._solved(model, items), *self._baselines(items))
