@@ -71,6 +71,10 @@ def avoids_written_numbers(stated, written, answer):
     return [0.01 + (r not in written) for r in range(M)]
 
 
+def avoids_zero(stated, written, answer):
+    return [0.01 + (r != 0) for r in range(M)]
+
+
 def prefers_a_number(stated, written, answer):
     return [1.0 + (r == 4) for r in range(M)]
 
@@ -92,6 +96,7 @@ STATED, NEW, RESIDUES = "margin_stated/op-1", "margin_new/op-3", "margin_residue
         (copies_a_constant, {RESIDUES}),
         (repeats_the_last_number, {RESIDUES}),
         (avoids_written_numbers, set()),
+        (avoids_zero, set()),
         (prefers_a_number, set()),
         (solves, {RESIDUES, STATED, NEW, "margin_residues/op-3"}),
     ],
@@ -130,6 +135,9 @@ def test_only_a_solver_passes_the_primaries(model, passed, experiment, tests, ma
         assert above == passed
     else:
         assert above & {STATED, NEW, RESIDUES} == passed
+    if model is avoids_zero:
+        assert rows[STATED].difference == pytest.approx(0)
+        assert rows[NEW].difference == pytest.approx(0)
     placebo = rows[experiment.placebo]
     assert placebo.difference_ci_low <= 1e-9 and placebo.difference_ci_high >= -1e-9
     copy = rows["copy_log_likelihood/op-1"]
@@ -168,7 +176,7 @@ def test_margins_against_scores_of_whole_texts(tokenizer, make_scorer):
 
     written = {12, 3, 2}
     assert found["margin_residues"] == pytest.approx(margin(1, range(23)))
-    assert found["margin_new"] == pytest.approx(margin(1, set(range(23)) - written))
+    assert found["margin_new"] == pytest.approx(margin(1, set(range(1, 23)) - written))
     assert "margin_stated" not in found
     placebos = [margin(n, set(range(23)) - {12, 3, 1}) for n in set(range(23)) - {12, 3, 1}]
     assert min(abs(found["margin_wrong_residue"] - p) for p in placebos) < 1e-6

@@ -33,8 +33,8 @@ class Result:
     answer: int
     modulus: int
     alone: frozenset[int]
-    """Numbers that occur once in the problem, in a sentence that states nothing else, and not in
-    the solution up to the result."""
+    """Numbers but 0 that occur once in the problem, in a sentence that states nothing else, and not
+    in the solution up to the result."""
     stated: frozenset[int]
     """Numbers that the problem states."""
     written: frozenset[int]
@@ -51,7 +51,7 @@ class Result:
         times = collections.Counter(map(int, NUMBER.findall(question)))
         stated = frozenset(times)
         shown = set(map(int, NUMBER.findall(match["steps"])))
-        once = {n for n in map(int, _ALONE.findall(question)) if times[n] == 1}
+        once = {n for n in map(int, _ALONE.findall(question)) if n and times[n] == 1}
         last = match["steps"].rpartition("so ")[2]
         return cls(
             context=match["context"],
@@ -68,17 +68,20 @@ class Result:
     def comparisons(self) -> dict[str, tuple[int, Sequence[int]]]:
         """Return (number, numbers it is compared with) of each margin that this problem has.
 
-        The placebo puts a wrong number, which the problem does not state, in the place of the right
-        one. It is drawn by the key, so it does not depend on the model.
+        `margin_stated` and `margin_new` leave out 0: a model that avoids it would pass, since
+        most results of 0 are those of items that contain nothing. The placebo puts a wrong number,
+        which the problem does not state, in the place of the right one. It is drawn by the key, so
+        it does not depend on the model.
         """
         residues = range(self.modulus)
         wrong = [r for r in residues if r not in self.stated and r != self.answer]
         chosen = wrong[int(keyed_rng(PLACEBO, self.key).integers(len(wrong)))] if wrong else -1
-        new = self.computed and self.answer not in self.written
+        unwritten = [r for r in residues if r and r not in self.written]
+        new = self.computed and self.answer in unwritten
         candidates: dict[str, tuple[int, Sequence[int]]] = {
             RESIDUES: (self.answer, residues),
             STATED: (self.answer, sorted(self.alone) if self.answer in self.alone else ()),
-            NEW: (self.answer, [r for r in residues if r not in self.written] if new else ()),
+            NEW: (self.answer, unwritten if new else ()),
             PLACEBO: (chosen, wrong),
         }
         others = {
