@@ -46,10 +46,10 @@ if _SECONDS is not None:
             yield
             _note("unpin", run=folder.parent.name, step=step, began=began)
 
-    def table(self, work, experiment, params):
+    def table(self, work, experiment, params, ledger):
         _note("begin", run=work.kind, step=work.step, experiment=experiment.name)
         time.sleep(float(_SECONDS))
-        return _table(self, work, experiment, params)
+        return _table(self, work, experiment, params, ledger)
 
     def write(frame, path, source):
         _write(frame, path, source)

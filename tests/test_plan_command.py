@@ -55,7 +55,7 @@ Within.stop = 1.0
 
 
 def files(folder):
-    paths = [path for path in folder.rglob("*") if path.is_file()]
+    paths = [p for p in folder.rglob("*") if p.is_file() and p.parent.name != "scans"]
     return {p.relative_to(folder): hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}
 
 

@@ -85,7 +85,7 @@ def test_the_items_come_back(tiny_plan, tiny_study):
         source = columns["source"][edit]
         np.testing.assert_array_equal(tiny_plan.tokens[source : source + 9], text)
     rows = tiny_plan.items("forgetting")
-    assert len(rows) == 8 and (rows["window"] >= 0).all() and (rows["step"] == 16).all()
+    assert len(rows) == 16 and (rows["window"] >= 0).all() and (rows["step"] == 16).all()
 
 
 def test_arms_count_their_edits_and_tokens(tiny_plan):
@@ -104,9 +104,9 @@ def test_the_summary_says_what_a_person_wants_to_know(tiny_plan):
     assert lines[0] == (f"plan {tiny_plan.hash[:12]} of seed 0: 40 steps of 8 x 32 = 10,240 tokens")
     assert "planted/4x                 16             144   1.41%" in lines
     assert lines[-2].split()[-1] == f"{tiny_plan.columns['length'].sum() / 10240:.2%}"
-    # Validation, and the windows of two experiments.
+    # Validation, the windows of one experiment, and a batch with its twin.
     assert lines[-1] == (
-        "reserve: 19 of 261 windows have 3 uses; documents shared by two of them: 0"
+        "reserve: 27 of 261 windows have 4 uses; documents shared by two of them: 0"
     )
 
 
