@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import pathlib
+import threading
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
@@ -93,6 +94,11 @@ def check_file(path: pathlib.Path, expected: FileDigest, fix: str, whole: bool =
     return content
 
 
+NPY_HEADERS = threading.Lock()
+"""Held while NumPy parses the header of a .npy file: Python's parser is not safe in threads (a
+SystemError about "AST constructor recursion depth", seen with 3.11.7)."""
+
+
 def write_array(path: pathlib.Path, array: np.ndarray) -> None:
     """Write an array in NumPy's format, and the sha256 of that after it."""
     file = io.BytesIO()
@@ -109,4 +115,5 @@ def read_array(path: pathlib.Path) -> np.ndarray | None:
     size = hashlib.sha256().digest_size
     content, digest = raw[:-size], raw[-size:]
     intact = hashlib.sha256(content).digest() == digest
-    return np.load(io.BytesIO(content)) if intact else None
+    with NPY_HEADERS:
+        return np.load(io.BytesIO(content)) if intact else None

@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ttoaa.checksums import NPY_HEADERS
+
 _HEADER = 128  # bytes
 
 
@@ -60,7 +62,8 @@ def map_npy(path: pathlib.Path) -> np.ndarray:
 
     A plain array, since slicing NumPy's memmap costs a microsecond more.
     """
-    return np.asarray(np.load(path, mmap_mode="r"))
+    with NPY_HEADERS:
+        return np.asarray(np.load(path, mmap_mode="r"))
 
 
 def create_npy(path: pathlib.Path, count: int, dtype: Any) -> np.ndarray:
