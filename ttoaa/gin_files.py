@@ -10,8 +10,9 @@ import importlib.util  # noqa: F401 (gin reaches for importlib.util without impo
 import io
 import os
 import pathlib
-from collections.abc import Sequence
-from typing import NamedTuple
+import tokenize
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import gin
 from gin import config_parser
@@ -167,7 +168,7 @@ def _read_text(
     """Record the statements of one file, or of the command line, and read what it includes."""
     name, lines, begun = str(path or "--gin_bindings"), io.StringIO(text).readlines(), 0
     references = _References(found.references)
-    for statement in config_parser.ConfigParser(_named(name, text), references):
+    for statement in _statements(name, text, references):
         if isinstance(statement, config_parser.BindingStatement):
             scopes = tuple(filter(None, (statement.scope or "").split("/")))
             bound = ".".join(filter(None, (statement.selector, statement.arg_name)))
@@ -179,6 +180,18 @@ def _read_text(
             _read(_included(statement.filename, path, line), found, stack, top)
             begun = line
     found._pieces.append((name, "\n" * begun + "".join(lines[begun:])))
+
+
+def _statements(name: str, text: str, references: "_References") -> Iterator[Any]:
+    """Yield gin's statements; raise SyntaxError, with the line, for text that has no tokens.
+
+    From Python 3.12 on, the tokenizer itself raises where it left the error to gin before.
+    """
+    try:
+        yield from config_parser.ConfigParser(_named(name, text), references)
+    except tokenize.TokenError as error:
+        reason, (line, column) = error.args
+        raise SyntaxError(reason, (name, line, column, None)) from error
 
 
 class _References(config_parser.ParserDelegate):
