@@ -119,6 +119,31 @@ def test_what_is_ignored_from_the_start_stays_ignored(tmp_path):
     assert process.wait(60) == 143
 
 
+@pytest.mark.parametrize("code", [0, 3])
+def test_an_abort_after_the_work_does_not_fail_a_command_that_succeeded(code):
+    text = f"""
+import atexit, os, sys
+from ttoaa import command_line
+
+class Thread:
+    def __del__(self):
+        os.abort()  # as threads of C++ libraries do while the interpreter is taken down
+
+def main(argv):
+    global thread
+    thread = Thread()
+    atexit.register(print, "exit callback")
+    print("result")
+    sys.exit({code})
+
+command_line.run("example", main)
+"""
+    env = {**os.environ, "PYTHONPATH": studies.PYTHONPATH}
+    ended = subprocess.run([sys.executable, "-c", text], env=env, capture_output=True, text=True)
+    assert ended.stdout == "result\nexit callback\n"
+    assert ended.returncode == (-signal.SIGABRT if code else 0)
+
+
 def test_handlers_are_given_back():
     before = {number: signal.getsignal(number) for number in NUMBERS}
     with signals.deferred() as stop:

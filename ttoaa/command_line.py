@@ -36,7 +36,12 @@ def run(
     """
     signals.install(name)
     parse = functools.partial(_parse, name, main, shared, arguments, unknown_flags, without)
-    app.run(functools.partial(call, name, main), flags_parser=parse)
+    try:
+        app.run(functools.partial(call, name, main), flags_parser=parse)
+    except SystemExit as ended:
+        if not ended.code:
+            signals.succeeded()
+        raise
 
 
 def call(name: str, main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:

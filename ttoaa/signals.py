@@ -33,6 +33,7 @@ _deferring: list["StopSignal"] = []
 _lock = threading.RLock()
 """The thread that stops the process never releases it, so no other thread creates new files."""
 _shielded_thread = 0
+_succeeded = False
 
 
 def install(name: str) -> None:
@@ -57,10 +58,25 @@ def install(name: str) -> None:
             signal.signal(number, _on_signal)
 
 
+def succeeded() -> None:
+    """Say that the command did its work: it exits with 0 once all exit callbacks were called.
+
+    The interpreter is then not taken down, during which threads of Arrow or TensorStore sometimes
+    abort a process that has done everything.
+    """
+    global _succeeded
+    _succeeded = True
+
+
 def _finish() -> None:
     """Ignore signals from now on: the work is done, and the interpreter removes its handlers."""
     for number in _NUMBERS:
         signal.signal(number, signal.SIG_IGN)
+    if _succeeded:
+        with contextlib.suppress(OSError, ValueError):  # the interpreter reports a closed pipe
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
 
 
 def _forget() -> None:

@@ -126,3 +126,4 @@ def _tables(of: dict[str, Any]) -> Iterator[str]:
 if __name__ == "__main__":
     signals.install("status")
     main()
+    signals.succeeded()
