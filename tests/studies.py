@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 
+import grain  # noqa: F401 (defines flags, which `flagsaver` would take away again)
 import jax
 import numpy as np
 from absl import flags

@@ -15,6 +15,7 @@ import pytest
 import studies
 from fakes import Given, Planted
 
+from ttoaa import study_handle
 from ttoaa.planning.audit import compare
 from ttoaa.planning.checks.findings import Checks
 from ttoaa.planning.items import Item
@@ -226,6 +227,12 @@ def test_other_experiments_or_another_geometry_are_refused(tiny_study, made):
             StudyHandle(dataclasses.replace(tiny_study, **change), made).make_plan()
         assert str(made.plan) in str(caught.value) and "\n" not in str(caught.value)
     assert files(made.root) == before
+
+
+def test_a_plan_whose_reserve_was_dealt_otherwise_is_refused(tiny_study, made, monkeypatch):
+    monkeypatch.setattr(study_handle, "DEALT", "otherwise")
+    with pytest.raises(ValueError, match="made with reserve by document, now it would be oth"):
+        StudyHandle(tiny_study, made).make_plan()
 
 
 def test_the_same_experiments_in_another_order_are_the_same_plan(tiny_study, made):

@@ -38,7 +38,7 @@ from ttoaa.planning.controller_log import SlotTexts
 from ttoaa.planning.items import Intervention
 from ttoaa.planning.plan import Plan
 from ttoaa.planning.removal import Removals
-from ttoaa.planning.reserve import Reserve
+from ttoaa.planning.reserve import DEALT, Reserve
 from ttoaa.runs import REINITIALISED, REORDERED, SHAM, RunSpec, parse_run
 from ttoaa.training.throughput import Ledger
 from ttoaa.workdir import Workdir
@@ -253,4 +253,4 @@ class StudyHandle:
         }
 
     def _reserve_use(self) -> Mapping[str, Any]:
-        return {"validation_sequences": self.config.validation_sequences}
+        return {"reserve": DEALT, "validation_sequences": self.config.validation_sequences}

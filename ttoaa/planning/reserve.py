@@ -15,6 +15,8 @@ from ttoaa.data.corpus import Corpus
 from ttoaa.data.ngram_search import Patterns, scan
 from ttoaa.data.order import mix64
 
+DEALT = "by document"
+"""How this version deals; it is stored with a plan, whose validation set depends on it."""
 _RUN_WINDOWS = 4  # runs of short documents are cut after about this many windows
 _SPREADS = (16, 4, 1)
 _NUMBER, _RANK, _PREFERENCE = map(
