@@ -47,6 +47,8 @@ class World:
     """int64[n]: the run of whole documents of each window. Windows with different numbers share no
     document; use the number as the `group` of what you measure on a window."""
     corpus: Corpus | None = None
+    choices: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
+    """What `Experiment.choose` returned; empty for an experiment that does not choose."""
 
     @functools.cached_property
     def reserve_NxL(self) -> np.ndarray:
@@ -98,12 +100,41 @@ class Probe:
     steps: Sequence[int]
 
 
-class Scorer(Protocol):
-    """One checkpoint of one run, as `Experiment.outcome` receives it.
+class Model(Protocol):
+    """What a model can be asked: a checkpoint of a run, or the study's reference model.
 
     A request is (tokens int[n], start) with 1 <= start < n and asks for tokens[start:], each given
     all tokens before it. The result for a request does not depend on the other requests.
     """
+
+    def log_likelihood(self, requests: Sequence[tuple[np.ndarray, int]]) -> list[np.ndarray]:
+        """Return for each request float32[n - start]: log p(tokens[i] | tokens[:i]) in nats."""
+        ...
+
+    def vocabulary_moments(self, requests: Sequence[tuple[np.ndarray, int]]) -> "list[Moments]":
+        """Return the log-likelihoods with their mean and standard deviation under the model.
+
+        Min-K%++ needs them (see `scoring.attacks`).
+        """
+        ...
+
+    def embedding_gradients(self, requests: Sequence[tuple[np.ndarray, int]]) -> list[np.ndarray]:
+        """Return for each request float32[n, D]: the gradient of its summed log-likelihood with
+        respect to its input embeddings."""
+        ...
+
+    def generate(
+        self,
+        prompts: Sequence[np.ndarray],
+        sampling: Sampling,
+        keys: Sequence[int | str] | None = None,
+    ) -> list[np.ndarray]:
+        """Return the new tokens of each prompt (see `scoring.generation.generate`)."""
+        ...
+
+
+class Scorer(Model, Protocol):
+    """One checkpoint of one run, as `Experiment.outcome` receives it."""
 
     @property
     def step(self) -> int:
@@ -133,31 +164,6 @@ class Scorer(Protocol):
     @property
     def tokenizer(self) -> Tokenizer: ...
 
-    def log_likelihood(self, requests: Sequence[tuple[np.ndarray, int]]) -> list[np.ndarray]:
-        """Return for each request float32[n - start]: log p(tokens[i] | tokens[:i]) in nats."""
-        ...
-
-    def vocabulary_moments(self, requests: Sequence[tuple[np.ndarray, int]]) -> "list[Moments]":
-        """Return the log-likelihoods with their mean and standard deviation under the model.
-
-        Min-K%++ needs them (see `scoring.attacks`).
-        """
-        ...
-
-    def embedding_gradients(self, requests: Sequence[tuple[np.ndarray, int]]) -> list[np.ndarray]:
-        """Return for each request float32[n, D]: the gradient of its summed log-likelihood with
-        respect to its input embeddings."""
-        ...
-
-    def generate(
-        self,
-        prompts: Sequence[np.ndarray],
-        sampling: Sampling,
-        keys: Sequence[int | str] | None = None,
-    ) -> list[np.ndarray]:
-        """Return the new tokens of each prompt (see `scoring.generation.generate`)."""
-        ...
-
 
 Sign = Annotated[int, OneOf((-1, 1))]
 
@@ -168,6 +174,7 @@ class Experiment:
 
     | method | called by | default |
     |---|---|---|
+    | `choose` | choose, once, if the study has a reference model | nothing |
     | `reserve_windows`, `removes` | plan, train | none |
     | `intervene` | plan (evaluate, if the experiment was added after training) | to be written |
     | `controllers` | plan, train | none |
@@ -225,6 +232,20 @@ class Experiment:
         of placebos contain zero. The empty string means that none is declared.
         """
         return ""
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether `choose` or `outcome` asks the study's reference model."""
+        return type(self).choose is not Experiment.choose
+
+    def choose(self, world: World, model: Model) -> pd.DataFrame:
+        """Decide by the reference model, before the plan is made, what the experiment will do.
+
+        Called once for each seed; the table is stored, and all other methods find it in
+        `World.choices`. Experiments that override `removes` choose first, when `world.windows` is
+        still empty.
+        """
+        return pd.DataFrame()
 
     def sign(self, outcome: str) -> int:
         """Return the factor that makes the expected difference of `outcome` positive."""
