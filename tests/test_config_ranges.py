@@ -51,6 +51,7 @@ REQUIRED = {
     "Reasoning": {**NAMED, "primary": "accuracy/op-1"},
     "RecordQuestions": {"paths": ["a"], "benchmark": "piqa"},
     "Rehearsal": {"name": "x", "groups": {"a": (1, 1)}, "batches": (1, 1)},
+    "ReleasedCanaries": {**NAMED, "primary": "auc/rare", "paths": ["a.jsonl"]},
     "RequestQuestions": {"paths": ["a"]},
     "Sampling": {"max_new_tokens": 4, "stop": ((1, 2),)},
     "SeqioTask": {"name": "task"},
@@ -160,7 +161,7 @@ ZERO = """
 NEGATIVE = """
     Acquisition.expected_sign Canaries.expected_sign Contamination.expected_sign
     Criterion.log_probability Forgetting.expected_sign PartOf.key Reasoning.expected_sign
-    Rehearsal.expected_sign Sampling.seed
+    Rehearsal.expected_sign ReleasedCanaries.expected_sign Sampling.seed
 """
 HUGE = "AdamW.clip CosineThenLinear.horizon Guard.sigmas Optax.clip"
 
@@ -181,6 +182,7 @@ def test_what_is_accepted_of_the_values_at_the_edge_of_sense(given, fields):
         ("AdamW.clip", [None, 1e-8, 1e9], [0.0, -1.0, 1e-40]),
         ("AdamW.eps", [1e-30, 1.0], [0.0, -1e-8, 1e-40, 2.0]),
         ("AdamW.weight_decay", [0.0, 10.0], [-0.1, 11.0]),
+        ("Canaries.members", [1, [3, 2, 1]], [0, [], [3, 2, 0], "3"]),
         ("Canaries.repetitions", [[16], [16, 1]], [[], [4, 4], [0], [-1], [1.5], 16, "16"]),
         ("Canaries.spare", [1.0], [0.99]),
         ("Checks.covered", [1.0, 0.01], [0.0, 1.01]),

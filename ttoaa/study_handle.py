@@ -217,6 +217,12 @@ class StudyHandle:
         trial = compile_plan(done, config.geometry, self.corpus.vocab_size, {"seed": seed})
         return trial.items(experiment.name)
 
+    def copies(self, experiment: Experiment) -> pd.DataFrame:
+        """Where the experiment's copies are in the full run; none if it was added later."""
+        if added_later(self.plan, [experiment]):
+            return pd.DataFrame(columns=["id", "repetition", "position", "offset"])
+        return self.plan.copies(experiment.name)
+
     def _check_runs(self) -> None:
         for name in self.config.runs:
             if not self.workdir.run(name).exists():

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from ttoaa.evaluation.checkpoint_outcomes import CheckpointScorer, read_probes
-from ttoaa.experiments.base import Scorer
+from ttoaa.experiments.base import Model, Scorer
 from ttoaa.model.decoder import DecoderConfig, init_params
 from ttoaa.scoring.attacks import min_k_plus
 from ttoaa.scoring.generation import generate
@@ -100,9 +100,10 @@ def test_it_generates_with_its_own_parameters_and_the_keys_given():
 
 
 def test_it_has_all_that_an_outcome_may_ask_for():
-    asked = {name for name in vars(Scorer) if not name.startswith("_")}
+    asked = {name for name in {**vars(Model), **vars(Scorer)} if not name.startswith("_")}
     primitives = {"log_likelihood", "vocabulary_moments", "embedding_gradients", "generate"}
-    assert asked == {"step", "items", "probes", "decisions", "tokenizer"} | primitives
+    primitives |= {"least_likely"}
+    assert asked == {"step", "items", "copies", "probes", "decisions", "tokenizer"} | primitives
     for name in primitives:
         mine, its = (inspect.signature(getattr(kind, name)) for kind in (CheckpointScorer, Scorer))
         assert [(p.name, p.kind, p.default) for p in mine.parameters.values()] == [

@@ -59,6 +59,9 @@ class FakeScorer:
     token_score: object = None
     step: int = 100
     probes: pd.DataFrame | None = None
+    copies: pd.DataFrame | None = None
+    rows: object = None
+    reference: object = None
     requests: list = dataclasses.field(default_factory=list)
 
     def log_likelihood(self, requests):

@@ -11,6 +11,7 @@ from removing import LENGTH, Removing, edits_of, holds, original, rows_of, strea
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.order import training_order
 from ttoaa.data.repetition_filter import RepetitionFilter
+from ttoaa.experiments.canaries import Canaries
 from ttoaa.experiments.controllers import Measured
 from ttoaa.identity import describe
 from ttoaa.planning.audit.reference_reader import PlainReader
@@ -23,6 +24,8 @@ AFTER = RepetitionFilter(1, 3, 3)
 BEFORE = dataclasses.replace(AFTER, when="before_edits")
 DULL = Item("dull", "dull", 6, np.array([4, 5] * 5))
 """It repeats itself, so it masks its row wherever it is."""
+VARIED = Item("varied", "dull", 1, np.arange(3, 23))
+"""Of the same arm, so that not all of it is masked."""
 SLOT = Item("slot", "slot", 40, slot=30)
 
 
@@ -64,7 +67,7 @@ def by_hand(workdir, plan, rule):
 
 @pytest.mark.parametrize("rule", [AFTER, BEFORE])
 def test_edits_in_masked_rows_are_named_and_counted(tiny_study, make_workdir, rule):
-    experiments = (Planted("planted", items=30), Given("given", items=(DULL, SLOT)))
+    experiments = (Planted("planted", items=30), Given("given", items=(DULL, VARIED, SLOT)))
     workdir = make_workdir()
     plan, _ = StudyHandle(study_with(tiny_study, rule, *experiments), workdir).make_plan()
     corpus = Corpus.open(workdir.corpus)
@@ -105,10 +108,34 @@ def test_they_can_be_refused(tiny_study, make_workdir):
     workdir = make_workdir()
     with pytest.raises(ValueError, match=r"given/dull: 6 edits.*RepetitionFilter.edits to 'named'"):
         StudyHandle(
-            study_with(tiny_study, rule, Given("given", items=(DULL,))), workdir
+            study_with(tiny_study, rule, Given("given", items=(DULL, VARIED))), workdir
         ).make_plan()
     assert [path.name for path in workdir.root.iterdir()] == ["corpus"]
     assert describe(rule) == describe(AFTER)  # a run's identity does not hang on it
+
+
+def test_an_arm_that_is_never_trained_on_is_an_error(tiny_study, make_workdir):
+    """A canary of equal tokens masks its own rows, unless rows are judged before the edits."""
+    canaries = Canaries(
+        name="mia",
+        primary="auc/rare-8-1x",
+        expected_sign=1,
+        kinds=("plain", "rare-8"),
+        repetitions=(1,),
+        members=6,
+        nonmembers=6,
+        host_tokens=8,
+    )
+    after = dataclasses.replace(AFTER, max_period=1, max_count=8)
+    workdir = make_workdir()
+    with pytest.raises(ValueError, match=r"^mia/rare-8-1x: all 6 edits, .* to 'before_edits'"):
+        StudyHandle(study_with(tiny_study, after, canaries), workdir).make_plan()
+    assert [path.name for path in workdir.root.iterdir()] == ["corpus"]
+    before = dataclasses.replace(after, when="before_edits")
+    plan, _ = StudyHandle(study_with(tiny_study, before, canaries), workdir).make_plan()
+    assert not any("rare" in line for line in plan.meta["warnings"])
+    shorter = dataclasses.replace(after, max_count=9)  # the canary is one token too short for it
+    StudyHandle(study_with(tiny_study, shorter, canaries), make_workdir()).make_plan()
 
 
 def test_of_very_many_rows_a_sample_is_looked_at(tiny_study, make_workdir):

@@ -88,6 +88,20 @@ def test_the_items_come_back(tiny_plan, tiny_study):
     assert len(rows) == 16 and (rows["window"] >= 0).all() and (rows["step"] == 16).all()
 
 
+def test_copies_are_where_the_provenance_has_them(tiny_plan):
+    table = pd.read_parquet(tiny_plan.folder / "provenance.parquet")
+    table = table.assign(position=table["step"] * 8 + table["row"], id=table["item"])
+    for experiment in ("planted", "late", "forgetting"):
+        found = tiny_plan.copies(experiment)
+        expected = table[table["experiment"] == experiment].set_index(["id", "repetition"])
+        found = found.set_index(["id", "repetition"])
+        assert len(found) == len(expected)
+        names = ["position", "offset"]
+        pd.testing.assert_frame_equal(
+            found[names], expected.loc[found.index, names], check_dtype=False
+        )
+
+
 def test_arms_count_their_edits_and_tokens(tiny_plan):
     columns = tiny_plan.columns
     for arm in tiny_plan.arms:

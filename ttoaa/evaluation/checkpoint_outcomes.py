@@ -29,6 +29,7 @@ from ttoaa.model.sharding import Layout, make_mesh, shardings, with_shardings
 from ttoaa.planning import controller_log
 from ttoaa.scoring.generation import generate
 from ttoaa.scoring.gradients import embedding_gradients
+from ttoaa.scoring.least_likely import least_likely
 from ttoaa.scoring.likelihood import Moments, log_likelihoods, vocabulary_moments
 from ttoaa.scoring.requests import Request, Sampling
 from ttoaa.study_handle import StudyHandle
@@ -40,7 +41,8 @@ from ttoaa.training.throughput import Ledger
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointScorer:
-    """Score with the parameters of `step`; items, probes and decisions belong to one experiment."""
+    """Score with the parameters of `step`; items, copies, probes and decisions are those of one
+    experiment."""
 
     step: int
     items: pd.DataFrame
@@ -49,6 +51,7 @@ class CheckpointScorer:
     config: DecoderConfig
     params: Params
     decisions: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
+    copies: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
     generation: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
     """The phase of the ledger that `generate` belongs to."""
 
@@ -57,6 +60,11 @@ class CheckpointScorer:
 
     def vocabulary_moments(self, requests: Sequence[Request]) -> list[Moments]:
         return vocabulary_moments(self.config, self.params, requests)
+
+    def least_likely(
+        self, prompts: Sequence[np.ndarray], count: int, among: np.ndarray
+    ) -> np.ndarray:
+        return least_likely(self.config, self.params, prompts, count, among)
 
     def embedding_gradients(self, requests: Sequence[Request]) -> list[np.ndarray]:
         return embedding_gradients(self.config, self.params, requests)
@@ -174,6 +182,7 @@ class Scores:
                     decisions=controller_log.log_table(
                         run / controller_log.LOG_NAME, name, work.step
                     ),
+                    copies=self.handle.copies(experiment),
                     generation=functools.partial(ledger.phase, f"generate/{name}"),
                 )
             )

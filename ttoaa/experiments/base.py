@@ -107,6 +107,9 @@ class Model(Protocol):
     all tokens before it. The result for a request does not depend on the other requests.
     """
 
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
     def log_likelihood(self, requests: Sequence[tuple[np.ndarray, int]]) -> list[np.ndarray]:
         """Return for each request float32[n - start]: log p(tokens[i] | tokens[:i]) in nats."""
         ...
@@ -116,6 +119,12 @@ class Model(Protocol):
 
         Min-K%++ needs them (see `scoring.attacks`).
         """
+        ...
+
+    def least_likely(
+        self, prompts: Sequence[np.ndarray], count: int, among: np.ndarray
+    ) -> np.ndarray:
+        """Return int32[n, count]: the least likely tokens after each prompt, of those `among`."""
         ...
 
     def embedding_gradients(self, requests: Sequence[tuple[np.ndarray, int]]) -> list[np.ndarray]:
@@ -148,6 +157,14 @@ class Scorer(Model, Protocol):
         ...
 
     @property
+    def copies(self) -> pd.DataFrame:
+        """Where the full run has the copies of the items: columns id, repetition, position, offset.
+
+        `position` is step * batch + row, `offset` the first token of the row that it overwrites.
+        """
+        ...
+
+    @property
     def probes(self) -> pd.DataFrame:
         """The experiment's probes up to `step`: columns step, probe, row, loss (nats a token)."""
         ...
@@ -160,9 +177,6 @@ class Scorer(Model, Protocol):
         state (dict), which are None in a control run.
         """
         ...
-
-    @property
-    def tokenizer(self) -> Tokenizer: ...
 
 
 Sign = Annotated[int, OneOf((-1, 1))]

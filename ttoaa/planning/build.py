@@ -160,12 +160,21 @@ def _seams(plan: Edits, inputs: PlanInputs) -> Mapping[Edit, Any]:
 def _masked(plan: Edits, inputs: PlanInputs) -> list[str]:
     """One line for each arm with edits in rows that the repetition filter masks.
 
-    Raises ValueError where the filter is configured to refuse them.
+    Raises ValueError where the filter is configured to refuse them, or masks all edits of an arm:
+    items that repeat a pattern mask their own rows, wherever they are placed.
     """
     rule = inputs.repetition_filter
     if rule is None:
         return []
-    lines = masked_edits(plan, inputs.corpus, inputs.order, rule).lines(rule.when)
+    found = masked_edits(plan, inputs.corpus, inputs.order, rule)
+    lines = found.lines(rule.when)
+    if found.untrained and rule.when == "after_edits":
+        arm = found.untrained[0]
+        raise ValueError(
+            f"{arm}: all {found.edits[arm]:,} edits, such as those of item {found.items[arm]!r}, "
+            "repeat a pattern, so the repetition filter masks their rows and nothing of this arm "
+            "is trained on: set RepetitionFilter.when to 'before_edits', or drop the arm"
+        )
     if lines and rule.edits == "refused":
         raise ValueError(f"{lines[0]}: move them, or set RepetitionFilter.edits to 'named'")
     return lines

@@ -6,6 +6,7 @@ that OLMo's repetition filter takes out of the loss.
 """
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -146,6 +147,8 @@ class MaskedEdits:
     """Rows checked: all rows with edits, or a keyed random sample."""
     rows: int
     """All rows with edits."""
+    untrained: tuple[str, ...] = ()
+    """Arms of which every checked edit lies in a masked row."""
 
     def lines(self, when: str) -> list[str]:
         """Return a warning for each arm."""
@@ -177,17 +180,25 @@ def masked_edits(
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         parts = pool.map(find_masked, _split(chosen, plan.geometry.length))
         masked = np.concatenate([_NONE, *parts])
-    first, last = (np.searchsorted(plan.columns["position"], masked, side) for side in _SIDES)
-    edits = np.concatenate([_NONE, *map(np.arange, first.tolist(), last.tolist())])
-    edits = edits[filled[edits]]
+    edits = _edits_of_rows(plan, masked, filled)
     arms, first, count = np.unique(
         plan.columns["arm"][edits], return_index=True, return_counts=True
     )
     names = [plan.arms[arm - 1]["name"] for arm in arms.tolist()]
+    every = plan.columns["arm"][_edits_of_rows(plan, chosen, filled)]
+    whole = np.bincount(every, minlength=len(plan.arms) + 1)[arms] == count
     items = [item for _, item in plan.names(plan.columns["item"][edits[first]])]
     return MaskedEdits(
         edits=dict(zip(names, count.tolist(), strict=True)),
         items=dict(zip(names, items, strict=True)),
         checked=len(chosen),
         rows=len(rows),
+        untrained=tuple(itertools.compress(names, whole.tolist())),
     )
+
+
+def _edits_of_rows(plan: Edits, positions: np.ndarray, filled: np.ndarray) -> np.ndarray:
+    """Return the edits in the rows of these positions, int64[n], without slots."""
+    first, last = (np.searchsorted(plan.columns["position"], positions, side) for side in _SIDES)
+    edits = np.concatenate([_NONE, *map(np.arange, first.tolist(), last.tolist())])
+    return edits[filled[edits]]

@@ -89,6 +89,13 @@ class ItemNames:
         first = self._map("first")
         return self._map("rows")[first[item] : first[item + 1]]
 
+    def edits_of(self, experiment: str) -> np.ndarray:
+        """Return the rows of the edits of all items of an experiment, item by item, int64[n]."""
+        number = self._experiments.index(experiment)
+        last, first = self._last[number], self._map("first")
+        begin = self._last[number - 1] if number else 0
+        return self._map("rows")[first[begin] : first[last]]
+
     def _map(self, name: str) -> np.ndarray:
         if name not in self._maps:
             self._maps[name] = map_npy(self._folder / f"{name}.npy")
@@ -178,6 +185,13 @@ class Edits:
         """Return the edits of the items of this id, int64[n], in one experiment or in all."""
         found = [self._names.edits(i) for i in self._names.items(item, experiment)]
         return np.sort(np.concatenate([np.empty(0, np.int64), *found]))
+
+    def copies(self, experiment: str) -> pd.DataFrame:
+        """Return where the copies of the items are: columns id, repetition, position, offset."""
+        rows = self._names.edits_of(experiment)
+        ids = [item for _, item in self.names(self.columns["item"][rows])]
+        names = ("repetition", "position", "offset")
+        return pd.DataFrame({"id": ids} | {name: self.columns[name][rows] for name in names})
 
     def items(self, experiment: str) -> pd.DataFrame:
         """Read the item table of one experiment, with its `fields` expanded to columns."""

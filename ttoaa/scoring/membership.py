@@ -4,7 +4,7 @@ Scores are higher for likelier members (scoring.attacks makes them). Arrays are 
 nonmembers [N].
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from ttoaa.statistics.bootstrap import (
 
 AUC = "auc"
 TPR = "tpr_at_1pct_fpr"
+FEWEST_FOR_TPR = 500
+"""Non-members below which a rate at 1% false positives should not be reported: it would be set by
+fewer than five of them."""
 
 
 def auc(members: np.ndarray, nonmembers: np.ndarray) -> float:
@@ -52,6 +55,7 @@ def membership_estimates(
     sign: Callable[[str], int] = lambda outcome: 1,
     suffix: str = "",
     groups: tuple[np.ndarray, np.ndarray] | None = None,
+    statistics: Sequence[str] = (AUC, TPR),
 ) -> list[Estimate]:
     """Estimate AUC and TPR at 1% FPR of the run, and their differences from the control run.
 
@@ -60,7 +64,7 @@ def membership_estimates(
     threshold, so the interval includes its uncertainty. With fewer than six members or non-members
     there is no interval. `groups` names the group of each member and of each non-member, such as
     their document, to resample groups as a whole. n counts members; `suffix` ends the names of the
-    two outcomes.
+    outcomes, and `statistics` names those to estimate.
 
     A bootstrap sees no spread in an AUC or rate of exactly 0 or 1. The run's interval is then at
     least Clopper and Pearson's: over members for the rate, over disjoint pairs of a member and a
@@ -72,7 +76,8 @@ def membership_estimates(
     if sizes != (len(control_members), len(control_nonmembers)):
         raise ValueError(f"{condition}: run and control must score the same items")
     estimates = []
-    for statistic, outcome in ((_auc, AUC + suffix), (_tpr, TPR + suffix)):
+    for name in statistics:
+        statistic, outcome = {AUC: _auc, TPR: _tpr}[name], name + suffix
         of_run = statistic(run_members, run_nonmembers)
         of_control = statistic(control_members, control_nonmembers)
         pair = _with_difference(of_run, of_control, sign(outcome))

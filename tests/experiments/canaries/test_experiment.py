@@ -16,7 +16,7 @@ from ttoaa.experiments.canaries import Canaries
 from ttoaa.scoring.attacks import LossAttack, MinK, ZlibRatio
 from ttoaa.statistics.bootstrap import keyed_rng
 
-QUICKSTART = pathlib.Path(__file__).parents[2] / "configs/quickstart.gin"
+QUICKSTART = pathlib.Path(__file__).parents[3] / "configs/quickstart.gin"
 
 KINDS = ("plain", "rare-1", "rare-8", "random-4")
 
@@ -30,6 +30,7 @@ def canaries(**changes):
         "repetitions": (1, 16),
         "members": 5,
         "nonmembers": 7,
+        "rare_tokens": "shared",
         "host_tokens": 16,
     }
     return Canaries(**(fields | changes))
@@ -164,14 +165,14 @@ def test_outcome_is_the_likelihood_of_host_and_suffix(make_world, make_scorer, t
     assert all(tokens[0] == tokenizer.eos_id and start == 1 for tokens, start in model.requests)
 
 
-def tables(experiment):
+def tables(experiment, nonmembers=30):
     """Members of 16 repetitions gain 3 nats over the control, others nothing; ten documents."""
     rng = np.random.default_rng(0)
     rows = [
-        (f"{kind}-{r}x-{i}", f"{kind}-{r}x", "log_likelihood", rng.normal(), i // 3 + (r > 0))
+        (f"{kind}-{r}x-{i}", f"{kind}-{r}x", "log_likelihood", rng.normal(), i // 3 % 10 + (r > 0))
         for kind in experiment.kinds
         for r in (0, *experiment.repetitions)
-        for i in range(30)
+        for i in range(30 if r else nonmembers)
     ]
     control = pd.DataFrame(rows, columns=["item", "condition", "outcome", "value", "group"])
     gain = 3.0 * control["condition"].str.endswith("-16x")
@@ -179,11 +180,11 @@ def tables(experiment):
 
 
 def test_estimates_by_independent_reference():
-    experiment = canaries()
-    run, control = tables(experiment)
+    experiment = canaries(nonmembers=500)
+    run, control = tables(experiment, 500)
     shuffled = control.sample(frac=1, random_state=1)
     found = {(e.outcome, e.condition): e for e in experiment.estimates(run, shuffled)}
-    assert len(found) == 4 * 3 + 4 * 2 * 3 + 2
+    assert len(found) == 4 * 3 + 4 * 2 * 3 + 1
     assert {e.groups for e in found.values()} == {10, 5}
     gain = found["log_likelihood", "rare-8-16x"]
     assert gain.difference == pytest.approx(3) and gain.n == 30
@@ -193,7 +194,7 @@ def test_estimates_by_independent_reference():
         for which, table in (("run", run), ("control", control)):
             values = table.set_index("condition")["value"]
             scores = np.concatenate([values[condition], values[f"{kind}-0x"]])
-            area[which] = roc_auc_score([1] * 30 + [0] * 30, scores)
+            area[which] = roc_auc_score([1] * 30 + [0] * 500, scores)
         estimate = found["auc", condition]
         assert estimate.value == pytest.approx(area["run"])
         assert estimate.control_value == pytest.approx(area["control"])
@@ -202,11 +203,16 @@ def test_estimates_by_independent_reference():
         mean = run.groupby("condition")["value"].mean()
         assert above.value == pytest.approx(mean[condition] - mean[f"{kind}-0x"])
         assert above.difference == pytest.approx(3 if condition == "rare-8-16x" else 0)
-    # With 30 non-members, 1% allows no false positive: members above the highest count.
+    # With 500 non-members, 1% allows five false positives: members above the sixth count.
     members = run.set_index("condition")["value"]["rare-8-16x"]
     others = run.set_index("condition")["value"]["rare-8-0x"]
-    share = (members.to_numpy() > others.max()).mean()
+    share = (members.to_numpy() > np.sort(others)[-6]).mean()
     assert found["tpr_at_1pct_fpr", "rare-8-16x"].value == pytest.approx(share)
+    # Below 500 there is no such rate.
+    fewer = canaries(nonmembers=499).estimates(*tables(experiment, 499))
+    assert {e.outcome for e in fewer} == {
+        "log_likelihood", "log_likelihood_above_nonmembers", "auc"
+    }  # fmt: skip
 
 
 def test_the_placebo_compares_nonmembers_of_different_documents():
@@ -231,8 +237,7 @@ def test_every_attack_has_its_outcomes(make_world, make_scorer, final_table):
     experiment = canaries(
         attacks=[MinK(0.5), LossAttack(), ZlibRatio()],
         primary="auc_min_k/plain-16x",
-        calibrate=True,
-        exposure=True,
+        calibrate=["control"],
     )
     items = list(experiment.intervene(make_world(experiment)))
     control = experiment.outcome(make_scorer(items, lambda tokens, i: -1.0 - tokens[i] / 300))
@@ -245,18 +250,10 @@ def test_every_attack_has_its_outcomes(make_world, make_scorer, final_table):
     found = {(e.outcome, e.condition): e for e in experiment.estimates(run, control)}
     assert {outcome for outcome, _ in found} == set(experiment.signs)
     # Only members of 16 repetitions gained, all of them as much: calibrated they stand out.
-    for outcome in ("auc_calibrated", "auc_min_k_calibrated", "tpr_at_1pct_fpr_calibrated"):
-        chance = 0.5 if outcome.startswith("auc") else 0.0
-        for condition, value in (("plain-16x", 1.0), ("plain-1x", chance)):
+    for outcome in ("auc_by_control", "auc_min_k_by_control"):
+        for condition, value in (("plain-16x", 1.0), ("plain-1x", 0.5)):
             one = found[outcome, condition]
-            assert (one.value, one.control_value) == (value, chance)
-    bits = found["exposure", "plain-16x"]
-    members, others = (
-        run[(run["outcome"] == "log_likelihood") & (run["condition"] == f"plain-{r}x")]["value"]
-        for r in (16, 0)
-    )
-    ranks = [1 + (others >= score).sum() for score in members]
-    assert bits.value == pytest.approx(np.mean(3 - np.log2(ranks)))
+            assert (one.value, one.control_value) == (value, 0.5)
     experiment.figure(final_table(list(found.values())), Figure().subplots())
 
 
@@ -266,25 +263,13 @@ def test_the_config_reaches_the_attacks(tmp_path):
         Canaries.attacks = (@LossAttack(), @MinK(), @strict/MinK())
         strict/MinK.share = 0.05
         strict/MinK.name = 'min_k_5'
-        Canaries.primary = 'tpr_at_1pct_fpr_min_k_5/plain-4x'
+        Canaries.primary = 'auc_min_k_5/plain-4x'
     """
     (tmp_path / "study.gin").write_text(textwrap.dedent(text.format(QUICKSTART)))
     study, resolved = config.load([tmp_path / "study.gin"])
     assert study.experiments[1].attacks == (LossAttack(), MinK(), MinK(0.05, "min_k_5"))
     (tmp_path / "again.gin").write_text(resolved)
     assert config.load([tmp_path / "again.gin"])[0] == study
-
-
-def test_figure_has_a_line_for_each_kind_and_seed(final_table):
-    experiment = canaries()
-    axes = Figure().subplots()
-    estimates = experiment.estimates(*tables(experiment))
-    experiment.figure(final_table(estimates), axes)
-    left, right = axes.child_axes
-    value = {(e.outcome, e.condition): e.value for e in estimates}
-    first = next(line for line in left.get_lines() if line.get_label() == "plain")
-    np.testing.assert_allclose(first.get_ydata(), [value["auc", f"plain-{r}x"] for r in (1, 16)])
-    assert len(left.get_lines()) == len(right.get_lines()) == 4 * 2 + 1
 
 
 def test_gin_makes_it():
@@ -308,11 +293,19 @@ def test_gin_makes_it():
     [
         ({"kinds": ("plain", "rare-0")}, "not 'rare-0'"),
         ({"kinds": ("plain", "model-8")}, "not 'model-8'"),
+        ({"kinds": ("plain", "unlikely")}, "not 'unlikely'"),
+        ({"members": (5, 5, 5)}, "members has 3 numbers for 2 numbers of repetitions"),
         ({"primary": "auc/rare-8-0x"}, "primary's condition"),
         ({"primary": "auc/rare-32-16x"}, "primary's condition"),
         ({"primary": "auc_min_k/plain-1x"}, "an outcome among .*'auc'"),
+        ({"primary": "auc_suffix/rare-8-1x"}, "an outcome among .*'auc'"),
+        ({"primary": "tpr_at_1pct_fpr/plain-1x"}, "needs at least 500 nonmembers, not 7"),
         ({"attacks": []}, "at least one"),
         ({"attacks": [MinK()], "exposure": True}, "exposure needs the loss attack"),
+        ({"attacks": [MinK()], "in_place": True}, "in_place needs the loss attack"),
+        ({"kinds": ("rare-8",), "exposure": True}, "exposure needs a kind 'random-<n>'"),
+        ({"kinds": ("rare-8",), "unmatched": True}, "unmatched needs the kind 'plain'"),
+        ({"kinds": ("plain",), "parts": True}, "parts needs a kind with a suffix"),
     ],
 )
 def test_bad_config_is_one_clear_line(changes, message):
@@ -326,5 +319,8 @@ def test_what_does_not_fit_is_one_clear_line(make_world):
     with pytest.raises(ValueError, match=r"mia: .* are 26 tokens, .* a row of 25"):
         canaries().reserve_windows(Geometry(25, 4, 100))
     many = canaries(kinds=[f"rare-{n}" for n in range(1, 10)])
-    with pytest.raises(ValueError, match=r"mia: 9 rare kinds .* has 8"):
+    with pytest.raises(ValueError, match=r"mia: 9 rare conditions .* has 8"):
         list(many.intervene(make_world(many)))
+    own = canaries(kinds=[f"rare-{n}" for n in (1, 2, 3, 4, 8)], rare_tokens="own")
+    with pytest.raises(ValueError, match=r"mia: 10 rare conditions .* or set rare_tokens to"):
+        list(own.intervene(make_world(own)))
