@@ -15,6 +15,7 @@ from ttoaa.locks import exclusive_trainer
 from ttoaa.model.sharding import make_mesh
 from ttoaa.planning.build import check_arms
 from ttoaa.planning.injection import Overlay, SlotOverlay, write_sham_windows
+from ttoaa.planning.noise import NoiseRows
 from ttoaa.runs import CONTROL, RunSpec
 from ttoaa.study_handle import StudyHandle
 from ttoaa.training import init_from, multihost, throughput
@@ -83,9 +84,13 @@ def make_job(
     """Put together the training job on the devices that are here; `ours` as in `Job`."""
     study, workdir = handle.config, handle.workdir
     sham = handle.sham_windows if spec.sham else None
-    overlay = (
-        [Overlay(handle.plan, handle.corpus, spec.experiments, sham)] if spec.experiments else []
-    )
+    overlay: list[Transform] = []
+    noisy = False
+    if spec.experiments:
+        overlay.append(Overlay(handle.plan, handle.corpus, spec.experiments, sham))
+        noise = NoiseRows(handle.plan, () if spec.sham else spec.experiments)
+        if noisy := bool(noise):
+            overlay.append(noise)
     early, late = _transforms(overlay, controls.overlay, study.training.repetition_filter)
     corpus, order, geometry = handle.corpus, _order(handle, spec), study.geometry
     return Job(
@@ -100,6 +105,7 @@ def make_job(
         probes=handle.probes,
         validation_NxL=handle.validation_NxL,
         label=workdir.label(spec.name),
+        noisy=noisy,
         init_from=study.init_from,
         config=workdir.config.read_text(encoding="utf-8"),
         profile=profile,

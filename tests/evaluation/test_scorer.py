@@ -62,7 +62,7 @@ PROMPTS = [np.array([1, 2], np.int32), np.array([1, 2], np.int32)]
 
 
 def scorer(params=PARAMS):
-    return CheckpointScorer(7, pd.DataFrame(), pd.DataFrame(), None, MODEL, params)
+    return CheckpointScorer(7, pd.DataFrame(), pd.DataFrame(), None, MODEL, params, trained=None)
 
 
 @pytest.mark.parametrize("primitive", [log_likelihoods, embedding_gradients, vocabulary_moments])

@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from ttoaa.config import Study
 from ttoaa.data.corpus import MANIFEST
 from ttoaa.data.tokenizer import Tokenizer
+from ttoaa.evaluation.trained_rows import TrainedRows
 from ttoaa.evaluation.work_list import Work
 from ttoaa.experiments.base import Experiment
 from ttoaa.json_io import read_json_lines
@@ -50,6 +51,7 @@ class CheckpointScorer:
     tokenizer: Tokenizer
     config: DecoderConfig
     params: Params
+    trained: TrainedRows = dataclasses.field(kw_only=True)
     decisions: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
     copies: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
     generation: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
@@ -77,6 +79,12 @@ class CheckpointScorer:
     ) -> list[np.ndarray]:
         with self.generation():
             return generate(self.config, self.params, prompts, sampling, keys=keys)
+
+    def rows(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
+        return self.trained.rows(positions)
+
+    def noise(self, positions: Sequence[int] | np.ndarray, fresh: int = 0) -> np.ndarray:
+        return self.trained.noise(positions, fresh)
 
 
 def read_probes(run: pathlib.Path, experiment: str, step: int) -> pd.DataFrame:
@@ -179,6 +187,7 @@ class Scores:
                     tokenizer=self.handle.corpus.tokenizer,
                     config=self.handle.config.model,
                     params=params,
+                    trained=self._trained,
                     decisions=controller_log.log_table(
                         run / controller_log.LOG_NAME, name, work.step
                     ),
@@ -186,6 +195,11 @@ class Scores:
                     generation=functools.partial(ledger.phase, f"generate/{name}"),
                 )
             )
+
+    @functools.cached_property
+    def _trained(self) -> TrainedRows:
+        handle = self.handle
+        return TrainedRows(handle.plan, handle.corpus, handle.order, handle.config.model.width)
 
     @functools.cached_property
     def mesh(self) -> Any:

@@ -178,6 +178,20 @@ class Scorer(Model, Protocol):
         """
         ...
 
+    def rows(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return int32[n, L]: rows of the stream at positions (step * batch + row) of training.
+
+        They are those of the study's full run: the corpus with the plan's edits, in which a
+        controller's slots keep the corpus text.
+        """
+        ...
+
+    def noise(self, positions: Sequence[int] | np.ndarray, fresh: int = 0) -> np.ndarray:
+        """Return float32[n, L, D]: the unit noise of these rows, to the bit of training.
+
+        Any other `fresh` than 0 gives independent noise that no run was trained with.
+        """
+        ...
 
 Sign = Annotated[int, OneOf((-1, 1))]
 

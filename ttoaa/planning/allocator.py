@@ -144,6 +144,7 @@ def place_edits(
 
 
 def _add_fixed(edits: np.ndarray, requests: Requests, taken: Occupancy) -> None:
+    edits = edits[requests.length[edits] > 0]  # noise may share its row
     edits = edits[np.argsort(requests.fixed[edits], kind="stable")]
     start = requests.fixed[edits]
     end = start + requests.length[edits]
@@ -277,7 +278,7 @@ class Allocator:
                 more = np.array(late, np.int64).reshape(-1, 2)
                 address = np.concatenate([address[edit >= 0], more[:, 0]])
                 edit = np.concatenate([edit[edit >= 0], more[:, 1]])
-                order = np.argsort(address)
+                order = np.argsort(address, kind="stable")
                 address, edit = address[order], edit[order]
             yield address, edit
 
@@ -320,7 +321,7 @@ class Allocator:
         stuck = address < 0
         # The last address of its block, so that sorting keeps it there.
         address[stuck] = (block[stuck] + 1) * _BLOCK_ROWS * self._length - 1
-        order = np.argsort(address)
+        order = np.argsort(address, kind="stable")
         self._address[part] = address[order]
         self._edit[part] = np.where(stuck, -1, edits)[order]
         return edits[stuck]
@@ -381,6 +382,7 @@ class Allocator:
         by_number = np.argsort(edit)
         start = address[by_number]
         end = start + self._requests(edit[by_number]).length
+        start, end = start[end > start], end[end > start]
         order = np.argsort(start)
         taken = Occupancy()
         taken.add(start[order], end[order])

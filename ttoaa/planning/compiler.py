@@ -13,7 +13,7 @@ from ttoaa.data.order import mix64
 from ttoaa.planning.allocator import Allocator, Occupancy, PlacementError, Requests, place_edits
 from ttoaa.planning.column_files import NpyWriter, Scratch, TableWriter, create_npy
 from ttoaa.planning.item_tables import ItemTableWriter, PlannedItems
-from ttoaa.planning.items import Intervention
+from ttoaa.planning.items import NOISE, Intervention
 from ttoaa.planning.plan import COLUMNS, Edits, ItemNames, content_hash
 
 Redraws = Mapping[tuple[str, str, int], int]
@@ -158,6 +158,20 @@ class _EditRequests:
         )
 
 
+def _refuse_two_noises(columns: Mapping[str, np.ndarray], edit: np.ndarray) -> None:
+    """Raise PlacementError where two of these edits, by ascending position, perturb one row."""
+    noisy = np.flatnonzero(columns["kind"] == NOISE)
+    twice = np.flatnonzero(np.diff(columns["position"][noisy]) == 0)
+    if len(twice):
+        pair = edit[noisy[twice[0] : twice[0] + 2]]
+        raise PlacementError("two items add noise to the same row", np.sort(pair).tolist())
+
+
+def _step_of(requests: _EditRequests, edits: list[int], geometry: Geometry) -> int:
+    """Return the step in which fixed edits collide."""
+    return int(requests(np.sort(edits)).fixed.max()) // geometry.length // geometry.batch
+
+
 def _write_columns(
     requests: _EditRequests,
     names: ItemNames,
@@ -193,16 +207,22 @@ def _write_columns(
                 "repetition": edit - items.first[item],
                 **{name: items.columns[name][item] for name in ("length", "source", "kind", "arm")},
             }
+            _refuse_two_noises(columns, edit)
             for name, column in written.items():
                 column.append(columns[name])
             rows[edit] = np.arange(done, done + len(edit))
             done += len(edit)
     except PlacementError as error:
         owners = requests.owner(np.array(error.edits))
-        who = " and ".join(f"{name} (item {item!r})" for name, item in names(owners))
+        who = [f"{name} (item {item!r})" for name, item in names(owners)]
+        advice = "widen its placement, lower its repetitions or lengthen the run"
+        if len(who) > 1:
+            step = _step_of(requests, error.edits, geometry)
+            noisy = items.columns["kind"][owners] == NOISE
+            mover = names(owners[noisy][-1:])[0][0] if noisy.any() else "one of them"
+            advice = f"move {mover} away from step {step}"
         raise ValueError(
-            f"the plan does not fit: {error} for {who}: widen its placement, lower its "
-            "repetitions or lengthen the run"
+            f"the plan does not fit: {error} for {' and '.join(who)}: {advice}"
         ) from None
     del rows
     return {name: column.close() for name, column in written.items()}

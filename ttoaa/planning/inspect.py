@@ -13,7 +13,7 @@ import numpy as np
 from ttoaa.data.corpus import Corpus
 from ttoaa.planning.audit.reference_reader import PlainReader
 from ttoaa.planning.controller_log import SLOT_TEXTS_FOLDER
-from ttoaa.planning.items import MARK, RESERVE, SLOT
+from ttoaa.planning.items import MARK, NOISE, RESERVE, SLOT, Noise
 from ttoaa.planning.plan import ItemNames, Plan
 from ttoaa.workdir import Workdir
 
@@ -127,10 +127,12 @@ class PlanView:
             RESERVE: f"  reserve window {edit['source']}",
             SLOT: f"  a controller's slot, {self._slot(edit)}",
             MARK: "  a mark, its tokens are those of the corpus",
+            NOISE: f"  {self._noise(edit)}",
         }.get(edit["kind"], "")
         arm = self._arms[edit["arm"]]["name"] if edit["arm"] in self._arms else experiment
+        where = f"tokens {first}-{first + size - 1}" if size else "whole"
         return _clean(
-            f"step {step} row {row} tokens {first}-{first + size - 1}  {arm}  item {name}  "
+            f"step {step} row {row} {where}  {arm}  item {name}  "
             f"copy {edit['repetition'] + 1}{kind}"
         )
 
@@ -138,6 +140,13 @@ class PlanView:
         if edit.get("filled"):
             return "filled"
         return "left empty" if edit["position"] // self._batch < self._decided else "still empty"
+
+    def _noise(self, edit: dict[str, int]) -> str:
+        if edit["kind"] != NOISE:
+            return ""
+        noise = Noise(**self._arms[edit["arm"]]["noise"])
+        unit = " x the RMS of the embedding" if noise.relative else ""
+        return f"noise of sigma {noise.sigma:g}{unit}, its tokens are kept"
 
     def _describe(self, edit: dict[str, int]) -> list[str]:
         tokens, _ = self._reader.row(edit["position"])

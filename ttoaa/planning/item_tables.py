@@ -145,6 +145,11 @@ class ItemTableWriter:
             run = slice(first, last)
             repetitions, lengths = block.repetitions[run], block.length[run]
             if isinstance(placement, RandomPlacement):
+                if not lengths.all():
+                    raise ValueError(
+                        f"{where} has noise that shares its row: place it by WholeBatch or "
+                        "Explicit, or make the noise exclusive"
+                    )
                 region[run] = self._regions.number(where, placement, repetitions)
             else:
                 fixed = fixed_addresses(where, placement, repetitions, lengths, self._geometry)
@@ -164,7 +169,14 @@ class ItemTableWriter:
             condition = block.conditions[code]
             new = {"id": len(self._arms) + 1, "name": f"{name}/{condition}", "experiment": name}
             new |= {"condition": condition, "edits": 0, "tokens": 0}
+            if condition in block.noises:
+                new["noise"] = dataclasses.asdict(block.noises[condition])
             arm = self._arms.setdefault((name, condition), new)
+            if arm.get("noise") != new.get("noise"):
+                raise ValueError(
+                    f"{name}: items of condition {condition!r} have different noise, or some none: "
+                    "give them different conditions"
+                )
             if arm["id"] >= np.iinfo(np.uint16).max:
                 raise ValueError(
                     f"{name} needs an arm beyond the 65,534 of a run: use fewer conditions"

@@ -14,13 +14,35 @@ import pyarrow as pa
 
 from ttoaa.planning.placement import FixedPlacement, Placement, Uniform, whole_numbers
 
-TOKENS, RESERVE, SLOT, MARK = range(4)
+TOKENS, RESERVE, SLOT, MARK, NOISE = range(5)
 """The kinds of edit, as numbered in the plan's column `kind`."""
 
 
 @dataclasses.dataclass(frozen=True)
+class Noise:
+    """Gaussian noise on the input embeddings of a whole row, which keeps its text.
+
+    All items of a condition have the same noise.
+    """
+
+    sigma: float
+    """Standard deviation of the noise of each coordinate."""
+    relative: bool = True
+    """Whether `sigma` is in units of the root mean square of the embedding matrix at that step,
+    or absolute."""
+    exclusive: bool = True
+    """Whether no other edit may touch the row. Otherwise other experiments' edits share it: the
+    noise comes on top of whatever the row holds, and its placement must be a fixed one."""
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """The absolute and the relative part of sigma: absolute + relative * RMS is used."""
+        return (0.0, self.sigma) if self.relative else (self.sigma, 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
 class Item:
-    """One item. Give exactly one of `tokens`, `window`, `slot` and `mark`.
+    """One item. Give exactly one of `tokens`, `window`, `slot`, `mark` and `noise`.
 
     An item with 0 repetitions is a holdout or a matched non-member: scored, but never inserted.
     """
@@ -36,14 +58,16 @@ class Item:
     """A length in tokens to reserve for text that a controller chooses during the run."""
     mark: int | None = None
     """A length in tokens that keep the corpus text, but are occupied and carry the arm's id."""
+    noise: Noise | None = None
+    """Noise on the embeddings of a whole row, which keeps its text."""
     placement: Placement = dataclasses.field(default_factory=Uniform)
     text: str = ""
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Further values that evaluation needs, of types that JSON or NumPy can hold."""
 
     def kind(self) -> int:
-        """Return the kind of its edits; raises ValueError unless one of the four is given."""
-        return _one_kind((self.tokens, self.window, self.slot, self.mark))
+        """Return the kind of its edits; raises ValueError unless one of the five is given."""
+        return _one_kind((self.tokens, self.window, self.slot, self.mark, self.noise))
 
     def fields_json(self) -> str:
         """Encode `fields`; raises TypeError or ValueError for values that JSON cannot hold."""
@@ -54,7 +78,7 @@ class Item:
 class Items:
     """n items of one kind and one placement as columns, for experiments with very many items.
 
-    Give exactly one of `tokens`, `windows`, `slots` and `marks`. The positions of an `Explicit` are
+    Give exactly one of `tokens`, `windows`, `slots`, `marks` and `noise`. The positions of an `Explicit` are
     those of all copies of the first item, then of the second, and so on; item i of a `WholeBatch`
     fills row `row + i`. The planner holds one block in memory: yield about 50,000 items at a time.
     """
@@ -76,6 +100,8 @@ class Items:
     """One length in tokens for all items, or int[n]."""
     marks: int | np.ndarray | None = None
     """As `slots`."""
+    noise: Noise | None = None
+    """The noise of every item."""
     placement: Placement = dataclasses.field(default_factory=Uniform)
     texts: Sequence[str] | None = None
     fields: Mapping[str, Sequence[Any]] | None = None
@@ -83,7 +109,7 @@ class Items:
 
     def kind(self) -> int:
         """As `Item.kind`."""
-        return _one_kind((self.tokens, self.windows, self.slots, self.marks))
+        return _one_kind((self.tokens, self.windows, self.slots, self.marks, self.noise))
 
     def fields_json(self) -> list[str]:
         """Encode the fields of each item as JSON; an empty list if there are no fields."""
@@ -96,7 +122,7 @@ class Items:
 def _one_kind(given: Sequence[Any]) -> int:
     kinds = [kind for kind, value in enumerate(given) if value is not None]
     if len(kinds) != 1:
-        raise ValueError("needs exactly one of tokens, a reserve window, a slot and a mark")
+        raise ValueError("needs exactly one of tokens, a reserve window, a slot, a mark and noise")
     return kinds[0]
 
 
@@ -127,6 +153,8 @@ class Block:
     """string[n]"""
     conditions: Sequence[str]
     """Distinct names."""
+    noises: Mapping[str, Noise]
+    """The noise of those conditions whose rows have some."""
     code: np.ndarray
     """int64[n]: index in `conditions`."""
     repetitions: np.ndarray
@@ -175,6 +203,7 @@ def _where(name: str, item: Any) -> str:
 
 def _block_of_items(name: str, items: Sequence[Item], row: int) -> Block:
     kinds, windows, lengths, fields, texts = [], [], [], [], []
+    noises: dict[str, Noise] = {}
     for item in items:
         where = _where(name, item.id)
         try:
@@ -190,7 +219,14 @@ def _block_of_items(name: str, items: Sequence[Item], row: int) -> Block:
             texts.append(whole_numbers(where, "tokens", item.tokens))
         given = (item.window, item.slot, item.mark)
         number = next((each for each in given if each is not None), 0)
-        (size,) = whole_numbers(where, ("", "window", "slot", "mark")[kind], [number])
+        if item.noise is not None:
+            number = _noise_length(where, item.noise, row)
+            if noises.setdefault(item.condition, item.noise) != item.noise:
+                raise ValueError(
+                    f"{where} has other noise than items of the same condition, "
+                    f"{item.condition!r}: give it a condition for itself"
+                )
+        (size,) = whole_numbers(where, ("", "window", "slot", "mark", "noise")[kind], [number])
         kinds.append(kind)
         windows.append(size if kind == RESERVE else -1)
         lengths.append(len(texts[-1]) if kind == TOKENS else row if kind == RESERVE else size)
@@ -199,6 +235,7 @@ def _block_of_items(name: str, items: Sequence[Item], row: int) -> Block:
     return Block(
         ids=_text_array(name, "id", [item.id for item in items]),
         conditions=list(conditions),
+        noises=noises,
         code=np.array([codes[item.condition] for item in items], np.int64),
         repetitions=np.array([item.repetitions for item in items], np.int64),
         kind=np.array(kinds, np.uint8),
@@ -209,6 +246,13 @@ def _block_of_items(name: str, items: Sequence[Item], row: int) -> Block:
         texts=_text_array(name, "text", [item.text for item in items]),
         fields=pa.array(fields, pa.string()),
     )
+
+
+def _noise_length(where: str, noise: Noise, row: int) -> int:
+    """Return the tokens that a row with noise occupies; raises ValueError for a bad sigma."""
+    if not (isinstance(noise.sigma, int | float) and 0 < noise.sigma < float("inf")):
+        raise ValueError(f"{where} has noise of sigma {noise.sigma!r}: use a number above 0")
+    return row if noise.exclusive else 0
 
 
 def _text_array(name: str, what: str, values: Sequence[str]) -> pa.Array:
@@ -266,6 +310,8 @@ def _block_of_columns(name: str, items: Items, row: int) -> Block:
             raise ValueError(f"{where}: tokens must be {lengths.sum()} whole numbers, concatenated")
     elif kind == RESERVE:
         windows, lengths = column("windows", items.windows), np.full(n, row)
+    elif items.noise is not None:
+        lengths = np.full(n, _noise_length(where, items.noise, row))
     else:
         lengths = column("lengths", items.slots if kind == SLOT else items.marks)
     conditions = [items.condition] if isinstance(items.condition, str) else list(items.condition)
@@ -278,6 +324,7 @@ def _block_of_columns(name: str, items: Items, row: int) -> Block:
     return Block(
         ids=_text_array(name, "id", items.ids),
         conditions=conditions,
+        noises=dict.fromkeys(conditions, items.noise) if items.noise else {},
         code=codes,
         repetitions=column("repetitions", items.repetitions),
         kind=np.full(n, kind, np.uint8),
@@ -302,7 +349,8 @@ def _validate(name: str, block: Block, row: int, vocab: int) -> Block:
         raise ValueError(
             f"{where} has repetitions {block.repetitions[item]}: use a whole number >= 0"
         )
-    if (bad := (block.length < 1) | (block.length > row)).any():
+    shares = (block.kind == NOISE) & (block.length == 0)  # the row with others
+    if (bad := (block.length < 1) & ~shares | (block.length > row)).any():
         where, item = first_bad(bad)
         what = ("has {} tokens", "", "has a slot of {}", "has a mark of {}")[block.kind[item]]
         raise ValueError(

@@ -175,7 +175,8 @@ class WholeBatch(FixedPlacement):
     def addresses(self, geometry: Geometry, repetitions: np.ndarray, lengths: np.ndarray) -> Any:
         steps = whole_numbers("WholeBatch", "steps", self.steps)
         rows = whole_numbers("WholeBatch", "row", [self.row]) + np.arange(len(lengths))
-        if rows[0] < 0 or rows[-1] >= geometry.batch or np.any(lengths != geometry.length):
+        full = (lengths == geometry.length) | (lengths == 0)  # 0: noise that shares its row
+        if rows[0] < 0 or rows[-1] >= geometry.batch or not full.all():
             raise ValueError(
                 f"a whole batch has rows 0 to {geometry.batch - 1}, each full: use items of "
                 f"{geometry.length} tokens"

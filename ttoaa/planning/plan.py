@@ -107,7 +107,7 @@ COLUMNS = {
     "offset": np.int32,  # first token of the row that is overwritten
     "length": np.int32,
     "source": np.int64,  # index into tokens.npy, or the reserve window, or -1
-    "kind": np.uint8,  # items.TOKENS, RESERVE, SLOT or MARK
+    "kind": np.uint8,  # items.TOKENS, RESERVE, SLOT, MARK or NOISE
     "arm": np.uint16,
     "item": np.int64,  # row in the concatenated item tables, experiments in the plan's order
     "repetition": np.int32,
@@ -135,7 +135,8 @@ class Edits:
 
     @property
     def arms(self) -> list[dict[str, Any]]:
-        """Per arm: id (from 1; 0 is the corpus), name, experiment, condition, edits, tokens."""
+        """Per arm: id (from 1; 0 is the corpus), name, experiment, condition, edits, tokens, and
+        noise (the fields of `Noise`) if its rows have some."""
         return self.contents["arms"]
 
     @functools.cached_property

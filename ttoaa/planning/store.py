@@ -12,7 +12,7 @@ import pyarrow as pa
 from ttoaa.checksums import write_record
 from ttoaa.planning.column_files import TableWriter, hexadecimal, join_text, map_npy
 from ttoaa.planning.compiler import CompiledPlan
-from ttoaa.planning.items import MARK, RESERVE, SLOT, TOKENS
+from ttoaa.planning.items import MARK, NOISE, RESERVE, SLOT, TOKENS
 from ttoaa.planning.plan import Plan
 from ttoaa.workdir import (
     commit_folder,
@@ -24,7 +24,7 @@ from ttoaa.workdir import (
 
 TENTHS = 10
 _BLOCK = 1 << 22  # edits
-_KINDS = {"tokens": TOKENS, "reserve": RESERVE, "slots": SLOT, "marks": MARK}
+_KINDS = {"tokens": TOKENS, "reserve": RESERVE, "slots": SLOT, "marks": MARK, "noise": NOISE}
 
 
 def summary_values(plan: CompiledPlan | Plan) -> dict[str, Any]:
@@ -108,6 +108,7 @@ _PARTS = (
     ("edits", ("tokens", "reserve"), ""),
     ("slots", ("slots",), "slots, which controllers fill during the run or leave to the corpus:"),
     ("marks", ("marks",), "marks, which keep the text of the corpus:"),
+    ("rows", ("noise",), "rows with noise on their embeddings, which keep their text:"),
 )
 
 
@@ -132,7 +133,7 @@ def _table(values: dict[str, Any], column: str, kinds: Sequence[str], title: str
 
 
 def summary_text(values: dict[str, Any], meta: Mapping[str, Any]) -> str:
-    """Format the values of a summary as separate tables of edits, slots and marks.
+    """Format the values of a summary as separate tables of edits, slots, marks and noise.
 
     The lines of `notes` and `warnings` in `meta` follow.
     """

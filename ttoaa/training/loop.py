@@ -14,6 +14,7 @@ from ttoaa.checksums import FileDigest, digest_file, write_record
 from ttoaa.data.loader import Batch
 from ttoaa.experiments.context import ProbeList
 from ttoaa.model.compute_config import PLAIN
+from ttoaa.planning.noise import NOISE_KEY
 from ttoaa.scoring.likelihood import log_likelihoods, row_losses
 from ttoaa.scoring.requests import Request
 from ttoaa.training import init_from, skip_policy
@@ -53,6 +54,8 @@ class Job:
     validation_NxL: np.ndarray
     label: str
     controls: ControllerSet = dataclasses.field(default_factory=ControllerSet)
+    noisy: bool = False
+    """Whether some batches have noise, which takes a second program."""
     init_from: InitFrom | None = None
     config: str = ""
     """The resolved gin config, stored next to the records."""
@@ -232,14 +235,26 @@ class _TrainingRun:
             self._write_final_records()
 
     def _compile(self) -> Any:
-        return self.program.compile()
+        """Return step(state, batch); batches with noise run a program compiled for them.
+
+        The plan decides which batches these are, so all processes run the same program.
+        """
+        plain = self.program.compile()
+        if not self.job.noisy:
+            return plain
+        noisy = self.program.compile(noisy=True)
+        return lambda state, batch: (noisy if NOISE_KEY in batch else plain)(state, batch)
 
     def _device_batches(self) -> Iterator[tuple[int, DeviceBatch]]:
-        like = self.program.batch
-        rows = local_rows(like["tokens"].sharding, like["tokens"].shape)
+        program, tokens = self.program, self.program.batch["tokens"]
+        rows = local_rows(tokens.sharding, tokens.shape)
         batches = self.job.batches(self.start, rows)
-        is_boundary = self.job.controls.is_boundary
-        return prefetch(batches, lambda batch: place_batch(batch, rows, like), is_boundary)
+
+        def place(batch: Batch) -> DeviceBatch:
+            like = program.noisy_batch if NOISE_KEY in batch else program.batch
+            return place_batch(batch, rows, like)
+
+        return prefetch(batches, place, self.job.controls.is_boundary)
 
     def _between_steps(self, step: int) -> None:
         """Run what is due before `step`: probes, controllers, validation, then a checkpoint.

@@ -20,6 +20,7 @@ from ttoaa.model.attention import choose_kernel
 from ttoaa.model.compute_config import Execution
 from ttoaa.model.decoder import DecoderConfig, Params, features, init_params
 from ttoaa.model.loss import token_losses
+from ttoaa.model.noise import resolve_sigma, unit_noise
 from ttoaa.model.sharding import (
     LOGICAL,
     PARAMETERS,
@@ -31,6 +32,7 @@ from ttoaa.model.sharding import (
     spec,
     with_shardings,
 )
+from ttoaa.planning.noise import NOISE_KEY, NOISE_SCALE
 from ttoaa.training import skip_policy
 from ttoaa.training.config import Training
 from ttoaa.training.metrics import StepValues, add_metrics
@@ -39,7 +41,10 @@ from ttoaa.training.optimizer import bind_schedule
 State = dict[str, Any]
 """params; opt (optax state); guard (skip_policy.GuardState); step int32[], batches seen."""
 Batch = dict[str, jax.Array]
-"""tokens int32[B, L]; arms int32[B, L], 0 for the corpus; trained bool[B], False: no loss."""
+"""tokens int32[B, L]; arms int32[B, L], 0 for the corpus; trained bool[B], False: no loss.
+
+A batch in which a row has noise also holds noise_key uint32[B, 2] and noise_scale float32[B, 2]
+(see `planning.noise`), and takes a program of its own."""
 Metrics = dict[str, jax.Array]
 
 
@@ -73,7 +78,7 @@ def loss_sums(
 
     A target belongs to the arm of its token.
     """
-    x_BxLxD = features(config, params, batch["tokens"], execution=execution)
+    x_BxLxD = features(config, params, batch["tokens"], _noise(config, batch), execution)
     targets_BxL = jnp.roll(batch["tokens"], -1, axis=1)
     arms_BxL = jnp.roll(batch["arms"], -1, axis=1)
     loss, log_partition = token_losses(x_BxLxD, params["head"], targets_BxL, execution.loss_chunks)
@@ -81,6 +86,27 @@ def loss_sums(
     loss = loss * weights
     loss_S, count_S = _by_arm(loss, weights, arms_BxL, segments)
     return jnp.sum(loss), jnp.sum(weights * log_partition**2), loss_S, count_S
+
+
+def _noise(config: DecoderConfig, batch: Batch) -> jax.Array | None:
+    """Return the noise [B, L, D] of a batch whose sigmas are resolved; None without noise."""
+    if NOISE_KEY not in batch:
+        return None
+    unit_BxLxD = unit_noise(batch[NOISE_KEY], batch["tokens"].shape[1], config.width)
+    return batch[_SIGMA][:, None, None] * unit_BxLxD
+
+
+_SIGMA = "noise_sigma"
+
+
+def _resolve_noise(params: Params, batch: Batch) -> tuple[Batch, Metrics]:
+    """Return the batch with float32[B] sigmas in place of scales, and the metrics of its noise."""
+    if NOISE_KEY not in batch:
+        return batch, {}
+    sigma_B = resolve_sigma(batch[NOISE_SCALE], params["embedding"])
+    rows = jnp.sum(sigma_B > 0)
+    kept = {name: value for name, value in batch.items() if name != NOISE_SCALE}
+    return {**kept, _SIGMA: sigma_B}, {"noise_rows": rows, _SIGMA: jnp.sum(sigma_B) / rows}
 
 
 def _by_arm(
@@ -119,7 +145,8 @@ def make_step(
     """Return step(state, batch) -> (state, metrics); donate the state.
 
     Gradients of micro-batches of `execution.microbatch` rows (None: all) are summed, then divided
-    once by the targets of the batch, or by its tokens (`Training.loss_divisor`).
+    once by the targets of the batch, or by its tokens (`Training.loss_divisor`). The metrics of a
+    batch with noise add noise_rows and noise_sigma, their mean sigma as it was used.
     """
     schedule = training.optimizer.schedule.over(steps)
 
@@ -128,6 +155,7 @@ def make_step(
         return (sums[0] + training.z_loss * sums[1]) / divisor, sums
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        batch, noise_metrics = _resolve_noise(state["params"], batch)
         divisor = jnp.maximum(target_weights(batch).sum(), 1)
         if training.loss_divisor == "tokens":
             divisor = jnp.float32(batch["tokens"].size)
@@ -155,6 +183,7 @@ def make_step(
             "arm_targets": count_S,
             "skipped": judged["skipped"],
             "skipped_in_a_row": judged["in_a_row"],
+            **noise_metrics,
             **{f"norm/{name}": optax.global_norm(tree) for name, tree in kept["params"].items()},
         }
         values = StepValues(mean_loss, grads, state["params"], kept["params"])
@@ -287,6 +316,14 @@ class CompiledStep:
         trained = jax.ShapeDtypeStruct((rows,), jnp.bool_, sharding=sharding)
         return {"tokens": tokens, "arms": tokens, "trained": trained}
 
+    @functools.cached_property
+    def noisy_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Abstract batch with noise."""
+        shape, sharding = (self.geometry.batch, 2), batch_sharding(self.mesh)
+        key = jax.ShapeDtypeStruct(shape, jnp.uint32, sharding=sharding)
+        scale = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
+        return {**self.batch, NOISE_KEY: key, NOISE_SCALE: scale}
+
     def _new_state(self, seed: int) -> State:
         return init_state(self.model, self.training, self.optimizer, seed)
 
@@ -296,8 +333,8 @@ class CompiledStep:
         with jax.set_mesh(self.mesh):
             return jax.jit(lambda: self._new_state(seed), out_shardings=where)()
 
-    def lower(self) -> jax.stages.Lowered:
-        """Lower the step; the devices of the mesh need not exist."""
+    def lower(self, noisy: bool = False) -> jax.stages.Lowered:
+        """Lower the step, or that of batches with noise; the devices need not exist."""
         step = make_step(
             self.model,
             self.training,
@@ -309,13 +346,16 @@ class CompiledStep:
         where = jax.tree.map(lambda leaf: leaf.sharding, self.state)
         with jax.set_mesh(self.mesh):
             jitted = jax.jit(step, donate_argnums=0, out_shardings=(where, replicated))
-            return jitted.lower(self.state, self.batch)
+            return jitted.lower(self.state, self.noisy_batch if noisy else self.batch)
 
-    def compile(self) -> Any:
-        """Compile step(state, batch) -> (state, metrics); the state is donated."""
+    def compile(self, noisy: bool = False) -> Any:
+        """Compile step(state, batch) -> (state, metrics); the state is donated.
+
+        A batch with noise needs a program of its own, so that the others keep theirs to the bit.
+        """
         options = dict(self.execution.compiler_options)
         try:
-            return self.lower().compile(compiler_options=options or None)
+            return self.lower(noisy).compile(compiler_options=options or None)
         except jax.errors.JaxRuntimeError as error:
             raise ValueError(f"XLA refuses the step: {str(error).splitlines()[0]}") from error
 

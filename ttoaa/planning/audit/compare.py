@@ -13,6 +13,7 @@ from ttoaa.data.order import Order
 from ttoaa.planning import controller_log
 from ttoaa.planning.audit.reference_reader import PlainReader, Share, differences
 from ttoaa.planning.injection import SHAM_WINDOWS, Overlay, SlotOverlay
+from ttoaa.planning.noise import NOISE_KEY, NOISE_SCALE, NoiseRows
 from ttoaa.planning.plan import Plan
 from ttoaa.runs import RUN, RunSpec, parse_run
 from ttoaa.workdir import Workdir
@@ -39,11 +40,12 @@ def load_shares(
     filled: SlotOverlay | None = None,
     overlay: Overlay | None = None,
     order: Order | None = None,
+    noise: NoiseRows | None = None,
 ) -> Iterator[Share]:
     """Load the rows of each host for these steps, for each number of `hosts`, step by step.
 
-    With `filled`, controllers' slots hold the texts that a run decided. `overlay` makes the edits
-    and `order` is the training order; both default to the plan's.
+    With `filled`, controllers' slots hold the texts that a run decided. `overlay` makes the edits,
+    `noise` names the rows with noise, and `order` is the training order; all default to the plan's.
     """
     geometry, order = plan.geometry, order or Order(**plan.contents["order"])
     shares = [
@@ -52,7 +54,8 @@ def load_shares(
         for how, parts in cuts(geometry.batch, count)
         for host, rows in enumerate(parts)
     ]
-    edits, following = [overlay or Overlay(plan, corpus)], -1
+    edits = [overlay or Overlay(plan, corpus), NoiseRows(plan) if noise is None else noise]
+    following = -1
     for step in steps:
         if step != following:  # to begin costs far more than a step
             loaded = [
@@ -62,7 +65,10 @@ def load_shares(
         following = step + 1
         for (host, rows), rest in zip(shares, loaded, strict=True):
             batch = filled(step, next(rest)) if filled else next(rest)
-            yield Share(step, rows, batch["tokens"], batch["arms"], host)
+            perturbed = None
+            if NOISE_KEY in batch:
+                perturbed = np.concatenate([batch[NOISE_KEY], batch[NOISE_SCALE]], 1, dtype=float)
+            yield Share(step, rows, batch["tokens"], batch["arms"], perturbed, host)
 
 
 _VERIFIED = 1 << 33  # bytes: the shards of a larger corpus are not hashed, to save time
@@ -109,7 +115,8 @@ def audit(
     if not steps:
         chosen = sorted(np.random.default_rng(seed).permutation(stop)[:count].tolist())
     overlay = Overlay(plan, corpus, spec.experiments, sham)
-    shares = load_shares(corpus, plan, chosen, hosts, filled, overlay, order)
+    noise = NoiseRows(plan, () if spec.sham else spec.experiments)
+    shares = load_shares(corpus, plan, chosen, hosts, filled, overlay, order, noise)
     found = list(itertools.islice(differences(reader, shares), _COUNTED))
     if found:
         count_text = f"{_COUNTED:,} or more" if len(found) == _COUNTED else f"{len(found):,}"
@@ -118,9 +125,11 @@ def audit(
     where = "" if tuple(hosts) == (1,) else f" as each of {', '.join(map(str, hosts))} hosts"
     tokens = len(chosen) * geometry.batch * geometry.length
     of = "" if name == RUN else f" of {workdir.label(name)}"
+    rows = np.isin(noise.positions // geometry.batch, chosen).sum()
+    perturbed = f", {rows} rows with noise" if noise else ""
     return (
         f"{len(chosen)} batches ({tokens:,} tokens and arms){of} audited{where}, "
-        f"{'with the decisions of the run, ' if controlled else ''}no difference{same}{note}"
+        f"{'with the decisions of the run, ' if controlled else ''}no difference{same}{perturbed}{note}"
     )
 
 

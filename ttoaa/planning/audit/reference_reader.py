@@ -77,7 +77,7 @@ def _find_item(
 
 
 _MASK64 = (1 << 64) - 1
-_TOKENS, _RESERVE, _SLOT, _MARK = range(4)  # the plan's column `kind`
+_TOKENS, _RESERVE, _SLOT, _MARK, _NOISE = range(5)  # the plan's column `kind`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +91,9 @@ class Share:
     """int32[b, L]"""
     arms: np.ndarray
     """uint16[b, L]"""
+    noise: np.ndarray | None = None
+    """float64[b, 4]: the two words of each row's noise key, and the absolute and relative part of
+    its sigma; None if no row of the step has noise."""
     host: str = ""
     """Which host of how many, for messages."""
 
@@ -117,6 +120,10 @@ class PlainReader:
         geometry = contents["geometry"]
         self.length, self.batch, self.steps = (geometry[k] for k in ("length", "batch", "steps"))
         self.order = contents["order"]
+        self.seed: int = contents["seed"]
+        self.noises = {
+            arm["id"]: arm["noise"] for arm in contents["arms"] if sham is None and "noise" in arm
+        }
         self.sham = sham
         self.left_out = {
             arm["id"]
@@ -138,6 +145,25 @@ class PlainReader:
         rows = [self.row(step * self.batch + row) for row in range(self.batch)]
         tokens, arms = zip(*rows, strict=True)
         return np.array(tokens, np.int32), np.array(arms, np.uint16)
+
+    def noise(self, step: int) -> np.ndarray | None:
+        """Return the noise of the rows of a step, as in `Share.noise`."""
+        found, where = np.zeros((self.batch, 4)), self.edits["position"]
+        for edit in range(bisect.bisect_left(where, step * self.batch), len(where)):
+            row, arm = int(where[edit]) - step * self.batch, int(self.edits["arm"][edit])
+            if row >= self.batch:
+                break
+            if arm in self.noises and arm not in self.left_out:
+                sigma = self.noises[arm]["sigma"]
+                found[row, 2:] = (0, sigma) if self.noises[arm]["relative"] else (sigma, 0)
+        if not found.any():
+            return None
+        digest = hashlib.blake2b(f"noise\x1f{self.seed}\x1f0".encode(), digest_size=8).digest()
+        root = int.from_bytes(digest, "little")
+        for row in range(self.batch):
+            key = _mix((root + step * self.batch + row) & _MASK64)
+            found[row, :2] = key >> 32, key & 0xFFFFFFFF
+        return found
 
     def row(self, position: int) -> tuple[list[int], list[int]]:
         """Return the token ids and the arm ids of the row at a position of the training order."""
@@ -171,7 +197,7 @@ class PlainReader:
         if kind == _SLOT:  # what the controller chose, or nothing yet
             copy = int(self.edits["item"][edit]), int(self.edits["repetition"][edit])
             return self.filled.get(copy, [])
-        if kind == _MARK:  # keeps the tokens
+        if kind in (_MARK, _NOISE):  # keeps the tokens
             return there
         raise ValueError(f"edit {edit} of the plan has the unknown kind {kind}")
 
@@ -228,8 +254,10 @@ def differences(reader: PlainReader, loaded: Iterable[Share]) -> Iterator[str]:
     """
     for step, shares in itertools.groupby(loaded, lambda share: share.step):
         tokens, arms = reader.step(step)
+        noise = reader.noise(step)
         for share in shares:
             where = f" on {share.host}" if share.host else ""
+            yield from _noise_differences(noise, share, where)
             for what, all_ours, theirs in (
                 ("token", tokens, share.tokens),
                 ("arm", arms, share.arms),
@@ -246,6 +274,21 @@ def differences(reader: PlainReader, loaded: Iterable[Share]) -> Iterator[str]:
                         f"step {step} row {share.rows[row]} token {column}{where}: {what} "
                         f"{theirs[row, column]} in the loader, {ours[row, column]} by the plan"
                     )
+
+
+def _noise_differences(noise: np.ndarray | None, share: Share, where: str) -> Iterator[str]:
+    if noise is None or share.noise is None:
+        if noise is not share.noise:
+            has = "no noise" if share.noise is None else "noise"
+            yield f"step {share.step}{where}: the loader gives {has}, the plan the opposite"
+        return
+    ours = noise[share.rows]
+    scale = ours[:, 2:].astype(np.float32) != share.noise[:, 2:]
+    for row in np.flatnonzero((ours[:, :2] != share.noise[:, :2]).any(1) | scale.any(1)):
+        yield (
+            f"step {share.step} row {share.rows[row]}{where}: noise {share.noise[row].tolist()} in "
+            f"the loader, {ours[row].tolist()} by the plan"
+        )
 
 
 def window_at(position: int, total: int, order: dict[str, Any]) -> int:

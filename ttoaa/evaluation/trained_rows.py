@@ -1,0 +1,53 @@
+"""Rows of the training stream and their noise, as the study's full run has them (contract C9)."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from ttoaa.data.corpus import Corpus
+from ttoaa.data.order import Order
+from ttoaa.model.noise import unit_noise
+from ttoaa.planning.composed_rows import compose_rows
+from ttoaa.planning.noise import row_keys
+from ttoaa.planning.plan import Edits
+
+_DRAWN = 8  # rows at a time, so that one compiled program serves any number
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRows:
+    """Composes rows and draws noise for outcomes, from the files of a study alone."""
+
+    plan: Edits
+    corpus: Corpus
+    order: Order
+    width: int
+    """Of the model's embeddings."""
+
+    def rows(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
+        """As `Scorer.rows`."""
+        distinct, place = np.unique(self._check(positions), return_inverse=True)
+        return compose_rows(self.plan, self.corpus, self.order, distinct)[place]
+
+    def noise(self, positions: Sequence[int] | np.ndarray, fresh: int = 0) -> np.ndarray:
+        """As `Scorer.noise`."""
+        keys_Nx2 = row_keys(self.plan.contents["seed"], self._check(positions), fresh)
+        n, length = len(keys_Nx2), self.plan.geometry.length
+        found_NxLxD = np.empty((n, length, self.width), np.float32)
+        for first in range(0, n, _DRAWN):
+            part = keys_Nx2[first : first + _DRAWN]
+            drawn = _draw(np.resize(part, (_DRAWN, 2)), length, self.width)
+            found_NxLxD[first : first + _DRAWN] = np.asarray(drawn)[: len(part)]
+        return found_NxLxD
+
+    def _check(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
+        found, total = np.asarray(positions, np.int64), self.plan.geometry.sequences
+        if found.size and not 0 <= found.min() <= found.max() < total:
+            raise ValueError(f"positions are rows 0 to {total - 1} of training, not {found}")
+        return found
+
+
+_draw = functools.partial(jax.jit, static_argnums=(1, 2))(unit_noise)
