@@ -348,7 +348,13 @@ def test_the_summary_is_there_for_programs(stored):
     np.testing.assert_allclose(values["occupied_by_tenth"], tokens / 1024)
     slots = values["experiments"]["slots"]
     assert (slots["items"], slots["tokens"], slots["share"]) == (1, 360, 360 / 10240)
-    assert slots["tokens_of_kinds"] == {"tokens": 0, "reserve": 0, "slots": 360, "marks": 0}
+    assert slots["tokens_of_kinds"] == {
+        "tokens": 0,
+        "reserve": 0,
+        "slots": 360,
+        "marks": 0,
+        "noise": 0,
+    }
     assert {a["name"] for a in values["arms"]} == {f"{n}/c" for n in values["experiments"]}
 
 

@@ -1,6 +1,7 @@
 """Run by a test with 8 fake devices: the same three steps on every layout, printed as JSON."""
 
 import dataclasses
+import hashlib
 import json
 import math
 
@@ -10,7 +11,9 @@ import numpy as np
 from ttoaa.data.geometry import Geometry
 from ttoaa.model.compute_config import Execution
 from ttoaa.model.decoder import DecoderConfig
+from ttoaa.model.noise import unit_noise
 from ttoaa.model.sharding import Layout, make_mesh
+from ttoaa.planning.noise import NOISE_KEY, NOISE_SCALE, row_keys
 from ttoaa.scoring.likelihood import row_losses
 from ttoaa.training.config import Training
 from ttoaa.training.device_feed import local_rows, place_batch
@@ -63,6 +66,20 @@ def losses_of(optimizer, shape):
     return losses
 
 
+def noise_of(program, state, rows):
+    """A hash of the noise of a batch on this mesh, and the loss of a step with it."""
+    scale = np.zeros((GEOMETRY.batch, 2), np.float32)
+    scale[::3] = 0.1
+    batch = {**batch_of(1), NOISE_KEY: row_keys(7, np.arange(16)), NOISE_SCALE: scale}
+    placed = place_batch(batch, rows, program.noisy_batch)
+    with jax.set_mesh(program.mesh):
+        draw = jax.jit(unit_noise, static_argnums=(1, 2))
+        noise = np.asarray(draw(placed[NOISE_KEY], GEOMETRY.length, MODEL.width))
+    _, metrics = program.compile(noisy=True)(state, placed)
+    told = [float(metrics[name]) for name in ("loss", "grad_norm", "noise_rows", "noise_sigma")]
+    return hashlib.sha256(noise.tobytes()).hexdigest(), told
+
+
 def told_of(shape, execution, dtype="float32"):
     data, fsdp, tensor = shape
     devices = jax.devices()[: data * fsdp * tensor]
@@ -81,12 +98,17 @@ def told_of(shape, execution, dtype="float32"):
     query = state["params"]["block_00"]["attention"]["query"]
     with jax.set_mesh(mesh):
         scores = row_losses(MODEL, state["params"], batch_of(9)["tokens"][:5])
+    shard = query.addressable_shards[0].data.shape
+    moment = state["opt"][1][0].mu["block_01"]["mlp"]["down"].addressable_shards[0].data.shape
+    types = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(state)})
+    noise = noise_of(program, state, rows) if dtype == "float32" else None
     return {
         "first": first,
-        "shard": query.addressable_shards[0].data.shape,
-        "moment": state["opt"][1][0].mu["block_01"]["mlp"]["down"].addressable_shards[0].data.shape,
+        "shard": shard,
+        "moment": moment,
+        "noise": noise,
         "metrics": metrics,
-        "types": sorted({str(leaf.dtype) for leaf in jax.tree.leaves(state)}),
+        "types": types,
         "scores": scores.tolist(),
         "resolved": [program.resolved.attention, program.resolved.microbatch],
     }

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import pathlib
@@ -5,6 +6,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import studies
@@ -12,7 +14,9 @@ from training import layouts
 from training.conftest import GEOMETRY, MODEL, TRAINING, make_program
 
 from ttoaa.model.compute_config import Execution
+from ttoaa.model.noise import unit_noise
 from ttoaa.model.sharding import Layout, make_mesh
+from ttoaa.planning.noise import row_keys
 from ttoaa.training.step import CompiledStep
 
 TESTS = pathlib.Path(__file__).parents[1]
@@ -50,6 +54,16 @@ def test_bfloat16_strays_by_its_rounding_alone(told):
             np.testing.assert_allclose(ours["grad_norm"], exact["grad_norm"], rtol=2e-2)
             np.testing.assert_allclose(ours["arm_loss"], exact["arm_loss"], rtol=1e-2)
             assert ours["loss"] != exact["loss"] and ours["arm_targets"] == exact["arm_targets"]
+
+
+@pytest.mark.parametrize("name", EXACT[1:])
+def test_noise_has_the_same_bits_on_every_layout(told, name):
+    """Evaluation draws it again, here in another process and on one device."""
+    (bits, step), (expected, alone) = told[name]["noise"], told["1"]["noise"]
+    drawn = unit_noise(jnp.asarray(row_keys(7, np.arange(16))), 12, layouts.MODEL.width)
+    assert bits == expected == hashlib.sha256(np.asarray(drawn).tobytes()).hexdigest()
+    np.testing.assert_allclose(step, alone, rtol=1e-4)
+    assert step[2] == 6
 
 
 @pytest.mark.parametrize("name", layouts.CASES)

@@ -78,9 +78,10 @@ class Item:
 class Items:
     """n items of one kind and one placement as columns, for experiments with very many items.
 
-    Give exactly one of `tokens`, `windows`, `slots`, `marks` and `noise`. The positions of an `Explicit` are
-    those of all copies of the first item, then of the second, and so on; item i of a `WholeBatch`
-    fills row `row + i`. The planner holds one block in memory: yield about 50,000 items at a time.
+    Give exactly one of `tokens`, `windows`, `slots`, `marks` and `noise`. The positions of an
+    `Explicit` are those of all copies of the first item, then of the second, and so on; item i of a
+    `WholeBatch` fills row `row + i`. The planner holds one block in memory: yield about 50,000
+    items at a time.
     """
 
     ids: Sequence[str]

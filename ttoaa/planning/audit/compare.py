@@ -126,10 +126,10 @@ def audit(
     tokens = len(chosen) * geometry.batch * geometry.length
     of = "" if name == RUN else f" of {workdir.label(name)}"
     rows = np.isin(noise.positions // geometry.batch, chosen).sum()
-    perturbed = f", {rows} rows with noise" if noise else ""
+    same += f", {rows} rows with noise" if noise else ""
     return (
         f"{len(chosen)} batches ({tokens:,} tokens and arms){of} audited{where}, "
-        f"{'with the decisions of the run, ' if controlled else ''}no difference{same}{perturbed}{note}"
+        f"{'with the decisions of the run, ' if controlled else ''}no difference{same}{note}"
     )
 
 
