@@ -66,18 +66,35 @@ def losses_of(optimizer, shape):
     return losses
 
 
-def noise_of(program, state, rows):
-    """A hash of the noise of a batch on this mesh, and the loss of a step with it."""
+def placed_noise(program):
+    """A batch on this mesh of which every third row has noise."""
     scale = np.zeros((GEOMETRY.batch, 2), np.float32)
     scale[::3] = 0.1
     batch = {**batch_of(1), NOISE_KEY: row_keys(7, np.arange(16)), NOISE_SCALE: scale}
-    placed = place_batch(batch, rows, program.noisy_batch)
+    tokens = program.batch["tokens"]
+    return place_batch(batch, local_rows(tokens.sharding, tokens.shape), program.noisy_batch)
+
+
+def noise_bits(program):
     with jax.set_mesh(program.mesh):
         draw = jax.jit(unit_noise, static_argnums=(1, 2))
-        noise = np.asarray(draw(placed[NOISE_KEY], GEOMETRY.length, MODEL.width))
-    _, metrics = program.compile(noisy=True)(state, placed)
-    told = [float(metrics[name]) for name in ("loss", "grad_norm", "noise_rows", "noise_sigma")]
-    return hashlib.sha256(noise.tobytes()).hexdigest(), told
+        noise = draw(placed_noise(program)[NOISE_KEY], GEOMETRY.length, MODEL.width)
+    return hashlib.sha256(np.asarray(noise).tobytes()).hexdigest()
+
+
+NOISY_CASES = {
+    "1": CASES["1"],
+    "8 data": ((8, 1, 1), Execution(microbatch=8)),
+    "8 all scan": CASES["8 all scan"],
+}
+
+
+def noisy_step(shape, execution):
+    mesh = make_mesh(Layout(*shape), jax.devices()[: math.prod(shape)])
+    program = CompiledStep(MODEL, TRAINING, GEOMETRY, execution, mesh)
+    _, metrics = program.compile(noisy=True)(program.init(5), placed_noise(program))
+    names = ("loss", "grad_norm", "noise_rows", "noise_sigma")
+    return [float(metrics[name]) for name in names]
 
 
 def told_of(shape, execution, dtype="float32"):
@@ -98,17 +115,13 @@ def told_of(shape, execution, dtype="float32"):
     query = state["params"]["block_00"]["attention"]["query"]
     with jax.set_mesh(mesh):
         scores = row_losses(MODEL, state["params"], batch_of(9)["tokens"][:5])
-    shard = query.addressable_shards[0].data.shape
-    moment = state["opt"][1][0].mu["block_01"]["mlp"]["down"].addressable_shards[0].data.shape
-    types = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(state)})
-    noise = noise_of(program, state, rows) if dtype == "float32" else None
     return {
         "first": first,
-        "shard": shard,
-        "moment": moment,
-        "noise": noise,
+        "shard": query.addressable_shards[0].data.shape,
+        "moment": state["opt"][1][0].mu["block_01"]["mlp"]["down"].addressable_shards[0].data.shape,
+        "noise": noise_bits(program),
         "metrics": metrics,
-        "types": types,
+        "types": sorted({str(leaf.dtype) for leaf in jax.tree.leaves(state)}),
         "scores": scores.tolist(),
         "resolved": [program.resolved.attention, program.resolved.microbatch],
     }
@@ -117,4 +130,5 @@ def told_of(shape, execution, dtype="float32"):
 if __name__ == "__main__":
     found = {name: told_of(*case) for name, case in CASES.items()}
     factored = [losses_of(FACTORED, shape) for shape in ((1, 1, 1), (2, 2, 2))]
-    print(json.dumps({**found, "factored": factored}))
+    noisy = {name: noisy_step(*case) for name, case in NOISY_CASES.items()}
+    print(json.dumps({**found, "factored": factored, "noisy": noisy}))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from ttoaa.data.corpus import Corpus
-from ttoaa.data.loader import batches
+from ttoaa.data.loader import Transform, batches
 from ttoaa.data.order import Order
 from ttoaa.planning import controller_log
 from ttoaa.planning.audit.reference_reader import PlainReader, Share, differences
@@ -54,7 +54,10 @@ def load_shares(
         for how, parts in cuts(geometry.batch, count)
         for host, rows in enumerate(parts)
     ]
-    edits = [overlay or Overlay(plan, corpus), NoiseRows(plan) if noise is None else noise]
+    edits: list[Transform] = [
+        overlay or Overlay(plan, corpus),
+        NoiseRows(plan) if noise is None else noise,
+    ]
     following = -1
     for step in steps:
         if step != following:  # to begin costs far more than a step
