@@ -193,6 +193,7 @@ class Scorer(Model, Protocol):
         """
         ...
 
+
 Sign = Annotated[int, OneOf((-1, 1))]
 
 

@@ -235,10 +235,10 @@ def test_a_slot_or_a_mark_that_the_loader_takes_for_tokens_is_found(of_every_kin
 def test_a_kind_that_there_is_not_is_an_error(of_every_kind, tmp_path):
     folder = shutil.copytree(of_every_kind.folder, tmp_path / "plan")
     kinds = np.load(folder / "columns" / "kind.npy")
-    kinds[3] = 4
+    kinds[3] = 5
     np.save(folder / "columns" / "kind.npy", kinds)
     reader = PlainReader(of_every_kind.folder.parent / "corpus", folder)
-    with pytest.raises(ValueError, match="edit 3 of the plan has the unknown kind 4"):
+    with pytest.raises(ValueError, match="edit 3 of the plan has the unknown kind 5"):
         [reader.step(step) for step in range(40)]
 
 
