@@ -10,6 +10,7 @@ import pandas as pd
 from ttoaa.experiments.base import Experiment, Probe
 from ttoaa.planning.items import Item
 from ttoaa.planning.placement import Placement, Uniform
+from ttoaa.planning.removal import Removal
 
 SENTENCE = "the river runs down to a quiet sea and every boat upon it carries grain or salt"
 
@@ -85,6 +86,45 @@ class HeldOut(Planted):
     repetitions: tuple[int, ...] = (0,)
 
     inserts: ClassVar = False
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Removing(Planted):
+    """Removes the two of eight rows' beginnings that the reference model finds likeliest."""
+
+    def choose(self, world, model):
+        assert not len(world.windows)
+        rows = world.corpus.windows("train", np.arange(8), world.geometry.length)[:, :9]
+        scores = [float(s.sum()) for s in model.log_likelihood([(row, 1) for row in rows])]
+        best = np.argsort(scores)[-2:]
+        return pd.DataFrame({"tokens": rows[best].tolist()})
+
+    def removes(self, world):
+        for i, tokens in enumerate(world.choices["tokens"]):
+            yield Removal(f"gone-{i}", "gone", np.array(tokens, np.int32))
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Choosing(Planted):
+    """Inserts the beginning of its likeliest reserve window; scores are above the reference's."""
+
+    windows: int = 3
+
+    def choose(self, world, model):
+        rows = world.reserve_NxL[:, : self.length]
+        scores = [float(s.sum()) for s in model.log_likelihood([(row, 1) for row in rows])]
+        return pd.DataFrame({"tokens": rows.tolist(), "score": scores})
+
+    def intervene(self, world):
+        tokens = world.choices["tokens"][int(world.choices["score"].argmax())]
+        yield Item("best", "4x", 4, np.array(tokens, np.int32), placement=self.placement)
+
+    def outcome(self, model):
+        table = super().outcome(model)
+        judged = model.reference.log_likelihood([(model.items["tokens"][0].astype(np.int32), 1)])
+        return table.assign(value=table["value"] - float(judged[0].mean()))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ from ttoaa import __version__, signals
 
 COMMANDS = {
     "prepare": "ttoaa.prepare",
+    "choose": "ttoaa.choose",
     "plan": "ttoaa.plan",
     "train": "ttoaa.train",
     "evaluate": "ttoaa.evaluate",

@@ -132,7 +132,9 @@ def _lower_scoring_pass(study: "Study", mesh: "Mesh") -> "Lowered":
 
     platform = mesh.devices.flat[0].platform
     with within(mesh):
-        return lower_scoring(study.model, abstract_on(study, mesh), study.geometry.length, platform)
+        return lower_scoring(
+            study.model, abstract_on(study.model, mesh), study.geometry.length, platform
+        )
 
 
 def _load_study() -> "Study":

@@ -34,10 +34,12 @@ from ttoaa.model.decoder import DecoderConfig
 from ttoaa.model.sharding import Layout
 from ttoaa.planning.checks.findings import Checks
 from ttoaa.planning.plan import Plan
-from ttoaa.runs import parse_run
+from ttoaa.runs import REFERENCE, check_run_name, parse_run
 from ttoaa.study_flags import GIN_BINDINGS, GIN_FILE, workdir_from_flags
+from ttoaa.training.checkpoint_io import committed_steps
 from ttoaa.training.config import Training
 from ttoaa.training.init_from import InitFrom
+from ttoaa.training.reference import ReferenceCheckpoint, TrainedReference
 from ttoaa.workdir import Workdir, write_text
 
 Bindings = dict[tuple[tuple[str, ...], str], str]
@@ -61,6 +63,8 @@ class Study:
     layout: Layout = dataclasses.field(default_factory=Layout)
     init_from: InitFrom | None = None
     """The checkpoint that both runs start from, instead of random weights."""
+    reference: TrainedReference | ReferenceCheckpoint | None = None
+    """The model that experiments may ask before the plan is made, and that judges texts."""
     runs: Annotated[Sequence[str], Distinct()] = ()
     """Runs that `ttoaa study` trains in addition to the two standard ones, such as 'sham' (see
     `ttoaa.runs`)."""
@@ -72,9 +76,23 @@ class Study:
         check_nested(self)
         object.__setattr__(self, "experiments", tuple(self.experiments))
         for name in self.runs:
+            check_run_name(name)
             parse_run(name, [experiment.name for experiment in self.experiments])
+        asking = [e.name for e in self.experiments if e.needs_reference]
+        if asking and self.reference is None:
+            raise ValueError(
+                f"{asking[0]} asks a reference model, and the study has none: add "
+                "Study.reference = @TrainedReference()"
+            )
+        if isinstance(self.reference, TrainedReference):
+            self.reference.check(self.training, self.geometry.steps)
         self.training.check(self.geometry.steps)
         self.execution.check(self.geometry.length)
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether some experiment asks the reference model."""
+        return any(experiment.needs_reference for experiment in self.experiments)
 
     def check_vocabulary(self, ids: int) -> None:
         """Raise ValueError if the model has too few embedding rows for the tokenizer."""
@@ -127,6 +145,8 @@ def _decided(study: Study, workdir: Workdir) -> dict[str, Any]:
     if workdir.seeds():
         parts["Geometry"] = study.geometry
         parts["validation_sequences"] = study.validation_sequences
+    if committed_steps(workdir.run(REFERENCE) / "checkpoints"):
+        parts["reference"] = study.reference
     if workdir.trained_seeds():
         parts["DecoderConfig"] = study.model
         parts["Training"] = study.training.numerics()

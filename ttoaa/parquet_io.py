@@ -39,6 +39,7 @@ def read_parquet(
 
 
 OUTCOME_COLUMNS = ("item", "condition", "outcome", "value")
+_EVALUATE = "remove it and evaluate again"
 _SOURCE = b"ttoaa.source"
 _SHA256 = b"ttoaa.sha256"
 """Metadata key of the sha256 of the whole file, computed with `_EMPTY` in place of itself."""
@@ -52,13 +53,18 @@ _EMPTY = _sha256(_SHA256)  # which no table contains by chance
 
 
 def write_outcomes(table: pd.DataFrame, path: pathlib.Path, source: Mapping[str, str]) -> None:
-    """Write a tidy table atomically; `source` records its plan and checkpoint.
-
-    The file's checksum also covers the metadata, unlike page checksums.
-    """
+    """Write an outcome table as `write_table` does; `source` records its plan and checkpoint."""
     absent = [name for name in OUTCOME_COLUMNS if name not in table]
     if absent:
         raise ValueError(f"an outcome table needs the column {absent[0]!r}")
+    write_table(table, path, source)
+
+
+def write_table(table: pd.DataFrame, path: pathlib.Path, source: Mapping[str, Any]) -> None:
+    """Write a table atomically; `source` is JSON that says what it was made of.
+
+    The file's checksum also covers the metadata, unlike page checksums.
+    """
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     metadata = {**(arrow.schema.metadata or {}), _SOURCE: json.dumps(dict(source)).encode()}
     arrow, buffer = arrow.replace_schema_metadata(metadata), io.BytesIO()
@@ -71,8 +77,20 @@ def write_outcomes(table: pd.DataFrame, path: pathlib.Path, source: Mapping[str,
 
 def read_outcomes(path: pathlib.Path) -> pd.DataFrame:
     """Read an outcome table; raise ValueError if its checksum does not match."""
-    with _one_line_damage(path):
-        return _read_verified(path).to_pandas()
+    with _one_line_damage(path, _EVALUATE):
+        return _read_verified(path)[0].to_pandas()
+
+
+def read_table(path: pathlib.Path, fix: str) -> tuple[pd.DataFrame, dict[str, Any], str]:
+    """Return (what `write_table` wrote, its source, the sha256 in the file).
+
+    Raises ValueError, with `fix`, if the file is damaged.
+    """
+    with _one_line_damage(path, fix):
+        table, sha256 = _read_verified(path)
+        metadata = table.schema.metadata or {}
+        source = parse_json(metadata[_SOURCE], path, dict[str, Any])
+        return table.to_pandas(), source, sha256.decode()
 
 
 def outcome_source(path: pathlib.Path) -> dict[str, str] | None:
@@ -82,15 +100,15 @@ def outcome_source(path: pathlib.Path) -> dict[str, str] | None:
     """
     if not path.exists():
         return None
-    with _one_line_damage(path):
-        metadata = _read_verified(path).schema.metadata or {}
+    with _one_line_damage(path, _EVALUATE):
+        metadata = _read_verified(path)[0].schema.metadata or {}
         if _SOURCE not in metadata:
             return None
         return parse_json(metadata[_SOURCE], path, dict[str, str])
 
 
-def _read_verified(path: pathlib.Path) -> pa.Table:
-    """Read a table; raise ValueError if a checksum of a page or of the file does not match.
+def _read_verified(path: pathlib.Path) -> tuple[pa.Table, bytes]:
+    """Return a table and its sha256; raise ValueError if it or a page's checksum does not match.
 
     Tables of earlier versions have only page checksums.
     """
@@ -100,15 +118,15 @@ def _read_verified(path: pathlib.Path) -> pa.Table:
     if recorded is not None and recorded != _sha256(content.replace(recorded, _EMPTY, 1)):
         raise ValueError("its checksum does not match its content")
     file.seek(0)
-    return pq.read_table(file, page_checksum_verification=True)
+    return pq.read_table(file, page_checksum_verification=True), recorded or b""
 
 
 @contextlib.contextmanager
-def _one_line_damage(path: pathlib.Path) -> Iterator[None]:
+def _one_line_damage(path: pathlib.Path, fix: str) -> Iterator[None]:
     """Turn what Arrow raises for a damaged file into a ValueError of one line."""
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the machine's fault, not the table's
-        raise ValueError(f"{path} is damaged: remove it and evaluate again") from error
+        raise ValueError(f"{path} is damaged: {fix}") from error

@@ -10,6 +10,9 @@
 | `reordered` | the control run with another order of the data |
 | `reinitialised` | the control run with other initial weights |
 
+Besides these, `reference` is the model of `Study.reference` that a study trains once for all seeds:
+without experiments, with other initial weights and another order of the data.
+
 All runs of one seed share one plan, so an experiment has the same items at the same places in every
 run that includes it.
 """
@@ -20,6 +23,8 @@ from collections.abc import Sequence
 
 CONTROL, RUN, SHAM = "control", "run", "sham"
 REORDERED, REINITIALISED = "reordered", "reinitialised"
+REFERENCE = "reference"
+"""The name by which `train` takes the reference model; evaluation and report do not list it."""
 PLAIN = (CONTROL, RUN, SHAM, REORDERED, REINITIALISED)
 SUBSETS = ("alone", "without")
 
@@ -45,10 +50,10 @@ class RunSpec:
         return edited | {REORDERED: {"order"}, REINITIALISED: {"seed"}}.get(self.name, set())
 
     def order_seed(self, seed: int) -> int:
-        return _other_seed(self.name, seed) if self.name == REORDERED else seed
+        return _other_seed(self.name, seed) if self.name in (REORDERED, REFERENCE) else seed
 
     def init_seed(self, seed: int) -> int:
-        return _other_seed(self.name, seed) if self.name == REINITIALISED else seed
+        return _other_seed(self.name, seed) if self.name in (REINITIALISED, REFERENCE) else seed
 
     @property
     def subset(self) -> tuple[str, ...] | None:
@@ -61,6 +66,8 @@ def parse_run(name: str, experiments: Sequence[str]) -> RunSpec:
 
     Raises ValueError for an invalid name, or an experiment that the study does not have.
     """
+    if name == REFERENCE:
+        return RunSpec(name, (), False)
     check_run_name(name)
     kind, _, one = name.partition("/")
     if kind not in SUBSETS:

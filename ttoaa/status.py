@@ -66,8 +66,12 @@ def lines(state: dict[str, Any]) -> Iterator[str]:
     sources = [f"{source['path']} ({source['sha256'][:12]})" for source in state["config"]]
     yield f"config     {', '.join(sources)}"
     yield f"corpus     {'made' if state['corpus'] else 'missing'}"
+    if state["reference"]:
+        yield f"reference  {_run(state['reference'], state['reference']['steps'])}"
     for of in state["seeds"]:
         yield f"seed {of['seed']}"
+        if of["unchosen"]:
+            yield f"  choices  missing: {', '.join(of['unchosen'])}"
         yield f"  plan     {'made (' + of['plan'][:12] + ')' if of['plan'] else 'missing'}"
         width = max(map(len, of["runs"])) + 2
         yield from (

@@ -36,6 +36,7 @@ def main(argv: Sequence[str]) -> None:
     study_flags.check_study()
     from ttoaa import config
     from ttoaa.evaluation.study_status import study_status
+    from ttoaa.experiments.context import chooses
 
     started = time.perf_counter()
     study = config.load_from_flags()  # a bad config ends here, before anything starts
@@ -48,10 +49,12 @@ def main(argv: Sequence[str]) -> None:
     if not left and status["report"] == "made":
         print(f"study: everything is done already; open {root / 'report.html'}")
         return
-    # All plans first: if one does not fit, the study ends before any run.
-    plans = [["plan", f"--seed={seed}"] for seed in left]
+    # All plans first: if one does not fit, the study ends before any run but the reference model's.
+    first = _reference(study)
+    choosing = ["choose"] if any(map(chooses, study.experiments)) else []
+    plans = [[stage, f"--seed={seed}"] for seed in left for stage in (*choosing, "plan")]
     runs = [stage for seed in left for stage in _runs(study.runs, seed)]
-    stages = [["prepare"], *plans, *runs, ["report"]]
+    stages = [["prepare"], *first, *plans, *runs, ["report"]]
     runner = _Runner()
     for number, (module, *options) in enumerate(stages, start=1):
         print(f"[{number}/{len(stages)}] {' '.join([module, *options])}", flush=True)
@@ -76,6 +79,13 @@ def _check_runs(study: "Study", workdir: Workdir) -> None:
 def _runs(others: Sequence[str], seed: int) -> list[list[str]]:
     trained = [["train", f"--run={name}"] for name in dict.fromkeys([*RUNS, *others])]
     return [[*stage, f"--seed={seed}"] for stage in (*trained, ["evaluate"])]
+
+
+def _reference(study: "Study") -> list[list[str]]:
+    from ttoaa.training.reference import TrainedReference
+
+    trained = study.needs_reference and isinstance(study.reference, TrainedReference)
+    return [["train", "--run=reference"]] if trained else []
 
 
 def _seeds(names: Sequence[str]) -> list[int]:

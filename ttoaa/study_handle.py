@@ -4,9 +4,10 @@ All commands work with this object. Stages come in one order everywhere: prepare
 (control and run), evaluate, report.
 """
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,12 +26,15 @@ from ttoaa.experiments.context import (
     ask_removals,
     ask_reserve,
     check_planned,
+    chooses,
     describe_experiments,
     intervene,
     list_probes,
     make_worlds,
+    removes_texts,
 )
 from ttoaa.experiments.controllers import Named, check_controllers, slot_texts
+from ttoaa.parquet_io import read_table
 from ttoaa.planning.build import PlanInputs, build_plan, replace_rows
 from ttoaa.planning.checks.report import Report, check_plan
 from ttoaa.planning.compiler import compile_plan
@@ -39,10 +43,12 @@ from ttoaa.planning.items import Intervention
 from ttoaa.planning.plan import Plan
 from ttoaa.planning.removal import Removals
 from ttoaa.planning.reserve import DEALT, Reserve
-from ttoaa.runs import REINITIALISED, REORDERED, SHAM, RunSpec, parse_run
+from ttoaa.runs import REFERENCE, REINITIALISED, REORDERED, SHAM, RunSpec, parse_run
+from ttoaa.training.reference import FoundReference, find_reference
 from ttoaa.training.throughput import Ledger
 from ttoaa.workdir import Workdir
 
+RECHOOSE = "use another --workdir, or move it and the plan away and run ttoaa choose again"
 REPLAN = "use another --workdir, or move the plan and its run away and plan again"
 
 
@@ -69,7 +75,10 @@ class StudyHandle:
     def removals(self) -> Removals:
         """The texts that experiments keep out of the run."""
         config = self.config
-        return ask_removals(config.experiments, self.workdir.seed, config.geometry, self.corpus)
+        choices = self._chosen([e for e in config.experiments if removes_texts(e)])
+        return ask_removals(
+            config.experiments, self.workdir.seed, config.geometry, self.corpus, choices
+        )
 
     @functools.cached_property
     def reserve(self) -> Reserve:
@@ -88,7 +97,55 @@ class StudyHandle:
     def contexts(self) -> dict[str, World]:
         """What each experiment may look at, by name."""
         config, seed = self.config, self.workdir.seed
-        return make_worlds(config.experiments, seed, config.geometry, self.corpus, self.reserve)
+        return make_worlds(
+            config.experiments, seed, config.geometry, self.corpus, self.reserve, self.choices
+        )
+
+    @functools.cached_property
+    def reference(self) -> FoundReference:
+        """The reference model; ValueError if there is none yet."""
+        found = find_reference(self.config.reference, self.workdir.run(REFERENCE))
+        if found.model.vocab_size < self.corpus.vocab_size:
+            raise ValueError(
+                f"the reference model in {found.folder} has {found.model.vocab_size:,} embedding "
+                f"rows, and the tokenizer {self.corpus.vocab_size:,} ids: use a model of the same "
+                "tokenizer"
+            )
+        return found
+
+    @functools.cached_property
+    def choices(self) -> dict[str, pd.DataFrame]:
+        """What experiments chose by the reference model, by name; ValueError before they have."""
+        return self._chosen(self.config.experiments)
+
+    def _chosen(self, experiments: Sequence[Experiment]) -> dict[str, pd.DataFrame]:
+        return {e.name: self.stored_choice(e)[0] for e in experiments if chooses(e)}
+
+    def stored_choice(self, experiment: Experiment) -> tuple[pd.DataFrame, str]:
+        """Return the table that an experiment chose, and its sha256.
+
+        Raises ValueError if it has not chosen yet, or chose by another model or config.
+        """
+        path = self.workdir.choices(experiment.name)
+        if not path.exists():
+            seed = f" --seed={self.workdir.seed}" if self.workdir.seed else ""
+            raise ValueError(
+                f"{experiment.name} has not chosen by the reference model yet: run ttoaa choose "
+                f"--workdir={self.workdir.root}{seed}"
+            )
+        table, source, sha256 = read_table(path, "remove it, and run ttoaa choose again")
+        identity.check(path, source, self.choice_source(experiment), RECHOOSE)
+        return table, sha256
+
+    def choice_source(self, experiment: Experiment) -> dict[str, Any]:
+        """Return what decides an experiment's choice.
+
+        The reference model is part of it while it is there: after the plan it may be deleted.
+        """
+        made_for = {name: self._made_for()[name] for name in ("corpus", "geometry", "seed")}
+        with contextlib.suppress(ValueError):
+            made_for["reference"] = self.reference.sha256
+        return identity.identity(experiment=experiment, **made_for)
 
     @functools.cached_property
     def interventions(self) -> dict[str, Intervention]:
@@ -212,7 +269,8 @@ class StudyHandle:
         if not added_later(self.plan, [experiment]):
             return self.plan.items(experiment.name)
         config, seed = self.config, self.plan.contents["seed"]
-        world = make_worlds([experiment], seed, config.geometry, self.corpus, self.reserve)
+        choices = self._chosen([experiment])
+        world = make_worlds([experiment], seed, config.geometry, self.corpus, self.reserve, choices)
         done = intervene([experiment], world)
         trial = compile_plan(done, config.geometry, self.corpus.vocab_size, {"seed": seed})
         return trial.items(experiment.name)
@@ -259,4 +317,9 @@ class StudyHandle:
         }
 
     def _reserve_use(self) -> Mapping[str, Any]:
-        return {"reserve": DEALT, "validation_sequences": self.config.validation_sequences}
+        chosen = {e.name: self.stored_choice(e)[1] for e in self.config.experiments if chooses(e)}
+        return {
+            "reserve": DEALT,
+            "validation_sequences": self.config.validation_sequences,
+            **({"choices": chosen} if chosen else {}),
+        }

@@ -22,7 +22,7 @@ _RUN = flags.DEFINE_string(
     RUN,
     "which run to train: control (no experiment), run (all experiments), alone/NAME, without/NAME, "
     "sham (reserve text in place of every edit), reordered or reinitialised (the control run with "
-    "another data order or other initial weights)",
+    "another data order or other initial weights), or reference (the model of Study.reference)",
 )
 _BEGAN = time.time()
 

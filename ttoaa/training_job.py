@@ -1,6 +1,7 @@
 """Build a run of a study and train it: the work of `ttoaa train` after parsing its flags."""
 
 import contextlib
+import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,13 +17,14 @@ from ttoaa.model.sharding import make_mesh
 from ttoaa.planning.build import check_arms
 from ttoaa.planning.injection import Overlay, SlotOverlay, write_sham_windows
 from ttoaa.planning.noise import NoiseRows
-from ttoaa.runs import CONTROL, RunSpec
+from ttoaa.runs import CONTROL, REFERENCE, RunSpec
 from ttoaa.study_handle import StudyHandle
 from ttoaa.training import init_from, multihost, throughput
 from ttoaa.training.checkpoint_io import newest_meta
 from ttoaa.training.controller_loop import ControllerSet
 from ttoaa.training.device_feed import apply_transforms
 from ttoaa.training.loop import Job, train
+from ttoaa.training.reference import TrainedReference
 from ttoaa.training.run_records import FINISHED, read_finished
 from ttoaa.training.step import CompiledStep
 from ttoaa.training.topology import pin_cores, split_cpu
@@ -61,7 +63,7 @@ def identity_of(handle: StudyHandle, spec: RunSpec, controls: ControllerSet) -> 
             study.init_from, begun[0].get("init_from") if begun else None
         ),
     )
-    if spec.name != CONTROL and (control := _made(workdir.run(CONTROL))):
+    if spec.name not in (CONTROL, REFERENCE) and (control := _made(workdir.run(CONTROL))):
         alike = {name: value for name, value in ours.items() if name not in spec.differs}
         identity.check(workdir.run(CONTROL), control, alike, identity.RETRAIN)
     return ours
@@ -146,6 +148,29 @@ def _made(folder: pathlib.Path) -> dict[str, Any] | None:
     return meta["identity"] if meta else None
 
 
+def reference_study(study: config.Study) -> config.Study:
+    """Return the study without experiments whose only run is the reference model.
+
+    Raises ValueError if the study trains none.
+    """
+    reference = study.reference
+    if not isinstance(reference, TrainedReference):
+        raise ValueError(
+            "the study trains no reference model: set Study.reference = @TrainedReference()"
+        )
+    steps = reference.steps or study.geometry.steps
+    return dataclasses.replace(
+        study,
+        experiments=(),
+        runs=(),
+        reference=None,
+        init_from=None,
+        geometry=dataclasses.replace(study.geometry, steps=steps),
+        model=reference.model or study.model,
+        training=reference.training(study.training),
+    )
+
+
 def compiled_step(study: config.Study) -> CompiledStep:
     """The training step on the devices that are here."""
     mesh = make_mesh(study.layout)
@@ -163,6 +188,8 @@ def run(
 
     `began` is time.time() when the process began, by default now.
     """
+    if name == REFERENCE:
+        study, workdir = reference_study(study), Workdir(workdir.root)
     handle, folder = StudyHandle(study, workdir), workdir.run(name)
     spec = handle.run_spec(name)
     check_run(handle, spec)

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from ttoaa import signals
-from ttoaa.runs import CONTROL, PLAIN, RUN, SUBSETS, check_run_name
+from ttoaa.runs import CONTROL, PLAIN, REFERENCE, RUN, SUBSETS, check_run_name
 
 RUNS = (CONTROL, RUN)
 """The runs that every study has."""
@@ -60,12 +60,18 @@ class Workdir:
     def plan(self) -> pathlib.Path:
         return self._seeded("plan")
 
+    def choices(self, experiment: str) -> pathlib.Path:
+        """Return the table of what an experiment chose by the reference model."""
+        return self._seeded("choices") / f"{experiment}.parquet"
+
     @property
     def tables(self) -> pathlib.Path:
         return self._seeded("tables")
 
     def run(self, name: str) -> pathlib.Path:
         """Return the folder of a run (see `ttoaa.runs`); raise ValueError for an invalid name."""
+        if name == REFERENCE:  # one for all seeds
+            return self.root / name
         check_run_name(name)
         kind, *one = name.split("/")
         return self._seeded(kind).joinpath(*one)

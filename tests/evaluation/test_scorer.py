@@ -62,7 +62,16 @@ PROMPTS = [np.array([1, 2], np.int32), np.array([1, 2], np.int32)]
 
 
 def scorer(params=PARAMS):
-    return CheckpointScorer(7, pd.DataFrame(), pd.DataFrame(), None, MODEL, params, trained=None)
+    return CheckpointScorer(
+        step=7,
+        items=pd.DataFrame(),
+        probes=pd.DataFrame(),
+        tokenizer=None,
+        config=MODEL,
+        params=params,
+        trained=None,
+        find_reference=lambda: None,
+    )
 
 
 @pytest.mark.parametrize("primitive", [log_likelihoods, embedding_gradients, vocabulary_moments])
@@ -102,11 +111,12 @@ def test_it_generates_with_its_own_parameters_and_the_keys_given():
 def test_it_has_all_that_an_outcome_may_ask_for():
     asked = {name for name in {**vars(Model), **vars(Scorer)} if not name.startswith("_")}
     primitives = {"log_likelihood", "vocabulary_moments", "embedding_gradients", "generate"}
-    primitives |= {"least_likely"}
-    assert asked == {"step", "items", "copies", "probes", "decisions", "tokenizer"} | primitives
+    primitives |= {"least_likely", "rows", "noise"}
+    tables = {"step", "items", "copies", "probes", "decisions", "tokenizer"}
+    assert asked == {*tables, "reference", *primitives}
     for name in primitives:
         mine, its = (inspect.signature(getattr(kind, name)) for kind in (CheckpointScorer, Scorer))
         assert [(p.name, p.kind, p.default) for p in mine.parameters.values()] == [
             (p.name, p.kind, p.default) for p in its.parameters.values()
         ]
-    assert asked - primitives <= set(inspect.signature(CheckpointScorer).parameters)
+    assert tables <= set(inspect.signature(CheckpointScorer).parameters)

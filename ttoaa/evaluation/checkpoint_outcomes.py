@@ -22,7 +22,7 @@ from ttoaa.data.corpus import MANIFEST
 from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.evaluation.trained_rows import TrainedRows
 from ttoaa.evaluation.work_list import Work
-from ttoaa.experiments.base import Experiment
+from ttoaa.experiments.base import Experiment, Model
 from ttoaa.json_io import read_json_lines
 from ttoaa.locks import pin
 from ttoaa.model.decoder import DecoderConfig, Params, abstract_params
@@ -40,20 +40,12 @@ from ttoaa.training.run_records import ProbesLine, check_run
 from ttoaa.training.throughput import Ledger
 
 
-@dataclasses.dataclass(frozen=True)
-class CheckpointScorer:
-    """Score with the parameters of `step`; items, copies, probes and decisions are those of one
-    experiment."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A model with its parameters on this job's devices (see experiments.base.Model)."""
 
-    step: int
-    items: pd.DataFrame
-    probes: pd.DataFrame
-    tokenizer: Tokenizer
     config: DecoderConfig
     params: Params
-    trained: TrainedRows = dataclasses.field(kw_only=True)
-    decisions: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
-    copies: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
     generation: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
     """The phase of the ledger that `generate` belongs to."""
 
@@ -79,6 +71,26 @@ class CheckpointScorer:
     ) -> list[np.ndarray]:
         with self.generation():
             return generate(self.config, self.params, prompts, sampling, keys=keys)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointScorer(LoadedModel):
+    """Score with the parameters of `step`; items, copies, probes and decisions are those of one
+    experiment."""
+
+    step: int
+    items: pd.DataFrame
+    probes: pd.DataFrame
+    tokenizer: Tokenizer
+    decisions: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
+    copies: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
+    trained: TrainedRows
+    find_reference: Callable[[], Model]
+    """Loads the reference model, or raises ValueError without one."""
+
+    @property
+    def reference(self) -> Model:
+        return self.find_reference()
 
     def rows(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
         return self.trained.rows(positions)
@@ -128,9 +140,18 @@ def mesh_for(study: Study) -> Mesh | None:
     return make_mesh(layout_for(study.layout, len(devices))) if len(devices) > 1 else None
 
 
-def abstract_on(study: Study, mesh: Mesh | None) -> Any:
+def load_reference(handle: StudyHandle, mesh: Mesh | None) -> LoadedModel:
+    """Read the reference model onto the mesh; ValueError without one."""
+    found = handle.reference
+    with pin(found.folder, found.step):
+        abstract = abstract_on(found.model, mesh)
+        params = read_checkpoint(found.folder, found.step, params=abstract)["params"]
+    return LoadedModel(config=found.model, params=params)
+
+
+def abstract_on(model: DecoderConfig, mesh: Mesh | None) -> Any:
     """The abstract parameters to restore, each with its sharding."""
-    abstract = abstract_params(study.model)
+    abstract = abstract_params(model)
     return abstract if mesh is None else with_shardings(abstract, shardings(mesh, abstract))
 
 
@@ -167,7 +188,7 @@ class Scores:
         run = self.handle.workdir.run(work.kind)
         check_run(run)
         folder = run / "checkpoints"
-        abstract = abstract_on(self.handle.config, self.mesh)
+        abstract = abstract_on(self.handle.config.model, self.mesh)
         return read_checkpoint(folder, work.step, params=abstract)["params"]
 
     def table(
@@ -188,6 +209,7 @@ class Scores:
                     config=self.handle.config.model,
                     params=params,
                     trained=self._trained,
+                    find_reference=lambda: self.reference,
                     decisions=controller_log.log_table(
                         run / controller_log.LOG_NAME, name, work.step
                     ),
@@ -200,6 +222,11 @@ class Scores:
     def _trained(self) -> TrainedRows:
         handle = self.handle
         return TrainedRows(handle.plan, handle.corpus, handle.order, handle.config.model.width)
+
+    @functools.cached_property
+    def reference(self) -> LoadedModel:
+        """The reference model, loaded when an outcome first asks it."""
+        return load_reference(self.handle, self.mesh)
 
     @functools.cached_property
     def mesh(self) -> Any:

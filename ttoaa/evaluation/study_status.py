@@ -8,13 +8,15 @@ from typing import Any
 
 from ttoaa.config import Study
 from ttoaa.data.corpus import MANIFEST
-from ttoaa.evaluation.watch import Progress, progress
+from ttoaa.evaluation.watch import Progress, progress, progress_of
 from ttoaa.evaluation.work_list import WorkList
-from ttoaa.experiments.context import added_later, check_planned
+from ttoaa.experiments.context import added_later, check_planned, chooses
 from ttoaa.locks import Lease, list_leases
 from ttoaa.planning.plan import Plan
 from ttoaa.report_stamp import is_current
+from ttoaa.runs import REFERENCE
 from ttoaa.training.checkpoint_io import committed_steps
+from ttoaa.training.reference import TrainedReference
 from ttoaa.training.run_records import check_run
 from ttoaa.workdir import Workdir
 
@@ -29,6 +31,7 @@ def study_status(study: Study, root: pathlib.Path) -> dict[str, Any]:
         "experiments": [experiment.name for experiment in study.experiments],
         "steps": study.geometry.steps,
         "corpus": prepared,
+        "reference": _reference(study, Workdir(root)),
         "seeds": seeds,
         "report": _report(root),
     }
@@ -39,6 +42,7 @@ def study_status(study: Study, root: pathlib.Path) -> dict[str, Any]:
 
 def _seed(study: Study, workdir: Workdir) -> dict[str, Any]:
     runs = {name: _run(workdir, p) for name, p in progress(workdir, study.runs).items()}
+    choosing = [e.name for e in study.experiments if chooses(e)]
     plan = Plan(workdir.plan) if (workdir.plan / "plan.json").exists() else None
     held = [lease for lease in list_leases(workdir.tables / "leases") if lease.alive]
     tables: dict[str, Any] = {"made": 0, "asked": 0, "missing": [], "damaged": [], "later": []}
@@ -58,12 +62,21 @@ def _seed(study: Study, workdir: Workdir) -> dict[str, Any]:
         "runs": list(runs),
         **runs,
         "strays": workdir.strays(),
+        "unchosen": [name for name in choosing if not workdir.choices(name).exists()],
         "plan": plan and plan.meta.get("hash"),
         "tables": tables,
         "scored": finished and not (tables["missing"] or tables["damaged"]),
         "running": [_lease(lease) for lease in held if not lease.name.startswith(("job-", "led"))],
         "jobs": [lease.owner for lease in held if lease.name.startswith("job-")],
     }
+
+
+def _reference(study: Study, workdir: Workdir) -> dict[str, Any] | None:
+    """Return the state of the reference model's run, if the study trains one that it needs."""
+    if not (study.needs_reference and isinstance(study.reference, TrainedReference)):
+        return None
+    steps = study.reference.steps or study.geometry.steps
+    return {**_run(workdir, progress_of(workdir, REFERENCE)), "steps": steps}
 
 
 def _look(study: Study, workdir: Workdir, plan: Plan) -> dict[str, Any]:
@@ -128,10 +141,15 @@ def _next(state: dict[str, Any], scored: bool) -> list[str]:
     if not state["corpus"]:
         return [command("prepare")]
     found = []
+    reference = state["reference"]
+    if reference and not reference["finished"]:
+        return [] if reference["training"] else [command("train", 0, "--run=reference")]
     for of in state["seeds"]:
         seed, control, run = of["seed"], of["control"], of["run"]
         busy = any(of[name]["training"] for name in of["runs"])
-        if not of["plan"]:
+        if of["unchosen"]:
+            found.append(command("choose", seed))
+        elif not of["plan"]:
             found.append(command("plan", seed))
         elif not (control["finished"] or control["training"]):
             found.append(command("train", seed, "--run=control"))

@@ -40,18 +40,19 @@ class Progress:
 
 def progress(workdir: Workdir, more: Sequence[str] = ()) -> dict[str, Progress]:
     """Return the progress, by name, of both standard runs, other existing runs, and `more`."""
-    found = {}
-    for kind in dict.fromkeys([*workdir.runs(), *more]):
-        folder, label = workdir.run(kind), workdir.label(kind)
-        if finished := read_finished(folder):
-            found[kind] = Progress(label, finished["step"], None, True, False)
-            continue
-        lines = read_attempts(folder / ATTEMPTS)
-        step = lines[-1]["step"] if lines else None
-        quiet = max(0.0, time.time() - lines[-1]["time"]) if lines else None
-        training = running_trainer(folder) is not None
-        found[kind] = Progress(label, step, quiet, False, training)
-    return found
+    names = dict.fromkeys([*workdir.runs(), *more])
+    return {name: progress_of(workdir, name) for name in names}
+
+
+def progress_of(workdir: Workdir, name: str) -> Progress:
+    """Return the progress of one run."""
+    folder, label = workdir.run(name), workdir.label(name)
+    if finished := read_finished(folder):
+        return Progress(label, finished["step"], None, True, False)
+    lines = read_attempts(folder / ATTEMPTS)
+    step = lines[-1]["step"] if lines else None
+    quiet = max(0.0, time.time() - lines[-1]["time"]) if lines else None
+    return Progress(label, step, quiet, False, running_trainer(folder) is not None)
 
 
 def span(seconds: float) -> str:

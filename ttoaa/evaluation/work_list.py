@@ -10,8 +10,9 @@ from ttoaa.experiments.base import Experiment
 from ttoaa.experiments.context import outcome_fingerprints
 from ttoaa.parquet_io import outcome_source
 from ttoaa.planning.plan import Plan
-from ttoaa.runs import CONTROL, parse_run
+from ttoaa.runs import CONTROL, REFERENCE, parse_run
 from ttoaa.training.checkpoint_io import CheckpointError, committed_steps, read_meta
+from ttoaa.training.reference import find_reference
 from ttoaa.workdir import Workdir
 
 _MOST = 12
@@ -53,6 +54,9 @@ class WorkList:
         self.study, self.workdir, self.plan, self.steps = study, workdir, plan.hash, steps
         self._planned = plan.contents["experiments"]
         self.outcomes = outcome_fingerprints(study.experiments)
+        self.reference = ""
+        if study.needs_reference:
+            self.reference = find_reference(study.reference, workdir.run(REFERENCE)).sha256
         self.faults: dict[Where, str] = {}
         """What was damaged at the last poll."""
         self._seen: set[tuple[str, int]] = set()
@@ -99,7 +103,8 @@ class WorkList:
 
     def made_of(self, experiment: Experiment) -> dict[str, str]:
         """What its tables are made of, in addition to a checkpoint."""
-        return {"plan": self.plan, "outcome": self.outcomes[experiment.name]}
+        judge = {"reference": self.reference} if experiment.needs_reference else {}
+        return {"plan": self.plan, "outcome": self.outcomes[experiment.name], **judge}
 
     def is_made(self, work: Work, experiment: Experiment) -> bool:
         """Whether the table exists by now, perhaps written by another job."""

@@ -193,6 +193,14 @@ class Scorer(Model, Protocol):
         """
         ...
 
+    @property
+    def reference(self) -> Model:
+        """The study's reference model, the same for every run and step.
+
+        An experiment that asks it overrides `Experiment.needs_reference`.
+        """
+        ...
+
 
 Sign = Annotated[int, OneOf((-1, 1))]
 

@@ -4,10 +4,12 @@ import dataclasses
 import functools
 import hashlib
 import json
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ttoaa.author_errors import blame
 from ttoaa.data.corpus import Corpus
@@ -21,6 +23,20 @@ from ttoaa.planning.reserve import Reserve, deal_reserve, document_runs
 
 ProbeList = Sequence[tuple[str, Probe]]
 """(experiment, probe) pairs."""
+ChoiceTables = Mapping[str, pd.DataFrame]
+"""What experiments chose by the reference model, by name."""
+_NOTHING: ChoiceTables = types.MappingProxyType({})
+
+
+def chooses(experiment: Experiment) -> bool:
+    """Whether the experiment chooses by the reference model."""
+    overridden = type(experiment).choose is not Experiment.choose
+    return experiment.needs_reference and overridden
+
+
+def removes_texts(experiment: Experiment) -> bool:
+    """Whether the experiment may remove texts: it then chooses before the reserve is dealt."""
+    return type(experiment).removes is not Experiment.removes
 
 
 def ask_reserve(
@@ -56,27 +72,40 @@ def make_worlds(
     seed: int,
     geometry: Geometry,
     corpus: Corpus,
-    reserve: Reserve,
+    reserve: Reserve | None,
+    choices: ChoiceTables = _NOTHING,
 ) -> dict[str, World]:
-    """Return the World of each experiment by name, with its windows of the reserve."""
-    return {e.name: _world(e.name, seed, geometry, corpus, reserve) for e in experiments}
+    """Return the World of each experiment by name, with its windows of the reserve and choices.
+
+    Without `reserve` no experiment has windows yet.
+    """
+    return {e.name: _world(e.name, seed, geometry, corpus, reserve, choices) for e in experiments}
 
 
 def ask_removals(
-    experiments: Sequence[Experiment], seed: int, geometry: Geometry, corpus: Corpus
+    experiments: Sequence[Experiment],
+    seed: int,
+    geometry: Geometry,
+    corpus: Corpus,
+    choices: ChoiceTables = _NOTHING,
 ) -> Removals:
     """Collect the texts that the experiments remove, before reserve windows are assigned."""
     asked: dict[str, list[Removal]] = {}
     for e in experiments:
         with blame(e.name):
-            asked[e.name] = [*e.removes(_world(e.name, seed, geometry, corpus))]
+            asked[e.name] = [*e.removes(_world(e.name, seed, geometry, corpus, None, choices))]
         if asked[e.name] and not e.inserts:
             raise ValueError(f"{e.name} declares inserts = False but removes texts")
     return Removals(asked, geometry.length)
 
 
 def _world(
-    name: str, seed: int, geometry: Geometry, corpus: Corpus, reserve: Reserve | None = None
+    name: str,
+    seed: int,
+    geometry: Geometry,
+    corpus: Corpus,
+    reserve: Reserve | None,
+    choices: ChoiceTables,
 ) -> World:
     none = np.empty(0, np.int64)
     windows = none if reserve is None else reserve.windows(name)
@@ -89,6 +118,7 @@ def _world(
         reserve=functools.partial(corpus.windows, "reserve", windows, geometry.length),
         documents=none if reserve is None else reserve.run[windows],
         corpus=corpus,
+        choices=choices.get(name, pd.DataFrame()),
     )
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 
 from ttoaa.planning.plan import Plan
 from ttoaa.reporting.insertions import filled_slots, insertions
+from ttoaa.runs import REFERENCE
 from ttoaa.training.run_records import LEDGER, read_ledger
 from ttoaa.workdir import RUNS, Workdir
 
@@ -72,11 +73,20 @@ def stages(root: pathlib.Path, seeds: Sequence[int], report: float) -> list[Stag
     evaluation = _phases(folder.tables for folder in folders)
     return [
         Stage("prepare", sum(_seconds(Workdir(root).corpus).values())),
+        *_reference(root, folders),
         Stage("plan", sum(_phases(folder.plan for folder in folders).values())),
         *(Stage(f"train {name}", sum(phases.values())) for name, phases in training.items()),
         *(Stage(_scoring_name(phase), s, scoring=True) for phase, s in evaluation.items()),
         Stage("report", report),
     ]
+
+
+def _reference(root: pathlib.Path, folders: Sequence[Workdir]) -> list[Stage]:
+    """Return the stages of a reference model that the study trained or asked."""
+    trained = sum(_seconds(Workdir(root).run(REFERENCE)).values())
+    chosen = sum(_phases(folder.choices("").parent for folder in folders).values())
+    found = [Stage("train reference", trained), Stage("choose", chosen)]
+    return [stage for stage in found if stage.seconds]
 
 
 def _scoring_name(phase: str) -> str:
@@ -102,6 +112,7 @@ def cost_of_one(root: pathlib.Path, seeds: Sequence[int], experiments: int) -> C
     both = sum(sum(training[name].values()) for name in RUNS)
     further = sum(sum(phases.values()) for phases in training.values()) - both
     corpus = sum(_seconds(Workdir(root).corpus).values())
+    reference = sum(stage.seconds for stage in _reference(root, folders))
     plan, scoring = (
         sum(_phases(made).values())
         for made in ([f.plan for f in folders], [f.tables for f in folders])
@@ -109,6 +120,7 @@ def cost_of_one(root: pathlib.Path, seeds: Sequence[int], experiments: int) -> C
     other = both - control - run - probes
     parts = (
         Part("corpus", corpus, corpus, "made once"),
+        *([Part("reference model", reference, reference, "made once")] if reference else []),
         Part("plan", plan, plan, "made once"),
         Part("control run, training steps", control, control, "one control, shared by all"),
         Part("experiment run, training steps", run, run * experiments, "× N when separate"),

@@ -40,6 +40,12 @@ def available_steps(folder: pathlib.Path, step: int | None = None) -> list[int]:
     return steps
 
 
+def checkpoints_folder(folder: str) -> pathlib.Path:
+    """Return the checkpoints of the folder of a run, or the folder itself."""
+    root = pathlib.Path(folder).expanduser()
+    return root / "checkpoints" if (root / "checkpoints").is_dir() else root
+
+
 @gin.configurable
 @config_class
 class InitFrom:
@@ -62,8 +68,7 @@ class InitFrom:
 
     @property
     def checkpoints(self) -> pathlib.Path:
-        root = pathlib.Path(self.folder).expanduser()
-        return root / "checkpoints" if (root / "checkpoints").is_dir() else root
+        return checkpoints_folder(self.folder)
 
 
 class InitialState(NamedTuple):

@@ -1,0 +1,110 @@
+"""The study's reference model: one that experiments ask before the plan, or that judges texts.
+
+It is none of the study's own runs: selecting and reporting on one model would report regression to
+the mean.
+"""
+
+import dataclasses
+import pathlib
+from typing import NamedTuple
+
+import gin
+
+from ttoaa.config_fields import Count, Name, PositiveInt, config_class
+from ttoaa.identity import digest, restore
+from ttoaa.model.decoder import DecoderConfig
+from ttoaa.training.checkpoint_io import newest_meta, read_meta
+from ttoaa.training.checkpoints import Keep
+from ttoaa.training.config import Training
+from ttoaa.training.init_from import available_steps, checkpoints_folder
+from ttoaa.training.optimizer import Optimizer
+from ttoaa.training.run_records import read_finished
+
+
+@gin.configurable
+@config_class
+class TrainedReference:
+    """A model that the study trains once, for all seeds, with `ttoaa train --run=reference`.
+
+    It sees the study's corpus without any experiment, from other initial weights and in another
+    order than every run.
+    """
+
+    steps: PositiveInt | None = None
+    """By default as many as the study's runs."""
+    model: DecoderConfig | None = None
+    """By default that of the study's runs."""
+    optimizer: Optimizer | None = None
+    """By default that of the study's runs, with its schedule over `steps`."""
+
+    def training(self, training: Training) -> Training:
+        """Return how it trains: as the study's runs, but it keeps its last checkpoint alone."""
+        own = self.optimizer or training.optimizer
+        return dataclasses.replace(training, optimizer=own, keep=Keep(last=1))
+
+    def check(self, training: Training, steps: int) -> None:
+        """Raise ValueError for settings that do not fit; runs of the study have `steps` steps."""
+        try:
+            self.training(training).check(self.steps or steps)
+        except ValueError as error:
+            raise ValueError(f"TrainedReference: {error}") from error
+
+
+@gin.configurable
+@config_class
+class ReferenceCheckpoint:
+    """A checkpoint of another study, or an imported one; it must use the study's tokenizer."""
+
+    folder: Name
+    """Folder of a run or an import, or its checkpoints/ folder."""
+    step: Count | None = None
+    """By default the newest checkpoint."""
+
+
+Reference = TrainedReference | ReferenceCheckpoint
+
+
+class FoundReference(NamedTuple):
+    """A checkpoint to use as the reference model."""
+
+    folder: pathlib.Path
+    """Of checkpoints."""
+    step: int
+    model: DecoderConfig
+    sha256: str
+    """Of the fingerprints of its parameters."""
+
+
+def find_reference(reference: Reference | None, trained: pathlib.Path) -> FoundReference:
+    """Look up the reference model, whose run is in `trained` if the study trains it.
+
+    Raises ValueError if the study has none, or if it is not there yet.
+    """
+    if reference is None:
+        raise ValueError("the study has no reference model: set Study.reference")
+    if isinstance(reference, TrainedReference):
+        finished = read_finished(trained)
+        if finished is None:
+            raise ValueError(
+                f"the reference model in {trained} is not trained: run ttoaa train "
+                f"--run=reference --workdir={trained.parent}"
+            )
+        return _checkpoint(trained / "checkpoints", finished["step"])
+    return _checkpoint(checkpoints_folder(reference.folder), reference.step)
+
+
+def _checkpoint(folder: pathlib.Path, step: int | None) -> FoundReference:
+    try:
+        steps = available_steps(folder, step)
+    except ValueError as error:
+        raise ValueError(f"the reference model: {error}") from error
+    meta = newest_meta(folder) if step is None else read_meta(folder, step)
+    if meta is None:
+        raise ValueError(f"the reference model: all checkpoints {steps} in {folder} are damaged")
+    if "model" not in meta.get("identity", {}):
+        raise ValueError(
+            f"the reference model: checkpoint {meta['step']} in {folder} does not say what model "
+            "it is of: import it again"
+        )
+    model = restore(DecoderConfig, meta["identity"]["model"])
+    return FoundReference(folder, meta["step"], model, digest(meta["fingerprints"]["params"]))
