@@ -46,6 +46,7 @@ class LoadedModel:
 
     config: DecoderConfig
     params: Params
+    tokenizer: Tokenizer
     generation: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
     """The phase of the ledger that `generate` belongs to."""
 
@@ -81,7 +82,6 @@ class CheckpointScorer(LoadedModel):
     step: int
     items: pd.DataFrame
     probes: pd.DataFrame
-    tokenizer: Tokenizer
     decisions: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
     copies: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
     trained: TrainedRows
@@ -146,7 +146,7 @@ def load_reference(handle: StudyHandle, mesh: Mesh | None) -> LoadedModel:
     with pin(found.folder, found.step):
         abstract = abstract_on(found.model, mesh)
         params = read_checkpoint(found.folder, found.step, params=abstract)["params"]
-    return LoadedModel(config=found.model, params=params)
+    return LoadedModel(config=found.model, params=params, tokenizer=handle.corpus.tokenizer)
 
 
 def abstract_on(model: DecoderConfig, mesh: Mesh | None) -> Any:
