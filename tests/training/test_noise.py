@@ -19,10 +19,12 @@ from training.conftest import (
     same_bits,
 )
 
+from ttoaa.experiments.watermark import watermark_statistic
 from ttoaa.model.compute_config import Execution
 from ttoaa.model.decoder import apply, init_params
 from ttoaa.model.noise import unit_noise
 from ttoaa.planning.noise import NOISE_KEY, NOISE_SCALE, row_keys
+from ttoaa.scoring.gradients import embedding_gradients
 from ttoaa.training.device_feed import place_batch
 from ttoaa.training.loop import Stopped, train
 
@@ -133,3 +135,17 @@ def test_bfloat16_embeddings_take_noise_too():
     _, metrics = take(make_program(model=model), noisy_batch(3))
     _, exact = take(make_program(training=TRAINING), noisy_batch(3))
     np.testing.assert_allclose(metrics["loss"], exact["loss"], rtol=5e-3)
+
+
+def test_a_watermark_that_was_just_learnt_is_positive():
+    """One update on noise; 48 rows of 12 models, whose statistics are N(0, 1) without it."""
+    program, learnt = make_program(), []
+    scale = np.tile(np.float32([[0, 1]]), (4, 1))
+    for step in range(12):
+        batch = noisy_batch(step, scale)
+        params, _ = take(program, batch)
+        requests = [(tokens, 1) for tokens in batch["tokens"]]
+        gradients = embedding_gradients(MODEL, params, requests)
+        noise = unit_noise(jnp.asarray(batch[NOISE_KEY]), GEOMETRY.length, MODEL.width)
+        learnt.append(watermark_statistic(gradients, np.asarray(noise)))
+    assert np.mean(learnt) * np.sqrt(48) > 4

@@ -1,0 +1,312 @@
+"""Gaussian watermarks: noise on the embeddings of whole batches, found again in gradients (E.6).
+
+Training on e + sigma * u once, with u ~ N(0, 1), lowers the loss towards +u. The statistic of a
+row is x = -<g, u> / |g|, where g is the gradient of its mean loss with respect to its embeddings
+without noise. A learnt watermark is positive; without one x is exactly N(0, 1), whatever g is,
+because u is independent of it. The detector needs neither sigma nor another model.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar
+
+import gin
+import numpy as np
+import pandas as pd
+import scipy  # its submodules load when they are first used
+
+from ttoaa.config_fields import (
+    Count,
+    Distinct,
+    Increasing,
+    NotEmpty,
+    Positive,
+    PositiveInt,
+    config_class,
+)
+from ttoaa.data.geometry import Geometry
+from ttoaa.experiments.base import Experiment, Scorer, World
+from ttoaa.planning.items import Items, Noise
+from ttoaa.planning.placement import Explicit, WholeBatch
+from ttoaa.statistics.bootstrap import Estimate, bootstrap, count_groups, estimate
+
+STATISTIC, FRESH, UNMARKED = "statistic", "statistic_fresh", "statistic_unmarked"
+DETECTED, FALSE_ALARM = "detected", "false_alarm"
+CLOSED_FORM, COMBINED_P, NEEDED = "detected_closed_form", "combined_p", "sequences_needed"
+SPREAD = "spread"
+
+FALSE_POSITIVES = 0.01
+_POWER = 0.9
+_MOST = 1e6
+"""Upper bound of `sequences_needed`, and its value where the mean statistic is not positive."""
+_ALL = "all"
+_AT_ONCE = 64  # rows whose gradients and noise are in memory together
+
+
+@gin.configurable
+@config_class
+class GaussianWatermark(Experiment):
+    """Add Gaussian noise once to the embeddings of whole batches, and detect it in gradients.
+
+    Rows keep their text. Outcomes by age, the number of updates since the batch was trained on:
+    the statistic of the true noise on its rows ('statistic'), of noise that no run has seen on the
+    same rows ('statistic_fresh'), and of the true noise on rows of the nearest batch without noise
+    ('statistic_unmarked'); the share of rows detected at 1% false positives, counted ('detected',
+    and 'false_alarm' for fresh noise) and in closed form from the mean ('detected_closed_form');
+    the one-sided p value of all rows together ('combined_p'); the number of rows that a test at 1%
+    needs for power 0.9 ('sequences_needed'); and the standard deviation ('spread'). The control run
+    is a third null: it has the rows but never saw the noise.
+
+    Intervals are over batches, since the rows of one share an update. The placebo is fresh noise.
+    """
+
+    steps: Annotated[Sequence[Count], Distinct()] = ()
+    """Steps of which the batch is watermarked, in addition to those of the next fields."""
+    every: PositiveInt | None = None
+    """Watermark the batch of every this many steps."""
+    first: Count | None = None
+    """The first step of `every`; by default `every`."""
+    checkpoints: Annotated[Sequence[PositiveInt], Distinct()] = ()
+    """Steps of checkpoints before which batches are watermarked, at the distances of `before`."""
+    before: Annotated[Sequence[PositiveInt], Distinct()] = ()
+    """Ages that watermarks have at these checkpoints: the batch of step (checkpoint - age)."""
+    sigma: Positive = 1.0
+    relative: bool = True
+    """Whether sigma is in units of the RMS of the embedding matrix, or absolute."""
+    exclusive: bool = True
+    """Whether the batches must be free of other experiments' edits. If not, these share the rows:
+    noise comes on top of what they insert."""
+    scored_rows: PositiveInt | None = None
+    """Rows of each batch that are scored; None: all."""
+    ages: Annotated[Sequence[PositiveInt], NotEmpty(), Increasing()] = (16, 64, 256)
+    """Upper bounds of the conditions 'age-1-16', 'age-17-64', …, and 'age-over-256'."""
+
+    signs: ClassVar[Mapping[str, int]] = {
+        **dict.fromkeys((STATISTIC, FRESH, UNMARKED, DETECTED, FALSE_ALARM, CLOSED_FORM), 1),
+        **dict.fromkeys((COMBINED_P, NEEDED), -1),
+        SPREAD: 1,
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.steps or self.every or (self.checkpoints and self.before)):
+            raise ValueError(
+                f"{self.name}: name the batches by `steps`, `every`, or `checkpoints` and `before`"
+            )
+        if bool(self.checkpoints) != bool(self.before):
+            raise ValueError(f"{self.name}: `checkpoints` and `before` need each other")
+        condition = self.primary.partition("/")[2]
+        if condition not in self._conditions:
+            raise ValueError(
+                f"{self.name}: the primary's condition must be among {self._conditions}"
+            )
+
+    @property
+    def placebo(self) -> str:
+        return f"{FRESH}/{self.primary.partition('/')[2]}"
+
+    @property
+    def _conditions(self) -> list[str]:
+        """Names of the ranges of ages, and of all ages together."""
+        lows = [1, *(age + 1 for age in self.ages)]
+        names = [f"age-{low}-{high}" for low, high in zip(lows, self.ages, strict=False)]
+        return [*names, f"age-over-{self.ages[-1]}", _ALL]
+
+    def watermarked(self, geometry: Geometry) -> list[int]:
+        """Return the steps of which the batch is watermarked, ascending."""
+        found = {*self.steps, *(c - age for c in self.checkpoints for age in self.before)}
+        if self.every:
+            first = self.every if self.first is None else self.first
+            found |= {*range(first, geometry.steps, self.every)}
+        outside = sorted(step for step in found if not 0 <= step < geometry.steps)
+        if outside or len(found) == geometry.steps:
+            what = f"step {outside[0]}" if outside else "every step"
+            raise ValueError(
+                f"{self.name} watermarks {what} of a run of {geometry.steps} steps: change "
+                "`steps`, `every`, or `checkpoints` and `before`"
+            )
+        return sorted(found)
+
+    def intervene(self, world: World) -> Iterator[Items]:
+        """Yield a block of items for each batch, and one for the rows that it is compared with.
+
+        Rows without a watermark are the same rows of the nearest batch that has none, the later one
+        of two: rows of training that the model met at nearly the same age.
+        """
+        geometry = world.geometry
+        batch, steps = geometry.batch, self.watermarked(geometry)
+        scored = min(self.scored_rows or batch, batch)
+        noise = Noise(self.sigma, self.relative, self.exclusive)
+        free = np.setdiff1d(np.arange(geometry.steps), steps)
+        for step in steps:
+            gaps = np.abs(free - step) + np.where(free < step, 0.5, 0)
+            nearest = int(free[np.argmin(gaps)])
+            for at, rows, suffix in ((step, batch, ""), (nearest, scored, "-unmarked")):
+                marked, numbers = not suffix, np.arange(rows)
+                yield Items(
+                    ids=[f"{step}-{row}{suffix}" for row in numbers],
+                    condition=suffix[1:] or "watermark",
+                    repetitions=int(marked),
+                    noise=noise,
+                    placement=WholeBatch(steps=(step,), row=0) if marked else Explicit(()),
+                    fields={
+                        "step": [step] * rows,
+                        "row": numbers.tolist(),
+                        "position": (at * batch + numbers).tolist(),
+                        "scored": (numbers < scored).tolist(),
+                    },
+                )
+
+    def outcome(self, model: Scorer) -> pd.DataFrame:
+        """Per row its statistics, with its age and one-sided p value, by age and for all ages."""
+        items = model.items[["id", "condition", "step", "row", "position", "scored"]]
+        items = items[items["scored"].astype(bool) & (items["step"] < model.step)]
+        marked = items["condition"] == "watermark"
+        pairs = items[marked].merge(items[~marked], on=["step", "row"], suffixes=("", "_free"))
+        pairs = pairs.assign(age=model.step - pairs["step"], item=pairs["id"])
+        parts = [
+            self._score(model, pairs.iloc[first : first + _AT_ONCE])
+            for first in range(0, len(pairs), _AT_ONCE)
+        ]
+        columns = ["item", "condition", "outcome", "value", "group", "age", "p"]
+        if not parts:
+            return pd.DataFrame(columns=columns)
+        scores = pd.concat(parts, ignore_index=True)
+        place = np.searchsorted(self.ages, scores["age"])
+        by_age = scores.assign(condition=np.array(self._conditions)[place])
+        return pd.concat([by_age, scores.assign(condition=_ALL)], ignore_index=True)[columns]
+
+    def _score(self, model: Scorer, pairs: pd.DataFrame) -> pd.DataFrame:
+        """Return the values of some pairs of a row with a watermark and one without."""
+        own, free = pairs["position"].to_numpy(), pairs["position_free"].to_numpy()
+        noise = model.noise(own)
+        of_own = _gradients(model, own)
+        values = {
+            STATISTIC: watermark_statistic(of_own, noise),
+            FRESH: watermark_statistic(of_own, model.noise(own, fresh=1)),
+            UNMARKED: watermark_statistic(_gradients(model, free), noise),
+        }
+        known = pairs[["item", "age"]].assign(group=pairs["step"].astype(str))
+        tables = [
+            known.assign(outcome=name, value=x, p=scipy.stats.norm.sf(x))
+            for name, x in values.items()
+        ]
+        for name, x in ((DETECTED, values[STATISTIC]), (FALSE_ALARM, values[FRESH])):
+            tables.append(known.assign(outcome=name, value=(x > _CRITICAL).astype(float), p=np.nan))
+        return pd.concat(tables, ignore_index=True)
+
+    def estimates(self, run: pd.DataFrame, control: pd.DataFrame) -> list[Estimate]:
+        """Add to the paired means what follows from the mean or the spread of all rows' x."""
+        found = super().estimates(run, control)
+        values = [table[table["outcome"] == STATISTIC] for table in (run, control)]
+        pairs = values[0].merge(
+            values[1][["item", "condition", "value"]],
+            on=["item", "condition"],
+            suffixes=("", "_control"),
+        )
+        for condition, rows in pairs.groupby("condition", sort=False):
+            x_Nx2 = rows[["value", "value_control"]].to_numpy(float)
+            for outcome in _DERIVED:
+                group, sign = rows["group"].to_numpy(), self.sign(outcome)
+                found.append(_derive(outcome, str(condition), x_Nx2, group, sign))
+        return found
+
+    def figure(self, estimates: pd.DataFrame, axes: Any) -> None:
+        """Draw the statistic and its nulls by age, and the rate of detection on a second axis."""
+        final = estimates[estimates["step"] == estimates["step"].max()]
+        names = [name for name in self._conditions if (final["condition"] == name).any()]
+        place = {name: number for number, name in enumerate(names)}
+        lines = [
+            (STATISTIC, "value", "C0", "watermarked rows"),
+            (STATISTIC, "control_value", "C7", "control run"),
+            (FRESH, "value", "C1", "fresh noise"),
+            (UNMARKED, "value", "C2", "rows without watermark"),
+        ]
+        rates = axes.twinx()
+        for number, (outcome, column, color, label) in enumerate(lines):
+            rows = final[final["outcome"] == outcome]
+            at = rows["condition"].map(place) + (number - 1.5) * 0.12
+            axes.plot(at, rows[column], "o", color=color, label=label)
+            if column == "value":
+                axes.vlines(at, rows["ci_low"], rows["ci_high"], color=color)
+        for outcome, style, label in (
+            (DETECTED, "^", "detected, counted"),
+            (CLOSED_FORM, "_", "detected, closed form"),
+        ):
+            rows = final[final["outcome"] == outcome]
+            rates.plot(rows["condition"].map(place) + 0.3, rows["value"], style, color="C3",
+                       label=label)  # fmt: skip
+        needed = final[(final["outcome"] == NEEDED) & (final["condition"] == names[0])]
+        axes.axhline(0, color="gray", linestyle="--")
+        rates.axhline(FALSE_POSITIVES, color="C3", linestyle=":", linewidth=1)
+        axes.set_xticks(range(len(names)), names)
+        axes.set_xlabel("age of the watermark (updates since)")
+        axes.set_ylabel("mean statistic x")
+        rates.set_ylabel(f"rows detected at {FALSE_POSITIVES:.0%} false positives")
+        if len(needed):
+            row = needed.iloc[0]
+            axes.set_title(
+                f"{names[0]}: {row['n']:,.0f} rows, {row['value']:,.0f} needed for power {_POWER}"
+            )
+        handles = [*axes.get_legend_handles_labels()[0], *rates.get_legend_handles_labels()[0]]
+        axes.legend(handles=handles)
+
+
+def watermark_statistic(gradients: Sequence[np.ndarray], noise_NxLxD: np.ndarray) -> np.ndarray:
+    """Return x of each row, float64[n]: <g, u> / |g|, for g the gradients of log-likelihoods.
+
+    The sign is that of the paper's figures: the gradient of a loss would take a minus. Without a
+    watermark, x is N(0, 1) exactly; it is 0 where a gradient vanishes.
+    """
+    return np.array(
+        [
+            np.vdot(g.astype(np.float64), u) / max(np.linalg.norm(g.astype(np.float64)), 1e-300)
+            for g, u in zip(gradients, noise_NxLxD, strict=True)
+        ]
+    )
+
+
+def sequences_needed(mean: float) -> float:
+    """Return the rows of which a one-sided test at 1% finds this mean statistic with power 0.9.
+
+    (z(0.99) + z(0.9))^2 / mean^2 = (3.608 / mean)^2; 1e6 at most, and where the mean is not
+    positive.
+    """
+    reach = _CRITICAL + float(scipy.stats.norm.ppf(_POWER))
+    return min(_MOST, (reach / mean) ** 2) if mean > 0 else _MOST
+
+
+def _gradients(model: Scorer, positions: np.ndarray) -> list[np.ndarray]:
+    """Return for each row float32[L, D]: the gradient of its log-likelihood."""
+    return model.embedding_gradients([(tokens, 1) for tokens in model.rows(positions)])
+
+
+_CRITICAL = float(scipy.stats.norm.isf(FALSE_POSITIVES))
+
+_DERIVED: Mapping[str, Callable[[np.ndarray, np.ndarray, int], np.ndarray]] = {
+    CLOSED_FORM: lambda mean, spread, n: scipy.stats.norm.sf(_CRITICAL - mean),
+    COMBINED_P: lambda mean, spread, n: scipy.stats.norm.sf(math.sqrt(n) * mean),
+    NEEDED: lambda mean, spread, n: np.vectorize(sequences_needed)(mean),
+    SPREAD: lambda mean, spread, n: spread,
+}
+"""Functions of the mean and the standard deviation of n statistics, arrays of any shape."""
+
+
+def _derive(
+    outcome: str, condition: str, x_Nx2: np.ndarray, group_N: np.ndarray, sign: int
+) -> Estimate:
+    """Estimate a function of the statistics of the run and of the control run, [n, 2]."""
+    n, of_moments = len(x_Nx2), _DERIVED[outcome]
+
+    def statistic(counts_RxN: np.ndarray) -> np.ndarray:
+        total_Rx1 = counts_RxN.sum(1, keepdims=True)
+        mean_Rx2 = counts_RxN @ x_Nx2 / total_Rx1
+        square_Rx2 = counts_RxN @ x_Nx2**2 / total_Rx1
+        spread_Rx2 = np.sqrt(np.maximum(square_Rx2 - mean_Rx2**2, 0))
+        run_R, control_R = of_moments(mean_Rx2, spread_Rx2, n).T
+        return np.stack([run_R, sign * (run_R - control_R)], 1)
+
+    groups = [group_N] if len(np.unique(group_N)) < n else None
+    results = bootstrap([n], statistic, "watermark", outcome, condition, groups=groups)
+    control = float(statistic(np.ones((1, n)))[0] @ [1, -sign])
+    return estimate(outcome, condition, n, results, control, count_groups([n], groups))
