@@ -19,12 +19,10 @@ from ttoaa.config_fields import (
     config_class,
 )
 from ttoaa.data.geometry import Geometry
-from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.experiments.base import Experiment, Model, Scorer, World
 from ttoaa.experiments.canaries.conditions import (
     PLAIN,
     RANDOM,
-    RARE,
     UNLIKELY,
     Condition,
     Kind,
@@ -41,6 +39,7 @@ from ttoaa.experiments.canaries.contrasts import (
 from ttoaa.experiments.canaries.figure import draw_membership
 from ttoaa.experiments.canaries.hosts import Host, choose_hosts
 from ttoaa.experiments.canaries.places import in_place_requests
+from ttoaa.experiments.canaries.suffixes import make_suffixes, ordinary_tokens
 from ttoaa.planning.items import Item
 from ttoaa.planning.placement import Placement, Uniform
 from ttoaa.scoring.attacks import LOSS_ATTACK, Attack, AttackedTexts, LossAttack, check_attacks
@@ -99,11 +98,11 @@ class Canaries(Experiment):
     placement: Placement = dataclasses.field(default_factory=Uniform)
     attacks: Sequence[Attack] = dataclasses.field(default_factory=lambda: (LossAttack(),))
     calibrate: Annotated[Sequence[Literal["control", "reference"]], Distinct()] = ()
-    """Attack also with every score minus that of the same text under the control run or under the
-    reference model (Watson et al. 2022): 'auc_by_control', 'auc_min_k_by_reference', …"""
+    """Also the loss minus that of the same text under the control run or the reference model
+    (Watson et al. 2022): 'auc_by_control', 'auc_by_reference'."""
     parts: bool = False
-    """Also the loss of the host alone ('auc_host') and of the suffix given the host ('auc_suffix',
-    'log_likelihood_suffix')."""
+    """Also the loss of the host alone, 'auc_host', and of the suffix given the host: 'auc_suffix'
+    and 'log_likelihood_suffix'."""
     in_place: bool = False
     """Also the loss given the tokens that precede the text in its row: 'auc_in_place'. Members are
     scored where their first copy stood, non-members where a member of their kind stood.
@@ -146,7 +145,7 @@ class Canaries(Experiment):
     def _check_options(self) -> None:
         types = {Kind(kind).type for kind in self.kinds}
         names = [attack.name for attack in self.attacks]
-        for option in ("parts", "in_place", "unmatched", "exposure"):
+        for option in ("calibrate", "parts", "in_place", "unmatched", "exposure"):
             if getattr(self, option) and LOSS_ATTACK not in names:
                 raise ValueError(f"{self.name}: {option} needs the loss attack: add @LossAttack()")
         if self.unmatched and not {PLAIN} < types:
@@ -160,8 +159,8 @@ class Canaries(Experiment):
         """Yield the names of all outcomes."""
         yield from self._means
         yield from (attack.name + ABOVE for attack in self.attacks)
-        calibrated = [f"_by_{model}" for model in self.calibrate]
-        ends = [_end(attack) + c for attack in self.attacks for c in ("", *calibrated)]
+        ends = [_end(attack) for attack in self.attacks]
+        ends += [f"_by_{model}" for model in self.calibrate]
         ends += [HOST, SUFFIX] * self.parts + [IN_PLACE] * self.in_place
         ends += [UNMATCHED] * self.unmatched
         yield from (statistic + end for statistic in self._statistics for end in ends)
@@ -170,8 +169,7 @@ class Canaries(Experiment):
     @property
     def _means(self) -> list[str]:
         """The scores whose mean is an outcome."""
-        parts = [LOSS_ATTACK + HOST, LOSS_ATTACK + SUFFIX] if self.parts else []
-        return [*(attack.name for attack in self.attacks), *parts]
+        return [attack.name for attack in self.attacks] + [LOSS_ATTACK + SUFFIX] * self.parts
 
     @property
     def _statistics(self) -> tuple[str, ...]:
@@ -221,9 +219,7 @@ class Canaries(Experiment):
     def _with_hosts(self, world: World) -> Iterator[tuple[Condition, list[Host]]]:
         """Yield each condition with its hosts."""
         split = self.reserve_windows(world.geometry)[0]
-        members, nonmembers = map(
-            iter, choose_hosts(world, self.host_tokens, self._totals, split, self.name)
-        )
+        members, nonmembers = map(iter, choose_hosts(world, self.host_tokens, self._totals, split))
         for condition in self.conditions:
             side = members if condition.repetitions else nonmembers
             yield condition, [next(side) for _ in range(condition.number)]
@@ -231,7 +227,7 @@ class Canaries(Experiment):
     def choose(self, world: World, model: Model) -> pd.DataFrame:
         """Return the suffixes of the unlikely kinds, least likely token first: item, token."""
         found = [pd.DataFrame({"item": pd.Series(dtype=str), "token": pd.Series(dtype=np.int64)})]
-        eos, among = [world.tokenizer.eos_id], _ordinary(world.tokenizer)
+        eos, among = [world.tokenizer.eos_id], ordinary_tokens(world.tokenizer)
         for condition, hosts in self._with_hosts(world):
             n, kind = condition.kind.tokens, condition.kind
             if kind.type == UNLIKELY:
@@ -243,7 +239,8 @@ class Canaries(Experiment):
 
     def intervene(self, world: World) -> Iterator[Item]:
         eos = [world.tokenizer.eos_id]
-        suffixes = {kind: iter(self._suffixes(Kind(kind), world)) for kind in self.kinds}
+        conditions = self.conditions
+        suffixes = {k: iter(make_suffixes(Kind(k), conditions, world)) for k in self.kinds}
         for condition, hosts in self._with_hosts(world):
             for i, host in enumerate(hosts):
                 text = np.concatenate([host.tokens, next(suffixes[condition.kind.name])])
@@ -257,63 +254,34 @@ class Canaries(Experiment):
                     fields={"document": host.document},
                 )
 
-    def _suffixes(self, kind: Kind, world: World) -> np.ndarray:
-        """Return int32[count, n]: the suffixes of all canaries of a kind, in order."""
-        conditions = [c for c in self.conditions if c.kind == kind]
-        numbers = [c.number for c in conditions]
-        shape = sum(numbers), kind.tokens
-        if kind.type == RANDOM:
-            chosen = world.rng("suffix", kind.name).choice(_ordinary(world.tokenizer), shape)
-            return chosen.astype(np.int32)
-        if kind.type == UNLIKELY:
-            tokens = dict(iter(world.choices.groupby("item", sort=False)["token"]))
-            ids = [f"{c.name}-{i}" for c in conditions for i in range(c.number)]
-            return np.array([tokens[each] for each in ids], np.int32)
-        if kind.type == PLAIN:
-            return np.empty(shape, np.int32)
-        reserved = world.tokenizer.reserved_ids
-        groups = dict.fromkeys(c.matched for c in self.conditions if c.kind.type == RARE)
-        if len(groups) > len(reserved):
-            raise ValueError(
-                f"{self.name}: {len(groups)} rare conditions need a reserved token each, but the "
-                f"tokenizer has {len(reserved)}: raise the tokenizer's reserved ids, or set "
-                "rare_tokens to 'shared'"
-            )
-        rare = dict(zip(groups, world.rng("rare").permutation(np.array(reserved)), strict=False))
-        repeated = np.repeat([rare[c.matched] for c in conditions], numbers)
-        return np.broadcast_to(repeated[:, None], shape).astype(np.int32)
-
     def outcome(self, model: Scorer) -> pd.DataFrame:
         """Score every canary by every attack: host and suffix, given the leading EOS.
 
         The closing EOS is not part of the text.
         """
-        items, h = model.items, 1 + self.host_tokens
+        items, h = model.items, self.host_tokens
         requests = [(np.asarray(tokens, np.int32)[:-1], 1) for tokens in items["tokens"]]
         attacked = AttackedTexts(model, list(items["text"]), requests)
         scores: dict[str, Sequence[float]] = {a.name: a.scores(attacked) for a in self.attacks}
         if "reference" in self.calibrate:
-            by_reference = dataclasses.replace(attacked, model=model.reference)
-            scores |= {a.name + BY_REFERENCE: a.scores(by_reference) for a in self.attacks}
+            scores[LOSS_ATTACK + BY_REFERENCE] = _sums(model.reference.log_likelihood(requests))
         if self.parts or self.exposure:
-            each = attacked.log_probs
-            scores[LOSS_ATTACK + HOST] = [float(np.sum(p[: h - 1], dtype=float)) for p in each]
-            scores[LOSS_ATTACK + SUFFIX] = [float(np.sum(p[h - 1 :], dtype=float)) for p in each]
+            scores[LOSS_ATTACK + HOST] = _sums([p[:h] for p in attacked.log_probs])
+            scores[LOSS_ATTACK + SUFFIX] = _sums([p[h:] for p in attacked.log_probs])
         if self.in_place:
             found = model.log_likelihood(in_place_requests(model, self.conditions))
-            scores[LOSS_ATTACK + IN_PLACE] = [float(np.sum(p, dtype=float)) for p in found]
+            scores[LOSS_ATTACK + IN_PLACE] = _sums(found)
         names = {"id": "item", "condition": "condition", "document": "group"}
         columns = items[[*names]].rename(columns=names)
         tables = [columns.assign(outcome=name, value=value) for name, value in scores.items()]
         return pd.concat(tables, ignore_index=True)
 
     def estimates(self, run: pd.DataFrame, control: pd.DataFrame) -> list[Estimate]:
-        suffixed = [c.name for c in self.conditions if c.kind.tokens]
+        plain = [c.name for c in self.conditions if not c.kind.tokens]
 
         def reported(table: pd.DataFrame) -> pd.DataFrame:
-            whole = table["outcome"].isin([attack.name for attack in self.attacks])
-            parts = table["outcome"].isin(self._means) & table["condition"].isin(suffixed)
-            return table[whole | parts]
+            empty = (table["outcome"] == LOSS_ATTACK + SUFFIX) & table["condition"].isin(plain)
+            return table[table["outcome"].isin(self._means) & ~empty]
 
         found = paired_estimates(reported(run), reported(control), self.sign)
         scores = pair_scores(run, control)
@@ -333,21 +301,10 @@ class Canaries(Experiment):
     def _attack_estimates(
         self, attack: Attack, condition: Condition, scores: dict[tuple[str, str], pd.DataFrame]
     ) -> Iterator[Estimate]:
-        name, both = condition.name, (condition.name, condition.matched)
-        members, nonmembers = (scores[attack.name, each] for each in both)
-        above = attack.name + ABOVE
-        yield above_nonmembers(above, name, members, nonmembers, self.sign(above))
-        sides = {"": (members, nonmembers)}
-        if "control" in self.calibrate:
-            sides[BY_CONTROL] = less_control(members), less_control(nonmembers)
-        if "reference" in self.calibrate:
-            references = (scores[attack.name + BY_REFERENCE, each] for each in both)
-            member, nonmember = (
-                less(own, its) for own, its in zip((members, nonmembers), references, strict=True)
-            )
-            sides[BY_REFERENCE] = member, nonmember
-        for end, pair in sides.items():
-            yield from membership(*pair, name, _end(attack) + end, self.sign, self._statistics)
+        name, above = condition.name, attack.name + ABOVE
+        pair = scores[attack.name, name], scores[attack.name, condition.matched]
+        yield above_nonmembers(above, name, *pair, self.sign(above))
+        yield from membership(*pair, name, _end(attack), self.sign, self._statistics)
 
     def _loss_estimates(
         self, condition: Condition, scores: dict[tuple[str, str], pd.DataFrame]
@@ -361,6 +318,12 @@ class Canaries(Experiment):
         def separation(pair: tuple[pd.DataFrame, pd.DataFrame], end: str) -> list[Estimate]:
             return membership(*pair, name, end, self.sign, self._statistics)
 
+        if "control" in self.calibrate:
+            member, nonmember = map(less_control, sides(""))
+            yield from separation((member, nonmember), BY_CONTROL)
+        if "reference" in self.calibrate:
+            member, nonmember = map(less, sides(""), sides(BY_REFERENCE))
+            yield from separation((member, nonmember), BY_REFERENCE)
         if self.parts and kind.tokens:
             for end in (HOST, SUFFIX):
                 yield from separation(sides(end), end)
@@ -370,8 +333,8 @@ class Canaries(Experiment):
             yield above_nonmembers(GAIN, name, member, nonmember, self.sign(GAIN))
         if self.unmatched and kind.tokens:
             plain = scores[LOSS_ATTACK, f"{PLAIN}-0x"]
-            pair = _per_token(sides("")[0], self.host_tokens + kind.tokens)
-            yield from separation((pair, _per_token(plain, self.host_tokens)), UNMATCHED)
+            member = _per_token(sides("")[0], self.host_tokens + kind.tokens)
+            yield from separation((member, _per_token(plain, self.host_tokens)), UNMATCHED)
         if self.exposure and kind.type == RANDOM:
             member, nonmember = sides(SUFFIX)
             run_bits, control_bits = (
@@ -387,9 +350,8 @@ class Canaries(Experiment):
         draw_membership(estimates, axes, self.conditions, ends)
 
 
-def _ordinary(tokenizer: Tokenizer) -> np.ndarray:
-    """Return int64[m]: the tokens of texts, without EOS and reserved ones."""
-    return np.delete(np.arange(tokenizer.reserved_ids.start), tokenizer.eos_id)
+def _sums(log_probs: Sequence[np.ndarray]) -> list[float]:
+    return [float(np.sum(each, dtype=float)) for each in log_probs]
 
 
 def _per_token(scores: pd.DataFrame, tokens: int) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """Figures 3b and 13 of the paper: detection against repetitions and against suffix length."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,6 @@ from ttoaa.experiments.canaries.conditions import PLAIN, RANDOM, RARE, UNLIKELY,
 from ttoaa.scoring.membership import AUC, chance_tpr
 
 _TYPES = (PLAIN, RARE, UNLIKELY, RANDOM)
-_LABELS = {AUC: "AUC"}
 
 
 def draw_membership(
@@ -25,60 +25,58 @@ def draw_membership(
     repetitions = sorted({c.repetitions for c in members})
     final = estimates[estimates["step"] == estimates["step"].max()]
     axes.set_axis_off()
+    axes.get_figure().set_layout_engine("none")  # it does not see inset axes
     nonmembers = next(c.number for c in conditions if not c.repetitions)
-    row = 0
-    for statistic, outcome in outcomes.items():
-        table = final[final["outcome"] == outcome].set_index(["seed", "condition"])
+    by_length = [
+        (
+            f"{length} token{'s' * (length > 1)}" if length else "",
+            repetitions,
+            {(c.kind.type, c.repetitions): c for c in members if c.kind.tokens in (0, length)},
+        )
+        for length in lengths
+    ]
+    by_repetitions = [
+        (f"{r}×", lengths, {(c.kind.type, c.kind.tokens): c for c in members if c.repetitions == r})
+        for r in repetitions
+    ]
+    rows = [("repetitions in training", by_length)]
+    rows += [("tokens of the suffix", by_repetitions)] * (len(lengths) > 1)
+    height = 1 if len(outcomes) * len(rows) == 1 else 0.7
+    for number, (statistic, (x_label, panels)) in enumerate(itertools.product(outcomes, rows)):
+        table = final[final["outcome"] == outcomes[statistic]].set_index(["seed", "condition"])
         chance = 0.5 if statistic == AUC else chance_tpr(nonmembers)
-        label = _LABELS.get(statistic, "TPR at 1% FPR")
-        panels = [
-            (
-                f"{length} tokens" if length else "",
-                "repetitions in training",
-                repetitions,
-                {(c.kind.type, c.repetitions): c for c in members if c.kind.tokens in (0, length)},
-            )
-            for length in lengths
-        ]
-        _draw_row(table, axes, row, label, chance, panels)
-        row += 1
-        if len(lengths) > 1:
-            panels = [
-                (
-                    f"{r} repetitions",
-                    "tokens of the canary",
-                    lengths,
-                    {(c.kind.type, c.kind.tokens): c for c in members if c.repetitions == r},
-                )
-                for r in repetitions
-            ]
-            _draw_row(table, axes, row, label, chance, panels)
-            row += 1
+        drawn = []
+        for column, panel in enumerate(panels):
+            width = 1 / len(panels)
+            place = (width * column, 1 - height - 1.1 * number, width - 0.04, height)
+            drawn.append(axes.inset_axes(place, sharey=drawn[0] if drawn else None))
+            _draw_panel(table, drawn[-1], chance, *panel)
+            drawn[-1].tick_params(labelleft=not column)
+        drawn[0].set_ylabel("AUC" if statistic == AUC else "TPR at 1% FPR")
+        drawn[len(drawn) // 2].set_xlabel(x_label)
+        if not number:
+            drawn[-1].legend(loc="upper left", bbox_to_anchor=(1, 1))
 
 
-_Panel = tuple[str, str, Sequence[int], Mapping[tuple[str, int], Condition]]
-"""Title, label and values of the x axis, and the condition of each (type, x)."""
-
-
-def _draw_row(
-    table: pd.DataFrame, axes: Any, row: int, label: str, chance: float, panels: Sequence[_Panel]
+def _draw_panel(
+    table: pd.DataFrame,
+    panel: Any,
+    chance: float,
+    title: str,
+    values: Sequence[int],
+    found: Mapping[tuple[str, int], Condition],
 ) -> None:
+    """Draw the estimates of the conditions of each (type, x), where x is one of `values`."""
     seeds = list(table.index.get_level_values("seed").unique())
-    width = 1 / len(panels)
-    for column, (title, x_label, values, found) in enumerate(panels):
-        panel = axes.inset_axes((width * column, -1.3 * row, width - 0.07, 1))
-        for number, kind in enumerate(_TYPES):
-            there = [x for x, value in enumerate(values) if (kind, value) in found]
-            names = [found[kind, values[x]].name for x in there]
-            for k, seed in enumerate(seeds if there else []):
-                rows = table.loc[[(seed, name) for name in names]]
-                at = np.array(there) + 0.06 * number + 0.02 * k
-                shown = kind if k == 0 else None
-                panel.plot(at, rows["value"], "o-", color=f"C{number}", label=shown)
-                panel.vlines(at, rows["ci_low"], rows["ci_high"], color=f"C{number}")
-        panel.axhline(chance, color="gray", linestyle="--", label="chance")
-        panel.set_xticks(range(len(values)), [f"{value:,}" for value in values])
-        panel.set_xlabel(x_label)
-        panel.set_title(f"{label}, {title}" if title else label)
-    if row == 0:
-        panel.legend()
+    for number, kind in enumerate(_TYPES):
+        there = [x for x, value in enumerate(values) if (kind, value) in found]
+        names = [found[kind, values[x]].name for x in there]
+        for k, seed in enumerate(seeds if there else []):
+            rows = table.loc[[(seed, name) for name in names]]
+            at = np.array(there) + 0.06 * number + 0.02 * k
+            shown = kind if k == 0 else None
+            panel.plot(at, rows["value"], "o-", color=f"C{number}", label=shown)
+            panel.vlines(at, rows["ci_low"], rows["ci_high"], color=f"C{number}")
+    panel.axhline(chance, color="gray", linestyle="--", label="chance")
+    panel.set_xticks(range(len(values)), [f"{value:,}" for value in values])
+    panel.set_title(title)

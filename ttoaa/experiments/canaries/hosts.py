@@ -18,14 +18,14 @@ class Host(NamedTuple):
 
 
 def choose_hosts(
-    world: World, tokens: int, totals: Sequence[int], split: int, name: str
+    world: World, tokens: int, totals: Sequence[int], split: int
 ) -> tuple[list[Host], list[Host]]:
     """Return the hosts of `totals` members and non-members; of the first `split` windows, members'.
 
     They are disjoint, distinct, and without EOS as far as possible. An unsuitable host is replaced
     in place, so a different window of the reserve (because another experiment was added) changes
-    only the canaries cut from it. Members and non-members are chosen alike. Raises ValueError, for
-    the experiment `name`, if the reserve has too few distinct pieces.
+    only the canaries cut from it. Members and non-members are chosen alike. Raises ValueError if
+    the reserve has too few distinct pieces.
     """
     eos, cut = world.tokenizer.eos_id, world.reserve_NxL.shape[1] // tokens
     pieces = world.reserve_NxL[:, : cut * tokens].reshape(-1, tokens)
@@ -40,8 +40,8 @@ def choose_hosts(
         chosen = _choose(side, total, rank, world.rng("replace", len(found)))
         if (rank[chosen] == 2).any():
             raise ValueError(
-                f"{name}: the reserve has too few distinct pieces of {tokens} tokens for {total} "
-                "canaries: raise spare or host_tokens, or lower members"
+                f"{world.name}: the reserve has too few distinct pieces of {tokens} tokens for "
+                f"{total} canaries: raise spare or host_tokens, or lower members"
             )
         found.append([Host(pieces[k], int(documents[k])) for k in chosen.tolist()])
     return found[0], found[1]

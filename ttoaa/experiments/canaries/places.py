@@ -31,10 +31,9 @@ def in_place_requests(model: Scorer, conditions: Sequence[Condition]) -> list[Re
         there = places.get(condition, [])
         chosen.append(item if repetitions else there[count % len(there)])
     stood = copies.loc[chosen]
-    positions, inverse = np.unique(stood["position"].to_numpy(np.int64), return_inverse=True)
-    rows = model.rows(positions)
     requests = []
-    for row, offset, tokens in zip(inverse, stood["offset"], items["tokens"], strict=True):
+    rows = model.rows(stood["position"].to_numpy())
+    for row, offset, tokens in zip(rows, stood["offset"], items["tokens"], strict=True):
         text = np.asarray(tokens, np.int32)[:-1]
-        requests.append((np.concatenate([rows[row, :offset], text]), int(offset) + 1))
+        requests.append((np.concatenate([row[:offset], text]), int(offset) + 1))
     return requests
