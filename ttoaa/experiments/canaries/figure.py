@@ -45,7 +45,7 @@ def draw_membership(
     for number, (statistic, (x_label, panels)) in enumerate(itertools.product(outcomes, rows)):
         table = final[final["outcome"] == outcomes[statistic]].set_index(["seed", "condition"])
         chance = 0.5 if statistic == AUC else chance_tpr(nonmembers)
-        drawn = []
+        drawn: list[Any] = []
         for column, panel in enumerate(panels):
             width = 1 / len(panels)
             place = (width * column, 1 - height - 1.1 * number, width - 0.04, height)
