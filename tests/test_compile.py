@@ -69,6 +69,16 @@ def test_scoring_is_compiled_likewise_and_fewer_layers_stand_for_all(tiny_study)
     assert ranked["model_flops_per_step"] == whole["model_flops_per_step"]
 
 
+def test_noise_is_reported_next_to_the_plain_step(tiny_study):
+    small = dataclasses.replace(tiny_study.model, layers=1)
+    found = estimate(dataclasses.replace(tiny_study, model=small), "cpu:1", noise=True)
+    noisy = found["with_noise"]
+    assert noisy["hbm_gib"] >= found["hbm_gib"]
+    assert noisy["ratios"]["xla_flops"] > 1 and noisy["ratios"]["estimated_seconds"] is None
+    with pytest.raises(ValueError, match="--evaluation and --noise exclude each other"):
+        estimate(tiny_study, "cpu:1", noise=True, evaluation=True)
+
+
 def test_scoring_takes_the_layout_as_far_as_the_devices_go(tiny_study):
     cut = dataclasses.replace(tiny_study, layout=Layout(fsdp=4, tensor=2))
     with pytest.raises(ValueError, match="1 devices cannot be laid out"):

@@ -30,6 +30,9 @@ _TOPOLOGY = flags.DEFINE_string(
 _EVALUATION = flags.DEFINE_bool(
     "evaluation", False, "compile an evaluation pass instead of a training step"
 )
+_NOISE = flags.DEFINE_bool(
+    "noise", False, "also compile the step of batches with noise, and report what it adds"
+)
 _LAYERS = flags.DEFINE_integer(
     "layers",
     None,
@@ -54,6 +57,7 @@ def estimate(
     topology: str,
     *,
     evaluation: bool = False,
+    noise: bool = False,
     layers: int | None = None,
     cache: pathlib.Path | None = None,
 ) -> dict[str, Any]:
@@ -61,6 +65,7 @@ def estimate(
 
     Args:
         evaluation: compile a scoring pass instead of the training step.
+        noise: also compile the step of batches whose rows have noise, as "with_noise".
         layers: compile models with this many layers and with twice as many, and extrapolate.
         cache: folder of compiled programs.
 
@@ -68,35 +73,50 @@ def estimate(
         ValueError: libtpu is missing, the topology is unknown, or the study does not fit it.
     """
     from ttoaa.compilation import pods
-    from ttoaa.compilation.estimate import compile_cached, extrapolate, measure, report
+    from ttoaa.compilation.estimate import (
+        compare,
+        compile_cached,
+        extrapolate,
+        measure,
+        report,
+    )
     from ttoaa.evaluation.checkpoint_outcomes import layout_for
     from ttoaa.model.sharding import make_mesh
 
     devices = pods.devices(topology, 1 if evaluation else study.layout.slices)
     layout = layout_for(study.layout, len(devices)) if evaluation else study.layout
     mesh, model = make_mesh(layout, devices), study.model
-    lower = _lower_scoring_pass if evaluation else _lower_step
+    if evaluation and noise:
+        raise ValueError("noise is added in training: --evaluation and --noise exclude each other")
 
-    def compile_layers(count: int) -> tuple["Measures", str, "Lowered"]:
-        resized = dataclasses.replace(model, layers=count)
-        lowered = lower(dataclasses.replace(study, model=resized), mesh)
+    def compile_layers(count: int, noisy: bool) -> tuple["Measures", str, "Lowered"]:
+        resized = dataclasses.replace(study, model=dataclasses.replace(model, layers=count))
+        lowered = (
+            _lower_scoring_pass(resized, mesh) if evaluation else _lower_step(resized, mesh, noisy)
+        )
         options = dict(lowered.execution.compiler_options)
         program = compile_cached(lowered.program, options, cache)
         return measure(program, mesh), program.refused, lowered
 
-    if layers is None:
-        counts, (measures, refused, lowered) = [model.layers], compile_layers(model.layers)
-    else:
-        counts = [layers, 2 * layers]
-        few, few_refused, lowered = compile_layers(layers)
-        more, more_refused, _ = compile_layers(2 * layers)
-        measures, refused = extrapolate(few, more, (layers, 2 * layers, model.layers)), ""
-        if few_refused or more_refused:
-            raise ValueError(
-                f"{counts} layers do not fit {topology}: {few_refused or more_refused}"
-            )
+    counts = [model.layers] if layers is None else [layers, 2 * layers]
+
+    def compile_program(noisy: bool = False) -> tuple["Measures", str, "Lowered"]:
+        found = [compile_layers(count, noisy) for count in counts]
+        if layers is None:
+            return found[0]
+        if refused := found[0][1] or found[1][1]:
+            raise ValueError(f"{counts} layers do not fit {topology}: {refused}")
+        whole = extrapolate(found[0][0], found[1][0], (layers, 2 * layers, model.layers))
+        return whole, "", found[0][2]
+
+    measures, refused, lowered = compile_program()
     length = study.geometry.length
     flops = model.flops_per_token(length) * lowered.rows * length / (3 if evaluation else 1)
+    added: dict[str, Any] = {}
+    if noise:
+        noisy, noisy_refused, _ = compile_program(noisy=True)
+        added = {"with_noise": compare(measures, noisy, mesh, flops)}
+        refused = refused or noisy_refused
     return {
         "topology": topology,
         "chips": pods.count_chips(devices),
@@ -110,6 +130,7 @@ def estimate(
         "layout": dict(mesh.shape),
         "execution": dataclasses.asdict(lowered.execution),
         "layers_compiled": counts,
+        **added,
         **({"refused": refused} if refused else {}),
         "compile_seconds": round(measures["compile_seconds"], 1),
         "compiled": COMPILED,
@@ -117,12 +138,12 @@ def estimate(
     }
 
 
-def _lower_step(study: "Study", mesh: "Mesh") -> "Lowered":
+def _lower_step(study: "Study", mesh: "Mesh", noisy: bool) -> "Lowered":
     from ttoaa.scoring.likelihood import Lowered
     from ttoaa.training.step import CompiledStep
 
     program = CompiledStep(study.model, study.training, study.geometry, study.execution, mesh)
-    return Lowered(program.lower(), study.geometry.batch, program.resolved)
+    return Lowered(program.lower(noisy), study.geometry.batch, program.resolved)
 
 
 def _lower_scoring_pass(study: "Study", mesh: "Mesh") -> "Lowered":
@@ -158,6 +179,7 @@ def main(argv: Sequence[str]) -> None:
         _load_study(),
         _TOPOLOGY.value,
         evaluation=_EVALUATION.value,
+        noise=_NOISE.value,
         layers=_LAYERS.value,
         cache=pathlib.Path(_CACHE.value).expanduser() if _CACHE.value else None,
     )

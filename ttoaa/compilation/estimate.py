@@ -35,6 +35,9 @@ class CompiledProgram:
     """XLA's own time estimate; 0 if it gives none."""
     seconds: float
     """Compile time."""
+    flops: float = 0.0
+    """XLA's count on one device, which includes element-wise operations, but the body of a loop
+    once and no Pallas kernel; 0 if it gives none."""
     refused: str = ""
     """XLA's message if the program does not fit into memory."""
 
@@ -73,7 +76,7 @@ def _compile(lowered: jax.stages.Lowered, options: Mapping[str, str]) -> Compile
         needed, line = _needed_gib(str(error)), str(error).splitlines()[0]
         if needed is None:
             raise ValueError(f"XLA refuses: {line}") from error
-        return CompiledProgram("", needed, 0.0, time.perf_counter() - started, line)
+        return CompiledProgram("", needed, 0.0, time.perf_counter() - started, refused=line)
     memory: Any = program.memory_analysis()
     size = memory.argument_size_in_bytes + memory.output_size_in_bytes
     size += memory.temp_size_in_bytes - memory.alias_size_in_bytes
@@ -84,6 +87,7 @@ def _compile(lowered: jax.stages.Lowered, options: Mapping[str, str]) -> Compile
         size / 2**30,
         float(costs.get("optimal_seconds", 0.0)),
         time.perf_counter() - started,
+        float(costs.get("flops", 0.0)),
     )
 
 
@@ -107,6 +111,7 @@ def measure(program: CompiledProgram, mesh: Mesh) -> Measures:
     """Measure a program on one device; without time for a chip that is not in CHIPS."""
     chip = _chip_of(mesh)
     measures = {"hbm_gib": program.gib, "compile_seconds": program.seconds}
+    measures["xla_flops"] = program.flops
     if not program.text:
         return measures
     module = hlo.parse(program.text)
@@ -178,6 +183,26 @@ def report(measures: Mapping[str, float], mesh: Mesh, model_flops: float) -> dic
     elif chip and "roofline" in measures:
         result |= _report_times(measures, mesh.size, chip, model_flops)
     return result
+
+
+def compare(
+    plain: Mapping[str, float], noisy: Mapping[str, float], mesh: Mesh, model_flops: float
+) -> dict[str, Any]:
+    """Return what a step of a batch with noise costs: memory, FLOPs and time, and their ratios.
+
+    `xla_flops` is XLA's count on one device (see `CompiledProgram.flops`). A ratio is None where
+    one of the two is unknown.
+    """
+    both = [
+        {**report(each, mesh, model_flops), "xla_flops": each["xla_flops"]}
+        for each in (plain, noisy)
+    ]
+    names = ("hbm_gib", "xla_flops", "estimated_seconds")
+    ratios = {
+        name: round(both[1][name] / both[0][name], 4) if both[0][name] and both[1][name] else None
+        for name in names
+    }
+    return {**{name: both[1][name] for name in names}, "fits": both[1]["fits"], "ratios": ratios}
 
 
 def _report_times(
