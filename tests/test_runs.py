@@ -1,6 +1,7 @@
 """Named runs of one study: what each trains on, its identity, and what the commands say of it."""
 
 import dataclasses
+import itertools
 import json
 import shutil
 
@@ -10,15 +11,18 @@ import studies
 
 from ttoaa import evaluate, plan, report, status, train
 from ttoaa.data.corpus import Corpus
+from ttoaa.experiments.watermark import GaussianWatermark
 from ttoaa.parquet_io import read_outcomes
 from ttoaa.planning.audit.compare import compare_with_run, load_shares
 from ttoaa.planning.injection import SHAM_WINDOWS, Overlay
 from ttoaa.planning.items import RESERVE, TOKENS
+from ttoaa.planning.noise import NOISE_KEY
 from ttoaa.planning.plan import Plan
 from ttoaa.runs import parse_run
 from ttoaa.study_handle import StudyHandle
+from ttoaa.training.controller_loop import ControllerSet
 from ttoaa.training.init_from import InitFrom
-from ttoaa.training_job import check_run
+from ttoaa.training_job import check_run, make_job
 from ttoaa.workdir import Workdir
 
 NAMES = ("alone/planted", "without/planted", "sham", "reordered", "reinitialised")
@@ -275,3 +279,25 @@ def test_runs_of_the_config_are_missing_until_they_are_trained(finished, tmp_pat
     status.main([str(workdir)])
     out = capsys.readouterr().out
     assert "--run=sham" in out and "--run=alone/late" in out and "everything is done" not in out
+
+
+def test_noise_stays_with_its_experiment_and_a_sham_run_leaves_it_out(tiny_study, make_workdir):
+    noise = GaussianWatermark("noise", "statistic/all", 1, steps=(3, 6))
+    study = dataclasses.replace(tiny_study, experiments=(*tiny_study.experiments, noise))
+    workdir = make_workdir()
+    workdir.config.write_text("")
+    handle = StudyHandle(study, workdir)
+    handle.make_plan()
+    noisy = {}
+    for name in ("run", "alone/noise", "without/noise", "alone/late", "sham", "control"):
+        spec, controls = handle.run_spec(name), ControllerSet()
+        job = make_job(handle, spec, controls, {}, lambda: True, range(0), None)
+        loaded = itertools.islice(job.batches(0, np.arange(2)), 8)
+        noisy[name] = [batch["step"] for batch in loaded if NOISE_KEY in batch]
+        assert job.noisy == bool(noisy[name])
+        if name == "sham":
+            edits = next(job.batches(3, np.arange(8)))
+            own = [arm["id"] for arm in handle.plan.arms if arm["experiment"] == "noise"]
+            assert np.isin(edits["arms"], own).all()
+    marked = [name for name, steps in noisy.items() if steps == [3, 6]]
+    assert marked == ["run", "alone/noise"] and not any(noisy[n] for n in noisy if n not in marked)

@@ -15,6 +15,7 @@ from ttoaa.planning.inspect import PlanView
 from ttoaa.planning.items import NOISE, Intervention, Item, Items, Noise
 from ttoaa.planning.noise import NOISE_KEY, NOISE_SCALE, NoiseRows, row_keys
 from ttoaa.planning.placement import Explicit, Uniform, WholeBatch
+from ttoaa.runs import SUBSETS
 from ttoaa.workdir import Workdir
 
 GEOMETRY = Geometry(length=32, batch=8, steps=40)
@@ -129,6 +130,8 @@ def test_the_audit_derives_which_rows_have_noise(noisy):
     workdir = Workdir(noisy.folder.parent)
     line = compare.audit(workdir, 0, 0, (4, 5, 11), (1, 3))
     assert "no difference, 11 rows with noise" in line
+    alone, without = (compare.audit(workdir, 0, 0, (5, 11), name=f"{k}/noise") for k in SUBSETS)
+    assert "11 rows with noise" in alone and "rows with noise" not in without
     corpus, folder = workdir.corpus, noisy.folder
     plan = compare.Plan(folder)
     opened = compare.Corpus.open(corpus, verify=False)
