@@ -39,6 +39,7 @@ REQUIRED = {
     "Explicit": {"positions": [1]},
     "FixedRate": {"tokens": 9},
     "Forgetting": {**NAMED, "primary": "cross_entropy/end"},
+    "GaussianWatermark": {**NAMED, "primary": "statistic/all", "steps": (3,)},
     "Geometry": {"length": 32, "batch": 8, "steps": 40},
     "InitFrom": {"folder": "run"},
     "Mixture": {"sources": [EmbeddedPython()], "weights": [2.0]},
@@ -151,6 +152,7 @@ ZERO = """
     CosineThenLinear.final CosineThenLinear.warmup Criterion.log_probability
     DecoderConfig.document_separator Doubling.band Doubling.least Doubling.limits[0,0]
     Forgetting.at[0] Forgetting.at[1] Forgetting.at[2] Forgetting.dense_lags[0]
+    GaussianWatermark.first GaussianWatermark.steps[0]
     InitFrom.step Injections.begin
     OlmoCorpus.eos_id OlmoCorpus.first PartOf.key PartOf.part Proportional.integral
     Proportional.proportional Proportional.smoothing Reasoning.shots Rehearsal.batches[0]
@@ -160,8 +162,8 @@ ZERO = """
 """
 NEGATIVE = """
     Acquisition.expected_sign Canaries.expected_sign Contamination.expected_sign
-    Criterion.log_probability Forgetting.expected_sign PartOf.key Reasoning.expected_sign
-    Rehearsal.expected_sign ReleasedCanaries.expected_sign Sampling.seed
+    Criterion.log_probability Forgetting.expected_sign GaussianWatermark.expected_sign PartOf.key
+    Reasoning.expected_sign Rehearsal.expected_sign ReleasedCanaries.expected_sign Sampling.seed
 """
 HUGE = "AdamW.clip CosineThenLinear.horizon Guard.sigmas Optax.clip"
 
@@ -203,6 +205,8 @@ def test_what_is_accepted_of_the_values_at_the_edge_of_sense(given, fields):
         ("Forgetting.at", [[0.0], [0.99]], [[], [1.0], [-0.1], [0.5, 0.5], 0.5]),
         ("Forgetting.dense_lags", [[1], [0, 3]], [[], [8, 4], [1, 1], [-1, 1]]),
         ("Forgetting.sparse_ratio", [1.01], [1.0, 0.5]),
+        ("GaussianWatermark.sigma", [1e-6, 1000.0], [0.0, -1.0, 1001.0]),
+        ("GaussianWatermark.steps", [[0, 3]], [[3, 3], [-1], [0.5], 3]),
         ("Geometry.batch", [1, 2**31 - 1], [0, 2**31]),
         ("Geometry.length", [2, 2**31 - 1], [1, 0, 2**31]),
         ("Guard.policy", ["stop", "skip"], ["ignore", None]),

@@ -16,11 +16,12 @@ import pandas as pd
 import scipy  # its submodules load when they are first used
 
 from ttoaa.config_fields import (
+    Above,
+    AtMost,
     Count,
     Distinct,
     Increasing,
     NotEmpty,
-    Positive,
     PositiveInt,
     config_class,
 )
@@ -70,7 +71,7 @@ class GaussianWatermark(Experiment):
     """Steps of checkpoints before which batches are watermarked, at the distances of `before`."""
     before: Annotated[Sequence[PositiveInt], Distinct()] = ()
     """Ages that watermarks have at these checkpoints: the batch of step (checkpoint - age)."""
-    sigma: Positive = 1.0
+    sigma: Annotated[float, Above(0), AtMost(1000)] = 1.0
     relative: bool = True
     """Whether sigma is in units of the RMS of the embedding matrix, or absolute."""
     exclusive: bool = True
