@@ -14,7 +14,14 @@ from ttoaa.model.sharding import constrain
 def unit_noise(key_Bx2: jax.Array, length: int, width: int) -> jax.Array:
     """Return float32[B, length, width] of N(0, 1), each row from its key of two uint32 words."""
     keys_B = jax.random.wrap_key_data(key_Bx2, impl="threefry2x32")
-    noise_BxLxD = jax.vmap(lambda key: jax.random.normal(key, (length, width), jnp.float32))(keys_B)
+    tokens_L = jnp.arange(length)
+
+    def of_token(key: jax.Array, token: jax.Array) -> jax.Array:
+        # A key for each token: XLA would fold the counters of a whole row at compile time.
+        return jax.random.normal(jax.random.fold_in(key, token), (width,), jnp.float32)
+
+    of_row = jax.vmap(of_token, (None, 0))
+    noise_BxLxD = jax.vmap(of_row, (0, None))(keys_B, tokens_L)
     return constrain(noise_BxLxD, "batch", None, None)
 
 
