@@ -213,7 +213,10 @@ class GaussianWatermark(Experiment):
         return found
 
     def figure(self, estimates: pd.DataFrame, axes: Any) -> None:
-        """Draw the statistic and its nulls by age, and the rate of detection on a second axis."""
+        """Draw the statistic and its nulls by age, and the rate of detection on a second axis.
+
+        The pale bars are one standard deviation of the statistics of single rows.
+        """
         final = estimates[estimates["step"] == estimates["step"].max()]
         names = [name for name in self._conditions if (final["condition"] == name).any()]
         place = {name: number for number, name in enumerate(names)}
@@ -230,6 +233,13 @@ class GaussianWatermark(Experiment):
             axes.plot(at, rows[column], "o", color=color, label=label)
             if column == "value":
                 axes.vlines(at, rows["ci_low"], rows["ci_high"], color=color)
+        x, spread = (
+            final[final["outcome"] == name].set_index(["seed", "condition"])["value"]
+            for name in (STATISTIC, SPREAD)
+        )
+        at = x.index.get_level_values("condition").map(place) - 0.18
+        spread = spread[x.index]
+        axes.vlines(at, x - spread, x + spread, color="C0", alpha=0.2, linewidth=5)
         for outcome, style, label in (
             (DETECTED, "^", "detected, counted"),
             (CLOSED_FORM, "_", "detected, closed form"),
@@ -237,7 +247,8 @@ class GaussianWatermark(Experiment):
             rows = final[final["outcome"] == outcome]
             rates.plot(rows["condition"].map(place) + 0.3, rows["value"], style, color="C3",
                        label=label)  # fmt: skip
-        needed = final[(final["outcome"] == NEEDED) & (final["condition"] == names[0])]
+        primary = self.primary.partition("/")[2]
+        needed = final[(final["outcome"] == NEEDED) & (final["condition"] == primary)]
         axes.axhline(0, color="gray", linestyle="--")
         rates.axhline(FALSE_POSITIVES, color="C3", linestyle=":", linewidth=1)
         axes.set_xticks(range(len(names)), names)
@@ -247,7 +258,7 @@ class GaussianWatermark(Experiment):
         if len(needed):
             row = needed.iloc[0]
             axes.set_title(
-                f"{names[0]}: {row['n']:,.0f} rows, {row['value']:,.0f} needed for power {_POWER}"
+                f"{primary}: {row['n']:,.0f} rows, {row['value']:,.1f} needed for power {_POWER}"
             )
         handles = [*axes.get_legend_handles_labels()[0], *rates.get_legend_handles_labels()[0]]
         axes.legend(handles=handles)
