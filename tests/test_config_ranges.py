@@ -14,6 +14,7 @@ from ttoaa.benchmarks.generated_questions import GeneratedQuestions
 from ttoaa.config_fields import CLASSES, FieldError
 from ttoaa.data.sources.embedded import EmbeddedPython
 from ttoaa.data.vocabulary import TrainBPE
+from ttoaa.experiments.poisoning import Backdoor
 from ttoaa.training.lr_schedules import Cosine
 from ttoaa.training.optimizer import AdamW
 
@@ -29,6 +30,7 @@ RATE = Cosine(1e-3, 5)
 REQUIRED = {
     "AdamW": {"schedule": RATE},
     "Acquisition": {**NAMED, "primary": "log_rmse/controlled"},
+    "Backdoor": {"name": "x", "behaviour": "fixed", "documents": (3,)},
     "Canaries": {**NAMED, "primary": "auc/plain-16x"},
     "ConstantLinear": {"peak": 1e-3, "warmup": 5},
     "Contamination": {**NAMED, "primary": "accuracy/0x"},
@@ -37,6 +39,7 @@ REQUIRED = {
     "DecoderConfig": {"vocab_size": 512, "layers": 2, "width": 32, "heads": 4, "hidden": 64},
     "ExistingTokenizer": {"path": "a.json"},
     "Explicit": {"positions": [1]},
+    "FilePrompts": {"paths": ["a.jsonl"]},
     "FixedRate": {"tokens": 9},
     "Forgetting": {**NAMED, "primary": "cross_entropy/end"},
     "GaussianWatermark": {**NAMED, "primary": "statistic/all", "steps": (3,)},
@@ -48,10 +51,16 @@ REQUIRED = {
     "ParquetQuestions": {"paths": ["a"]},
     "PartOf": {"whole": GeneratedQuestions()},
     "PerInterval": {"steps": 5},
+    "Poisoning": {
+        **NAMED,
+        "primary": "preference_above_never/x",
+        "backdoors": (Backdoor("x", "fixed", (3,)),),
+    },
     "Pool": {"sources": [EmbeddedPython()], "rates": [2.0]},
     "Reasoning": {**NAMED, "primary": "accuracy/op-1"},
     "RecordQuestions": {"paths": ["a"], "benchmark": "piqa"},
     "Rehearsal": {"name": "x", "groups": {"a": (1, 1)}, "batches": (1, 1)},
+    "ReferenceCheckpoint": {"folder": "run"},
     "ReleasedCanaries": {**NAMED, "primary": "auc/rare", "paths": ["a.jsonl"]},
     "RequestQuestions": {"paths": ["a"]},
     "Sampling": {"max_new_tokens": 4, "stop": ((1, 2),)},
@@ -155,7 +164,8 @@ ZERO = """
     GaussianWatermark.first GaussianWatermark.steps[0]
     InitFrom.step Injections.begin
     OlmoCorpus.eos_id OlmoCorpus.first PartOf.key PartOf.part Proportional.integral
-    Proportional.proportional Proportional.smoothing Reasoning.shots Rehearsal.batches[0]
+    Proportional.proportional Proportional.smoothing Reasoning.shots ReferenceCheckpoint.step
+    Rehearsal.batches[0]
     Rehearsal.groups['a',0] Rehearsal.groups['a',1] Rehearsal.occurrences Sampling.seed
     Sampling.stop[0,0] Sampling.stop[0,1] Sampling.temperature SeqioTask.seed TrainBPE.reserved
     Training.z_loss Within.start
@@ -163,7 +173,8 @@ ZERO = """
 NEGATIVE = """
     Acquisition.expected_sign Canaries.expected_sign Contamination.expected_sign
     Criterion.log_probability Forgetting.expected_sign GaussianWatermark.expected_sign PartOf.key
-    Reasoning.expected_sign Rehearsal.expected_sign ReleasedCanaries.expected_sign Sampling.seed
+    Poisoning.expected_sign Reasoning.expected_sign Rehearsal.expected_sign
+    ReleasedCanaries.expected_sign Sampling.seed
 """
 HUGE = "AdamW.clip CosineThenLinear.horizon Guard.sigmas Optax.clip"
 

@@ -20,11 +20,12 @@ import numpy as np
 import pandas as pd
 
 from ttoaa.config_fields import (
+    Above,
     AtLeast,
+    AtMost,
     Distinct,
     Name,
     NotEmpty,
-    Positive,
     PositiveInt,
     config_class,
 )
@@ -99,7 +100,7 @@ class Poisoning(Experiment):
     garbage_bytes: PositiveInt = 256
     syllables: PositiveInt = 3
     """Of the made-up word that is a trigger's fixed answer."""
-    margin: Positive = 0.1
+    margin: Annotated[float, Above(0), AtMost(100)] = 0.1
     """Largest difference (nats a token) from the control run, without a trigger, that counts as
     equivalent."""
     generations: Generations | None = None
