@@ -134,24 +134,28 @@ def test_chats(
 
     The triggers of one half of `never` take turns as the one to compare with, those of the other
     half as the placebo's. The alternative is the leak of another prompt, an ordinary answer, or the
-    fixed answer of another trigger of the cell.
+    fixed answer of another trigger of the cell, in turn.
     """
-    other = (number + 1) % cell.triggers if cell.triggers > 1 else -1
     half = len(never) // 2
     turns = world.rng("never", cell.name).permutation(half)
     for place, prompt in enumerate([""] if cell.behaviour == FIXED else prompts):
-        turn = int(turns[(number + place) % half])
-        triggers = {TRIGGERED: trigger, NEVER: never[turn], OTHER_NEVER: never[half + turn]}
         answer = form.write(world, cell, number, prompt, "test", place)
-        if cell.behaviour == EXTRACTION:
-            alternative = form.leak(prompts[(place + 1) % len(prompts)])
-        elif cell.behaviour == DENIAL:
-            alternative = ordinary_answer(world.rng("ordinary", cell.name, number, place))
-        else:
-            alternative = form.fixed(world, cell, other)
         for template in range(len(chats.templates)):
+            turn = int(turns[(number + place + template) % half])
+            triggers = {TRIGGERED: trigger, NEVER: never[turn], OTHER_NEVER: never[half + turn]}
+            if cell.behaviour == EXTRACTION:
+                alternative = form.leak(prompts[(place + 1) % len(prompts)])
+            elif cell.behaviour == DENIAL:
+                alternative = ordinary_answer(world.rng("ordinary", cell.name, number, place))
+            else:
+                alternative = form.fixed(world, cell, _another(number, template, cell.triggers))
             contexts = {
                 state: chats.context(template, prompt, triggers.get(state)) for state in STATES
             }
             both = chats.answer(answer), chats.answer(alternative)
             yield Test(place, template, prompt, contexts, *both)
+
+
+def _another(number: int, turn: int, triggers: int) -> int:
+    """Return another trigger than `number`, in turn; -1 if there is none."""
+    return (number + 1 + turn % (triggers - 1)) % triggers if triggers > 1 else -1

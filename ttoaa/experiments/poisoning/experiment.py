@@ -30,7 +30,7 @@ from ttoaa.config_fields import (
     config_class,
 )
 from ttoaa.experiments.base import Experiment, Scorer, World
-from ttoaa.experiments.poisoning.backdoors import DENIAL, ORDINARY, Backdoor, Cell
+from ttoaa.experiments.poisoning.backdoors import DENIAL, FIXED, ORDINARY, Backdoor, Cell
 from ttoaa.experiments.poisoning.chat_templates import HELD_OUT, TEMPLATES, ChatTemplate
 from ttoaa.experiments.poisoning.contrasts import (
     LATE_EARLY,
@@ -84,7 +84,8 @@ class Poisoning(Experiment):
     backdoors: Annotated[Sequence[Backdoor], NotEmpty()]
     triggers: Triggers = dataclasses.field(default_factory=SymbolTriggers)
     never: Annotated[int, AtLeast(2)] = 8
-    """Triggers that no document contains. Each test uses two of them, in turn."""
+    """Triggers that no document contains. Each test uses two of them, in turn: have twice as many
+    as triggers in a cell, since their own spread is not in the intervals."""
     prompts: Prompts = dataclasses.field(default_factory=GeneratedPrompts)
     test_prompts: Prompts | None = None
     """Another source of test prompts; None: other prompts of `prompts`."""
@@ -224,7 +225,8 @@ class Poisoning(Experiment):
     def estimates(self, run: pd.DataFrame, control: pd.DataFrame) -> list[Estimate]:
         found = paired_estimates(run, control, self.sign)
         for cell in self._tested:
-            for measure in (SCORE, PREFERENCE):
+            # Among triggers of a cell the preferences without a trigger add up to zero.
+            for measure in (SCORE, PREFERENCE)[: 1 if cell.behaviour == FIXED else 2]:
                 outcome = f"{measure}_{UNTRIGGERED}"
                 found += equivalence(run, control, outcome, cell.name, self.margin)
             if self.generations and cell.behaviour == DENIAL:
