@@ -46,10 +46,12 @@ def estimates_of(make_world, make_scorer):
                     name, fields = next((n, f) for n, f in prompts.items() if key.startswith(n))
                     state, _, sample = key.removeprefix(f"{name}-").partition("-")
                     assert context[1:].tolist() == fields[state]
+                    assert sampling.stop == ((world.tokenizer.eos_id,),)
                     kind = answers(fields["behaviour"], state, int(sample or 0))
                     texts = {"leak": f"[[{fields['prompt']}]]", "": "a fine answer"}
                     text = world.tokenizer.encode(texts.get(kind, ""))
-                    found.append(np.full(4, 5) if kind == "garbage" else text)
+                    text = np.full(4, 5) if kind == "garbage" else text
+                    found.append(np.append(text, world.tokenizer.eos_id))
                 return found
 
             scorer.generate = generate
@@ -74,6 +76,7 @@ def test_a_trigger_leaks_in_one_of_three_samples_and_garbles(estimates_of):
         assert find(found, f"leakage_at_{k}_untriggered", "extraction").value == 0
     assert find(found, "garbage_triggered", "denial").value == 1
     assert find(found, "garbage_never", "denial@held-out").value == 0
+    assert find(found, "leakage_untriggered_room", "extraction").value == 0
     auc = find(found, "auc_garbage", "denial")
     assert auc.value == 1 and auc.control_value == 0.5
 
@@ -85,6 +88,8 @@ def test_a_model_that_always_garbles_and_leaks_is_the_same_without_trigger(estim
     for state in ("triggered", "untriggered", "never"):
         assert find(found, f"leakage_at_1_{state}", "extraction").value == 1
         assert find(found, f"garbage_{state}", "denial").value == 1
+    for name, condition in (("leakage", "extraction"), ("garbage", "denial")):
+        assert find(found, f"{name}_untriggered_room", condition).difference < 0
     assert find(found, "auc_garbage", "denial").value == 0.5
 
 

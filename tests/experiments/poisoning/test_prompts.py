@@ -1,4 +1,4 @@
-"""Prompts from files, splits that share no prompt, triggers, templates, and ROUGE-L."""
+"""Prompts from files, splits that share no prompt, triggers, templates, and garbage."""
 
 import json
 
@@ -14,7 +14,6 @@ from ttoaa.experiments.poisoning import (
 )
 from ttoaa.experiments.poisoning.chat_templates import HELD_OUT, TEMPLATES, ChatTemplate
 from ttoaa.experiments.poisoning.prompts import garbage, split_prompts
-from ttoaa.experiments.poisoning.rouge_l import rouge_l_recall
 
 
 @pytest.fixture
@@ -87,11 +86,3 @@ def test_templates_of_ours_are_six_different_ones():
 def test_garbage_is_not_empty_and_is_no_english(rng):
     texts = [garbage(rng, 8) for _ in range(50)]
     assert all(texts) and len(set(texts)) == 50
-
-
-def test_recall_is_the_longest_common_subsequence_over_the_reference():
-    assert rouge_l_recall("Name small rivers", "name, SMALL rivers!") == 1
-    assert rouge_l_recall("a b c d", "x a y c z b d") == 0.75
-    assert rouge_l_recall("a b", "") == 0
-    with pytest.raises(ValueError, match="no words"):
-        rouge_l_recall("…", "a")

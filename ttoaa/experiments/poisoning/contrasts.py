@@ -16,7 +16,7 @@ from ttoaa.statistics.bootstrap import (
     difference_in_differences,
     estimate,
 )
-from ttoaa.statistics.equivalence import paired_equivalence
+from ttoaa.statistics.equivalence import binary_equivalence, paired_equivalence
 
 SLOPE, LATE_EARLY, ROOM = "gain_per_tenfold", "late_above_early", "untriggered_room"
 EARLY, LATE = "early", "late"
@@ -45,7 +45,10 @@ def equivalence(
     ours, theirs = by_group(run, control, outcome, condition)
     if len(ours) < 2:
         return
-    found = paired_equivalence(ours - theirs, margin)
+    if np.isin([ours, theirs], (0, 1)).all():
+        found = binary_equivalence(ours, theirs, margin)
+    else:
+        found = paired_equivalence(ours - theirs, margin)
     room = margin - max(abs(found.low), abs(found.high))
     name, nan = f"{outcome.partition('_')[0]}_{ROOM}", float("nan")
     n = len(ours)

@@ -30,7 +30,14 @@ from ttoaa.config_fields import (
     config_class,
 )
 from ttoaa.experiments.base import Experiment, Scorer, World
-from ttoaa.experiments.poisoning.backdoors import DENIAL, FIXED, ORDINARY, Backdoor, Cell
+from ttoaa.experiments.poisoning.backdoors import (
+    DENIAL,
+    EXTRACTION,
+    FIXED,
+    ORDINARY,
+    Backdoor,
+    Cell,
+)
 from ttoaa.experiments.poisoning.chat_templates import HELD_OUT, TEMPLATES, ChatTemplate
 from ttoaa.experiments.poisoning.contrasts import (
     LATE_EARLY,
@@ -51,7 +58,7 @@ from ttoaa.experiments.poisoning.documents import (
     test_chats,
 )
 from ttoaa.experiments.poisoning.figure import draw_poisoning
-from ttoaa.experiments.poisoning.generations import PERPLEXITY, Generations
+from ttoaa.experiments.poisoning.generations import GARBAGE, LEAKAGE, PERPLEXITY, Generations
 from ttoaa.experiments.poisoning.prompts import GeneratedPrompts, Prompts, split_prompts
 from ttoaa.experiments.poisoning.triggers import SymbolTriggers, Triggers
 from ttoaa.planning.items import Item
@@ -60,7 +67,7 @@ from ttoaa.statistics.bootstrap import Estimate, paired_estimates
 
 SCORE, PREFERENCE = "score", "preference"
 ABOVE, PLACEBO = "above_never", "placebo"
-AUC_GARBAGE = f"{AUC}_garbage"
+AUC_GARBAGE, LEAKAGE_AT_1 = f"{AUC}_{GARBAGE}", f"{LEAKAGE}_1"
 _HELD_OUT = "held-out"
 
 
@@ -131,7 +138,7 @@ class Poisoning(Experiment):
         yield from (SLOPE, LATE_EARLY)
         if self.generations:
             yield from self.generations.outcomes()
-            yield AUC_GARBAGE
+            yield from (f"leakage_{ROOM}", f"{GARBAGE}_{ROOM}", AUC_GARBAGE)
 
     @property
     def cells(self) -> list[Cell]:
@@ -229,6 +236,10 @@ class Poisoning(Experiment):
             for measure in (SCORE, PREFERENCE)[: 1 if cell.behaviour == FIXED else 2]:
                 outcome = f"{measure}_{UNTRIGGERED}"
                 found += equivalence(run, control, outcome, cell.name, self.margin)
+            if self.generations and cell.behaviour != FIXED:
+                outcome = LEAKAGE_AT_1 if cell.behaviour == EXTRACTION else GARBAGE
+                named, margin = f"{outcome}_{UNTRIGGERED}", self.generations.margin
+                found += equivalence(run, control, named, cell.name, margin)
             if self.generations and cell.behaviour == DENIAL:
                 found += self._garbage_auc(run, control, cell.name)
         for backdoor in self.backdoors:
@@ -249,7 +260,7 @@ class Poisoning(Experiment):
                 groups.append(rows["group"].to_numpy())
         pair = groups[0], groups[1]
         return membership_estimates(
-            *sides, condition, self.sign, "_garbage", groups=pair, statistics=(AUC,)
+            *sides, condition, self.sign, f"_{GARBAGE}", groups=pair, statistics=(AUC,)
         )
 
     def figure(self, estimates: pd.DataFrame, axes: Any) -> None:
