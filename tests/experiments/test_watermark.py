@@ -185,6 +185,9 @@ def test_young_watermarks_are_found_above_all_nulls(tables):
     assert p.difference == pytest.approx(p.control_value - p.value)
     needed = found["sequences_needed", "age-1-16"]
     assert needed.value == pytest.approx((3.608 / mean.value) ** 2, rel=1e-3)
+    assert (needed.ci_low, needed.ci_high) == (pytest.approx(np.nan, nan_ok=True),) * 2
+    wide = found["sequences_needed", "all"], found["statistic", "all"]
+    assert wide[0].ci_high == pytest.approx((3.608 / wide[1].ci_low) ** 2, rel=1e-3)
     closed = found["detected_closed_form", "all"]
     share = found["detected", "all"]
     assert closed.value == pytest.approx(

@@ -6,6 +6,7 @@ without noise. A learnt watermark is positive; without one x is exactly N(0, 1),
 because u is independent of it. The detector needs neither sigma nor another model.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
@@ -205,11 +206,13 @@ class GaussianWatermark(Experiment):
             on=["item", "condition"],
             suffixes=("", "_control"),
         )
-        for condition, rows in pairs.groupby("condition", sort=False):
-            x_Nx2 = rows[["value", "value_control"]].to_numpy(float)
+        means = [each for each in found if each.outcome == STATISTIC]
+        for mean in means:
+            rows = pairs[pairs["condition"] == mean.condition]
+            x_Nx2, group = rows[["value", "value_control"]].to_numpy(float), rows["group"]
             for outcome in _DERIVED:
-                group, sign = rows["group"].to_numpy(), self.sign(outcome)
-                found.append(_derive(outcome, str(condition), x_Nx2, group, sign))
+                sign = self.sign(outcome)
+                found.append(_derive(outcome, mean, x_Nx2, group.to_numpy(), sign))
         return found
 
     def figure(self, estimates: pd.DataFrame, axes: Any) -> None:
@@ -305,9 +308,13 @@ _DERIVED: Mapping[str, Callable[[np.ndarray, np.ndarray, int], np.ndarray]] = {
 
 
 def _derive(
-    outcome: str, condition: str, x_Nx2: np.ndarray, group_N: np.ndarray, sign: int
+    outcome: str, mean: Estimate, x_Nx2: np.ndarray, group_N: np.ndarray, sign: int
 ) -> Estimate:
-    """Estimate a function of the statistics of the run and of the control run, [n, 2]."""
+    """Estimate a function of the statistics of the run and of the control run, [n, 2].
+
+    A function of the mean alone is monotone: the bounds of the mean give those of its value, and
+    those of a difference are kept within what is possible.
+    """
     n, of_moments = len(x_Nx2), _DERIVED[outcome]
 
     def statistic(counts_RxN: np.ndarray) -> np.ndarray:
@@ -319,6 +326,20 @@ def _derive(
         return np.stack([run_R, sign * (run_R - control_R)], 1)
 
     groups = [group_N] if len(np.unique(group_N)) < n else None
-    results = bootstrap([n], statistic, "watermark", outcome, condition, groups=groups)
+    results = bootstrap([n], statistic, "watermark", outcome, mean.condition, groups=groups)
     control = float(statistic(np.ones((1, n)))[0] @ [1, -sign])
-    return estimate(outcome, condition, n, results, control, count_groups([n], groups))
+    number = count_groups([n], groups)
+    made = estimate(outcome, mean.condition, n, results, control, number)
+    if outcome == SPREAD:
+        return made
+    bounds = np.array([mean.ci_low, mean.ci_high])
+    low, high = np.sort(of_moments(bounds, np.zeros(2), n)) if np.isfinite(bounds).all() else bounds
+    reach = _MOST if outcome == NEEDED else 1.0
+    differences = np.clip([made.difference_ci_low, made.difference_ci_high], -reach, reach)
+    return dataclasses.replace(
+        made,
+        ci_low=float(low),
+        ci_high=float(high),
+        difference_ci_low=float(differences[0]),
+        difference_ci_high=float(differences[1]),
+    )
