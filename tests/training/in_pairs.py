@@ -1,6 +1,7 @@
-"""Run by a test as one of two processes: what they do with checkpoints together."""
+"""Run by a test as one of two processes: noise, and what they do with checkpoints together."""
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -8,11 +9,14 @@ import shutil
 import sys
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from training.saved import abstract, meta_of, put, same_shards, trees
 
+from ttoaa.model.noise import unit_noise
+from ttoaa.planning.noise import row_keys
 from ttoaa.training import checkpoints
 from ttoaa.training.checkpoint_io import DamagedCheckpoint, committed_steps
 from ttoaa.training.checkpoints import CheckpointWriter, Keep
@@ -53,6 +57,15 @@ def full_disk(writer, save):
     return told
 
 
+def noise_on(mesh):
+    """Hashes of the noise of four rows, two in each process."""
+    sharding, keys = NamedSharding(mesh, P("data")), row_keys(5, range(4))
+    placed = jax.make_array_from_callback(keys.shape, sharding, lambda index: keys[index])
+    noise = jax.jit(unit_noise, static_argnums=(1, 2))(placed, 6, 8)
+    (local,) = (shard.data for shard in noise.addressable_shards)
+    return gather(hashlib.sha256(np.asarray(local).tobytes()).hexdigest())
+
+
 def main(folder, process):
     mesh = Mesh(jax.devices(), ("data",))
 
@@ -68,6 +81,7 @@ def main(folder, process):
         return [found.step, found.meta["note"], same]
 
     told = {"primary": from_primary(lambda: process), "gathered": gather("é" * process)}
+    told["noise"] = noise_on(mesh)
     writer = CheckpointWriter(folder, Keep(last=1, milestones=(3,)))
     told["whole"] = restore(None)
     told["machine"] = error_of(lambda: restore(OSError(5, "x")))

@@ -1,5 +1,6 @@
 """What is saved on one mesh is restored on others: 8, 2 and 1 devices, 1 and 2 processes."""
 
+import hashlib
 import json
 import os
 import pathlib
@@ -7,9 +8,13 @@ import socket
 import subprocess
 import sys
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from training.saved import abstract, bits, meta_of, put, trees
 
+from ttoaa.model.noise import unit_noise
+from ttoaa.planning.noise import row_keys
 from ttoaa.training.checkpoint_io import committed_steps, read_checkpoint, read_meta
 from ttoaa.training.checkpoints import CheckpointWriter
 
@@ -77,6 +82,9 @@ def test_two_processes_restore_what_one_saved_and_the_other_way_round(processes)
     one, other = map(told_by, pair)
     assert one == other
     assert one["primary"] == 0 and one["gathered"] == ["", "é"]
+    noise = np.asarray(unit_noise(jnp.asarray(row_keys(5, range(4))), 6, 8))
+    halves = [hashlib.sha256(half.tobytes()).hexdigest() for half in np.split(noise, 2)]
+    assert one["noise"] == halves, "each process draws the bits of one that has all rows"
     assert one["whole"] == [12, "é", True]
     assert one["damaged"] == [3, "é", True], "what one process finds damaged both pass over"
     assert (folder / "pair/damaged-12").is_dir()
