@@ -111,7 +111,7 @@ def test_it_generates_with_its_own_parameters_and_the_keys_given():
 def test_it_has_all_that_an_outcome_may_ask_for():
     asked = {name for name in {**vars(Model), **vars(Scorer)} if not name.startswith("_")}
     primitives = {"log_likelihood", "vocabulary_moments", "embedding_gradients", "generate"}
-    primitives |= {"least_likely", "rows", "noise"}
+    primitives |= {"least_likely", "greedy_matches", "rows", "noise"}
     tables = {"step", "items", "copies", "probes", "decisions", "tokenizer"}
     assert asked == {*tables, "reference", *primitives}
     for name in primitives:

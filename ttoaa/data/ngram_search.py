@@ -63,8 +63,8 @@ class Patterns:
         for first in range(0, len(lengths), step):
             part = slice(first, first + step)
             head = self.tokens[self._starts[part, None] + np.arange(self._m)].astype(np.uint64)
-            hashes[part] = _hashes(head, self._m)[:, 0]
-            self._probes.add(_hashes(head[:, : self._s + self._w - 1], self._w).ravel())
+            hashes[part] = window_hashes(head, self._m)[:, 0]
+            self._probes.add(window_hashes(head[:, : self._s + self._w - 1], self._w).ravel())
         self._order = np.argsort(hashes, kind="stable")
         self._hashes, groups = np.unique(hashes[self._order], return_index=True)
         self._groups = np.append(groups, len(hashes))  # equal hashes are adjacent in the order
@@ -137,7 +137,7 @@ class Patterns:
         for first in range(0, len(probes), step):
             probe = probes[first : first + step]
             begin = np.clip(probe - (self._s - 1), 0, len(tokens) - span)
-            hashes = _hashes(windows[begin].astype(np.uint64), self._m)
+            hashes = window_hashes(windows[begin].astype(np.uint64), self._m)
             row, column = np.nonzero(self._wholes.may_hold(hashes))
             hashes, where, probe = hashes[row, column], begin[row] + column, probe[row]
             group = np.searchsorted(self._hashes[:-1], hashes)
@@ -189,7 +189,7 @@ def _compile_patterns(tokens: np.ndarray, lengths: np.ndarray) -> Patterns:
     return patterns
 
 
-def _hashes(text_cxn: np.ndarray, width: int) -> np.ndarray:
+def window_hashes(text_cxn: np.ndarray, width: int) -> np.ndarray:
     """Hash every window, uint64[c, n - width + 1]: the sum of token i times base ** (i + 1)."""
     n = text_cxn.shape[1]
     sums = np.zeros((len(text_cxn), n + 1), np.uint64)

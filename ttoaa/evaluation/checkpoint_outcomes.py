@@ -31,7 +31,12 @@ from ttoaa.planning import controller_log
 from ttoaa.scoring.generation import generate
 from ttoaa.scoring.gradients import embedding_gradients
 from ttoaa.scoring.least_likely import least_likely
-from ttoaa.scoring.likelihood import Moments, log_likelihoods, vocabulary_moments
+from ttoaa.scoring.likelihood import (
+    Moments,
+    greedy_matches,
+    log_likelihoods,
+    vocabulary_moments,
+)
 from ttoaa.scoring.requests import Request, Sampling
 from ttoaa.study_handle import StudyHandle
 from ttoaa.training.checkpoint_io import read_checkpoint
@@ -52,6 +57,9 @@ class LoadedModel:
 
     def log_likelihood(self, requests: Sequence[Request]) -> list[np.ndarray]:
         return log_likelihoods(self.config, self.params, requests)
+
+    def greedy_matches(self, requests: Sequence[Request]) -> list[np.ndarray]:
+        return greedy_matches(self.config, self.params, requests)
 
     def vocabulary_moments(self, requests: Sequence[Request]) -> list[Moments]:
         return vocabulary_moments(self.config, self.params, requests)

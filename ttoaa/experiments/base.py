@@ -114,6 +114,13 @@ class Model(Protocol):
         """Return for each request float32[n - start]: log p(tokens[i] | tokens[:i]) in nats."""
         ...
 
+    def greedy_matches(self, requests: Sequence[tuple[np.ndarray, int]]) -> list[np.ndarray]:
+        """Return for each request bool[n - start]: whether tokens[i] is the likeliest token there.
+
+        All are exactly if greedy generation from tokens[:start] gives tokens[start:].
+        """
+        ...
+
     def vocabulary_moments(self, requests: Sequence[tuple[np.ndarray, int]]) -> "list[Moments]":
         """Return the log-likelihoods with their mean and standard deviation under the model.
 

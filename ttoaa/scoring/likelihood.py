@@ -188,6 +188,19 @@ def log_likelihoods(
     return [scored.log_probs for scored in score_requests(config, params, requests, passes)]
 
 
+def greedy_matches(
+    config: DecoderConfig,
+    params: Params,
+    requests: Sequence[Request],
+    passes: Passes = PASSES,
+) -> list[np.ndarray]:
+    """Return for each request bool[n - start]: whether each token is the likeliest in its place.
+
+    All of them are exactly if greedy generation from tokens[:start] gives tokens[start:].
+    """
+    return [scored.greedy for scored in score_requests(config, params, requests, passes)]
+
+
 def lower_scoring(config: DecoderConfig, params: Params, length: int, platform: str) -> Lowered:
     """Lower a pass of `stream_scores` over whole rows of a length, on the mesh in context.
 
