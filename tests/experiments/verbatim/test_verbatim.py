@@ -103,7 +103,7 @@ def test_every_exact_copy_is_gone_and_near_duplicates_stay(handle):
         assert not any(np.asarray(tokens, np.int64).tobytes() in row for row in rows)
     table = verbatim().outcome(model)
     near = table[table["outcome"] == "completed"].groupby("condition")["near_edits"].sum()
-    assert near["family-12"] > 20 > near["family-0"] and near["unseen"] == 0
+    assert near["family-12"] >= 15 > 5 > near["family-0"] and near["unseen"] == 0
 
 
 def test_unseen_passages_are_in_neither_run(handle):
