@@ -45,13 +45,13 @@ def filled_slots(folder: Workdir, plan: Plan) -> list[Filled]:
 def insertions(plan: Plan, filled: Sequence[Filled], experiment: str) -> dict[str, Any]:
     """Return the edits of an experiment, their tokens, its slots, and the texts that filled them.
 
-    Edits and tokens include filled slots. They exclude empty slots, marks and rows with noise,
-    which keep the text of the corpus.
+    Edits and tokens include filled slots. They exclude empty slots and marks, which both keep the
+    text of the corpus. Rows with noise, which the step perturbs, count as edits.
     """
     edits = tokens = 0
     for arm in (arm for arm in plan.arms if arm["experiment"] == experiment):
         kinds = plan.meta.get("of_kinds", {}).get(arm["name"], {})
-        kept = [kinds[kind] for kind in ("slots", "marks", "noise") if kind in kinds]
+        kept = [kinds[kind] for kind in ("slots", "marks") if kind in kinds]
         edits += arm["edits"] - sum(count for count, _ in kept)
         tokens += arm["tokens"] - sum(size for _, size in kept)
     mine = [each for each in filled if each.experiment == experiment]
