@@ -98,7 +98,7 @@ class Poisoning(Experiment):
     """Another source of test prompts; None: other prompts of `prompts`."""
     training_number: PositiveInt = 1000
     """Prompts in training."""
-    test_number: PositiveInt = 48
+    test_number: Annotated[int, AtLeast(2)] = 48
     """Test prompts; no prompt is in training and in tests."""
     templates: Annotated[Sequence[Name], NotEmpty(), Distinct()] = TEMPLATES
     """Chat templates: texts with {user} and {assistant}."""

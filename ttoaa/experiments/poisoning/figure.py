@@ -15,7 +15,10 @@ _GAIN = "preference_above_never"
 
 
 def draw_poisoning(estimates: pd.DataFrame, axes: Any, cells: Sequence[Cell]) -> None:
-    """Draw panels side by side: those that have something to show. One marker for each seed."""
+    """Draw the panels that have something to show, one below the other; they extend below `axes`.
+
+    Values of single seeds have a marker each.
+    """
     doses = [cell for cell in cells if cell.name != cell.backdoor and cell.documents]
     simple = [cell for cell in cells if cell.name == cell.backdoor]
     generated = estimates["outcome"].str.startswith(LEAKAGE).any()
@@ -24,10 +27,9 @@ def draw_poisoning(estimates: pd.DataFrame, axes: Any, cells: Sequence[Cell]) ->
     axes.set_axis_off()
     axes.get_figure().set_layout_engine("none")  # it does not see inset axes
     for number, draw in enumerate(panels):
-        width = 1 / len(panels)
-        panel = axes.inset_axes((number * width, 0, width - 0.07, 1))
+        panel = axes.inset_axes((0, 0.4 - 0.85 * number, 0.75, 0.6))
         draw(estimates, panel, doses if draw in (_draw_doses, _draw_training) else simple)
-        panel.legend(fontsize="small")
+        panel.legend(loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def _final(estimates: pd.DataFrame, outcome: str) -> pd.DataFrame:
@@ -53,7 +55,7 @@ def _draw_states(estimates: pd.DataFrame, panel: Any, cells: Sequence[Cell]) -> 
             )
             panel.plot(at, own["control_value"], "x", color=f"C{k}")
     panel.set_xticks(np.arange(len(cells)) + 0.2, [cell.name for cell in cells])
-    panel.set_ylabel("preference (nats a token); x: control run")
+    panel.set_ylabel("preference (nats a token)\nx: control run")
 
 
 def _draw_leakage(estimates: pd.DataFrame, panel: Any, cells: Sequence[Cell]) -> None:
@@ -89,11 +91,14 @@ def _draw_doses(estimates: pd.DataFrame, panel: Any, cells: Sequence[Cell]) -> N
 
 
 def _draw_training(estimates: pd.DataFrame, panel: Any, cells: Sequence[Cell]) -> None:
-    """Draw the gain at the largest number of documents over training, averaged over seeds."""
-    most = max(cell.documents or 0 for cell in cells)
+    """Draw the gain over training, averaged over seeds, at the most documents of each schedule."""
+    most = {
+        (cell.backdoor, cell.schedule): cell
+        for cell in sorted(cells, key=lambda cell: cell.documents or 0)
+    }
     rows = estimates[estimates["outcome"] == _GAIN]
-    for number, cell in enumerate(c for c in cells if c.documents == most):
+    for number, cell in enumerate(most.values()):
         means = rows[rows["condition"] == cell.name].groupby("step")["difference"].mean()
         panel.plot(means.index, means, "o-", color=f"C{number}", label=cell.name)
     panel.axhline(0, color="gray", linestyle="--")
-    panel.set(xlabel="step")
+    panel.set(xlabel="step", ylabel="gain (nats a token)")
