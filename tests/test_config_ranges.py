@@ -44,6 +44,7 @@ REQUIRED = {
     "Forgetting": {**NAMED, "primary": "cross_entropy/end"},
     "GaussianWatermark": {**NAMED, "primary": "statistic/all", "steps": (3,)},
     "Geometry": {"length": 32, "batch": 8, "steps": 40},
+    "IidReplacements": {**NAMED, "primary": "auc/uniform"},
     "InitFrom": {"folder": "run"},
     "Mixture": {"sources": [EmbeddedPython()], "weights": [2.0]},
     "OlmoCorpus": {"files": ["a.npy"], "order": "o.npy", "tokenizer": TrainBPE()},
@@ -172,8 +173,9 @@ ZERO = """
 """
 NEGATIVE = """
     Acquisition.expected_sign Canaries.expected_sign Contamination.expected_sign
-    Criterion.log_probability Forgetting.expected_sign GaussianWatermark.expected_sign PartOf.key
-    Poisoning.expected_sign Reasoning.expected_sign Rehearsal.expected_sign
+    Criterion.log_probability Forgetting.expected_sign GaussianWatermark.expected_sign
+    IidReplacements.expected_sign PartOf.key Poisoning.expected_sign Reasoning.expected_sign
+    Rehearsal.expected_sign
     ReleasedCanaries.expected_sign Sampling.seed
 """
 HUGE = "AdamW.clip CosineThenLinear.horizon Guard.sigmas Optax.clip"
@@ -223,6 +225,8 @@ def test_what_is_accepted_of_the_values_at_the_edge_of_sense(given, fields):
         ("Guard.policy", ["stop", "skip"], ["ignore", None]),
         ("Guard.sigmas", [None, 0.1], [0, -6.0]),
         ("Guard.window", [4], [3, 8.0, 2_000_000]),
+        ("IidReplacements.ages", [[1], [4, 9]], [[], [0], [9, 4], [4, 4]]),
+        ("IidReplacements.scored", [None, 1], [0, -1]),
         ("Keep.milestones", [[], [1, 9]], [[0], [-1], ["a"], 100]),
         ("MinK.share", [0.01, 1.0], [0.0, 1.01]),
         ("Mixture.weights", [[0.1], [3]], [[0.0], [-1], [math.nan], [math.inf], 1]),

@@ -278,7 +278,7 @@ class StudyHandle:
     def copies(self, experiment: Experiment) -> pd.DataFrame:
         """Where the experiment's copies are in the full run; none if it was added later."""
         if added_later(self.plan, [experiment]):
-            return pd.DataFrame(columns=["id", "repetition", "position", "offset"])
+            return pd.DataFrame(columns=["id", "repetition", "position", "offset", "step"])
         return self.plan.copies(experiment.name)
 
     def _check_runs(self) -> None:

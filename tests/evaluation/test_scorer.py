@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ttoaa.evaluation.checkpoint_outcomes import CheckpointScorer, read_probes
+from ttoaa.evaluation.checkpoint_outcomes import CheckpointScorer, read_arm_losses, read_probes
 from ttoaa.experiments.base import Model, Scorer
 from ttoaa.model.decoder import DecoderConfig, init_params
 from ttoaa.scoring.attacks import min_k_plus
@@ -55,6 +55,18 @@ def test_no_probes_are_an_empty_table_with_its_columns(tmp_path):
         assert list(table.columns) == ["step", "probe", "row", "loss"] and table.empty
 
 
+def test_losses_of_arms_are_those_of_the_batch_before_its_update(tmp_path):
+    lines = [
+        {"step": 1, "arms": {"0": [30.0, 10.0], "2": [8.0, 4.0], "5": [9.0, 9.0]}},
+        {"step": 2, "arms": {"0": [20.0, 10.0], "2": [None, 4.0]}},
+        {"step": 3, "arms": {"0": [10.0, 10.0]}},
+    ]
+    (tmp_path / "arms.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = read_arm_losses(tmp_path, {0: "", 2: "mine"}, 2)
+    assert found.values.tolist() == [[0, "", 3.0, 10], [0, "mine", 2.0, 4], [1, "", 2.0, 10]]
+    assert read_arm_losses(tmp_path / "none", {0: ""}, 9).empty
+
+
 PARAMS = init_params(MODEL, jax.random.key(0))
 OTHERS = init_params(MODEL, jax.random.key(1))
 REQUESTS = [(np.array([1, 2, 3, 4], np.int32), 2), (np.array([5, 6, 7], np.int32), 1)]
@@ -71,6 +83,7 @@ def scorer(params=PARAMS):
         params=params,
         trained=None,
         find_reference=lambda: None,
+        find_arm_losses=lambda: None,
     )
 
 
@@ -111,9 +124,9 @@ def test_it_generates_with_its_own_parameters_and_the_keys_given():
 def test_it_has_all_that_an_outcome_may_ask_for():
     asked = {name for name in {**vars(Model), **vars(Scorer)} if not name.startswith("_")}
     primitives = {"log_likelihood", "vocabulary_moments", "embedding_gradients", "generate"}
-    primitives |= {"least_likely", "greedy_matches", "rows", "noise"}
+    primitives |= {"least_likely", "greedy_matches", "reserve", "rows", "noise"}
     tables = {"step", "items", "copies", "probes", "decisions", "tokenizer"}
-    assert asked == {*tables, "reference", *primitives}
+    assert asked == {*tables, "reference", "arm_losses", *primitives}
     for name in primitives:
         mine, its = (inspect.signature(getattr(kind, name)) for kind in (CheckpointScorer, Scorer))
         assert [(p.name, p.kind, p.default) for p in mine.parameters.values()] == [

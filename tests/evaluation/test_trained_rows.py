@@ -40,6 +40,13 @@ def test_rows_and_noise_are_those_that_the_loader_gives_to_the_step(plan, corpus
     assert trained.noise([]).shape == (0, plan.geometry.length, WIDTH)
 
 
+def test_reserve_windows_are_those_that_experiments_receive(corpus, plan, trained):
+    length = plan.geometry.length
+    expected = corpus.windows("reserve", np.array([3, 0]), length)
+    np.testing.assert_array_equal(trained.reserve([3, 0]), expected)
+    assert trained.reserve([]).shape == (0, length)
+
+
 def test_fresh_noise_is_other_noise(trained):
     noise = [trained.noise([5, 6], fresh) for fresh in (0, 1, 2)]
     for one, other in ((0, 1), (0, 2), (1, 2)):

@@ -61,6 +61,8 @@ class FakeScorer:
     probes: pd.DataFrame | None = None
     copies: pd.DataFrame | None = None
     rows: object = None
+    reserve: object = None
+    arm_losses: pd.DataFrame | None = None
     reference: object = None
     requests: list = dataclasses.field(default_factory=list)
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from ttoaa.data.geometry import Geometry
-from ttoaa.experiments.forgetting import Forgetting
+from ttoaa.experiments.forgetting import ABOVE, Forgetting, describe_curve
 from ttoaa.planning.placement import WholeBatch
 
 STEPS = {"at-0.3": 30, "at-0.5": 50, "at-0.7": 70}
@@ -181,15 +181,79 @@ def test_batches_are_what_is_resampled(make_world, make_scorer):
     assert e.difference_ci_high - e.difference == pytest.approx(reach, rel=0.05)
 
 
+def test_batches_of_one_line_are_the_same_at_all_of_its_lags(make_world, make_scorer):
+    """Early batches that gain more do not make the curve rise where late ones have no lags."""
+    gains = {"at-0.3": 3.0, "at-0.5": 1.0, "at-0.7": 0.0}
+    control = measured(make_world, make_scorer, lambda *_: 9.0)
+    run = measured(make_world, make_scorer, lambda name, lag, row: 9.0 - gains.get(name, 0))
+    found = {e.condition: e for e in forgetting().estimates(run, control) if e.outcome == ABOVE}
+    assert found["lag-24"].difference == pytest.approx(4 / 3) and found["lag-24"].n == 3
+    assert found["lag-48"].difference == pytest.approx(2) and found["lag-48"].n == 2
+    early = {c: e for c, e in found.items() if c.endswith("/early")}
+    assert {"lag-0/early", "lag-24/early", "lag-48/early"} <= set(early)
+    assert {(e.n, e.difference) for e in early.values()} == {(2, 2.0)}
+
+
+def curve(gain_BxK, lags_K, clear=True):
+    found = describe_curve(np.array(lags_K), np.array(gain_BxK, float), "all", clear)
+    return {e.outcome: e for e in found}
+
+
+def test_half_life_is_interpolated_after_the_peak_of_the_mean_curve():
+    shape = np.array([0.0, 0.5, 1.0, 0.8, 0.2, 0.1])
+    gains = np.outer(np.linspace(0.8, 1.2, 12), shape)
+    found = curve(gains, [0, 1, 4, 8, 16, 32])
+    assert found["peak_lag"].value == 4 and found["peak_lag"].n == 12
+    e = found["half_life"]
+    assert e.value == pytest.approx(12) and e.ci_low == pytest.approx(12) == e.ci_high
+    assert math.isnan(e.difference) and math.isnan(e.control_value)
+
+
+def test_a_gain_that_does_not_fall_has_no_half_life():
+    """A model that knew the text before passes 'gain at lag 8', and is censored here."""
+    rng = np.random.default_rng(0)
+    flat = curve(0.3 + rng.normal(0, 0.001, (12, 4)), [0, 1, 4, 8])
+    assert math.isnan(flat["half_life"].value) and math.isnan(flat["half_life"].ci_high)
+    # Batches that mostly fall within the range: the upper bound alone is censored.
+    falls = np.array([[0, 1, 0.9, 0.2]] * 8 + [[0, 1, 0.9, 0.8]] * 4)
+    some = curve(falls + rng.normal(0, 0.001, falls.shape), [0, 1, 4, 8])
+    assert some["half_life"].value < 8 and math.isnan(some["half_life"].ci_high)
+    assert 4 < some["half_life"].ci_low < some["half_life"].value
+
+
+def test_noise_has_a_peak_but_no_half_life(make_world, make_scorer):
+    rng = np.random.default_rng(1)
+    at = tuple(k / 20 for k in range(2, 14))
+    tables = []
+    for _ in range(2):
+        experiment = forgetting(at=at)
+        world = make_world(experiment)
+        rows = [
+            (step, p.name, row, 3 + rng.normal(0, 0.1))
+            for p in experiment.probes(world)
+            for step in p.steps
+            for row in range(4)
+        ]
+        probes = pd.DataFrame(rows, columns=["step", "probe", "row", "loss"])
+        scorer = make_scorer(list(experiment.intervene(world)), probes=probes)
+        tables.append(experiment.outcome(scorer))
+    found = {(e.outcome, e.condition): e for e in forgetting(at=at).estimates(*tables)}
+    peak, half = found["peak_lag", "all"], found["half_life", "all"]
+    assert peak.ci_high - peak.ci_low > 20 and math.isnan(half.value)
+    assert found["half_life", "early"].n == 6
+
+
 def test_figure_draws_gain_against_lag(make_world, make_scorer, final_table):
     run, control = run_and_control(make_world, make_scorer)
     axes = Figure().subplots()
     forgetting().figure(final_table(forgetting().estimates(run, control)), axes)
-    line = axes.get_lines()[0]
-    lags = np.array(line.get_xdata())
-    assert lags[0] == 0 and lags[-1] == 70 and (np.diff(lags) > 0).all()
-    np.testing.assert_allclose(line.get_ydata()[1:], 1 / lags[1:])
-    assert len(axes.collections) == 2  # the bands of two seeds
+    every, early = axes.get_lines()[:2]
+    for line, last, label in ((every, 30, "seed 0, 3 batches"), (early, 48, "seed 0, first 2")):
+        lags = np.array(line.get_xdata())
+        assert lags[0] == 0 and lags[-1] == last and (np.diff(lags) > 0).all()
+        np.testing.assert_allclose(line.get_ydata()[1:], 1 / lags[1:])
+        assert line.get_label().startswith(label)
+    assert len(axes.collections) == 4  # the bands of two seeds
 
 
 def test_gin_makes_it():
@@ -214,6 +278,7 @@ def test_gin_makes_it():
         ({"dense_lags": (0,)}, "end with a lag above 0"),
         ({"primary": "cross_entropy/lag-9"}, "primary's condition"),
         ({"primary": "loss/lag-8"}, "primary must be"),
+        ({"primary": "half_life/lag-8"}, "primary's condition"),
     ],
 )
 def test_bad_config_is_one_clear_line(changes, message):

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -41,7 +41,7 @@ from ttoaa.scoring.requests import Request, Sampling
 from ttoaa.study_handle import StudyHandle
 from ttoaa.training.checkpoint_io import read_checkpoint
 from ttoaa.training.multihost import first_line
-from ttoaa.training.run_records import ProbesLine, check_run
+from ttoaa.training.run_records import ArmsLine, ProbesLine, check_run
 from ttoaa.training.throughput import Ledger
 
 
@@ -84,8 +84,7 @@ class LoadedModel:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointScorer(LoadedModel):
-    """Score with the parameters of `step`; items, copies, probes and decisions are those of one
-    experiment."""
+    """Score with the parameters of `step`; all tables are those of one experiment."""
 
     step: int
     items: pd.DataFrame
@@ -95,10 +94,18 @@ class CheckpointScorer(LoadedModel):
     trained: TrainedRows
     find_reference: Callable[[], Model]
     """Loads the reference model, or raises ValueError without one."""
+    find_arm_losses: Callable[[], pd.DataFrame]
 
     @property
     def reference(self) -> Model:
         return self.find_reference()
+
+    @property
+    def arm_losses(self) -> pd.DataFrame:
+        return self.find_arm_losses()
+
+    def reserve(self, windows: Sequence[int] | np.ndarray) -> np.ndarray:
+        return self.trained.reserve(windows)
 
     def rows(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
         return self.trained.rows(positions)
@@ -116,6 +123,21 @@ def read_probes(run: pathlib.Path, experiment: str, step: int) -> pd.DataFrame:
         for row, loss in enumerate(line["loss"])
     ]
     return pd.DataFrame(rows, columns=["step", "probe", "row", "loss"])
+
+
+def read_arm_losses(run: pathlib.Path, arms: Mapping[int, str], step: int) -> pd.DataFrame:
+    """Read the losses of arms, given as {number: condition}, as `Scorer.arm_losses`.
+
+    A line of the file counts updates: that of batch k has the step k + 1.
+    """
+    rows = [
+        (line["step"] - 1, arms[int(arm)], loss / targets, int(targets))
+        for line in read_json_lines(run / "arms.jsonl", ArmsLine)
+        if line["step"] <= step
+        for arm, (loss, targets) in line["arms"].items()
+        if int(arm) in arms and loss is not None and targets
+    ]
+    return pd.DataFrame(rows, columns=["step", "condition", "loss", "targets"])
 
 
 def layout_for(layout: Layout, devices: int) -> Layout:
@@ -218,6 +240,7 @@ class Scores:
                     params=params,
                     trained=self._trained,
                     find_reference=lambda: self.reference,
+                    find_arm_losses=lambda: read_arm_losses(run, self._arms(name), work.step),
                     decisions=controller_log.log_table(
                         run / controller_log.LOG_NAME, name, work.step
                     ),
@@ -225,6 +248,11 @@ class Scores:
                     generation=functools.partial(ledger.phase, f"generate/{name}"),
                 )
             )
+
+    def _arms(self, experiment: str) -> dict[int, str]:
+        """Return the condition of each arm of an experiment, and '' for the corpus."""
+        own = [arm for arm in self.handle.plan.arms if arm["experiment"] == experiment]
+        return {0: "", **{arm["id"]: arm["condition"] for arm in own}}
 
     @functools.cached_property
     def _trained(self) -> TrainedRows:

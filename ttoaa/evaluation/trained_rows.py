@@ -32,6 +32,10 @@ class TrainedRows:
         distinct, place = np.unique(self._check(positions), return_inverse=True)
         return compose_rows(self.plan, self.corpus, self.order, distinct)[place]
 
+    def reserve(self, windows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """As `Scorer.reserve`."""
+        return self.corpus.windows("reserve", np.asarray(windows), self.plan.geometry.length)
+
     def noise(self, positions: Sequence[int] | np.ndarray, fresh: int = 0) -> np.ndarray:
         """As `Scorer.noise`."""
         keys_Nx2 = row_keys(self.plan.contents["seed"], self._check(positions), fresh)

@@ -165,7 +165,8 @@ class Scorer(Model, Protocol):
 
     @property
     def copies(self) -> pd.DataFrame:
-        """Where the full run has the copies of the items: columns id, repetition, position, offset.
+        """Where the full run has the copies of the items: columns id, repetition, position, offset,
+        step.
 
         `position` is step * batch + row, `offset` the first token of the row that it overwrites.
         """
@@ -177,12 +178,26 @@ class Scorer(Model, Protocol):
         ...
 
     @property
+    def arm_losses(self) -> pd.DataFrame:
+        """The loss of the tokens of each condition, in every step up to this checkpoint.
+
+        Columns: step, condition, loss (nats a token, before the update of the step), targets (their
+        number). The corpus text of the step has the condition ''. A run without this experiment's
+        edits has only that.
+        """
+        ...
+
+    @property
     def decisions(self) -> pd.DataFrame:
         """The decisions of the experiment's controllers up to `step`.
 
         Columns: interval, step, slots, log_p (list of float, nats), and chosen (list of int) and
         state (dict), which are None in a control run.
         """
+        ...
+
+    def reserve(self, windows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return int32[n, L]: the reserve windows with these numbers, such as `items["window"]`."""
         ...
 
     def rows(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:

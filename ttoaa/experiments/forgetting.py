@@ -24,12 +24,19 @@ from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.base import Experiment, Probe, Scorer, World
 from ttoaa.planning.items import Item
 from ttoaa.planning.placement import Uniform, WholeBatch
-from ttoaa.statistics.bootstrap import Estimate, paired_estimate, paired_estimates
+from ttoaa.statistics.bootstrap import (
+    Estimate,
+    bootstrap,
+    count_groups,
+    paired_estimate,
+    paired_estimates,
+)
 
 CROSS_ENTROPY = "cross_entropy"
 TWIN = "cross_entropy_twin"
 ABOVE = "cross_entropy_above_twin"
-
+PEAK_LAG, HALF_LIFE = "peak_lag", "half_life"
+_ALL, _EARLY = "all", "/early"
 
 _TWIN = "-twin"
 
@@ -46,6 +53,10 @@ class Forgetting(Experiment):
     how much lower the last one is than in the control run, so that it does not include what other
     experiments do to all text. Intervals are over batches, since the rows of one share its update.
     The placebo is the gain at lag 0, before the batch was seen.
+
+    Conditions 'lag-<k>/early' are of the first half of the batches, which reach larger lags.
+    'peak_lag' is the lag of the largest mean gain, and 'half_life' the lag at which it has fallen
+    to half of that, both of the lags that all batches reach ('all') or the early ones ('early').
     """
 
     at: Annotated[Sequence[Annotated[float, AtLeast(0), Below(1)]], NotEmpty(), Distinct()] = (
@@ -60,7 +71,10 @@ class Forgetting(Experiment):
     probe_rows: PositiveInt | None = None
     """Probed rows of each batch and of its twin; None: all."""
 
-    signs: ClassVar[Mapping[str, int]] = dict.fromkeys((CROSS_ENTROPY, TWIN, ABOVE), -1)
+    signs: ClassVar[Mapping[str, int]] = {
+        **dict.fromkeys((CROSS_ENTROPY, TWIN, ABOVE), -1),
+        **dict.fromkeys((PEAK_LAG, HALF_LIFE), 1),
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,7 +83,7 @@ class Forgetting(Experiment):
             raise ValueError(f"{self.name}: dense_lags must end with a lag above 0, not {lags}")
         condition = self.primary.partition("/")[2]
         known = [f"lag-{lag}" for lag in lags] + ["end"]
-        if condition not in known:
+        if condition not in known or not self.primary.startswith(CROSS_ENTROPY):
             raise ValueError(f"{self.name}: the primary's condition must be among {known}")
 
     @property
@@ -163,22 +177,59 @@ class Forgetting(Experiment):
     def estimates(self, run: pd.DataFrame, control: pd.DataFrame) -> list[Estimate]:
         found = paired_estimates(run, control, self.sign)
         above, in_control = _above_twins(run), _above_twins(control)
-        for condition, values in above.groupby("condition", sort=False):
-            pair = values.to_numpy(), in_control[values.index].to_numpy()
-            found.append(paired_estimate(ABOVE, condition, *pair, self.sign(ABOVE)))
+        if above.empty:
+            return found
+        for condition, run_B in above.iterrows():
+            run_B = run_B.dropna()
+            control_B = in_control.loc[condition, run_B.index]
+            pair = run_B.to_numpy(), control_B.to_numpy()
+            found.append(paired_estimate(ABOVE, str(condition), *pair, self.sign(ABOVE)))
+        found += self._curve(above, in_control, "")
+        if len(above.columns) > 1:
+            early = above.columns[: -(-len(above.columns) // 2)]
+            found += self._curve(above[early], in_control[early], _EARLY)
         return found
 
+    def _curve(
+        self, above: pd.DataFrame, in_control: pd.DataFrame, suffix: str
+    ) -> Iterator[Estimate]:
+        """Yield the shape of the mean curve of these batches; of early ones, its gains as well."""
+        above = above[above.notna().all(axis=1) & (above.index != "end")]
+        lags_K = above.index.str.removeprefix("lag-").astype(int).to_numpy()
+        if lags_K[-1:].sum() < 1:
+            return
+        control = in_control.loc[above.index, above.columns]
+        gains = [
+            paired_estimate(ABOVE, f"{c}{suffix}", *pair, self.sign(ABOVE))
+            for c, *pair in zip(above.index, above.to_numpy(), control.to_numpy(), strict=True)
+        ]
+        if suffix:
+            yield from gains
+        gain_BxK = self.sign(ABOVE) * (above - control).to_numpy().T
+        at_peak = gains[int(gain_BxK.mean(0).argmax())]
+        yield from describe_curve(
+            lags_K, gain_BxK, suffix.strip("/") or _ALL, at_peak.difference_ci_low > 0
+        )
+
     def figure(self, estimates: pd.DataFrame, axes: Any) -> None:
-        """Draw the gain with its interval against the lag, one line for each seed."""
+        """Draw the gain with its interval against the lag, two lines for each seed.
+
+        Each line is of the same batches at all of its lags: all batches, and dashed the early ones.
+        """
         final = estimates[estimates["step"] == estimates["step"].max()]
         final = final[(final["outcome"] == ABOVE) & final["condition"].str.startswith("lag-")]
-        final = final.assign(lag=final["condition"].str.removeprefix("lag-").astype(int))
-        for number, (seed, rows) in enumerate(final.groupby("seed", sort=False)):
-            rows = rows.sort_values("lag")
-            color = f"C{number}"
-            axes.plot(rows["lag"], rows["difference"], ".-", color=color, label=f"seed {seed}")
-            low, high = rows["difference_ci_low"], rows["difference_ci_high"]
-            axes.fill_between(rows["lag"], low, high, color=color, alpha=0.2, linewidth=0)
+        lag = final["condition"].str.extract(r"lag-(\d+)", expand=False).astype(int)
+        final = final.assign(lag=lag, early=final["condition"].str.endswith(_EARLY))
+        for number, (seed, of_seed) in enumerate(final.groupby("seed", sort=False)):
+            for early, rows in of_seed.groupby("early"):
+                batches = rows["n"].max()
+                rows = rows[rows["n"] == batches].sort_values("lag")
+                color, style = f"C{number}", ".--" if early else ".-"
+                label = f"seed {seed}, {'first ' if early else ''}{batches} batches"
+                axes.plot(rows["lag"], rows["difference"], style, color=color, label=label)
+                low, high = rows["difference_ci_low"], rows["difference_ci_high"]
+                shade = 0.1 if early else 0.2
+                axes.fill_between(rows["lag"], low, high, color=color, alpha=shade, linewidth=0)
         axes.axhline(0, color="gray", linestyle="--", label="control run")
         axes.set_xscale("symlog", linthresh=1)
         axes.set_xlim(left=-0.1)
@@ -187,11 +238,61 @@ class Forgetting(Experiment):
         axes.legend()
 
 
-def _above_twins(table: pd.DataFrame) -> "pd.Series[float]":
-    """Return the mean loss of each batch less that of its twin, by condition and batch."""
+def describe_curve(
+    lags_K: np.ndarray, gain_BxK: np.ndarray, condition: str, clear: bool
+) -> Iterator[Estimate]:
+    """Yield the lag of the peak and the half-life of the mean gain of B batches at K lags.
+
+    The half-life is the first lag after the peak at which the gain is half of that at the peak,
+    interpolated linearly. It is censored, nan, if the gain does not fall as far within these lags;
+    so is its upper bound, if that happens in the tail of the resamples, and both if the gain at the
+    peak is not `clear` of zero: noise has a peak and a half-life, too. Intervals resample batches.
+    The control run has no curve to compare with, since the gain is relative to it.
+    """
+    n, none = len(gain_BxK), math.nan
+
+    def statistic(counts_RxB: np.ndarray) -> np.ndarray:
+        return _shape(lags_K, counts_RxB @ gain_BxK / counts_RxB.sum(1, keepdims=True))
+
+    value, low, high = bootstrap([n], statistic, "forgetting curve", condition)
+    groups = count_groups([n], None)
+    bounds = np.clip((low, high), lags_K[0], lags_K[-1])
+    peak = float(value[0]), float(bounds[0, 0]), float(bounds[1, 0])
+    half = (none, none, none)
+    if clear and value[2]:
+        beyond = not low[2] >= 1
+        half = float(value[1]), float(bounds[0, 1]), none if beyond else float(bounds[1, 1])
+    for outcome, three in ((PEAK_LAG, peak), (HALF_LIFE, half)):
+        yield Estimate(outcome, condition, n, *three, none, none, none, none, groups)
+
+
+def _shape(lags_K: np.ndarray, curve_RxK: np.ndarray) -> np.ndarray:
+    """Return [R, 3]: lag of the peak, half-life (the last lag if censored), whether it is seen."""
+    R, K = curve_RxK.shape
+    each = np.arange(R)
+    peak_R = curve_RxK.argmax(1)
+    half_R = curve_RxK[each, peak_R] / 2
+    below_RxK = (np.arange(K) > peak_R[:, None]) & (curve_RxK <= half_R[:, None])
+    seen_R = below_RxK.any(1) & (half_R > 0)
+    after_R = np.maximum(below_RxK.argmax(1), 1)
+    above_R, under_R = curve_RxK[each, after_R - 1], curve_RxK[each, after_R]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share_R = (above_R - half_R) / (above_R - under_R)
+        lag_R = lags_K[after_R - 1] + share_R * (lags_K[after_R] - lags_K[after_R - 1])
+    half_life_R = np.where(seen_R, lag_R, lags_K[-1])
+    return np.stack([lags_K[peak_R], half_life_R, seen_R], 1).astype(float)
+
+
+def _above_twins(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean loss of each batch less that of its twin: conditions by batches.
+
+    Rows are in the order of lags, columns in that of training; nan where a batch has no such lag.
+    """
     keys = ["condition", "group"]
     batch, twin = (
         table[table["outcome"] == outcome].groupby(keys, sort=False)["value"].mean()
         for outcome in (CROSS_ENTROPY, TWIN)
     )
-    return batch - twin[batch.index]
+    above = (batch - twin[batch.index]).unstack("group")
+    order = sorted(above.columns, key=lambda name: float(name.removeprefix("at-")))
+    return above.reindex(index=pd.unique(batch.index.get_level_values(0)), columns=order)

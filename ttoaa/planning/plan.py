@@ -188,11 +188,12 @@ class Edits:
         return np.sort(np.concatenate([np.empty(0, np.int64), *found]))
 
     def copies(self, experiment: str) -> pd.DataFrame:
-        """Return where the copies of the items are: columns id, repetition, position, offset."""
+        """Return where the copies of the items are (see `experiments.base.Scorer.copies`)."""
         rows = self._names.edits_of(experiment)
         ids = [item for _, item in self.names(self.columns["item"][rows])]
         names = ("repetition", "position", "offset")
-        return pd.DataFrame({"id": ids} | {name: self.columns[name][rows] for name in names})
+        table = pd.DataFrame({"id": ids} | {name: self.columns[name][rows] for name in names})
+        return table.assign(step=table["position"] // self.geometry.batch)
 
     def items(self, experiment: str) -> pd.DataFrame:
         """Read the item table of one experiment, with its `fields` expanded to columns."""

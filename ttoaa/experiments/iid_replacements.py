@@ -1,0 +1,254 @@
+"""Rows of training replaced by others of the same distribution: loss and membership by age (E.10).
+
+What the model learns about a single row of ordinary text, and for how long it shows. Every
+comparison is with held-out windows of the same reserve, on which no run trains.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar
+
+import gin
+import numpy as np
+import pandas as pd
+
+from ttoaa.config_fields import Increasing, NotEmpty, PositiveInt, config_class
+from ttoaa.data.geometry import Geometry
+from ttoaa.experiments.base import Experiment, Scorer, World
+from ttoaa.planning.items import Items
+from ttoaa.planning.placement import Placement, Uniform, Within
+from ttoaa.scoring.membership import AUC, FEWEST_FOR_TPR, TPR, membership_estimates
+from ttoaa.statistics.bootstrap import (
+    Estimate,
+    bootstrap,
+    count_groups,
+    difference_in_differences,
+    estimate,
+    keyed_rng,
+    paired_estimates,
+)
+
+CROSS_ENTROPY = "cross_entropy"
+ABOVE = "cross_entropy_above_held_out"
+FALL = "fall_since_training"
+HALVES = "cross_entropy_of_half_the_held_out"
+"""The placebo: one random half of the held-out documents against the other half."""
+
+HELD_OUT = "held-out"
+_UNIFORM, _SELECTED = "uniform", "selected"
+_PARTS = 10
+_DECILES = tuple(f"decile-{k}" for k in range(_PARTS))
+_KEYS = ["item", "condition"]
+
+
+@gin.configurable
+@config_class
+class IidReplacements(Experiment):
+    """Replace rows by reserve windows: anywhere, in each decile of training, and repeatedly.
+
+    Windows of 'uniform' replace a row anywhere in training, those of 'decile-0' to 'decile-9' one
+    in that tenth of it, and those of 'selected' several rows in a stretch. 'held-out' windows are
+    in no run. Outcomes are the mean loss ('cross_entropy', nats a token); that above the held-out
+    windows, less the same in the control run ('cross_entropy_above_held_out'); the AUC of the loss
+    attack against the held-out windows ('auc'); and how far the loss has fallen since the row was
+    trained on ('fall_since_training'), see `estimates`. Conditions 'age-…' regroup the windows
+    with one copy by the number of updates since that copy.
+
+    Intervals resample documents. Conditions have all their windows at every checkpoint, also those
+    that are trained on later: before its tenth of training, a decile is one more null.
+    """
+
+    uniform: PositiveInt = 24
+    """Windows that replace one row anywhere in training."""
+    decile: PositiveInt = 10
+    """Windows that replace one row of each tenth of training."""
+    selected: PositiveInt = 8
+    """Windows that replace several rows in a stretch of training."""
+    repetitions: PositiveInt = 4
+    """Copies of each selected window."""
+    stretch: Placement = Within(0.5, 0.6)
+    """Where the copies of selected windows go."""
+    held_out: PositiveInt = 64
+    """Windows on which no run trains."""
+    scored: PositiveInt | None = None
+    """Scored windows of each condition; None: all."""
+    ages: Annotated[Sequence[PositiveInt], NotEmpty(), Increasing()] = (32, 128)
+    """Upper bounds of the conditions 'age-1-32', 'age-33-128', …, and 'age-over-128'."""
+
+    signs: ClassVar[Mapping[str, int]] = {
+        **dict.fromkeys((CROSS_ENTROPY, ABOVE, HALVES), -1),
+        **dict.fromkeys((AUC, TPR, FALL), 1),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        outcome, _, condition = self.primary.partition("/")
+        known = [*self._sizes, *self._age_names]
+        if outcome != CROSS_ENTROPY:
+            known.remove(HELD_OUT)
+        if condition not in known or outcome == HALVES:
+            raise ValueError(f"{self.name}: the primary's condition must be among {known}")
+
+    @property
+    def placebo(self) -> str:
+        return f"{HALVES}/{HELD_OUT}" if self.held_out > 1 else ""
+
+    @property
+    def _sizes(self) -> dict[str, int]:
+        """The number of windows of each condition that items have."""
+        deciles = dict.fromkeys(_DECILES, self.decile)
+        ends = {_SELECTED: self.selected, HELD_OUT: self.held_out}
+        return {_UNIFORM: self.uniform} | deciles | ends
+
+    @property
+    def _age_names(self) -> list[str]:
+        lows = [1, *(age + 1 for age in self.ages)]
+        names = [f"age-{low}-{high}" for low, high in zip(lows, self.ages, strict=False)]
+        return [*names, f"age-over-{self.ages[-1]}"]
+
+    def _placement(self, condition: str) -> Placement:
+        if condition in _DECILES:
+            k = _DECILES.index(condition)
+            return Within(k / _PARTS, (k + 1) / _PARTS)
+        return self.stretch if condition == _SELECTED else Uniform()
+
+    def reserve_windows(self, geometry: Geometry) -> list[int]:
+        return list(self._sizes.values())
+
+    def intervene(self, world: World) -> Iterator[Items]:
+        start = 0
+        for condition, size in self._sizes.items():
+            windows = slice(start, start + size)
+            start = windows.stop
+            copies = {_SELECTED: self.repetitions, HELD_OUT: 0}.get(condition, 1)
+            yield Items(
+                ids=[f"{condition}-{number}" for number in range(size)],
+                condition=condition,
+                repetitions=copies,
+                windows=world.windows[windows],
+                placement=self._placement(condition),
+                fields={"document": world.documents[windows].tolist()},
+            )
+
+    def outcome(self, model: Scorer) -> pd.DataFrame:
+        """Per window its loss (nats a token), by condition and, if it has one copy, also by age.
+
+        Column `online` is the loss of its row when it was first trained on: the mean over the rows
+        of the condition in that step, which is one row in most. `corpus` is that of the corpus text
+        in the same step. Both are nan if the run has not trained on it.
+        """
+        items = model.items[["id", "condition", "window", "document"]]
+        if self.scored is not None:
+            items = items.groupby("condition", sort=False).head(self.scored)
+        tokens_NxL = model.reserve(items["window"].to_numpy())
+        scores = model.log_likelihood([(tokens, 1) for tokens in tokens_NxL])
+        first = model.copies.groupby("id")["step"].min().reindex(items["id"]).to_numpy()
+        trained = first < model.step
+        of_step = model.arm_losses.set_index(["condition", "step"])["loss"]
+        table = pd.DataFrame(
+            {
+                "item": items["id"].to_numpy(),
+                "condition": items["condition"].to_numpy(),
+                "outcome": CROSS_ENTROPY,
+                "value": [-float(np.mean(each, dtype=float)) for each in scores],
+                "group": items["document"].astype(str).to_numpy(),
+                "age": np.where(trained, model.step - first, np.nan),
+            }
+        )
+        for column, arms in (("online", table["condition"]), ("corpus", [""] * len(table))):
+            places = pd.MultiIndex.from_arrays([arms, first])
+            table[column] = np.where(trained, of_step.reindex(places).to_numpy(float), np.nan)
+        once = table[table["age"].notna() & (table["condition"] != _SELECTED)]
+        names = np.array(self._age_names)[np.searchsorted(self.ages, once["age"])]
+        return pd.concat([table, once.assign(condition=names)], ignore_index=True)
+
+    def estimates(self, run: pd.DataFrame, control: pd.DataFrame) -> list[Estimate]:
+        """Compare every condition with the held-out windows, in the run and in the control run.
+
+        'fall_since_training' compares within the run instead, for text on which the control run
+        does not train: `value` is the loss when a row was trained on less its loss now, and
+        `control_value` the same for text that the model has not seen: corpus text of the same
+        steps less the held-out windows now. A model that only got better at all text has a value
+        above zero, but no difference.
+        """
+        found = paired_estimates(run, control, self.sign)
+        both = run.merge(control[[*_KEYS, "value"]], on=_KEYS, suffixes=("", "_control"))
+        held_out = both[both["condition"] == HELD_OUT]
+        for name, rows in both.groupby("condition", sort=False):
+            if name != HELD_OUT:
+                found += self._against(held_out, rows, str(name))
+        if self.placebo:
+            found.append(self._halves(held_out))
+        return found
+
+    def _against(
+        self, held_out: pd.DataFrame, rows: pd.DataFrame, condition: str
+    ) -> Iterator[Estimate]:
+        """Yield the estimates of a condition against the held-out windows."""
+        yield _above(ABOVE, condition, rows, held_out)
+        columns = (
+            t[n].to_numpy(float) for n in ("value", "value_control") for t in (rows, held_out)
+        )
+        groups = rows["group"].to_numpy(), held_out["group"].to_numpy()
+        statistics = (AUC, TPR) if len(held_out) >= FEWEST_FOR_TPR else (AUC,)
+        scores = [-losses for losses in columns]  # of the loss attack: higher for members
+        yield from membership_estimates(
+            *scores, condition, self.sign, groups=groups, statistics=statistics
+        )
+        known = rows[rows["online"].notna() & rows["corpus"].notna()]
+        if len(known):
+            yield _fall(condition, known, held_out)
+
+    def _halves(self, held_out: pd.DataFrame) -> Estimate:
+        """Compare two random halves of the held-out documents, of which no run trains on either."""
+        documents = np.sort(held_out["group"].unique())
+        first = keyed_rng(HALVES, self.name).permutation(documents)[::2]
+        inside = held_out["group"].isin(first)
+        return _above(HALVES, HELD_OUT, held_out[inside], held_out[~inside])
+
+    def figure(self, estimates: pd.DataFrame, axes: Any) -> None:
+        """Draw how much lower the loss of each condition is than that of held-out windows."""
+        final = estimates[estimates["step"] == estimates["step"].max()]
+        final = final.set_index("condition", drop=False)
+        names = [*_DECILES, _UNIFORM, _SELECTED]
+        seeds = list(final["seed"].unique())
+        for number, seed in enumerate(seeds):
+            own = final[final["seed"] == seed]
+            x = np.arange(len(names)) + 0.12 * (number - (len(seeds) - 1) / 2)
+            gain = own[own["outcome"] == ABOVE].loc[names]
+            color, low, high = f"C{number}", "difference_ci_low", "difference_ci_high"
+            axes.vlines(x, gain[low], gain[high], color=color)
+            axes.plot(x, gain["difference"], "o", color=color, label=f"seed {seed}")
+            fall = own[own["outcome"] == FALL]["difference"].reindex(names)
+            label = "below its online loss" if number == 0 else None
+            axes.plot(x, fall, "x", color=color, alpha=0.6, label=label)
+        axes.axhline(0, color="gray", linestyle="--", label="held-out windows")
+        labels = [name.removeprefix("decile-") for name in names]
+        axes.set_xticks(range(len(names)), labels, rotation=30)
+        axes.set_xlabel("tenth of training in which the row was trained on")
+        axes.set_ylabel("gain over held-out windows (nats a token)")
+        axes.legend()
+
+
+def _above(outcome: str, condition: str, rows: pd.DataFrame, others: pd.DataFrame) -> Estimate:
+    """Estimate the loss above that of other windows, less the same in the control run."""
+    columns = (t[n].to_numpy(float) for t in (rows, others) for n in ("value", "value_control"))
+    groups = rows["group"].to_numpy(), others["group"].to_numpy()
+    return difference_in_differences(outcome, condition, *columns, sign=-1, groups=groups)
+
+
+def _fall(condition: str, rows: pd.DataFrame, held_out: pd.DataFrame) -> Estimate:
+    """Estimate the fall since training, and that of text that the model has not seen."""
+    now, online, corpus = (rows[n].to_numpy(float) for n in ("value", "online", "corpus"))
+    unseen_now = held_out["value"].to_numpy(float)
+
+    def statistic(counts_RxN: np.ndarray, counts_RxM: np.ndarray) -> np.ndarray:
+        fall_R, above_R = (
+            counts_RxN @ each / counts_RxN.sum(1) for each in (online - now, online - now - corpus)
+        )
+        return np.stack([fall_R, above_R + counts_RxM @ unseen_now / counts_RxM.sum(1)], 1)
+
+    sizes = len(rows), len(held_out)
+    groups = rows["group"].to_numpy(), held_out["group"].to_numpy()
+    results = bootstrap(sizes, statistic, FALL, condition, groups=groups)
+    unseen = float(corpus.mean() - unseen_now.mean())
+    return estimate(FALL, condition, sizes[0], results, unseen, count_groups(sizes, groups))
