@@ -10,8 +10,10 @@ from ttoaa.scoring.membership import (
     chance_tpr,
     exposure,
     membership_estimates,
+    privleak_estimate,
     tpr_at_fpr,
 )
+from ttoaa.statistics.bootstrap import keyed_rng
 
 
 def scores(seed, members=60, nonmembers=150, shift=1.0, decimals=1):
@@ -166,3 +168,20 @@ def test_a_model_that_knows_nothing_exposes_its_mean():
 def test_bad_input_is_an_error(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_privleak_is_the_relative_change_of_the_share_of_nonmembers_above_members():
+    rng = keyed_rng("privleak")
+    nonmembers, control = rng.normal(size=40), rng.normal(size=30)
+    retrain = np.mean(nonmembers[:, None] > control[None])
+    for shift in (0.0, 1.0, 20.0):
+        found = privleak_estimate(control + shift, nonmembers, control, nonmembers, "x")
+        now = np.mean(nonmembers[:, None] > control[None] + shift)
+        assert found.value == pytest.approx(100 * (now - retrain) / retrain)
+        assert found.difference == -found.value and found.control_value == 0 and found.n == 30
+        assert found.ci_low <= found.value <= found.ci_high
+    assert found.value == -100
+    perfect = privleak_estimate(control, nonmembers, control + 20, nonmembers, "x")
+    assert np.isfinite(perfect.value)  # A_retrain is 0
+    with pytest.raises(ValueError, match="must score the same items"):
+        privleak_estimate(control[1:], nonmembers, control, nonmembers, "x")

@@ -18,6 +18,7 @@ from ttoaa.statistics.bootstrap import (
 
 AUC = "auc"
 TPR = "tpr_at_1pct_fpr"
+PRIVLEAK = "privleak"
 FEWEST_FOR_TPR = 500
 """Non-members below which a rate at 1% false positives should not be reported: it would be set by
 fewer than five of them."""
@@ -91,6 +92,36 @@ def membership_estimates(
         number = count_groups(sizes, groups)
         estimates.append(estimate(outcome, condition, sizes[0], results, control_value, number))
     return estimates
+
+
+def privleak_estimate(
+    run_members: np.ndarray,
+    run_nonmembers: np.ndarray,
+    control_members: np.ndarray,
+    control_nonmembers: np.ndarray,
+    condition: str,
+    sign: int = -1,
+) -> Estimate:
+    """Estimate PrivLeak of MUSE, 100 (A - A_retrain) / A_retrain (Shi et al. 2024).
+
+    A is the probability that a non-member scores above a member, one minus our AUC, and A_retrain
+    that of the control run, which was trained without the members: negative values are a leak, and
+    -100 is a perfect separation. An A_retrain of 0 counts as half a pair.
+    """
+    sizes = (len(run_nonmembers), len(run_members))
+    if sizes != (len(control_nonmembers), len(control_members)):
+        raise ValueError(f"{condition}: run and control must score the same items")
+    of_run = _auc(run_nonmembers, run_members)
+    of_control = _auc(control_nonmembers, control_members)
+    least = 1 / (2 * sizes[0] * sizes[1])
+
+    def statistic(counts_RxN: np.ndarray, counts_RxM: np.ndarray) -> np.ndarray:
+        retrain_R = of_control(counts_RxN, counts_RxM)
+        leak_R = 100 * (of_run(counts_RxN, counts_RxM) - retrain_R) / np.maximum(retrain_R, least)
+        return np.stack([leak_R, sign * leak_R], axis=1)
+
+    results = bootstrap(sizes, statistic, PRIVLEAK, condition)
+    return estimate(PRIVLEAK, condition, sizes[1], results, 0.0, count_groups(sizes, None))
 
 
 _Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray]
