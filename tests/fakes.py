@@ -127,6 +127,19 @@ class Choosing(Planted):
         return table.assign(value=table["value"] - float(judged[0].mean()))
 
 
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Asking(HeldOut):
+    """Chooses after the runs, as it inserts nothing."""
+
+    def choose(self, world, model):
+        return pd.DataFrame({"item": ["none"]})
+
+    def intervene(self, world):
+        assert len(world.choices) == 1
+        return super().intervene(world)
+
+
 @dataclasses.dataclass(frozen=True)
 class Given(Experiment):
     """Exactly these items, for tests of the planner."""

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import fakes
 import numpy as np
 import pytest
 import studies
@@ -22,6 +23,7 @@ from ttoaa import (
     train,
     training_job,
 )
+from ttoaa.evaluation.checkpoint_outcomes import Scores
 from ttoaa.parquet_io import read_outcomes, read_table
 from ttoaa.planning.plan import Plan
 from ttoaa.study_handle import StudyHandle
@@ -167,6 +169,18 @@ def test_choices_of_another_config_or_model_are_refused(copy, finished):
     assert not workdir.plan.exists()
 
 
+def test_a_choice_among_windows_that_it_no_longer_has_is_refused(copy):
+    study = dataclasses.replace(opened(copy).config, validation_sequences=48)
+    with pytest.raises(ValueError, match=r"choosing\.parquet was made with windows"):
+        StudyHandle(study, Workdir(copy)).make_plan()
+
+
+def test_settings_of_a_trained_reference_are_decided(trained, tmp_path):
+    work = studies.copy(trained, tmp_path / "work", "reference")
+    message = studies.main(choose, work, "--gin_bindings=DecoderConfig.layers = 2")
+    assert "made with trained reference.DecoderConfig.layers 1, now it would be 2" in message
+
+
 def test_a_damaged_choice_is_named(copy):
     path = Workdir(copy).choices("removing")
     path.write_bytes(path.read_bytes().replace(b"ttoaa.source", b"ttoaa.sourcf"))
@@ -179,6 +193,19 @@ def test_a_new_choice_makes_another_plan_which_the_old_one_is_not(finished, tmp_
     table, source, _ = read_table(path, "")
     choices.write_table(table.assign(score=-table["score"]), path, source)
     assert "made with choices.choosing" in studies.main(plan, work)
+    assert "was made with" in studies.main(plan, work, "--audit=1")
+    path.unlink()
+    assert "was made with a choice of choosing that is missing" in studies.main(choose, work)
+
+
+def test_what_inserts_nothing_may_choose_after_the_runs(finished, tmp_path):
+    work = studies.copy(finished, tmp_path / "work", "reference", "choices", "plan")
+    study, workdir = opened(work).config, Workdir(work)
+    asking = fakes.Asking(name="asking")
+    study = dataclasses.replace(study, experiments=[*study.experiments, asking])
+    assert [*choices.make_choices(study, workdir)][-1].startswith("asking chose 1 row")
+    handle = StudyHandle(study, workdir)
+    assert len(handle.items(asking)) == 4 and not handle.make_plan()[1]
 
 
 def test_a_study_without_a_reference_is_refused_before_any_work(tmp_path, corpus_prepare):
@@ -196,6 +223,28 @@ def test_a_run_of_another_study_can_be_the_reference(finished, copy):
     assert found.sha256 != opened(finished).reference.sha256
     with pytest.raises(ValueError, match="trains no reference model"):
         training_job.run(study, Workdir(copy), "reference")
+
+
+def test_an_unsuitable_run_is_no_reference(finished, tmp_path):
+    def refused(folder, work, why):
+        study = dataclasses.replace(opened(work).config, reference=ReferenceCheckpoint(str(folder)))
+        with pytest.raises(ValueError, match=why):
+            _ = StudyHandle(study, Workdir(work)).reference
+
+    refused(finished / "control", finished, "control/checkpoints is a run of this very study")
+    other = studies.copy(finished, tmp_path / "other", "control")
+    manifest = other / "corpus" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**content, "vocabulary": "0" * 64}))
+    refused(other / "control", finished, "has another tokenizer")
+    (other / "control" / "finished.json").unlink()
+    refused(other / "control", finished, "control has not ended: wait for it, or set")
+
+
+def test_an_outcome_that_asks_a_reference_must_declare_it(finished):
+    scores = Scores(opened(finished))
+    with pytest.raises(ValueError, match="must declare needs_reference"):
+        scores.reference_for(fakes.Planted(name="planted"))
 
 
 def test_the_ledger_of_choices_counts(chosen):

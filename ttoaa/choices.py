@@ -13,8 +13,10 @@ from ttoaa.checksums import write_record
 from ttoaa.config import Study
 from ttoaa.evaluation.checkpoint_outcomes import load_reference, mesh_for, within
 from ttoaa.experiments.base import Experiment, Model
-from ttoaa.experiments.context import chooses, make_worlds, removes_texts
+from ttoaa.experiments.context import added_later, chooses, make_worlds, removes_texts
+from ttoaa.locks import exclusive
 from ttoaa.parquet_io import write_table
+from ttoaa.planning.plan import Plan
 from ttoaa.study_handle import StudyHandle
 from ttoaa.training.run_records import LEDGER, read_ledger
 from ttoaa.training.throughput import Ledger
@@ -25,13 +27,18 @@ def make_choices(study: Study, workdir: Workdir) -> Iterator[str]:
     """Let every experiment choose that has not; yield a line for each.
 
     Raises ValueError if there is no reference model yet, or if an experiment chose by another model
-    or config.
+    or config, or if another process makes the choices.
     """
-    handle = StudyHandle(study, workdir)
     choosing = [e for e in study.experiments if chooses(e)]
     if not choosing:
         yield "no experiment of this study chooses by a reference model"
         return
+    with exclusive(workdir.choices("").parent, "choose", "chosen"):
+        yield from _make_choices(StudyHandle(study, workdir), choosing)
+
+
+def _make_choices(handle: StudyHandle, choosing: Sequence[Experiment]) -> Iterator[str]:
+    workdir = handle.workdir
     for experiment in choosing:
         if workdir.choices(experiment.name).exists():
             table, _ = handle.stored_choice(experiment)
@@ -40,8 +47,14 @@ def make_choices(study: Study, workdir: Workdir) -> Iterator[str]:
     if not left:
         return
     if (workdir.plan / "plan.json").exists():
-        raise ValueError(f"{workdir.plan} was made without the choice of {left[0].name}")
-    mesh = mesh_for(study)
+        later = added_later(Plan(workdir.plan), left)
+        planned = [e.name for e in left if e.name not in later]
+        if planned:
+            raise ValueError(
+                f"{workdir.plan} was made with a choice of {planned[0]} that is missing: restore "
+                f"{workdir.choices(planned[0])} from a copy, or move the plan and its run away"
+            )
+    mesh = mesh_for(handle.config)
     with within(mesh):
         model = load_reference(handle, mesh)
         first = [e for e in left if removes_texts(e)]

@@ -94,6 +94,28 @@ class Study:
         """Whether some experiment asks the reference model."""
         return any(experiment.needs_reference for experiment in self.experiments)
 
+    def of_reference(self) -> "Study":
+        """Return the study without experiments whose only run is the reference model.
+
+        Raises ValueError if the study trains none.
+        """
+        reference = self.reference
+        if not isinstance(reference, TrainedReference):
+            raise ValueError(
+                "the study trains no reference model: set Study.reference = @TrainedReference()"
+            )
+        steps = reference.steps or self.geometry.steps
+        return dataclasses.replace(
+            self,
+            experiments=(),
+            runs=(),
+            reference=None,
+            init_from=None,
+            geometry=dataclasses.replace(self.geometry, steps=steps),
+            model=reference.model or self.model,
+            training=reference.training(self.training),
+        )
+
     def check_vocabulary(self, ids: int) -> None:
         """Raise ValueError if the model has too few embedding rows for the tokenizer."""
         if self.model.vocab_size < ids:
@@ -147,6 +169,11 @@ def _decided(study: Study, workdir: Workdir) -> dict[str, Any]:
         parts["validation_sequences"] = study.validation_sequences
     if committed_steps(workdir.run(REFERENCE) / "checkpoints"):
         parts["reference"] = study.reference
+        if isinstance(study.reference, TrainedReference):
+            of = study.of_reference()
+            numerics = of.training.numerics()
+            made_of = {"Geometry": of.geometry, "DecoderConfig": of.model, "Training": numerics}
+            parts["trained reference"] = made_of
     if workdir.trained_seeds():
         parts["DecoderConfig"] = study.model
         parts["Training"] = study.training.numerics()

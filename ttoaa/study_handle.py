@@ -1,7 +1,7 @@
 """The opened study: its config in its folder, and every part of it opened once, when first needed.
 
-All commands work with this object. Stages come in one order everywhere: prepare, plan, runs
-(control and run), evaluate, report.
+All commands work with this object. Stages come in one order everywhere: prepare, the
+reference model, choices, plan, runs (control and run), evaluate, report.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ from ttoaa.planning.plan import Plan
 from ttoaa.planning.removal import Removals
 from ttoaa.planning.reserve import DEALT, Reserve
 from ttoaa.runs import REFERENCE, REINITIALISED, REORDERED, SHAM, RunSpec, parse_run
-from ttoaa.training.reference import FoundReference, find_reference
+from ttoaa.training.reference import FoundReference, find_reference, vocabulary_of
 from ttoaa.training.throughput import Ledger
 from ttoaa.workdir import Workdir
 
@@ -103,8 +103,19 @@ class StudyHandle:
 
     @functools.cached_property
     def reference(self) -> FoundReference:
-        """The reference model; ValueError if there is none yet."""
+        """The reference model; ValueError if there is none yet, or an unsuitable one."""
         found = find_reference(self.config.reference, self.workdir.run(REFERENCE))
+        runs = [self.workdir.run(name) / "checkpoints" for name in self.workdir.runs()]
+        if found.folder.resolve() in [path.resolve() for path in runs]:
+            raise ValueError(
+                f"the reference model in {found.folder} is a run of this very study: selecting and "
+                "reporting on one model reports regression to the mean; name one of another study"
+            )
+        if vocabulary_of(found.folder) not in (None, self.corpus.manifest.vocabulary):
+            raise ValueError(
+                f"the reference model in {found.folder} has another tokenizer than "
+                f"{self.corpus.folder}: use a model of the same tokenizer"
+            )
         if found.model.vocab_size < self.corpus.vocab_size:
             raise ValueError(
                 f"the reference model in {found.folder} has {found.model.vocab_size:,} embedding "
@@ -141,8 +152,11 @@ class StudyHandle:
         """Return what decides an experiment's choice.
 
         The reference model is part of it while it is there: after the plan it may be deleted.
+        Windows depend on the other experiments too, so they are part of it.
         """
         made_for = {name: self._made_for()[name] for name in ("corpus", "geometry", "seed")}
+        if not removes_texts(experiment):
+            made_for["windows"] = identity.digest(self.reserve.windows(experiment.name))
         with contextlib.suppress(ValueError):
             made_for["reference"] = self.reference.sha256
         return identity.identity(experiment=experiment, **made_for)
@@ -237,7 +251,8 @@ class StudyHandle:
         """
         if self.workdir.plan.exists():
             plan = Plan.open(self.workdir.plan)
-            now = {**self._made_for(), **self._reserve_use()}
+            later = added_later(plan, self.config.experiments)
+            now = {**self._made_for(), **self._reserve_use(later)}
             identity.check(plan.folder, plan.contents, now, REPLAN)
             check_planned(plan, self.config.experiments, complete=True)
             self._check_runs()
@@ -316,8 +331,10 @@ class StudyHandle:
             "seed": self.workdir.seed,
         }
 
-    def _reserve_use(self) -> Mapping[str, Any]:
-        chosen = {e.name: self.stored_choice(e)[1] for e in self.config.experiments if chooses(e)}
+    def _reserve_use(self, later: Sequence[str] = ()) -> Mapping[str, Any]:
+        """Return what else decides a plan; experiments added `later` do not."""
+        deciding = [e for e in self.config.experiments if chooses(e) and e.name not in later]
+        chosen = {e.name: self.stored_choice(e)[1] for e in deciding}
         return {
             "reserve": DEALT,
             "validation_sequences": self.config.validation_sequences,

@@ -24,7 +24,6 @@ from ttoaa.training.checkpoint_io import newest_meta
 from ttoaa.training.controller_loop import ControllerSet
 from ttoaa.training.device_feed import apply_transforms
 from ttoaa.training.loop import Job, train
-from ttoaa.training.reference import TrainedReference
 from ttoaa.training.run_records import FINISHED, read_finished
 from ttoaa.training.step import CompiledStep
 from ttoaa.training.topology import pin_cores, split_cpu
@@ -71,7 +70,10 @@ def identity_of(handle: StudyHandle, spec: RunSpec, controls: ControllerSet) -> 
 
 def _order(handle: StudyHandle, spec: RunSpec) -> Order:
     seed = spec.order_seed(handle.workdir.seed)
-    return training_order(handle.corpus, seed, handle.config.geometry.length)
+    order = training_order(handle.corpus, seed, handle.config.geometry.length)
+    if spec.name == REFERENCE:  # even where the corpus has the order of another run
+        return dataclasses.replace(order, first_in_order=False)
+    return order
 
 
 def make_job(
@@ -148,29 +150,6 @@ def _made(folder: pathlib.Path) -> dict[str, Any] | None:
     return meta["identity"] if meta else None
 
 
-def reference_study(study: config.Study) -> config.Study:
-    """Return the study without experiments whose only run is the reference model.
-
-    Raises ValueError if the study trains none.
-    """
-    reference = study.reference
-    if not isinstance(reference, TrainedReference):
-        raise ValueError(
-            "the study trains no reference model: set Study.reference = @TrainedReference()"
-        )
-    steps = reference.steps or study.geometry.steps
-    return dataclasses.replace(
-        study,
-        experiments=(),
-        runs=(),
-        reference=None,
-        init_from=None,
-        geometry=dataclasses.replace(study.geometry, steps=steps),
-        model=reference.model or study.model,
-        training=reference.training(study.training),
-    )
-
-
 def compiled_step(study: config.Study) -> CompiledStep:
     """The training step on the devices that are here."""
     mesh = make_mesh(study.layout)
@@ -189,7 +168,7 @@ def run(
     `began` is time.time() when the process began, by default now.
     """
     if name == REFERENCE:
-        study, workdir = reference_study(study), Workdir(workdir.root)
+        study, workdir = study.of_reference(), Workdir(workdir.root)
     handle, folder = StudyHandle(study, workdir), workdir.run(name)
     spec = handle.run_spec(name)
     check_run(handle, spec)

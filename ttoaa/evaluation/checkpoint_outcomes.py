@@ -239,7 +239,7 @@ class Scores:
                     config=self.handle.config.model,
                     params=params,
                     trained=self._trained,
-                    find_reference=lambda: self.reference,
+                    find_reference=lambda: self.reference_for(experiment),
                     find_arm_losses=lambda: read_arm_losses(run, self._arms(name), work.step),
                     decisions=controller_log.log_table(
                         run / controller_log.LOG_NAME, name, work.step
@@ -258,6 +258,14 @@ class Scores:
     def _trained(self) -> TrainedRows:
         handle = self.handle
         return TrainedRows(handle.plan, handle.corpus, handle.order, handle.config.model.width)
+
+    def reference_for(self, experiment: Experiment) -> LoadedModel:
+        """Return the reference model; ValueError if the experiment does not declare its need."""
+        if not experiment.needs_reference:  # its tables would not depend on which model it is
+            raise ValueError(
+                "the outcome asks model.reference, so the experiment must declare needs_reference"
+            )
+        return self.reference
 
     @functools.cached_property
     def reference(self) -> LoadedModel:

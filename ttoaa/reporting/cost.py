@@ -164,6 +164,8 @@ def added(root: pathlib.Path, seeds: Sequence[int], experiments: Sequence[str]) 
 def missing_ledgers(root: pathlib.Path, seeds: Sequence[int]) -> list[str]:
     """Return a sentence for each missing or incomplete ledger."""
     owners = {"The corpus": Workdir(root).corpus}
+    if (reference := Workdir(root).run(REFERENCE)).exists():
+        owners["The reference model"] = reference
     for folder in (Workdir(root, seed) for seed in seeds):
         parts = {**{name: folder.run(name) for name in folder.runs()}, "plan": folder.plan}
         parts["evaluation"] = folder.tables

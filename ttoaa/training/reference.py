@@ -6,19 +6,21 @@ the mean.
 
 import dataclasses
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gin
 
 from ttoaa.config_fields import Count, Name, PositiveInt, config_class
+from ttoaa.data.corpus import MANIFEST
 from ttoaa.identity import digest, restore
+from ttoaa.json_io import parse_json
 from ttoaa.model.decoder import DecoderConfig
 from ttoaa.training.checkpoint_io import newest_meta, read_meta
 from ttoaa.training.checkpoints import Keep
 from ttoaa.training.config import Training
 from ttoaa.training.init_from import available_steps, checkpoints_folder
 from ttoaa.training.optimizer import Optimizer
-from ttoaa.training.run_records import read_finished
+from ttoaa.training.run_records import ATTEMPTS, read_finished
 
 
 @gin.configurable
@@ -58,7 +60,7 @@ class ReferenceCheckpoint:
     folder: Name
     """Folder of a run or an import, or its checkpoints/ folder."""
     step: Count | None = None
-    """By default the newest checkpoint."""
+    """By default the newest checkpoint, of a run that has ended."""
 
 
 Reference = TrainedReference | ReferenceCheckpoint
@@ -90,7 +92,27 @@ def find_reference(reference: Reference | None, trained: pathlib.Path) -> FoundR
                 f"--run=reference --workdir={trained.parent}"
             )
         return _checkpoint(trained / "checkpoints", finished["step"])
-    return _checkpoint(checkpoints_folder(reference.folder), reference.step)
+    folder = checkpoints_folder(reference.folder)
+    run = folder.parent
+    if reference.step is None and (run / ATTEMPTS).exists() and read_finished(run) is None:
+        raise ValueError(
+            f"the reference model: {run} has not ended: wait for it, or set "
+            "ReferenceCheckpoint.step"
+        )
+    return _checkpoint(folder, reference.step)
+
+
+def vocabulary_of(checkpoints: pathlib.Path) -> str | None:
+    """Return the sha256 of the tokenizer of a run's study; None for an import, or a lone run."""
+    folders = checkpoints.resolve().parents
+    if not (folders[0] / ATTEMPTS).exists():
+        return None
+    for root in folders[1:3]:  # of `run` and of `alone/NAME`
+        manifest = root / "corpus" / MANIFEST
+        if manifest.is_file():
+            content = parse_json(manifest.read_bytes(), manifest, dict[str, Any])
+            return str(content.get("vocabulary"))
+    return None
 
 
 def _checkpoint(folder: pathlib.Path, step: int | None) -> FoundReference:

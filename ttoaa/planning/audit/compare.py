@@ -10,6 +10,7 @@ import numpy as np
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.loader import Transform, batches
 from ttoaa.data.order import Order
+from ttoaa.parquet_io import read_table
 from ttoaa.planning import controller_log
 from ttoaa.planning.audit.reference_reader import PlainReader, Share, differences
 from ttoaa.planning.injection import SHAM_WINDOWS, Overlay, SlotOverlay
@@ -94,6 +95,7 @@ def audit(
     damaged plan or corpus.
     """
     plan = Plan.open(workdir.plan)
+    _check_choices(workdir, plan)
     corpus, note = _open_corpus(workdir, plan)
     geometry, run = plan.geometry, workdir.run(name)
     spec = parse_run(name, plan.contents["experiments"])
@@ -134,6 +136,17 @@ def audit(
         f"{len(chosen)} batches ({tokens:,} tokens and arms){of} audited{where}, "
         f"{'with the decisions of the run, ' if controlled else ''}no difference{same}{note}"
     )
+
+
+def _check_choices(workdir: Workdir, plan: Plan) -> None:
+    """Raise ValueError for a choice that is not the one the plan was made from."""
+    for name, sha256 in plan.contents.get("choices", {}).items():
+        path = workdir.choices(name)
+        found = read_table(path, "restore it from a copy")[2] if path.exists() else "missing"
+        if found != sha256:
+            raise ValueError(
+                f"{path} is {found}, the plan was made with {sha256}: restore it from a copy"
+            )
 
 
 def compare_with_run(workdir: Workdir, plan: Plan, spec: RunSpec, shares: Iterable[Share]) -> str:
