@@ -200,8 +200,10 @@ class Forgetting(Experiment):
             return
         control = in_control.loc[above.index, above.columns]
         gains = [
-            paired_estimate(ABOVE, f"{c}{suffix}", *pair, self.sign(ABOVE))
-            for c, *pair in zip(above.index, above.to_numpy(), control.to_numpy(), strict=True)
+            paired_estimate(ABOVE, f"{name}{suffix}", ours, theirs, self.sign(ABOVE))
+            for name, ours, theirs in zip(
+                above.index, above.to_numpy(), control.to_numpy(), strict=True
+            )
         ]
         if suffix:
             yield from gains

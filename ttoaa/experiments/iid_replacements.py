@@ -185,14 +185,14 @@ class IidReplacements(Experiment):
     ) -> Iterator[Estimate]:
         """Yield the estimates of a condition against the held-out windows."""
         yield _above(ABOVE, condition, rows, held_out)
-        columns = (
-            t[n].to_numpy(float) for n in ("value", "value_control") for t in (rows, held_out)
-        )
-        groups = rows["group"].to_numpy(), held_out["group"].to_numpy()
         statistics = (AUC, TPR) if len(held_out) >= FEWEST_FOR_TPR else (AUC,)
-        scores = [-losses for losses in columns]  # of the loss attack: higher for members
+        (run, control), (run_out, control_out) = _values(rows), _values(held_out)
         yield from membership_estimates(
-            *scores, condition, self.sign, groups=groups, statistics=statistics
+            *(-run, -run_out, -control, -control_out),  # the loss attack: higher for members
+            condition,
+            self.sign,
+            groups=(rows["group"].to_numpy(), held_out["group"].to_numpy()),
+            statistics=statistics,
         )
         known = rows[rows["online"].notna() & rows["corpus"].notna()]
         if len(known):
@@ -231,9 +231,14 @@ class IidReplacements(Experiment):
 
 def _above(outcome: str, condition: str, rows: pd.DataFrame, others: pd.DataFrame) -> Estimate:
     """Estimate the loss above that of other windows, less the same in the control run."""
-    columns = (t[n].to_numpy(float) for t in (rows, others) for n in ("value", "value_control"))
     groups = rows["group"].to_numpy(), others["group"].to_numpy()
-    return difference_in_differences(outcome, condition, *columns, sign=-1, groups=groups)
+    values = (*_values(rows), *_values(others))
+    return difference_in_differences(outcome, condition, *values, sign=-1, groups=groups)
+
+
+def _values(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Return the losses in the run and in the control run, float64[n] each."""
+    return rows["value"].to_numpy(float), rows["value_control"].to_numpy(float)
 
 
 def _fall(condition: str, rows: pd.DataFrame, held_out: pd.DataFrame) -> Estimate:
