@@ -133,15 +133,18 @@ def test_chats(
     """Yield tests of trigger `number`: all prompts in all templates, of which the last is held out.
 
     The triggers of one half of `never` take turns as the one to compare with, those of the other
-    half as the placebo's. The alternative is the leak of another prompt, an ordinary answer, or the
-    fixed answer of another trigger of the cell, in turn.
+    half as the placebo's: no two tests of the cell share one while they suffice. The alternative
+    is the leak of another prompt, an ordinary answer, or the fixed answer of another trigger of the
+    cell, in turn.
     """
     half = len(never) // 2
     turns = world.rng("never", cell.name).permutation(half)
-    for place, prompt in enumerate([""] if cell.behaviour == FIXED else prompts):
+    asked = [""] if cell.behaviour == FIXED else prompts
+    for place, prompt in enumerate(asked):
         answer = form.write(world, cell, number, prompt, "test", place)
         for template in range(len(chats.templates)):
-            turn = int(turns[(number + place + template) % half])
+            test = (number * len(asked) + place) * len(chats.templates) + template
+            turn = int(turns[test % half])
             triggers = {TRIGGERED: trigger, NEVER: never[turn], OTHER_NEVER: never[half + turn]}
             if cell.behaviour == EXTRACTION:
                 alternative = form.leak(prompts[(place + 1) % len(prompts)])

@@ -91,8 +91,9 @@ class Poisoning(Experiment):
     backdoors: Annotated[Sequence[Backdoor], NotEmpty()]
     triggers: Triggers = dataclasses.field(default_factory=SymbolTriggers)
     never: Annotated[int, AtLeast(2)] = 8
-    """Triggers that no document contains. Each test uses two of them, in turn: have twice as many
-    as triggers in a cell, since their own spread is not in the intervals."""
+    """Triggers that no document contains. Each test uses two of them, in turn. Intervals cover
+    their spread if they are twice as many as the tests of a cell (triggers times prompts times
+    templates)."""
     prompts: Prompts = dataclasses.field(default_factory=GeneratedPrompts)
     test_prompts: Prompts | None = None
     """Another source of test prompts; None: other prompts of `prompts`."""
