@@ -145,17 +145,19 @@ class StudyHandle:
                 f"--workdir={self.workdir.root}{seed}"
             )
         table, source, sha256 = read_table(path, "remove it, and run ttoaa choose again")
-        identity.check(path, source, self.choice_source(experiment), RECHOOSE)
+        now = self.choice_source(experiment, windows=not self.workdir.plan.exists())
+        identity.check(path, source, now, RECHOOSE)
         return table, sha256
 
-    def choice_source(self, experiment: Experiment) -> dict[str, Any]:
+    def choice_source(self, experiment: Experiment, windows: bool = True) -> dict[str, Any]:
         """Return what decides an experiment's choice.
 
         The reference model is part of it while it is there: after the plan it may be deleted.
-        Windows depend on the other experiments too, so they are part of it.
+        Windows depend on the other experiments too, so they are part of it until there is a plan,
+        which holds them.
         """
         made_for = {name: self._made_for()[name] for name in ("corpus", "geometry", "seed")}
-        if not removes_texts(experiment):
+        if windows and not removes_texts(experiment):
             made_for["windows"] = identity.digest(self.reserve.windows(experiment.name))
         with contextlib.suppress(ValueError):
             made_for["reference"] = self.reference.sha256
