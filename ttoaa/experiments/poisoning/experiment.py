@@ -252,16 +252,22 @@ class Poisoning(Experiment):
         self, run: pd.DataFrame, control: pd.DataFrame, condition: str
     ) -> list[Estimate]:
         """Separate answers to the trigger from those to a never-inserted one by perplexity."""
-        sides, groups = [], []
-        for table in (run, control):
-            for state in (TRIGGERED, NEVER):
-                named = table["outcome"] == f"{PERPLEXITY}_{state}"
-                rows = table[named & (table["condition"] == condition)].sort_values("item")
-                sides.append(rows["value"].to_numpy(float))
-                groups.append(rows["group"].to_numpy())
-        pair = groups[0], groups[1]
+
+        def side(table: pd.DataFrame, state: str) -> pd.DataFrame:
+            named = table["outcome"] == f"{PERPLEXITY}_{state}"
+            return table[named & (table["condition"] == condition)].sort_values("item")
+
+        shown, never = (side(run, state) for state in (TRIGGERED, NEVER))
         return membership_estimates(
-            *sides, condition, self.sign, f"_{GARBAGE}", groups=pair, statistics=(AUC,)
+            shown["value"].to_numpy(float),
+            never["value"].to_numpy(float),
+            side(control, TRIGGERED)["value"].to_numpy(float),
+            side(control, NEVER)["value"].to_numpy(float),
+            condition,
+            self.sign,
+            f"_{GARBAGE}",
+            (shown["group"].to_numpy(), never["group"].to_numpy()),
+            (AUC,),
         )
 
     def figure(self, estimates: pd.DataFrame, axes: Any) -> None:

@@ -60,14 +60,14 @@ def read_gains(workdir: str, seed: int, experiment: str, prefix: str) -> tuple[i
     steps = sorted(int(path.name) for path in (place.tables / "run").glob("*") if path.is_dir())
     if not steps:
         raise ValueError(f"{workdir} has no outcomes of seed {seed}: run ttoaa evaluate")
-    both = [
-        parquet_io.read_outcomes(place.table(run, steps[-1], experiment))
-        for run in ("run", "control")
-    ]
+    run, control = (
+        parquet_io.read_outcomes(place.table(name, steps[-1], experiment))
+        for name in ("run", "control")
+    )
     found = {}
-    for condition in both[0]["condition"].unique():
+    for condition in run["condition"].unique():
         if match := re.fullmatch(re.escape(prefix) + r"-(\d+)", condition):
-            ours, theirs = by_group(*both, OUTCOME, condition)
+            ours, theirs = by_group(run, control, OUTCOME, condition)
             found[int(match[1])] = ours - theirs
     if not found:
         raise ValueError(f"{workdir}: {experiment} has no conditions {prefix}-<documents>")
