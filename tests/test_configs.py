@@ -38,7 +38,7 @@ def test_every_config_loads_and_opens_with_what_it_is_for(path):
     text = path.read_text()
     own = path.parent in (CONFIGS, CONFIGS / "studies")
     study = own and re.search(r"^Study\.name\b", text, re.MULTILINE)
-    base = CONFIGS / "quickstart.gin" if path.stem == "small" else PAPER
+    base = CONFIGS / "studies" / "knowledge.gin" if path.stem == "small" else PAPER
     study = load(path) if study else load(base, path)
     assert study.geometry.steps > 0
     opening = re.match(r"(?:#.*\n)+", text)[0]
