@@ -13,6 +13,7 @@ import ttoaa
 from ttoaa.benchmarks.generated_questions import GeneratedQuestions
 from ttoaa.config_fields import CLASSES, FieldError
 from ttoaa.data.sources.embedded import EmbeddedPython
+from ttoaa.data.sources.families import Families
 from ttoaa.data.vocabulary import TrainBPE
 from ttoaa.experiments.poisoning import Backdoor
 from ttoaa.training.lr_schedules import Cosine
@@ -71,7 +72,9 @@ REQUIRED = {
     "TextFiles": {"paths": ["a.txt"]},
     "TfdsDataset": {"folder": "a"},
     "Training": {"optimizer": AdamW(RATE)},
+    "Verbatim": {**NAMED, "primary": "completed/unseen"},
     "WholeBatch": {"steps": [1], "row": 0},
+    "WithFamilies": {"source": EmbeddedPython(), "families": Families()},
     "Within": {"start": 0.25, "stop": 0.5},
 }
 ELSEWHERE = {
