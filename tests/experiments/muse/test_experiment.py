@@ -1,13 +1,17 @@
 import collections
+import dataclasses
 import itertools
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from ttoaa.evaluation.checkpoint_outcomes import CheckpointScorer
 from ttoaa.experiments.muse import GeneratedNews, MuseNews
 from ttoaa.experiments.muse.articles import Article, ArticleSets, QuestionAnswer
+from ttoaa.model.decoder import DecoderConfig, init_params
 from ttoaa.statistics.bootstrap import keyed_rng
 
 LENGTH = 1024  # the tests' tokenizer has hardly more than bytes
@@ -177,30 +181,34 @@ def test_contrasts_compare_forms_at_equal_numbers_of_copies():
 
 
 def test_generated_text_is_compared_by_rouge_l(items, tokenizer):
-    table = muse(generate=True).outcome(WordModel(items, tokenizer, lambda words, i: -1.0))
+    table = muse(generate=True, continuation_tokens=16).outcome(
+        WordModel(items, tokenizer, lambda words, i: -1.0)
+    )
     values = table.groupby("outcome")["value"].mean()
     assert values["verbmem_rouge_l"] == 1 and values["knowmem_rouge_l"] == 0
     with pytest.raises(ValueError, match="needs generate = True"):
         muse(primary="verbmem_rouge_l_above_held_out/whole-4x")
 
 
+@dataclasses.dataclass(frozen=True)
 class Fixed:
-    """Given articles."""
+    """Given texts."""
 
-    def __init__(self, **sets):
-        self.sets = sets
+    forget: tuple[str, ...] = ()
+    retain1: tuple[str, ...] = ()
+    retain2: tuple[str, ...] = ()
 
     def read(self, members, held_out, rng):
         question = QuestionAnswer("Who?", "Ann")
         return ArticleSets(
-            {k: [Article(f"{k}-{i}", t) for i, t in enumerate(v)] for k, v in self.sets.items()},
+            {k: [Article(f"{k}-{i}", t) for i, t in enumerate(v)] for k, v in vars(self).items()},
             [question],
         )
 
 
 def test_dropped_articles_are_printed_and_too_few_are_an_error(make_world, capsys):
     text = " ".join(f"{k}." for k in range(30))
-    sets = {"forget": [text, text, "1. 2. 3. 4. 5. 6. 7."], "retain2": [text, "x " * 900]}
+    sets = {"forget": (text, text, "1. 2. 3. 4. 5. 6. 7."), "retain2": (text, "x " * 900)}
     experiment = muse(source=Fixed(**sets), members=1, held_out=1)
     with pytest.raises(
         ValueError, match="muse: forget and retain1 have 2 articles of the 6 needed"
@@ -231,6 +239,34 @@ def test_a_question_must_fit_a_row_and_there_must_be_solved_ones(make_world):
         list(many.intervene(make_world(many, length=600)))
     with pytest.raises(ValueError, match="8 solved questions, not 9: lower shots"):
         list(muse(shots=9).intervene(make_world(muse(), length=LENGTH)))
+
+
+def test_a_plan_keeps_what_a_real_model_scores(plan_of, corpus):
+    rng = keyed_rng("letters")
+    texts = [" ".join(f"{a}." for a in rng.choice(list("abcdefgh"), 8)) for _ in range(14)]
+    source = Fixed(tuple(texts[:4]), tuple(texts[4:6]), tuple(texts[6:]))
+    experiment = muse(source=source, members=1, held_out=8, shots=0, generate=True, ngram=4)
+    plan = plan_of([experiment])
+    assert {arm["condition"]: arm["edits"] for arm in plan.arms} == {
+        "whole-1x": 1, "whole-4x": 4, "split-1x": 7, "split-4x": 28,
+        "resplit-1x": 7, "resplit-4x": 28,
+    }  # fmt: skip
+    model = DecoderConfig(vocab_size=320, layers=1, width=16, heads=2, hidden=16)
+    scorer = CheckpointScorer(
+        step=0,
+        items=plan.items("muse"),
+        probes=pd.DataFrame(),
+        tokenizer=corpus.tokenizer,
+        config=model,
+        params=init_params(model, jax.random.key(0)),
+        trained=None,
+        find_reference=None,
+        find_arm_losses=None,
+    )
+    table = experiment.outcome(scorer)
+    assert table.groupby("outcome").size().to_dict() == dict.fromkeys(table["outcome"], 14)
+    assert table["item"].nunique() == 14 and np.isfinite(table["value"]).all()
+    assert all(e.difference == 0 for e in experiment.estimates(table, table))
 
 
 def test_figure(items, tokenizer, final_table):

@@ -108,5 +108,8 @@ def _contrasts(
 
 def _halves(score: str, held_out: Pair, sign: int) -> Estimate:
     order = keyed_rng(HALVES, score).permutation(len(held_out[0]))
-    values = (each[half] for half in (order[0::2], order[1::2]) for each in held_out)
-    return difference_in_differences(score + HALVES, HELD_OUT, *values, sign=sign)
+    (run_a, control_a), (run_b, control_b) = (
+        (held_out[0][half], held_out[1][half]) for half in (order[0::2], order[1::2])
+    )
+    both = run_a, control_a, run_b, control_b
+    return difference_in_differences(score + HALVES, HELD_OUT, *both, sign)

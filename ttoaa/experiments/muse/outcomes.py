@@ -31,7 +31,10 @@ def score_articles(model: Model, articles: pd.DataFrame, cut: tuple[int, int]) -
     """
     tokenizer = model.tokenizer
     whole = [_request(tokenizer, text) for text in articles["whole"]]
-    shuffled = [_request(tokenizer, text) for text in articles["shuffled"]]
+    shuffled = [
+        (_request(tokenizer, text)[0][: len(tokens)], start)  # words in disorder are more tokens
+        for text, (tokens, start) in zip(articles["shuffled"], whole, strict=True)
+    ]
     log_probs, of_shuffled = (model.log_likelihood(each) for each in (whole, shuffled))
     values = {LOG_LIKELIHOOD: np.array([each.mean(dtype=float) for each in log_probs])}
     values[PIECES] = _means(model, articles["pieces"])
