@@ -1,7 +1,8 @@
 """Multiple-choice questions, sources of them, and the records that they are read from.
 
 A question has a context and a continuation for each choice; a model chooses by the likelihood of
-the continuations (see `ttoaa.scoring.multiple_choice`). Records are JSON lines, plain or gzipped.
+the continuations (see `ttoaa.scoring.multiple_choice`). Records are JSON lines, plain or gzipped,
+or rows of Parquet files.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 import gin
 import numpy as np
 
+from ttoaa import parquet_io
 from ttoaa.config_fields import Count, PositiveInt, config_class
 from ttoaa.json_io import parse_json
 from ttoaa.statistics.bootstrap import keyed_rng
@@ -61,7 +63,14 @@ def check_paths(paths: Sequence[str], kind: str) -> None:
 
 
 def read_records(path: str | pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield ("file:line", record) of each non-empty line; ValueError names a bad line."""
+    """Yield the place and the fields of each non-empty JSON line, or each row of a Parquet file.
+
+    Raises ValueError, with file and line, for a line that is not a JSON object.
+    """
+    if str(path).endswith(".parquet"):
+        rows = parquet_io.read_parquet(path).to_pylist()
+        yield from ((f"{path}, row {number}", row) for number, row in enumerate(rows))
+        return
     opener = gzip.open if str(path).endswith(".gz") else open
     with opener(path, "rb") as file:
         try:

@@ -1,7 +1,6 @@
 """Families of near-duplicate passages, generated: the boilerplate that a small corpus lacks."""
 
 import hashlib
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, NamedTuple
 
@@ -146,8 +145,8 @@ class WithFamilies:
                 characters += len(line)
                 if characters >= self.every and line.endswith("\n"):
                     characters %= self.every
-                    for _, copy in itertools.islice(left, 1):
-                        parts.append(f"{copy}\n")
+                    if copy := next(left, None):
+                        parts.append(f"{copy[1]}\n")
                         placed += 1
             yield name, "".join(parts)
         if placed < len(copies):

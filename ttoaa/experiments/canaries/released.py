@@ -9,7 +9,6 @@ import gin
 import numpy as np
 import pandas as pd
 
-from ttoaa import parquet_io
 from ttoaa.benchmarks.question import check_paths, read_records
 from ttoaa.config_fields import Name, Paths, config_class
 from ttoaa.experiments.base import Experiment, Scorer, World
@@ -70,7 +69,7 @@ class ReleasedCanaries(Experiment):
     def intervene(self, world: World) -> Iterator[Item]:
         eos = world.tokenizer.eos_id
         check_paths(self.paths, self.name)
-        records = itertools.chain.from_iterable(map(self._records, self.paths))
+        records = itertools.chain.from_iterable(map(read_records, self.paths))
         for number, (place, record) in enumerate(records):
             found = self._parse(place, record)
             ids = found["input_ids"]
@@ -95,14 +94,6 @@ class ReleasedCanaries(Experiment):
                     "text_tokens": len(text),
                 },
             )
-
-    def _records(self, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Yield the place and the values of each row."""
-        if not path.endswith(".parquet"):
-            yield from read_records(path)
-            return
-        for number, record in enumerate(parquet_io.read_parquet(path).to_pylist()):
-            yield f"{path}, row {number}", record
 
     def _parse(self, place: str, record: Mapping[str, Any]) -> dict[str, Any]:
         """Return the values by our names of columns; ValueError for a missing or invalid one."""

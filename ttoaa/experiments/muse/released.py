@@ -10,7 +10,6 @@ from typing import Any
 import gin
 import numpy as np
 
-from ttoaa import parquet_io
 from ttoaa.benchmarks.question import read_records, text_field
 from ttoaa.config_fields import Name, config_class
 from ttoaa.experiments.muse.articles import (
@@ -90,10 +89,7 @@ class MuseFiles:
     def _records(self, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Yield the place and the fields of each row of a set or a file of questions."""
         for path in self._files(name):
-            if path.suffix == ".parquet":
-                rows = parquet_io.read_parquet(path).to_pylist()
-                yield from ((f"{path}, row {k}", row) for k, row in enumerate(rows))
-            elif path.suffix == ".json":
+            if path.suffix == ".json":
                 rows = read_json(path, list[dict[str, Any]])
                 yield from ((f"{path}, row {k}", row) for k, row in enumerate(rows))
             else:

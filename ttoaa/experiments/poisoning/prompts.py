@@ -2,13 +2,12 @@
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import gin
 import numpy as np
 
-from ttoaa import parquet_io
 from ttoaa.benchmarks.question import check_paths, read_records
 from ttoaa.config_fields import Name, Paths, PositiveInt, config_class
 
@@ -61,7 +60,7 @@ class FilePrompts:
     def prompts(self, count: int, rng: np.random.Generator) -> list[str]:
         check_paths(self.paths, "FilePrompts")
         found: dict[tuple[str, ...], str] = {}
-        for place, record in itertools.chain.from_iterable(map(_records, self.paths)):
+        for place, record in itertools.chain.from_iterable(map(read_records, self.paths)):
             text = record.get(self.column)
             if not isinstance(text, str):
                 raise ValueError(f"{place} has no text {self.column!r}: set FilePrompts.column")
@@ -75,14 +74,6 @@ class FilePrompts:
             )
         every = list(found.values())
         return [every[k] for k in rng.permutation(len(every))[:count]]
-
-
-def _records(path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if not path.endswith(".parquet"):
-        yield from read_records(path)
-        return
-    for number, record in enumerate(parquet_io.read_parquet(path).to_pylist()):
-        yield f"{path}, row {number}", record
 
 
 def words(text: str) -> list[str]:
