@@ -181,6 +181,9 @@ def test_dose_contrasts_are_over_triggers(estimates_of):
     assert slope.n == 12 and abs(slope.difference - 1) < 0.3
     assert slope.difference_ci_low > 0.5
     assert find(found, "preference_above_never", "dose-all-10").groups == 6
+    single = poisoning((Backdoor("dose", "extraction", (2, 10)),), "score_triggered/dose-all-10")
+    found = estimates_of(single, lambda *_: -3.0)
+    assert "gain_per_tenfold" not in {each.outcome for each in found}
 
 
 def test_late_triggers_are_compared_with_early_ones_of_the_same_number(estimates_of):

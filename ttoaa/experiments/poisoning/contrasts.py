@@ -58,7 +58,12 @@ def equivalence(
 def dose_contrasts(
     run: pd.DataFrame, control: pd.DataFrame, backdoor: Backdoor, outcome: str
 ) -> Iterator[Estimate]:
-    """Estimate the gain per tenfold documents of each schedule, and late above early triggers."""
+    """Estimate the gain per tenfold documents of each schedule, and late above early triggers.
+
+    With one trigger per condition there are none: prompts do not show how much triggers differ.
+    """
+    if backdoor.triggers == 1:
+        return
     cells = list(backdoor.cells())
     gains = {cell.name: by_group(run, control, outcome, cell.name) for cell in cells}
     if len(backdoor.documents) > 1:
