@@ -1,4 +1,4 @@
-"""What experiments choose by the reference model: made once, before the plan, and stored.
+"""Choices of experiments by the reference model: made once, before the plan, and stored.
 
 Experiments that remove texts choose first, because what they remove decides which windows of the
 reserve the others get.

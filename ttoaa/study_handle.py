@@ -95,7 +95,7 @@ class StudyHandle:
 
     @functools.cached_property
     def contexts(self) -> dict[str, World]:
-        """What each experiment may look at, by name."""
+        """The world of each experiment, by name."""
         config, seed = self.config, self.workdir.seed
         return make_worlds(
             config.experiments, seed, config.geometry, self.corpus, self.reserve, self.choices

@@ -1,4 +1,4 @@
-"""Gaussian watermarks: noise on the embeddings of whole batches, found again in gradients (E.6).
+"""Gaussian watermarks: noise on the embeddings of whole batches, detected in gradients (E.6).
 
 Training on e + sigma * u once, with u ~ N(0, 1), lowers the loss towards +u. The statistic of a
 row is x = -<g, u> / |g|, where g is the gradient of its mean loss with respect to its embeddings
@@ -51,13 +51,13 @@ class GaussianWatermark(Experiment):
     """Add Gaussian noise once to the embeddings of whole batches, and detect it in gradients.
 
     Rows keep their text. Outcomes by age, the number of updates since the batch was trained on:
-    the statistic of the true noise on its rows ('statistic'), of noise that no run has seen on the
-    same rows ('statistic_fresh'), and of the true noise on rows of the nearest batch without noise
+    the statistic of the true noise on its rows ('statistic'), of noise that no run had on the same
+    rows ('statistic_fresh'), and of the true noise on rows of the nearest batch without noise
     ('statistic_unmarked'); the share of rows detected at 1% false positives, counted ('detected',
     and 'false_alarm' for fresh noise) and in closed form from the mean ('detected_closed_form');
     the one-sided p value of all rows together ('combined_p'); the number of rows that a test at 1%
     needs for power 0.9 ('sequences_needed'); and the standard deviation ('spread'). The control run
-    is a third null: it has the rows but never saw the noise.
+    is a third null: it trains on the rows without the noise.
 
     Intervals are over batches, since the rows of one share an update. The placebo is fresh noise.
     """
@@ -71,13 +71,13 @@ class GaussianWatermark(Experiment):
     checkpoints: Annotated[Sequence[PositiveInt], Distinct()] = ()
     """Steps of checkpoints before which batches are watermarked, at the distances of `before`."""
     before: Annotated[Sequence[PositiveInt], Distinct()] = ()
-    """Ages that watermarks have at these checkpoints: the batch of step (checkpoint - age)."""
+    """Ages of the watermarks at these checkpoints: the batch of step (checkpoint - age)."""
     sigma: Annotated[float, Above(0), AtMost(1000)] = 1.0
     relative: bool = True
     """Whether sigma is in units of the RMS of the embedding matrix, or absolute."""
     exclusive: bool = True
-    """Whether the batches must be free of other experiments' edits. If not, these share the rows:
-    noise comes on top of what they insert."""
+    """Whether the batches must be free of other experiments' edits. If not, noise is also added to
+    what these insert."""
     scored_rows: PositiveInt | None = None
     """Rows of each batch that are scored; None: all."""
     ages: Annotated[Sequence[PositiveInt], NotEmpty(), Increasing()] = (16, 64, 256)
@@ -133,7 +133,7 @@ class GaussianWatermark(Experiment):
         """Yield a block of items for each batch, and one for the rows that it is compared with.
 
         Rows without a watermark are the same rows of the nearest batch that has none, the later one
-        of two: rows of training that the model met at nearly the same age.
+        of two: training rows that the model saw at nearly the same time.
         """
         geometry = world.geometry
         batch, steps = geometry.batch, self.watermarked(geometry)
@@ -282,7 +282,7 @@ def watermark_statistic(gradients: Sequence[np.ndarray], noise_NxLxD: np.ndarray
 
 
 def sequences_needed(mean: float) -> float:
-    """Return the rows of which a one-sided test at 1% finds this mean statistic with power 0.9.
+    """Return the rows that a one-sided test at 1% needs for power 0.9 at this mean statistic.
 
     (z(0.99) + z(0.9))^2 / mean^2 = (3.608 / mean)^2; 1e6 at most, and where the mean is not
     positive.

@@ -1,7 +1,7 @@
-"""The study's reference model: one that experiments ask before the plan, or that judges texts.
+"""The study's reference model: experiments choose by it before the plan, or judge texts by it.
 
-It is none of the study's own runs: selecting and reporting on one model would report regression to
-the mean.
+It is never a run of the study itself: selecting items by a model and then reporting on it shows
+regression to the mean.
 """
 
 import dataclasses
@@ -28,8 +28,8 @@ from ttoaa.training.run_records import ATTEMPTS, read_finished
 class TrainedReference:
     """A model that the study trains once, for all seeds, with `ttoaa train --run=reference`.
 
-    It sees the study's corpus without any experiment, from other initial weights and in another
-    order than every run.
+    It trains on the study's corpus without any experiment, from other initial weights and in
+    another order than every run.
     """
 
     steps: PositiveInt | None = None

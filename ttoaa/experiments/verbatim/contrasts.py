@@ -48,7 +48,7 @@ def _by_condition(table: pd.DataFrame, outcome: str) -> dict[str, pd.DataFrame]:
 def above_unseen(
     run: pd.DataFrame, control: pd.DataFrame, sign: Callable[[str], int]
 ) -> list[Estimate]:
-    """Compare each kind of removed text with those that neither run meets."""
+    """Compare each kind of removed text with those that neither run contains."""
     found = []
     for outcome in (LIKELIHOOD, COMPLETED):
         ours, theirs = (_by_condition(table, outcome) for table in (run, control))
@@ -92,7 +92,7 @@ def _contrast(
 
 
 def unseen_halves(run: pd.DataFrame, control: pd.DataFrame) -> list[Estimate]:
-    """Compare two random halves of the texts that neither run meets: the placebo."""
+    """Compare two random halves of the texts that neither run contains: the placebo."""
     ours, theirs = (_by_condition(table, LIKELIHOOD)[UNSEEN] for table in (run, control))
     names, number = np.unique(ours["group"], return_inverse=True)
     half = keyed_rng(HALVES).permutation(len(names))[number] % 2 == 0

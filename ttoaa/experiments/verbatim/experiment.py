@@ -34,17 +34,17 @@ from ttoaa.statistics.bootstrap import Estimate, paired_estimates
 @gin.configurable
 @config_class
 class Verbatim(Experiment):
-    """Remove texts from the run wherever they occur exactly, and ask for their continuation.
+    """Remove every exact copy of texts from the run, and test whether the model completes them.
 
     A text is a prompt and a continuation; it is completed if greedy decoding from the prompt gives
     the continuation token by token. Three kinds are measured, on the run and on the control run:
 
     - 'family-<k>': the passages of `families` with k near-duplicates in the corpus. All of them are
       removed. Which passage has how many is random, so they can be compared.
-    - 'found-<k>+': texts that the corpus repeats, or those of `listed`, and that the reference
-      model completes; the name has the least number of near-duplicates that remain in the run.
-    - 'unseen': passages of the same generator that neither run meets; without `families`, texts of
-      the reserve.
+    - 'found-<k>+': texts that the corpus repeats, or those of `listed`, if the reference model
+      completes them; <k> is the lower bound of the near-duplicates left in the run.
+    - 'unseen': passages of the same generator that neither run contains; without `families`, texts
+      of the reserve.
 
     Outcomes are the mean log-likelihood of the continuation ('log_likelihood', nats a token) and
     whether it is completed ('completed'); both relative to 'unseen' ('…_above_unseen'), and within
@@ -68,11 +68,11 @@ class Verbatim(Experiment):
     scanned_rows: PositiveInt = 20_000
     """Rows of the run that are scanned for repeated texts; more are sampled."""
     other_lengths: Sequence[tuple[int, int]] = ((25, 25), (16, 16), (10, 10))
-    """Lengths of prompt and continuation of which `ttoaa choose` prints the yield, too."""
+    """Further lengths of prompt and continuation whose yield `ttoaa choose` prints."""
     edits: Share = 0.3
     """Tokens of a near-duplicate that may be inserted, deleted or substituted, per token."""
     bins: Annotated[Sequence[Count], Increasing(), Distinct()] = (0, 1, 8)
-    """Least numbers of near-duplicates of the conditions of found texts."""
+    """Lower bounds of near-duplicates, one for each condition of found texts."""
     unseen: Annotated[int, AtLeast(2)] = 40
 
     signs: ClassVar[Mapping[str, int]] = contrasts.SIGNS
