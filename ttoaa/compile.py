@@ -73,13 +73,7 @@ def estimate(
         ValueError: libtpu is missing, the topology is unknown, or the study does not fit it.
     """
     from ttoaa.compilation import pods
-    from ttoaa.compilation.estimate import (
-        compare,
-        compile_cached,
-        extrapolate,
-        measure,
-        report,
-    )
+    from ttoaa.compilation.estimate import compare, compile_cached, extrapolate, measure, report
     from ttoaa.evaluation.checkpoint_outcomes import layout_for
     from ttoaa.model.sharding import make_mesh
 
