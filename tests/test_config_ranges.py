@@ -49,6 +49,8 @@ REQUIRED = {
     "InitFrom": {"folder": "run"},
     "Mixture": {"sources": [EmbeddedPython()], "weights": [2.0]},
     "OlmoCorpus": {"files": ["a.npy"], "order": "o.npy", "tokenizer": TrainBPE()},
+    "MuseFiles": {"folder": "muse"},
+    "MuseNews": {**NAMED, "primary": "word_order_above_held_out/whole-10x"},
     "Optax": {"schedule": RATE, "name": "lion"},
     "ParquetQuestions": {"paths": ["a"]},
     "PartOf": {"whole": GeneratedQuestions()},
@@ -165,21 +167,21 @@ ZERO = """
     CosineThenLinear.final CosineThenLinear.warmup Criterion.log_probability
     DecoderConfig.document_separator Doubling.band Doubling.least Doubling.limits[0,0]
     Forgetting.at[0] Forgetting.at[1] Forgetting.at[2] Forgetting.dense_lags[0]
-    GaussianWatermark.first GaussianWatermark.steps[0]
-    InitFrom.step Injections.begin
+    Families.sizes[0] GaussianWatermark.first GaussianWatermark.steps[0] GeneratedNews.examples
+    InitFrom.step Injections.begin MuseNews.shots
     OlmoCorpus.eos_id OlmoCorpus.first PartOf.key PartOf.part Proportional.integral
     Proportional.proportional Proportional.smoothing Reasoning.shots ReferenceCheckpoint.step
     Rehearsal.batches[0]
     Rehearsal.groups['a',0] Rehearsal.groups['a',1] Rehearsal.occurrences Sampling.seed
     Sampling.stop[0,0] Sampling.stop[0,1] Sampling.temperature SeqioTask.seed TrainBPE.reserved
-    Training.z_loss Within.start
+    Training.z_loss Verbatim.bins[0] Verbatim.edits Verbatim.fewest Within.start
 """
 NEGATIVE = """
     Acquisition.expected_sign Canaries.expected_sign Contamination.expected_sign
     Criterion.log_probability Forgetting.expected_sign GaussianWatermark.expected_sign
-    IidReplacements.expected_sign PartOf.key Poisoning.expected_sign Reasoning.expected_sign
+    IidReplacements.expected_sign MuseNews.expected_sign PartOf.key Poisoning.expected_sign Reasoning.expected_sign
     Rehearsal.expected_sign
-    ReleasedCanaries.expected_sign Sampling.seed
+    ReleasedCanaries.expected_sign Sampling.seed Verbatim.expected_sign
 """
 HUGE = "AdamW.clip CosineThenLinear.horizon Guard.sigmas Optax.clip"
 

@@ -67,7 +67,7 @@ class Verbatim(Experiment):
     """Exact copies of a text in the scanned rows, at least."""
     scanned_rows: PositiveInt = 20_000
     """Rows of the run that are scanned for repeated texts; more are sampled."""
-    other_lengths: Sequence[tuple[int, int]] = ((25, 25), (16, 16), (10, 10))
+    other_lengths: Sequence[tuple[PositiveInt, PositiveInt]] = ((25, 25), (16, 16), (10, 10))
     """Further lengths of prompt and continuation whose yield `ttoaa choose` prints."""
     edits: Share = 0.3
     """Tokens of a near-duplicate that may be inserted, deleted or substituted, per token."""
