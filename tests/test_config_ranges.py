@@ -179,8 +179,8 @@ ZERO = """
 NEGATIVE = """
     Acquisition.expected_sign Canaries.expected_sign Contamination.expected_sign
     Criterion.log_probability Forgetting.expected_sign GaussianWatermark.expected_sign
-    IidReplacements.expected_sign MuseNews.expected_sign PartOf.key Poisoning.expected_sign Reasoning.expected_sign
-    Rehearsal.expected_sign
+    IidReplacements.expected_sign MuseNews.expected_sign PartOf.key
+    Poisoning.expected_sign Reasoning.expected_sign Rehearsal.expected_sign
     ReleasedCanaries.expected_sign Sampling.seed Verbatim.expected_sign
 """
 HUGE = "AdamW.clip CosineThenLinear.horizon Guard.sigmas Optax.clip"
