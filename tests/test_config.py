@@ -78,7 +78,7 @@ def test_the_quickstart_reloads_to_an_equal_study(tmp_path):
     study, text = config.load([QUICKSTART])
     (tmp_path / "config.gin").write_text(text)
     assert load(tmp_path / "config.gin") == study
-    assert len(study.experiments) == 5
+    assert len(study.experiments) == 8
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_a_single_binding_that_a_saved_scope_overrides_is_named(tmp_path):
     more, saved = tmp_path / "more.gin", tmp_path / "config.gin"
     more.write_text(
         "Study.experiments = [@Contamination(), @late/Canaries(), @Forgetting(), @Acquisition(), "
-        "@Reasoning()]\n"
+        "@Reasoning(), @Verbatim(), @GaussianWatermark(), @Poisoning()]\n"
         "Canaries.placement = @Within()\nWithin.start = 0.5\nWithin.stop = 1.0\n"
     )
     saved.write_text(config.load([QUICKSTART, more])[1])

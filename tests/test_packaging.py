@@ -154,7 +154,7 @@ def test_a_config_loads_and_what_it_resolves_to_is_the_same_study(path, tmp_path
 
 
 SMALL = [
-    "EmbeddedPython.max_characters = 800_000",
+    "EmbeddedPython.max_characters = 1_600_000",
     "TrainBPE.vocab_size = 512",
     "Geometry.steps = 16",
     "Geometry.length = 512",
@@ -174,6 +174,18 @@ SMALL = [
     "Proportional.most = 4",
     "Reasoning.problems = 8",
     "Reasoning.test_problems = 7",
+    "Families.sizes = (0, 2)",
+    "Families.families = 2",
+    "Families.exact = 2",
+    "Verbatim.primary = 'log_likelihood_by_near_duplicates/2-vs-0'",
+    "Verbatim.unseen = 8",
+    "GaussianWatermark.checkpoints = (16,)",
+    "GaussianWatermark.before = (1, 4)",
+    "ordinary/Backdoor.triggers = 1",
+    "denial/Backdoor.triggers = 1",
+    "number/Backdoor.documents = (2, 4)",
+    "Poisoning.test_number = 2",
+    "Poisoning.never = 24",
     "ConstantLinear.warmup = 2",
 ]
 HEAVY = ("apache_beam", "seqio", "tensorflow", "tensorflow_datasets")

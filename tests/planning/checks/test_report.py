@@ -38,7 +38,7 @@ def plan(plan_of):
 def test_room_and_shares_are_those_counted_edit_by_edit(plan):
     summary = summary_values(plan)
     arms = {arm["id"]: arm["experiment"] for arm in plan.arms}
-    tenths, kinds = ({name: [0] * n for name in summary["experiments"]} for n in (10, 4))
+    tenths, kinds = ({name: [0] * n for name in summary["experiments"]} for n in (10, 5))
     rows = [0] * 10
     for position in range(43 * 8):
         rows[10 * position // (43 * 8)] += 32
@@ -53,7 +53,7 @@ def test_room_and_shares_are_those_counted_edit_by_edit(plan):
         assert list(values["tokens_of_kinds"].values()) == kinds[name]
         assert values["tokens"] == sum(tenths[name])
     assert summary["edited_tokens"] == sum(arm["tokens"] for arm in plan.arms)
-    assert kinds["kept"][2:] == [18, 14] and kinds["planted"][1] == 64
+    assert kinds["kept"][2:] == [18, 14, 0] and kinds["planted"][1] == 64
     assert json.loads((plan.folder / "summary.json").read_text()) == summary
 
 

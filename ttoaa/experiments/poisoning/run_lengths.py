@@ -1,7 +1,6 @@
 """Number or share: compare the gains of the same numbers of documents in runs of two lengths.
 
-    python -m ttoaa.experiments.poisoning.run_lengths \
-      --short=runs/poisoning --long=runs/poisoning-long --conditions=number-all
+    print_shifts("runs/poisoning", "runs/poisoning-long", ["number-all"])
 
 Fits gain = a + b log2(documents) + c [long run] to the triggers' gains (run minus control) at the
 end of training. The shift -c / (b log2(ratio of steps)) is 0 if the number of documents decides,
@@ -11,10 +10,9 @@ documents and run length; with several seeds a second one is a t interval over s
 
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from absl import app, flags
 
 from ttoaa import parquet_io
 from ttoaa.experiments.poisoning.contrasts import by_group
@@ -74,27 +72,21 @@ def read_gains(workdir: str, seed: int, experiment: str, prefix: str) -> tuple[i
     return steps[-1], found
 
 
-def _main(argv: list[str]) -> None:
-    folders = flags.FLAGS.short, flags.FLAGS.long
-    first, second = (set(Workdir(pathlib.Path(folder)).seeds()) for folder in folders)
-    seeds = sorted(first & second)
-    for prefix in flags.FLAGS.conditions:
+def print_shifts(
+    short: str, long: str, conditions: Sequence[str], experiment: str = "poisoning"
+) -> None:
+    """Print the shift of every seed that the studies in two folders share, and over seeds.
+
+    `conditions` are '<backdoor>-<schedule>', such as 'number-all'.
+    """
+    first, second = (set(Workdir(pathlib.Path(folder)).seeds()) for folder in (short, long))
+    for prefix in conditions:
         shifts = []
-        for seed in seeds:
-            (steps, short), (more_steps, long) = (
-                read_gains(folder, seed, flags.FLAGS.experiment, prefix) for folder in folders
+        for seed in sorted(first & second):
+            (steps, gains), (more_steps, more_gains) = (
+                read_gains(folder, seed, experiment, prefix) for folder in (short, long)
             )
-            found = shift(short, long, more_steps / steps, prefix, seed)
+            found = shift(gains, more_gains, more_steps / steps, prefix, seed)
             shifts.append(found[0])
             print("{} seed {}: shift {:+.2f} [{:+.2f}, {:+.2f}]".format(prefix, seed, *found))
         print("{} all seeds: {:+.2f} [{:+.2f}, {:+.2f}]".format(prefix, *across_seeds(shifts)))
-
-
-if __name__ == "__main__":
-    flags.DEFINE_string("short", None, "Folder of the study with the shorter runs.", required=True)
-    flags.DEFINE_string("long", None, "Folder of the study with the longer runs.", required=True)
-    flags.DEFINE_string("experiment", "poisoning", "Name of the experiment in both studies.")
-    flags.DEFINE_list(
-        "conditions", None, "'<backdoor>-<schedule>', such as number-all.", required=True
-    )
-    app.run(_main)
