@@ -73,6 +73,7 @@ def _finish() -> None:
     for number in _NUMBERS:
         signal.signal(number, signal.SIG_IGN)
     if _succeeded:
+        _lock.acquire()  # a stop that is under way has it, and ends the process with its own code
         with contextlib.suppress(OSError, ValueError):  # the interpreter reports a closed pipe
             sys.stdout.flush()
             sys.stderr.flush()
