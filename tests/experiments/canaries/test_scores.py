@@ -69,7 +69,7 @@ def test_host_and_suffix_are_scored_alone(items, make_scorer):
 
 
 def test_a_model_that_knows_only_the_form_does_not_pass(items, make_scorer, tokenizer):
-    """It expects the rare token, whoever ends in it: no score of matched texts may rise."""
+    """It expects the rare token after any text: no score of matched texts may rise."""
     experiment = canaries(parts=True, unmatched=True)
 
     def form(tokens, i):

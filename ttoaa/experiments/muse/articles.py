@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ttoaa.data.near_duplicates import find_duplicates
+from ttoaa.data.deduplication import find_duplicates
 
 FORGET, RETAIN1, RETAIN2 = "forget", "retain1", "retain2"
 SETS = (FORGET, RETAIN1, RETAIN2)

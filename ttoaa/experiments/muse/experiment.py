@@ -1,4 +1,4 @@
-"""MUSE-News: articles repeated whole, as the same paragraphs, or split anew in each copy (E.9)."""
+"""MUSE-News: articles repeated whole, as the same paragraphs, or split again per copy (E.9)."""
 
 import collections
 import dataclasses
@@ -65,7 +65,7 @@ class MuseNews(Experiment):
 
     The articles of forget and retain1 are randomised to nine conditions, '<form>-<r>x': r copies of
     the whole article ('whole'), r copies of each of its paragraphs, cut once at random ('split'),
-    or r copies that are each cut anew ('resplit'; at one copy the same as 'split'). Those of
+    or r copies, each split differently ('resplit'; at one copy the same as 'split'). Those of
     retain2 are held out. Articles that repeat another one are dropped before.
 
     Each score has two outcomes: its mean, and '<score>_above_held_out', a difference in

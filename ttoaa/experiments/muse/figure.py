@@ -9,7 +9,7 @@ import pandas as pd
 _LABELS = {
     "whole": "whole article",
     "split": "same paragraphs",
-    "resplit": "split anew in each copy",
+    "resplit": "split differently in each copy",
 }
 
 

@@ -1,6 +1,6 @@
 import numpy as np
 
-from ttoaa.data.near_duplicates import COMMON, find_duplicates
+from ttoaa.data.deduplication import COMMON, find_duplicates
 
 
 def words(first, count):
