@@ -78,7 +78,7 @@ def test_the_quickstart_reloads_to_an_equal_study(tmp_path):
     study, text = config.load([QUICKSTART])
     (tmp_path / "config.gin").write_text(text)
     assert load(tmp_path / "config.gin") == study
-    assert len(study.experiments) == 8
+    assert len(study.experiments) == 10
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,16 @@ SMALL = [
     "number/Backdoor.documents = (2, 4)",
     "Poisoning.test_number = 2",
     "Poisoning.never = 24",
+    "MuseNews.repetitions = (1, 2)",
+    "MuseNews.members = 2",
+    "MuseNews.held_out = 8",
+    "MuseNews.primary = 'word_order_above_held_out/whole-2x'",
+    "IidReplacements.uniform = 2",
+    "IidReplacements.decile = 1",
+    "IidReplacements.selected = 2",
+    "IidReplacements.held_out = 8",
+    "Study.runs = []",
+    "TrainedReference.steps = 8",
     "ConstantLinear.warmup = 2",
 ]
 HEAVY = ("apache_beam", "seqio", "tensorflow", "tensorflow_datasets")
@@ -209,6 +219,7 @@ importlib.util.find_spec = lambda name, *more: None if hidden(name) else find(na
 """
 WHOLE_STUDY += """
 from ttoaa import config, training_job
+from ttoaa.choices import make_choices
 from ttoaa.data.prepare.pipeline import prepare
 from ttoaa.evaluation.job import evaluate
 from ttoaa.reporting import page
@@ -221,6 +232,8 @@ small, resolved = config.load([pathlib.Path(file)], bindings)
 write_text(workdir.config, resolved)
 config.cache_compilations(workdir)
 prepare(small.prepare, workdir.corpus, progress=False)
+training_job.run(small, workdir, "reference")
+list(make_choices(small, workdir))
 training_job.run(small, workdir, "control")
 StudyHandle(small, workdir).make_plan()
 training_job.run(small, workdir, "run")

@@ -188,9 +188,10 @@ class StudyHandle:
         if all(type(e).controllers is Experiment.controllers for e in experiments):
             return []
         found: list[Named] = []
+        worlds = self.contexts  # before any experiment is blamed: a choice may be missing
         for e in experiments:
             with blame(e.name):
-                found += [(e.name, c) for c in e.controllers(self.contexts[e.name])]
+                found += [(e.name, c) for c in e.controllers(worlds[e.name])]
         check_controllers(found, self.corpus.vocab_size)
         return found
 
