@@ -23,11 +23,12 @@ from ttoaa.experiments.context import added_later
 from ttoaa.planning.plan import Plan
 from ttoaa.report_stamp import format_stamp, tables_digests
 from ttoaa.reporting import figures
-from ttoaa.reporting.cost import added, cost_of_one, missing_ledgers, stages
+from ttoaa.reporting.cost import added, missing_ledgers, stages
 from ttoaa.reporting.estimates import ALL_SEEDS, StudyEstimates, collect, described, summary
 from ttoaa.reporting.figures import Picture, draw
 from ttoaa.reporting.insertions import Filled, filled_slots
 from ttoaa.reporting.placebos import count_placebos
+from ttoaa.reporting.savings import describe_cost, measure_cost
 from ttoaa.statistics.bootstrap import FEWEST
 from ttoaa.training.run_records import read_ledger, read_provenance
 from ttoaa.workdir import Workdir, write_json, write_text
@@ -93,7 +94,7 @@ def write(
     experiments: Sequence[Experiment],
     without: Sequence[pathlib.Path] = (),
 ) -> tuple[pathlib.Path, pathlib.Path]:
-    """Write summary.json and report.html from the study's folder; return their paths.
+    """Write summary.json, cost.json and report.html; return the paths of the first and the last.
 
     The same folder gives the same files: the seconds of a report are measured when the first one
     is made from these tables, and recorded. Tables in `without` are left out, and the page says
@@ -109,6 +110,7 @@ def write(
     seconds = _report_seconds(folder, tables, begin)
     html = _template().render(contents, stages=stages(root, estimates.seeds, seconds))
     write_json(folder.summary, rows)
+    write_json(folder.summary.with_name("cost.json"), contents["price"])
     stamp = format_stamp(tables, folder.summary.read_bytes())
     write_text(folder.report, html.replace("</title>\n", f"</title>\n{stamp}\n", 1))
     return folder.summary, folder.report
@@ -144,7 +146,9 @@ def collect_contents(
     losses = figures.losses(root, seeds)
     arms = figures.arm_losses(root, seeds)
     rows = _with_bars(rows)
-    missing = missing_ledgers(root, seeds)
+    missing, names = missing_ledgers(root, seeds), [e.name for e in experiments]
+    additions = added(root, seeds, names)
+    cost = measure_cost(root, seeds, names)
     ended = estimates.final_step == plan.geometry.steps
     slots = {
         (each.experiment, each.item): each for each in filled_slots(Workdir(root, seeds[0]), plan)
@@ -173,10 +177,11 @@ def collect_contents(
             for folder in (Workdir(root, seed) for seed in seeds)
             for name in folder.runs()
         ],
-        added=added(root, seeds, [e.name for e in experiments]).to_dict("records"),
+        added=additions.to_dict("records"),
         slots=bool(slots),
         complete=not missing,
-        cost=cost_of_one(root, seeds, len(experiments)),
+        cost=cost,
+        price=describe_cost(cost, losses, additions["share"].sum(), missing),
         provenance=list(_flat(_provenance(Workdir(root, seeds[0])))),
         config=_config(Workdir(root)),
     )
