@@ -85,3 +85,5 @@ if _TARGET is not None:
     _watch(retention.shutil, "rmtree", "delete")
     _watch(checksums, "write_json", "write")  # provenance.json, ledger.json, finished.json
     _watch(loop._TrainingRun, "_write_final_records", "finish")
+    if choices := sys.modules.get("ttoaa.choices"):  # of the command choose
+        _watch(choices, "write_table", "choice")

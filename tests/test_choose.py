@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -27,11 +28,14 @@ from ttoaa.evaluation.checkpoint_outcomes import Scores
 from ttoaa.parquet_io import read_outcomes, read_table
 from ttoaa.planning.plan import Plan
 from ttoaa.study_handle import StudyHandle
+from ttoaa.training.checkpoint_io import committed_steps
 from ttoaa.training.reference import ReferenceCheckpoint
 from ttoaa.training.run_records import read_finished
 from ttoaa.workdir import Workdir
 
 OWN = """
+import killing
+
 Study.experiments = [@Choosing(), @Removing()]
 Study.reference = @TrainedReference()
 TrainedReference.steps = 12
@@ -144,15 +148,39 @@ def test_the_same_choices_make_the_same_plan_without_a_device(chosen, finished, 
     assert Plan.open(work / "plan").hash == Plan.open(finished / "plan").hash
 
 
-def test_stopped_between_two_choices_it_continues(copy):
-    workdir = Workdir(copy)
-    before = tables(copy)
-    workdir.choices("choosing").unlink()
-    lines = list(choices.make_choices(opened(copy).config, workdir))
+def kill(work, place, module, *more):
+    """Kill the command with -9 where it comes to this place (killing.py)."""
+    env = {"TTOAA_TEST_KILL": f"{place} {signal.SIGKILL:d}"}
+    code, _, error = studies.run(module, work, *more, env=env)
+    assert code == -signal.SIGKILL, error
+
+
+def test_killed_within_and_between_choices_it_makes_the_same_choices_and_plan(
+    trained, chosen, finished, tmp_path
+):
+    work = studies.copy(trained, tmp_path / "work", "reference")
+    workdir, paths = Workdir(work), [Workdir(work).choices(name) for name in NAMES]
+    for place, there in (("choice before 1", []), ("choice after 1", ["removing"])):
+        kill(work, place, "choose")
+        assert [path.stem for path in paths if path.exists()] == there
+    lines = list(choices.make_choices(opened(work).config, workdir))
     assert "already" in lines[0] and lines[0].startswith("removing") and "choosing" in lines[1]
-    for name, (table, source, _) in tables(copy).items():
-        assert table.equals(before[name][0]) and source == before[name][1]
-    assert status.read(copy)["next"] == [f"python -m ttoaa.plan --workdir={copy}"]
+    for path in paths:
+        assert path.read_bytes() == Workdir(chosen).choices(path.stem).read_bytes()
+    assert status.read(work)["next"] == [f"python -m ttoaa.plan --workdir={work}"]
+    assert studies.main(plan, work) == 0
+    assert Plan.open(work / "plan").hash == Plan.open(finished / "plan").hash
+
+
+def test_a_killed_reference_run_ends_in_the_same_bits(trained, tmp_path):
+    work = studies.copy(trained, tmp_path / "work")
+    kill(work, "commit after 1", "train", "--run=reference")
+    assert committed_steps(work / "reference" / "checkpoints") == [10]
+    assert studies.main(train, work, "--run=reference") == 0
+    ended = [studies.params(each, "reference", 12) for each in (work, trained)]
+    assert studies.same_bits(*ended)
+    assert studies.records(work / "reference") == studies.records(trained / "reference")
+    assert opened(work).reference.sha256 == opened(trained).reference.sha256
 
 
 def test_choices_of_another_config_or_model_are_refused(copy, finished):
