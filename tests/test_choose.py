@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -224,6 +225,27 @@ def test_a_new_choice_makes_another_plan_which_the_old_one_is_not(finished, tmp_
     assert "was made with" in studies.main(plan, work, "--audit=1")
     path.unlink()
     assert "was made with a choice of choosing that is missing" in studies.main(choose, work)
+
+
+def test_a_reference_that_cannot_be_read_is_an_error_and_a_deleted_one_is_not(finished, tmp_path):
+    parts = ("reference", "choices", "plan", "control", "run", "tables", "report.html")
+    work = studies.copy(finished, tmp_path / "work", *parts)
+    (meta,) = (work / "reference" / "checkpoints" / "12" / "meta").glob("metadata")
+    meta.write_text(meta.read_text().replace('"step"', '"stepp"'))
+    told = [studies.main(module, work) for module in (plan, evaluate)]
+    ((line,),) = (seed["tables"]["damaged"] for seed in status.read(work)["seeds"])
+    for error in (*told, line):
+        assert f"the reference model: checkpoint 12 in {work}/reference/checkpoints" in error
+        assert error.endswith("is damaged: its meta: restore it from a copy")
+    shutil.rmtree(work / "reference")
+    assert studies.main(plan, work) == 0 and studies.main(evaluate, work) == 0
+    state = status.read(work)
+    (seed,) = state["seeds"]
+    assert seed["scored"] and state["next"] == [] and state["done"]
+    table = Workdir(work).table("run", 20, "choosing")
+    table.unlink()
+    assert status.read(work)["next"] == [f"python -m ttoaa.train --workdir={work} --run=reference"]
+    assert studies.main(evaluate, work) == 1 and not table.exists()
 
 
 def test_what_inserts_nothing_may_choose_after_the_runs(finished, tmp_path):

@@ -4,7 +4,6 @@ All commands work with this object. Stages come in one order everywhere: prepare
 reference model, choices, plan, runs (control and run), evaluate, report.
 """
 
-import contextlib
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
@@ -44,7 +43,7 @@ from ttoaa.planning.plan import Plan
 from ttoaa.planning.removal import Removals
 from ttoaa.planning.reserve import DEALT, Reserve
 from ttoaa.runs import REFERENCE, REINITIALISED, REORDERED, SHAM, RunSpec, parse_run
-from ttoaa.training.reference import FoundReference, find_reference, vocabulary_of
+from ttoaa.training.reference import FoundReference, find_reference, is_deleted, vocabulary_of
 from ttoaa.training.throughput import Ledger
 from ttoaa.workdir import Workdir
 
@@ -152,14 +151,14 @@ class StudyHandle:
     def choice_source(self, experiment: Experiment, windows: bool = True) -> dict[str, Any]:
         """Return what decides an experiment's choice.
 
-        The reference model is part of it while it is there: after the plan it may be deleted.
+        The reference model is part of it unless it was deleted, as it may be after the plan.
         Windows depend on the other experiments too, so they are part of it until there is a plan,
         which holds them.
         """
         made_for = {name: self._made_for()[name] for name in ("corpus", "geometry", "seed")}
         if windows and not removes_texts(experiment):
             made_for["windows"] = identity.digest(self.reserve.windows(experiment.name))
-        with contextlib.suppress(ValueError):
+        if not is_deleted(self.config.reference, self.workdir.run(REFERENCE)):
             made_for["reference"] = self.reference.sha256
         return identity.identity(experiment=experiment, **made_for)
 

@@ -141,10 +141,12 @@ def _next(state: dict[str, Any], scored: bool) -> list[str]:
     if not state["corpus"]:
         return [command("prepare")]
     found = []
-    reference = state["reference"]
-    if reference and not reference["finished"]:
+    reference, seeds = state["reference"], state["seeds"]
+    # Once everything is planned and scored it may be deleted.
+    needed = any(of["unchosen"] or not of["plan"] or of["tables"]["missing"] for of in seeds)
+    if reference and needed and not reference["finished"]:
         return [] if reference["training"] else [command("train", 0, "--run=reference")]
-    for of in state["seeds"]:
+    for of in seeds:
         seed, control, run = of["seed"], of["control"], of["run"]
         busy = any(of[name]["training"] for name in of["runs"])
         if of["unchosen"]:

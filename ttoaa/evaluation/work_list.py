@@ -12,7 +12,7 @@ from ttoaa.parquet_io import outcome_source
 from ttoaa.planning.plan import Plan
 from ttoaa.runs import CONTROL, REFERENCE, parse_run
 from ttoaa.training.checkpoint_io import CheckpointError, committed_steps, read_meta
-from ttoaa.training.reference import find_reference
+from ttoaa.training.reference import find_reference, is_deleted
 from ttoaa.workdir import Workdir
 
 _MOST = 12
@@ -55,8 +55,11 @@ class WorkList:
         self._planned = plan.contents["experiments"]
         self.outcomes = outcome_fingerprints(study.experiments)
         self.reference = ""
-        if study.needs_reference:
-            self.reference = find_reference(study.reference, workdir.run(REFERENCE)).sha256
+        """The sha256 of the reference model; empty without one. A table that an earlier reference
+        model judged counts as made once that model was deleted."""
+        model = study.reference, workdir.run(REFERENCE)
+        if study.needs_reference and not is_deleted(*model):
+            self.reference = find_reference(*model).sha256
         self.faults: dict[Where, str] = {}
         """What was damaged at the last poll."""
         self._seen: set[tuple[str, int]] = set()
@@ -103,12 +106,13 @@ class WorkList:
 
     def made_of(self, experiment: Experiment) -> dict[str, str]:
         """What its tables are made of, in addition to a checkpoint."""
-        judge = {"reference": self.reference} if experiment.needs_reference else {}
+        judged = self.reference and experiment.needs_reference
+        judge = {"reference": self.reference} if judged else {}
         return {"plan": self.plan, "outcome": self.outcomes[experiment.name], **judge}
 
     def is_made(self, work: Work, experiment: Experiment) -> bool:
         """Whether the table exists by now, perhaps written by another job."""
-        return self._source(work.kind, work.step, experiment) == work.sources[experiment.name]
+        return self._has_table(work.kind, work.step, experiment, work.sources[experiment.name])
 
     def unscored(self, runs: Sequence[tuple[str, int]]) -> list[str]:
         """List the checkpoints that do not exist and whose tables are not complete either."""
@@ -129,15 +133,19 @@ class WorkList:
 
     def _is_lost(self, kind: str, step: int) -> bool:
         there = (self._folder(kind) / str(step)).exists()
-        return not there and any(not self._has_table(kind, step, e) for e in self.study.experiments)
+        return not there and not all(
+            self._has_table(kind, step, e, self.made_of(e)) for e in self.study.experiments
+        )
 
-    def _has_table(self, kind: str, step: int, experiment: Experiment) -> bool:
+    def _has_table(
+        self, kind: str, step: int, experiment: Experiment, made_of: Mapping[str, str]
+    ) -> bool:
         source = self._source(kind, step, experiment) or {}
-        return self.made_of(experiment).items() <= source.items()
+        return made_of.items() <= source.items()
 
     def _lacks(self, kind: str, step: int, experiment: Experiment, sources: Any) -> bool:
         try:
-            return self._source(kind, step, experiment) != sources[experiment.name]
+            return not self._has_table(kind, step, experiment, sources[experiment.name])
         except ValueError as error:
             self.faults[kind, step, experiment.name] = str(error)
             return False

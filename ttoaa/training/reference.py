@@ -15,7 +15,7 @@ from ttoaa.data.corpus import MANIFEST
 from ttoaa.identity import digest, restore
 from ttoaa.json_io import parse_json
 from ttoaa.model.decoder import DecoderConfig
-from ttoaa.training.checkpoint_io import newest_meta, read_meta
+from ttoaa.training.checkpoint_io import CheckpointError, newest_meta, read_meta
 from ttoaa.training.checkpoints import Keep
 from ttoaa.training.config import Training
 from ttoaa.training.init_from import available_steps, checkpoints_folder
@@ -102,6 +102,20 @@ def find_reference(reference: Reference | None, trained: pathlib.Path) -> FoundR
     return _checkpoint(folder, reference.step)
 
 
+def is_deleted(reference: Reference | None, trained: pathlib.Path) -> bool:
+    """Whether no part of the reference model's checkpoint is there, as after its deletion.
+
+    A reference model that is there and cannot be read is not deleted: `find_reference` says why.
+    """
+    if isinstance(reference, ReferenceCheckpoint):
+        folder, step = checkpoints_folder(reference.folder), reference.step
+    else:
+        folder, step = trained / "checkpoints", None
+    return not any(
+        path.name.isdecimal() and step in (None, int(path.name)) for path in folder.glob("*")
+    )
+
+
 def vocabulary_of(checkpoints: pathlib.Path) -> str | None:
     """Return the sha256 of the tokenizer of a run's study; None for an import, or a lone run."""
     folders = checkpoints.resolve().parents
@@ -120,7 +134,10 @@ def _checkpoint(folder: pathlib.Path, step: int | None) -> FoundReference:
         steps = available_steps(folder, step)
     except ValueError as error:
         raise ValueError(f"the reference model: {error}") from error
-    meta = newest_meta(folder) if step is None else read_meta(folder, step)
+    try:
+        meta = newest_meta(folder) if step is None else read_meta(folder, step)
+    except CheckpointError as error:
+        raise ValueError(f"the reference model: {error}: restore it from a copy") from error
     if meta is None:
         raise ValueError(f"the reference model: all checkpoints {steps} in {folder} are damaged")
     if "model" not in meta.get("identity", {}):
