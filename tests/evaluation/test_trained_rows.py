@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -5,6 +7,7 @@ from fakes import Planted
 
 from ttoaa.data.loader import batches
 from ttoaa.data.order import Order
+from ttoaa.data.repetition_filter import RepetitionFilter
 from ttoaa.evaluation.trained_rows import TrainedRows
 from ttoaa.experiments.watermark import GaussianWatermark
 from ttoaa.model.noise import unit_noise
@@ -38,6 +41,18 @@ def test_rows_and_noise_are_those_that_the_loader_gives_to_the_step(plan, corpus
     drawn = unit_noise(jnp.asarray(np.array(keys)), plan.geometry.length, WIDTH)
     np.testing.assert_array_equal(trained.noise(noisy), drawn)
     assert trained.noise([]).shape == (0, plan.geometry.length, WIDTH)
+
+
+@pytest.mark.parametrize("when", ["before_edits", "after_edits"])
+def test_masked_rows_are_those_that_the_loader_takes_out_of_the_loss(plan, corpus, trained, when):
+    rule = RepetitionFilter(max_count=3, when=when)
+    transforms = rule.among([Overlay(plan, corpus)])
+    loader = batches(corpus, trained.order, plan.geometry, transforms, threads=0)
+    expected = np.concatenate([~batch["trained"] for batch in loader])
+    every = np.arange(plan.geometry.sequences)
+    found = dataclasses.replace(trained, repetition_filter=rule).masked(every)
+    np.testing.assert_array_equal(found, expected)
+    assert 0 < found.sum() < len(every) and not trained.masked(every).any()
 
 
 def test_reserve_windows_are_those_that_experiments_receive(corpus, plan, trained):

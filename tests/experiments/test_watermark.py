@@ -105,7 +105,7 @@ class Model:
     """Gradients are random, plus `learnt(age)` standard deviations along a row's own noise."""
 
     def __init__(self, experiment, world, step, learnt=lambda age: 0.0, seed=0):
-        self.step, self.learnt, self.seed = step, learnt, seed
+        self.step, self.learnt, self.seed, self.repetitive = step, learnt, seed, ()
         self.marked = experiment.watermarked(world.geometry)
         self.items = pd.concat(
             [
@@ -117,6 +117,9 @@ class Model:
 
     def rows(self, positions):
         return np.repeat(np.asarray(positions)[:, None], L, 1).astype(np.int32)
+
+    def masked(self, positions):
+        return np.isin(positions, self.repetitive)
 
     def noise(self, positions, fresh=0):
         return np.stack(
@@ -209,6 +212,17 @@ def test_a_model_that_never_saw_the_noise_is_not_found(tables):
         assert one.ci_low < 0 < one.ci_high
         assert one.difference_ci_low < 0 < one.difference_ci_high
     assert found["detected", "all"].value < 0.05 and found["combined_p", "all"].value > 0.01
+
+
+def test_rows_that_the_repetition_filter_masks_are_left_out(make_world):
+    experiment = watermark(every=4)
+    world = make_world(experiment, length=L, batch=BATCH, steps=40)
+    model = Model(experiment, world, 10)
+    model.repetitive = [4 * BATCH, 8 * BATCH + 3]
+    found = experiment.outcome(model)
+    assert {*found["item"]} == {"4-1", "4-2", "4-3", "8-0", "8-1", "8-2"}
+    model.repetitive = range(10 * BATCH)
+    assert experiment.outcome(model).empty
 
 
 def test_before_the_first_watermark_there_is_nothing(tables, make_world):

@@ -110,6 +110,9 @@ class CheckpointScorer(LoadedModel):
     def rows(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
         return self.trained.rows(positions)
 
+    def masked(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
+        return self.trained.masked(positions)
+
     def noise(self, positions: Sequence[int] | np.ndarray, fresh: int = 0) -> np.ndarray:
         return self.trained.noise(positions, fresh)
 
@@ -256,8 +259,9 @@ class Scores:
 
     @functools.cached_property
     def _trained(self) -> TrainedRows:
-        handle = self.handle
-        return TrainedRows(handle.plan, handle.corpus, handle.order, handle.config.model.width)
+        handle, config = self.handle, self.handle.config
+        rule = config.training.repetition_filter
+        return TrainedRows(handle.plan, handle.corpus, handle.order, config.model.width, rule)
 
     def reference_for(self, experiment: Experiment) -> LoadedModel:
         """Return the reference model; ValueError if the experiment does not declare its need."""

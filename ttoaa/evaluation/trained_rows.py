@@ -9,11 +9,13 @@ import numpy as np
 
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.order import Order
+from ttoaa.data.repetition_filter import RepetitionFilter
 from ttoaa.model.noise import unit_noise
 from ttoaa.planning.composed_rows import compose_rows
 from ttoaa.planning.noise import row_keys
 from ttoaa.planning.plan import Edits
 
+_READ = 1024  # rows that `masked` reads at a time
 _DRAWN = 8  # rows at a time, so that one compiled program serves any number
 
 
@@ -26,11 +28,22 @@ class TrainedRows:
     order: Order
     width: int
     """Of the model's embeddings."""
+    repetition_filter: RepetitionFilter | None = None
 
     def rows(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
         """As `Scorer.rows`."""
-        distinct, place = np.unique(self._check(positions), return_inverse=True)
-        return compose_rows(self.plan, self.corpus, self.order, distinct)[place]
+        return self._compose(positions)
+
+    def masked(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
+        """As `Scorer.masked`."""
+        rule, found = self.repetition_filter, np.zeros(len(positions), bool)
+        if rule is None:
+            return found
+        for first in range(0, len(found), _READ):
+            part = slice(first, first + _READ)
+            rows_NxL = self._compose(positions[part], edited=rule.when == "after_edits")
+            found[part] = rule.repeats(rows_NxL)
+        return found
 
     def reserve(self, windows: Sequence[int] | np.ndarray) -> np.ndarray:
         """As `Scorer.reserve`."""
@@ -46,6 +59,10 @@ class TrainedRows:
             drawn = _draw(np.resize(part, (_DRAWN, 2)), length, self.width)
             found_NxLxD[first : first + _DRAWN] = np.asarray(drawn)[: len(part)]
         return found_NxLxD
+
+    def _compose(self, positions: Sequence[int] | np.ndarray, edited: bool = True) -> np.ndarray:
+        distinct, place = np.unique(self._check(positions), return_inverse=True)
+        return compose_rows(self.plan, self.corpus, self.order, distinct, edited)[place]
 
     def _check(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
         found, total = np.asarray(positions, np.int64), self.plan.geometry.sequences

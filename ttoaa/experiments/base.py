@@ -208,6 +208,10 @@ class Scorer(Model, Protocol):
         """
         ...
 
+    def masked(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return bool[n]: the rows that the repetition filter takes out of the loss."""
+        ...
+
     def noise(self, positions: Sequence[int] | np.ndarray, fresh: int = 0) -> np.ndarray:
         """Return float32[n, L, D]: the unit noise of these rows, to the bit of training.
 

@@ -60,6 +60,8 @@ class GaussianWatermark(Experiment):
     is a third null: it trains on the rows without the noise.
 
     Intervals are over batches, since the rows of one share an update. The placebo is fresh noise.
+    Rows that the repetition filter masks have no loss, so no model learns their watermark: they are
+    left out.
     """
 
     steps: Annotated[Sequence[Count], Distinct()] = ()
@@ -165,6 +167,7 @@ class GaussianWatermark(Experiment):
         items = items[items["scored"].astype(bool) & (items["step"] < model.step)]
         marked = items["condition"] == "watermark"
         pairs = items[marked].merge(items[~marked], on=["step", "row"], suffixes=("", "_free"))
+        pairs = pairs[~model.masked(pairs["position"].to_numpy())]
         pairs = pairs.assign(age=model.step - pairs["step"], item=pairs["id"])
         parts = [
             self._score(model, pairs.iloc[first : first + _AT_ONCE])
