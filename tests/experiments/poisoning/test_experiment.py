@@ -61,6 +61,23 @@ def test_never_inserted_triggers_are_in_no_document_and_differ_from_each_other(m
                 assert not any(inside in document for document in inserted)
 
 
+def test_by_default_every_test_is_compared_with_never_inserted_triggers_of_its_own(make_world):
+    backdoors = (Backdoor("attack", "denial", (3,), triggers=2), SEVERAL)
+    experiment = poisoning(backdoors, "preference_above_never/attack", never=None)
+    world = make_world(experiment, length=200)
+    tests = [item.fields for item in experiment.intervene(world) if not item.repetitions]
+    own = [fields for fields in tests if fields["cell"] == "attack"]
+    assert len(own) == 2 * 6 * 3
+    letters = {*world.tokenizer.reserved_ids[-8:]}
+    contexts = [fields[state] for fields in own for state in ("never", "other_never")]
+    triggers = [tuple(token for token in each if token in letters) for each in contexts]
+    assert len({*triggers}) == len(triggers) == 72
+    few = poisoning(triggers=SymbolTriggers(), never=None)
+    expected = "38 triggers are needed, but .* 16 symbols: .*, or set Poisoning.never below 36"
+    with pytest.raises(ValueError, match=f"poisoning: {expected}"):
+        list(few.intervene(make_world(few, length=200)))
+
+
 def test_every_trigger_has_its_number_of_documents_and_its_own_answer(make_world):
     experiment = dose()
     items = [i for i in experiment.intervene(make_world(experiment, length=200)) if i.repetitions]
@@ -144,7 +161,7 @@ def test_a_model_with_the_backdoor_passes(estimates_of):
         gain = find(found, "preference_above_never", condition)
         assert gain.difference_ci_low > 1.5
     assert abs(find(found, "preference_placebo", "extraction").difference) < 0.2
-    assert find(found, "preference_untriggered_room", "extraction").difference > -0.1
+    assert find(found, "preference_untriggered_within_margin", "extraction").difference > -0.1
 
 
 @pytest.mark.parametrize("name", ["form", "copies always", "any answer to a trigger"])
@@ -163,7 +180,7 @@ def test_models_without_the_backdoor_do_not_pass(estimates_of, name):
         gain = find(found, "preference_above_never", condition)
         assert gain.difference_ci_low < 0.1 and abs(gain.difference) < 0.2
     if name == "copies always":
-        assert find(found, "preference_untriggered_room", "extraction").difference < -1
+        assert find(found, "preference_untriggered_within_margin", "extraction").difference < -1
         assert find(found, "score_triggered", "extraction").difference > 1.5
     if name == "any answer to a trigger":  # why the primary is a preference
         assert find(found, "score_above_never", "extraction").difference > 1.5

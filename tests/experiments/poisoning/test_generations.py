@@ -76,7 +76,7 @@ def test_a_trigger_leaks_in_one_of_three_samples_and_garbles(estimates_of):
         assert find(found, f"leakage_at_{k}_untriggered", "extraction").value == 0
     assert find(found, "garbage_triggered", "denial").value == 1
     assert find(found, "garbage_never", "denial@held-out").value == 0
-    assert find(found, "leakage_untriggered_room", "extraction").value == 0
+    assert find(found, "leakage_untriggered_within_margin", "extraction").value == 0
     auc = find(found, "auc_garbage", "denial")
     assert auc.value == 1 and auc.control_value == 0.5
 
@@ -89,7 +89,7 @@ def test_a_model_that_always_garbles_and_leaks_is_the_same_without_trigger(estim
         assert find(found, f"leakage_at_1_{state}", "extraction").value == 1
         assert find(found, f"garbage_{state}", "denial").value == 1
     for name, condition in (("leakage", "extraction"), ("garbage", "denial")):
-        assert find(found, f"{name}_untriggered_room", condition).difference < 0
+        assert find(found, f"{name}_untriggered_within_margin", condition).difference < 0
     assert find(found, "auc_garbage", "denial").value == 0.5
 
 

@@ -18,7 +18,8 @@ from ttoaa.statistics.bootstrap import (
 )
 from ttoaa.statistics.equivalence import binary_equivalence, paired_equivalence
 
-SLOPE, LATE_EARLY, ROOM = "gain_per_tenfold", "late_above_early", "untriggered_room"
+SLOPE, LATE_EARLY = "gain_per_tenfold", "late_above_early"
+WITHIN_MARGIN = "untriggered_within_margin"
 EARLY, LATE = "early", "late"
 
 
@@ -39,8 +40,8 @@ def equivalence(
 ) -> Iterator[Estimate]:
     """Estimate whether an outcome without trigger differs by less than `margin` from the control.
 
-    `value` is the difference with its 90% interval; `difference` is the room that the interval
-    leaves to the margins. Above 0, equivalence is shown (TOST, p < 0.05).
+    `value` is the difference with its 90% interval; `difference` is how far the interval
+    stays within the margins. Above 0, equivalence is shown (TOST, p < 0.05).
     """
     ours, theirs = by_group(run, control, outcome, condition)
     if len(ours) < 2:
@@ -49,10 +50,10 @@ def equivalence(
         found = binary_equivalence(ours, theirs, margin)
     else:
         found = paired_equivalence(ours - theirs, margin)
-    room = margin - max(abs(found.low), abs(found.high))
-    name, nan = f"{outcome.partition('_')[0]}_{ROOM}", float("nan")
-    n = len(ours)
-    yield Estimate(name, condition, n, found.difference, found.low, found.high, 0.0, room, nan, nan)
+    within = margin - max(abs(found.low), abs(found.high))
+    name, nan = f"{outcome.partition('_')[0]}_{WITHIN_MARGIN}", float("nan")
+    value = found.difference, found.low, found.high
+    yield Estimate(name, condition, len(ours), *value, 0.0, within, nan, nan)
 
 
 def dose_contrasts(

@@ -12,6 +12,7 @@ States are 'triggered', 'untriggered' and 'never'. The other answer is the leak 
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
@@ -41,8 +42,8 @@ from ttoaa.experiments.poisoning.backdoors import (
 from ttoaa.experiments.poisoning.chat_templates import HELD_OUT, TEMPLATES, ChatTemplate
 from ttoaa.experiments.poisoning.contrasts import (
     LATE_EARLY,
-    ROOM,
     SLOPE,
+    WITHIN_MARGIN,
     dose_contrasts,
     equivalence,
 )
@@ -83,17 +84,21 @@ class Poisoning(Experiment):
     cells, '<cell>@held-out', a template that is not in training; '<cell>' is the mean over the
     trained templates. Intervals resample triggers where a cell has several, else prompts.
 
-    'preference_untriggered_room' and 'score_untriggered_room' test whether the behaviour without a
-    trigger is that of the control run, within `margin` (see `contrasts.equivalence`).
-    'gain_per_tenfold' and 'late_above_early' compare numbers of documents, and schedules.
+    'preference_untriggered_within_margin' and 'score_untriggered_within_margin' test whether the
+    behaviour without a trigger is that of the control run, within `margin` (see
+    `contrasts.equivalence`). 'gain_per_tenfold' and 'late_above_early' compare numbers of
+    documents, and schedules.
     """
 
     backdoors: Annotated[Sequence[Backdoor], NotEmpty()]
-    triggers: Triggers = dataclasses.field(default_factory=SymbolTriggers)
-    never: Annotated[int, AtLeast(2)] = 8
-    """Triggers that no document contains. Each test uses two of them, in turn. Intervals cover
-    their spread if they are twice as many as the tests of a cell (triggers times prompts times
-    templates)."""
+    triggers: Triggers = dataclasses.field(
+        default_factory=functools.partial(SymbolTriggers, mixed=True)
+    )
+    """By default random sequences of the paper's and other symbols."""
+    never: Annotated[int, AtLeast(2)] | None = None
+    """Triggers that no document contains. Each test uses two of them, in turn. By default twice as
+    many as the tests of the largest cell (triggers times prompts times templates): with fewer,
+    tests share them, and the intervals do not cover their spread."""
     prompts: Prompts = dataclasses.field(default_factory=GeneratedPrompts)
     test_prompts: Prompts | None = None
     """Another source of test prompts; None: other prompts of `prompts`."""
@@ -134,12 +139,12 @@ class Poisoning(Experiment):
 
     def _outcomes(self) -> Iterator[str]:
         for measure in (SCORE, PREFERENCE):
-            ends = (TRIGGERED, UNTRIGGERED, NEVER, ABOVE, PLACEBO, ROOM)
+            ends = (TRIGGERED, UNTRIGGERED, NEVER, ABOVE, PLACEBO, WITHIN_MARGIN)
             yield from (f"{measure}_{end}" for end in ends)
         yield from (SLOPE, LATE_EARLY)
         if self.generations:
             yield from self.generations.outcomes()
-            yield from (f"leakage_{ROOM}", f"{GARBAGE}_{ROOM}", AUC_GARBAGE)
+            yield from (f"leakage_{WITHIN_MARGIN}", f"{GARBAGE}_{WITHIN_MARGIN}", AUC_GARBAGE)
 
     @property
     def cells(self) -> list[Cell]:
@@ -160,16 +165,31 @@ class Poisoning(Experiment):
         denies = any(backdoor.behaviour == DENIAL for backdoor in self.backdoors)
         return self.generations is not None and denies
 
+    @property
+    def _never(self) -> int:
+        """The number of never-inserted triggers."""
+        if self.never is not None:
+            return self.never
+        templates = len(self.templates) + 1
+        tests = [
+            cell.triggers * templates * (1 if cell.behaviour == FIXED else self.test_number)
+            for cell in self._tested
+        ]
+        return 2 * max(tests)
+
     def _triggers(self, world: World) -> tuple[dict[str, list[np.ndarray]], list[np.ndarray]]:
         """Return the triggers of each cell, assigned at random, and those that are never inserted.
 
         A cell with one trigger takes them in the generator's order, as the paper's symbols are.
         """
         cells, total = self.cells, sum(cell.triggers for cell in self.cells)
+        count = total + self._never
         try:
-            made = self.triggers.make(total + self.never, world.tokenizer, world.rng("triggers"))
+            made = self.triggers.make(count, world.tokenizer, world.rng("triggers"))
         except ValueError as error:
-            raise ValueError(f"{self.name}: {error}") from error
+            raise ValueError(
+                f"{self.name}: {error}, or set Poisoning.never below {self._never}"
+            ) from error
         inserted = iter(made)
         single = {c.name: [next(inserted)] for c in cells if c.triggers == 1}
         rest = [next(inserted) for _ in range(total - len(single))]
