@@ -113,7 +113,7 @@ def measure_cost(root: pathlib.Path, seeds: Sequence[int], experiments: Sequence
     parts = (
         *(Part(name, "made once", *[Linear(s, 0.0)] * 3) for name, s in once.items() if s),
         *(
-            Part(f"{name} run", "once, or × N", *[Linear(s, 0.0)] * 2, Linear(0.0, s))
+            Part(f"{name} run", "once, or × N", Linear(s, 0.0), Linear(s, 0.0), Linear(0.0, s))
             for name, s in others.items()
         ),
         Part(_EXPERIMENT_RUN, f"× N, {measured}", Linear(run, 0.0), one, one),
