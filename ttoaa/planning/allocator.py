@@ -220,8 +220,7 @@ def search_free(
     if row < 0:
         return time, row
     inside = np.flatnonzero((choices > 0) & (begin // length == row // length))
-    free = [np.arange(begin[k], begin[k] + choices[k]) for k in inside]
-    places = np.concatenate(free)
+    places = np.concatenate([np.arange(begin[k], begin[k] + choices[k]) for k in inside])
     return time, _earliest(mix64(np.array([key]))[0], places, np.ones(len(places)))[1]
 
 
@@ -254,8 +253,8 @@ class Allocator:
         at_once: int = 1 << 20,
     ) -> None:
         """`at_once` edits are placed at a time (or one block, if larger): it bounds memory."""
-        self._count, self._requests, self._length = count, requests, length
-        self._at_once = at_once
+        self._count, self._requests = count, requests
+        self._length, self._at_once = length, at_once
         self._num_blocks = -(-sequences // _BLOCK_ROWS)
         scratch = scratch or Scratch()
         self._edit, self._address = scratch(count, np.int64), scratch(count, np.int64)
@@ -269,7 +268,7 @@ class Allocator:
         first = self._sort_by_block()
         groups = list(self._groups(first))
         stuck = [self._place_group(first, *group) for group in groups]
-        self._place_late(np.concatenate([np.empty(0, np.int64), *stuck]), first)
+        self._place_late(np.concatenate([_NONE, *stuck]), first)
         for low, high in groups:
             part = slice(first[low], first[high])
             edit, address = self._edit[part], self._address[part]
@@ -353,23 +352,21 @@ class Allocator:
 
     def _place_late(self, stuck: np.ndarray, first: np.ndarray) -> None:
         """Place edits whose block was full in other blocks; rare, so block by block."""
+        stuck = np.sort(stuck)
         for attempt in range(1, _BLOCKS_TRIED):
             if not len(stuck):
                 return
-            stuck = np.sort(stuck)
             requests = self._requests(stuck)
             drawn, left = self._draw_blocks(requests, attempt), []
             for block in np.unique(drawn).tolist():
                 mine = np.flatnonzero(drawn == block)
                 inside, edits = requests.take(mine), stuck[mine]
-                taken = self._occupancy(block, first)
-                address = self._place(edits, inside, drawn[mine], taken)
+                address = self._place(edits, inside, drawn[mine], self._occupancy(block, first))
                 for edit, found in zip(edits.tolist(), address.tolist(), strict=True):
                     if found >= 0:
                         self._late.setdefault(block, []).append((found, edit))
                 left.append(edits[address < 0])
-            stuck = np.concatenate(left)
-        stuck = np.sort(stuck)
+            stuck = np.sort(np.concatenate(left))
         for edit in stuck[np.argsort(mix64(self._requests(stuck).key))].tolist():
             self._search_everywhere(edit, first)
 
