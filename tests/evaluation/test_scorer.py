@@ -124,9 +124,9 @@ def test_it_generates_with_its_own_parameters_and_the_keys_given():
 def test_it_has_all_that_an_outcome_may_ask_for():
     asked = {name for name in {**vars(Model), **vars(Scorer)} if not name.startswith("_")}
     primitives = {"log_likelihood", "vocabulary_moments", "embedding_gradients", "generate"}
-    primitives |= {"least_likely", "greedy_matches", "reserve", "rows", "noise"}
+    primitives |= {"least_likely", "greedy_matches", "reserve", "rows", "masked", "noise"}
     tables = {"step", "items", "copies", "probes", "decisions", "tokenizer"}
-    assert asked == {*tables, "reference", "arm_losses", *primitives}
+    assert asked == {*tables, "reference", "arm_losses", "edited_rows", *primitives}
     for name in primitives:
         mine, its = (inspect.signature(getattr(kind, name)) for kind in (CheckpointScorer, Scorer))
         assert [(p.name, p.kind, p.default) for p in mine.parameters.values()] == [

@@ -110,6 +110,10 @@ class CheckpointScorer(LoadedModel):
     def rows(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
         return self.trained.rows(positions)
 
+    @property
+    def edited_rows(self) -> np.ndarray:
+        return self.trained.edited_rows
+
     def masked(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
         return self.trained.masked(positions)
 

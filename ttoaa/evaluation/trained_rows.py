@@ -11,7 +11,8 @@ from ttoaa.data.corpus import Corpus
 from ttoaa.data.order import Order
 from ttoaa.data.repetition_filter import RepetitionFilter
 from ttoaa.model.noise import unit_noise
-from ttoaa.planning.composed_rows import compose_rows
+from ttoaa.planning.composed_rows import compose_rows, edited_rows
+from ttoaa.planning.items import RESERVE, TOKENS
 from ttoaa.planning.noise import row_keys
 from ttoaa.planning.plan import Edits
 
@@ -44,6 +45,11 @@ class TrainedRows:
             rows_NxL = self._compose(positions[part], edited=rule.when == "after_edits")
             found[part] = rule.repeats(rows_NxL)
         return found
+
+    @functools.cached_property
+    def edited_rows(self) -> np.ndarray:
+        """As `Scorer.edited_rows`."""
+        return edited_rows(self.plan, np.isin(self.plan.columns["kind"], (TOKENS, RESERVE)))
 
     def reserve(self, windows: Sequence[int] | np.ndarray) -> np.ndarray:
         """As `Scorer.reserve`."""

@@ -208,6 +208,11 @@ class Scorer(Model, Protocol):
         """
         ...
 
+    @property
+    def edited_rows(self) -> np.ndarray:
+        """int64[n], ascending: the positions of all rows into which an experiment wrote text."""
+        ...
+
     def masked(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return bool[n]: the rows that the repetition filter takes out of the loss."""
         ...

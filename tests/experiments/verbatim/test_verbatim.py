@@ -5,17 +5,20 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
-from fakes import SENTENCE
+from fakes import SENTENCE, Given
 from matplotlib.figure import Figure
 
+from ttoaa.data.corpus import Corpus
 from ttoaa.data.order import training_order
 from ttoaa.data.prepare.pipeline import Prepare, prepare
 from ttoaa.data.sources.files import TextFiles
 from ttoaa.data.vocabulary import TrainBPE
+from ttoaa.evaluation.trained_rows import TrainedRows
 from ttoaa.experiments.context import ask_removals, make_worlds
 from ttoaa.experiments.verbatim import Families, Verbatim, WithFamilies
 from ttoaa.experiments.verbatim.experiment import group_texts
 from ttoaa.planning.composed_rows import compose_rows
+from ttoaa.planning.items import Item
 from ttoaa.study_handle import StudyHandle
 from ttoaa.workdir import Workdir
 
@@ -48,12 +51,17 @@ def handle(tiny_study, tmp_path_factory):
     source = WithFamilies(text, FAMILIES, every=250)
     made = Prepare(source, TrainBPE(400, 32), reserve_fraction=0.4, shard_characters=40_000)
     prepare(made, workdir.corpus, progress=False)
+    # Another experiment inserts a text that differs from a passage in two tokens.
+    tokenizer = Corpus.open(workdir.corpus).tokenizer
+    near = np.array(tokenizer.encode(FAMILIES.passages()[8].text)[:24], np.int32)
+    near[[4, 14]] = tokenizer.reserved_ids[0]
+    other = Given("other", items=(Item("near", "near", 3, near),))
     study = dataclasses.replace(
         tiny_study,
         prepare=made,
         geometry=dataclasses.replace(tiny_study.geometry, length=64, batch=4),
         model=dataclasses.replace(tiny_study.model, vocab_size=400),
-        experiments=(verbatim(),),
+        experiments=(verbatim(), other),
         validation_sequences=2,
     )
     handle = StudyHandle(study, workdir)
@@ -81,6 +89,7 @@ class Model:
         everything = np.arange(handle.config.geometry.sequences)
         self.stream = compose_rows(handle.plan, handle.corpus, order, everything)
         self.score, self.step = score, 40
+        self.edited_rows = TrainedRows(handle.plan, handle.corpus, order, 0).edited_rows
 
     def log_likelihood(self, requests):
         return [np.full(len(t) - start, self.score(t), np.float32) for t, start in requests]
@@ -104,6 +113,16 @@ def test_every_exact_copy_is_gone_and_near_duplicates_stay(handle):
     table = verbatim().outcome(model)
     near = table[table["outcome"] == "completed"].groupby("condition")["near_edits"].sum()
     assert near["family-12"] >= 15 > 5 > near["family-0"] and near["unseen"] == 0
+
+
+def test_near_duplicates_that_another_experiment_inserts_count(handle):
+    models = [Model(handle, lambda tokens: -2.0) for _ in range(2)]
+    models[1].edited_rows = np.empty(0, np.int64)
+    tables = [verbatim().outcome(model).drop_duplicates("item") for model in models]
+    every, of_corpus = (table.set_index("item")["near_edits"] for table in tables)
+    assert every["family-12-0"] == of_corpus["family-12-0"] + 3
+    # Rows that replace those of removed texts bring in some, too.
+    assert (every >= of_corpus).all() and not every.filter(like="unseen").any()
 
 
 def test_unseen_passages_are_in_neither_run(handle):

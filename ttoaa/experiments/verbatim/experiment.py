@@ -25,7 +25,12 @@ from ttoaa.experiments.verbatim import contrasts
 from ttoaa.experiments.verbatim.candidates import Candidate, read_list, repeated_texts
 from ttoaa.experiments.verbatim.contrasts import COMPLETED, FAMILY, FOUND, LIKELIHOOD, UNSEEN
 from ttoaa.experiments.verbatim.figure import draw
-from ttoaa.experiments.verbatim.near_duplicates import Near, count_near, find_rows
+from ttoaa.experiments.verbatim.near_duplicates import (
+    Near,
+    count_near,
+    find_edited_rows,
+    find_rows,
+)
 from ttoaa.planning.items import Item
 from ttoaa.planning.removal import Removal
 from ttoaa.statistics.bootstrap import Estimate, paired_estimates
@@ -245,10 +250,11 @@ class Verbatim(Experiment):
         return pd.concat(tables, ignore_index=True)
 
     def _near(self, model: Scorer, texts: Sequence[np.ndarray], items: pd.DataFrame) -> list[Near]:
-        if "near_rows" not in items:
-            return [Near(0, 0)] * len(texts)
-        near = items["near_rows"]  # missing for unseen texts
-        places = [np.array(x if np.iterable(x) else [], np.int64) for x in near]
+        near = items.get("near_rows", [None] * len(items))  # missing for unseen texts
+        places = [
+            np.union1d(np.array(own if np.iterable(own) else [], np.int64), edited)
+            for own, edited in zip(near, find_edited_rows(texts, model), strict=True)
+        ]
         positions = np.unique(np.concatenate(places))
         rows_NxL = model.rows(positions) if len(positions) else np.empty((0, 1), np.int32)
         return [

@@ -11,6 +11,7 @@ from ttoaa.data.geometry import Geometry
 from ttoaa.data.ngram_search import Patterns
 from ttoaa.data.order import Order
 from ttoaa.data.tokenizer import Tokenizer
+from ttoaa.experiments.base import Scorer
 from ttoaa.planning.removal import scan_run
 
 SEED = 8
@@ -18,6 +19,7 @@ SEED = 8
 what differs is in few places, as a word, a number or a line."""
 _FEWEST = 2
 _TOKENS = 1 << 20  # compared at a time
+_ROWS = 1024  # read at a time
 _COMMON = 200_000  # occurrences beyond which a seed says nothing about a text
 
 
@@ -37,14 +39,8 @@ def find_rows(
 
     Rows are positions, int64[k] ascending, in all epochs, as the corpus has them.
     """
-    seeds = [np.lib.stride_tricks.sliding_window_view(text, SEED) for text in texts]
-    owner = np.repeat(np.arange(len(texts)), [len(each) for each in seeds])
-    found = scan_run(corpus, order, geometry, Patterns(list(np.concatenate(seeds))))
-    rare = np.bincount(found.pattern, minlength=len(owner)) <= _COMMON
-    kept = rare[found.pattern]
-    window, text = found.where[kept] // geometry.length, owner[found.pattern[kept]]
-    pairs, count = np.unique(np.stack([text, window]), axis=1, return_counts=True)
-    pairs = pairs[:, count >= _FEWEST]
+    found = scan_run(corpus, order, geometry, Patterns(list(np.concatenate(_seeds(texts)))))
+    pairs = _sharing(texts, found.pattern, found.where // geometry.length)
     windows, inverse = np.unique(pairs[1], return_inverse=True)
     positions, which = order.positions(windows, geometry.sequences)
     positions = positions[np.argsort(which, kind="stable")]
@@ -53,6 +49,39 @@ def find_rows(
     for number, place in zip(pairs[0].tolist(), inverse.tolist(), strict=True):
         result[number].append(positions[ends[place - 1] if place else 0 : ends[place]])
     return [np.sort(np.concatenate(each)) for each in result]
+
+
+def find_edited_rows(texts: Sequence[np.ndarray], model: Scorer) -> list[np.ndarray]:
+    """Return as `find_rows` the rows into which an experiment wrote text, as they are trained on.
+
+    These are near-duplicates that items bring in, or that they make with the corpus around them.
+    """
+    patterns, every = Patterns(list(np.concatenate(_seeds(texts)))), model.edited_rows
+    parts = [(np.empty(0, np.int64), np.empty(0, np.int64))]
+    for first in range(0, len(every), _ROWS):
+        rows_NxL = model.rows(every[first : first + _ROWS])
+        where, pattern = patterns.find(rows_NxL.ravel())
+        row, start = np.divmod(where, rows_NxL.shape[1])
+        inside = start + SEED <= rows_NxL.shape[1]
+        parts.append((pattern[inside], every[first + row[inside]]))
+    text, position = _sharing(texts, *(np.concatenate(each) for each in zip(*parts, strict=True)))
+    return [position[text == number] for number in range(len(texts))]
+
+
+def _seeds(texts: Sequence[np.ndarray]) -> list[np.ndarray]:
+    return [np.lib.stride_tricks.sliding_window_view(text, SEED) for text in texts]
+
+
+def _sharing(texts: Sequence[np.ndarray], seed: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """Return (text, row), int64[2, k] ascending: the rows that share enough seeds with a text.
+
+    `seed` and `row` are int64[n]: the number of each seed that occurs, and where.
+    """
+    owner = np.repeat(np.arange(len(texts)), [len(each) for each in _seeds(texts)])
+    kept = (np.bincount(seed, minlength=len(owner)) <= _COMMON)[seed]
+    found = np.stack([owner[seed[kept]], row[kept]])
+    pairs, count = np.unique(found, axis=1, return_counts=True)
+    return pairs[:, count >= _FEWEST]
 
 
 def count_near(text: np.ndarray, rows_NxL: np.ndarray, tokenizer: Tokenizer, edits: float) -> Near:
