@@ -1,4 +1,4 @@
-"""Write report.html and summary.json from the tables of all seeds.
+"""Write report.html, summary.json and replication.json from the tables of all seeds.
 
   ttoaa report --workdir=runs/mine
 
@@ -30,9 +30,11 @@ def main(argv: Sequence[str]) -> None:
     study_flags.check_study()
     from ttoaa import config
     from ttoaa.experiments.context import outcome_fingerprints
+    from ttoaa.json_io import read_json
     from ttoaa.reporting import hypothesis_tests, page
     from ttoaa.reporting.cost import missing_ledgers
     from ttoaa.reporting.estimates import described, stale_tables
+    from ttoaa.reporting.replication import Replication
     from ttoaa.study_handle import StudyHandle
     from ttoaa.training.run_records import check_run
 
@@ -52,6 +54,9 @@ def main(argv: Sequence[str]) -> None:
         print(f"report: {described(without)}")
     for sentence in missing_ledgers(root, Workdir(root).seeds()):
         print(f"report: {sentence}")
+    print("report: results, where differences from the control run are positive as expected:")
+    for row in read_json(Workdir(root).replication, Replication)["experiments"]:
+        print(f"report: {row['sentence']}")
     print(f"report: wrote {summary} and {report}")
     if _TESTS.value:
         margins = hypothesis_tests.parse_margins(_MARGINS.value)

@@ -49,6 +49,10 @@ class Workdir:
         return self.root / "summary.json"
 
     @property
+    def replication(self) -> pathlib.Path:
+        return self.root / "replication.json"
+
+    @property
     def report(self) -> pathlib.Path:
         return self.root / "report.html"
 

@@ -10,7 +10,12 @@ import pytest
 from reporting.synthetic import Fake, make_study
 
 from ttoaa.reporting import page
-from ttoaa.reporting.page import format_duration, format_interval, format_number, format_quantity
+from ttoaa.reporting.number_formats import (
+    format_duration,
+    format_interval,
+    format_number,
+    format_quantity,
+)
 from ttoaa.workdir import Workdir
 
 HOSTILE = "<script>alert('x')</script> \"&$a_b$</pre>"

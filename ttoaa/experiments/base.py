@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
 import numpy as np
 import pandas as pd
 
-from ttoaa.config_fields import OneOf, config_class
+from ttoaa.config_fields import NonNegative, OneOf, config_class
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.geometry import Geometry
 from ttoaa.data.order import training_order
 from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.experiments.controllers import Controller
+from ttoaa.experiments.prior_finding import PriorFinding
 from ttoaa.planning.items import Item, Items
 from ttoaa.planning.placement import AtOccurrences
 from ttoaa.planning.removal import Removal, at_occurrences
@@ -267,7 +268,13 @@ class Experiment:
     """The primary outcome, declared before looking at results: 'outcome/condition'."""
     expected_sign: Sign
     """+1 or -1: the expected sign of (run - control) of the primary outcome."""
+    smallest_effect: NonNegative = dataclasses.field(default=0.0, kw_only=True)
+    """The smallest difference of the primary outcome that would matter, in its units and declared
+    before the run. The finding is replicated only above it, and contradicted if the difference is
+    shown to be within +-smallest_effect (see `reporting.replication`)."""
 
+    prior: ClassVar[PriorFinding | None] = None
+    """The published finding that the experiment replicates, for the report's replication table."""
     signs: ClassVar[Mapping[str, int]] = {}
     """Every outcome that `estimates` returns, with the expected sign of (run - control)."""
     version: ClassVar[int] = 1

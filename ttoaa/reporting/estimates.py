@@ -158,7 +158,7 @@ def collect(
                         f"{missing} was not evaluated there."
                     )
                 else:
-                    frames.append(_estimates(folder, step, experiment))
+                    frames.append(estimate_run(folder, step, experiment))
     # An outcome may be empty at an early step, and an empty frame has no types.
     table = pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
     others = [*_others(evaluated, final_step, experiments, without)]
@@ -205,7 +205,7 @@ def summary(estimates: StudyEstimates) -> list[dict[str, Any]]:
         if len(group) > 1:
             rows.append(_over_seeds(group))
     rows = [row | {"detectable": _detectable(row)} for row in rows]
-    return [{column: _plain(row[column]) for column in _SUMMARY} for row in rows]
+    return [{column: plain(row[column]) for column in _SUMMARY} for row in rows]
 
 
 def _over_seeds(group: pd.DataFrame) -> dict[str, Any]:
@@ -236,7 +236,8 @@ def _detectable(row: Mapping[str, Any]) -> float:
     return interval_effect(low, high, row["groups"] - row["runs"])
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a value as JSON knows it: NumPy scalars as Python's, None for what is not finite."""
     value = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
@@ -272,12 +273,14 @@ def _others(
             for experiment in experiments:
                 paths = [folder.table(run, step, experiment.name) for run in (name, CONTROL)]
                 if all(path.exists() for path in paths) and without.isdisjoint(paths):
-                    yield _estimates(folder, step, experiment, name).assign(run=name)
+                    yield estimate_run(folder, step, experiment, name).assign(run=name)
 
 
-def _estimates(folder: Workdir, step: int, experiment: Experiment, name: str = RUN) -> pd.DataFrame:
-    """Return the estimates of a run against the control run, one row each."""
-    run, control = (_read(folder.table(k, step, experiment.name)) for k in (name, CONTROL))
+def estimate_run(
+    folder: Workdir, step: int, experiment: Experiment, name: str = RUN, against: str = CONTROL
+) -> pd.DataFrame:
+    """Return the estimates of a run against the control run or another one, one row each."""
+    run, control = (_read(folder.table(k, step, experiment.name)) for k in (name, against))
     columns = [field.name for field in dataclasses.fields(Estimate)]
     of = "" if name == RUN else f" of {name}"
     with blame(f"{experiment.name}, seed {folder.seed}, step {step}{of}"):

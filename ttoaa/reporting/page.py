@@ -1,12 +1,8 @@
-"""The HTML page of a study: collect what its folder contains and fill the template.
-
-Numbers are shown with the digits that their interval supports, and a true minus sign.
-"""
+"""The HTML page of a study: collect what its folder contains and fill the template."""
 
 import dataclasses
 import functools
 import inspect
-import math
 import pathlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,49 +18,23 @@ from ttoaa.experiments.base import Experiment
 from ttoaa.experiments.context import added_later
 from ttoaa.planning.plan import Plan
 from ttoaa.report_stamp import format_stamp, tables_digests
-from ttoaa.reporting import figures
+from ttoaa.reporting import figures, replication
+from ttoaa.reporting.alone import compare_alone
 from ttoaa.reporting.cost import added, missing_ledgers, stages
 from ttoaa.reporting.estimates import ALL_SEEDS, StudyEstimates, collect, described, summary
 from ttoaa.reporting.figures import Picture, draw
 from ttoaa.reporting.insertions import Filled, filled_slots
+from ttoaa.reporting.number_formats import (
+    format_duration,
+    format_interval,
+    format_number,
+    format_quantity,
+)
 from ttoaa.reporting.placebos import count_placebos
 from ttoaa.reporting.savings import describe_cost, measure_cost
 from ttoaa.statistics.bootstrap import FEWEST
 from ttoaa.training.run_records import read_ledger, read_provenance
 from ttoaa.workdir import Workdir, write_json, write_text
-
-
-def format_number(value: float | None, spread: float | None = None) -> str:
-    """Format `value` to two significant digits of `spread`; without it, to three digits."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    scale = abs(value) / 10 if not spread or not math.isfinite(spread) else spread
-    decimals = 2 if scale == 0 else min(6, max(0, 1 - math.floor(math.log10(scale))))
-    return f"{round(value, decimals) + 0.0:,.{decimals}f}".replace("-", "−")  # no minus zero
-
-
-def format_interval(low: float | None, high: float | None, few: bool = False) -> str:
-    """Format an interval; without one, say whether there are too `few` items or groups."""
-    if low is None or high is None or not math.isfinite(high - low):
-        return "too few" if few else "no interval"
-    return f"{format_number(low, high - low)} to {format_number(high, high - low)}"
-
-
-def format_duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
-
-
-def format_quantity(value: float) -> str:
-    """Format a large count with its SI prefix: 1.23 M."""
-    for limit, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if value >= limit:
-            return f"{value / limit:.3g} {letter}"
-    return f"{value:,.0f}"
-
 
 _EXAMPLES = 6
 _EXAMPLE_CHARACTERS = 400
@@ -94,7 +64,9 @@ def write(
     experiments: Sequence[Experiment],
     without: Sequence[pathlib.Path] = (),
 ) -> tuple[pathlib.Path, pathlib.Path]:
-    """Write summary.json, cost.json and report.html; return the paths of the first and the last.
+    """Write summary.json, report.html and what lies next to them; return these two paths.
+
+    The others are cost.json, replication.json and replication.md.
 
     The same folder gives the same files: the seconds of a report are measured when the first one
     is made from these tables, and recorded. Tables in `without` are left out, and the page says
@@ -111,6 +83,9 @@ def write(
     html = _template().render(contents, stages=stages(root, estimates.seeds, seconds))
     write_json(folder.summary, rows)
     write_json(folder.summary.with_name("cost.json"), contents["price"])
+    write_json(folder.replication, contents["replication"])
+    table = replication.markdown_table(contents["replication"])
+    write_text(folder.replication.with_suffix(".md"), table)
     stamp = format_stamp(tables, folder.summary.read_bytes())
     write_text(folder.report, html.replace("</title>\n", f"</title>\n{stamp}\n", 1))
     return folder.summary, folder.report
@@ -171,6 +146,9 @@ def collect_contents(
         sham=any(row["sham_difference"] is not None for row in rows),
         over_runs=any(row["run_ci_low"] is not None for row in rows),
         placebos=count_placebos(rows, experiments),
+        replication=replication.replication_table(
+            experiments, rows, compare_alone(root, experiments, estimates)
+        ),
         pictures=_loss_pictures(losses),
         runs=[
             _run(folder, name, losses)
@@ -200,6 +178,7 @@ def _template() -> jinja2.Template:
         "duration": format_duration,
         "quantity": format_quantity,
         "verdict": _verdict,
+        "p_value": replication.format_p,
         "few": _too_few,
         "spread": _spread,
     }

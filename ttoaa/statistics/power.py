@@ -4,6 +4,7 @@ Tests are two-sided, by default at level 0.05 with power 0.8. For k tests that s
 error, pass alpha / k (Bonferroni).
 """
 
+import bisect
 import functools
 import math
 
@@ -36,13 +37,27 @@ def two_sample_effect(
     return _t_effect(n_a + n_b - 2, power, alpha) * deviation * math.sqrt(1 / n_a + 1 / n_b)
 
 
-def interval_effect(low: float, high: float, freedom: int) -> float:
-    """Return the difference that a t test detects with the standard error of a 95% interval.
+def interval_effect(low: float, high: float, freedom: int, alpha: float = 0.05) -> float:
+    """Return the difference that a t test at `alpha` detects with the error of a 95% interval.
 
     For bootstrap intervals, which have the width of t intervals, this is an approximation.
     """
     error = (high - low) / 2 / scipy.stats.t.isf(0.025, freedom)
-    return float(_t_effect(freedom, 0.8, 0.05) * error)
+    return float(_t_effect(freedom, 0.8, alpha) * error)
+
+
+def runs_needed(
+    deviation: float, effect: float, alpha: float = 0.05, power: float = 0.8, most: int = 1000
+) -> int | None:
+    """Return the fewest runs, of three or more, with which a paired t test detects `effect` > 0.
+
+    `deviation` is the standard deviation of the runs' differences. None: more than `most`.
+    """
+    numbers = range(3, most + 1)
+    at = bisect.bisect_left(
+        numbers, True, key=lambda n: paired_effect(deviation, n, power, alpha) <= effect
+    )
+    return numbers[at] if at < len(numbers) else None
 
 
 @functools.lru_cache

@@ -1,0 +1,35 @@
+"""Numbers as text for readers: the digits that an interval supports, and a true minus sign."""
+
+import math
+
+
+def format_number(value: float | None, spread: float | None = None) -> str:
+    """Format `value` to two significant digits of `spread`; without it, to three digits."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    scale = abs(value) / 10 if not spread or not math.isfinite(spread) else spread
+    decimals = 2 if scale == 0 else min(6, max(0, 1 - math.floor(math.log10(scale))))
+    return f"{round(value, decimals) + 0.0:,.{decimals}f}".replace("-", "−")  # no minus zero
+
+
+def format_interval(low: float | None, high: float | None, few: bool = False) -> str:
+    """Format an interval; without one, say whether there are too `few` items or groups."""
+    if low is None or high is None or not math.isfinite(high - low):
+        return "too few" if few else "no interval"
+    return f"{format_number(low, high - low)} to {format_number(high, high - low)}"
+
+
+def format_duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
+
+
+def format_quantity(value: float) -> str:
+    """Format a large count with its SI prefix: 1.23 M."""
+    for limit, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if value >= limit:
+            return f"{value / limit:.3g} {letter}"
+    return f"{value:,.0f}"
