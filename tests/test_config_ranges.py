@@ -184,6 +184,9 @@ NEGATIVE = """
     ReleasedCanaries.expected_sign Sampling.seed Verbatim.expected_sign
 """
 HUGE = "AdamW.clip CosineThenLinear.horizon Guard.sigmas Optax.clip"
+for experiment in re.findall(r"(\w+)\.expected_sign", NEGATIVE):
+    ZERO += f" {experiment}.smallest_effect"
+    HUGE += f" {experiment}.smallest_effect"
 
 
 @pytest.mark.parametrize(

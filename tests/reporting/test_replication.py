@@ -198,7 +198,8 @@ def test_the_table_as_markdown_has_one_row_for_each_experiment():
 
 
 def test_the_report_writes_the_table_and_compares_alone_with_together(tmp_path):
-    made = make_study(tmp_path, {"a": ["0x", "4x"], "b": ["0x", "4x"]}, seeds=(0, 1, 2), steps=(60,))
+    conditions = ["0x", "4x"]
+    made = make_study(tmp_path, {"a": conditions, "b": conditions}, (0, 1, 2), (60,))
     experiments = [Published(each.name, each.primary, -1, "loss/0x") for each in made]
     for seed in (0, 1):  # alone, 'a' has the outcomes of its run in another study
         folder = Workdir(tmp_path, seed)
