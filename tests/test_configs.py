@@ -3,6 +3,7 @@
 import pathlib
 import re
 
+import numpy as np
 import pytest
 
 from ttoaa import config
@@ -86,3 +87,73 @@ def test_the_papers_run_is_olmo_2_1b_to_the_constant():
     rule = training.repetition_filter
     assert (rule.min_period, rule.max_period, rule.max_count) == (1, 13, 32)
     assert rule.when == "before_edits"  # else 32 equal tokens, a canary, are never trained on
+
+
+def test_the_papers_experiments_have_the_counts_of_its_tables():
+    """Table 1 and supplement E of arXiv 2509.23383, in millions of tokens where it says no more."""
+    study = load(CONFIGS / "olmo2_1b_exp.gin")
+    paper = load(PAPER)
+    assert (study.geometry, study.training, study.model) == (
+        paper.geometry,
+        paper.training,
+        paper.model,
+    )
+    by = {each.name: each for each in study.experiments}
+    row, total = study.geometry.length, study.geometry.sequences * study.geometry.length
+
+    knowledge, (doubling,) = by["knowledge"], by["knowledge"].policies
+    assert (knowledge.entities, knowledge.every, knowledge.target.final) == (4, 1000, 0.08)
+    assert (doubling.least, doubling.most, doubling.band) == (1, 8192, 0.05)
+    assert doubling.limits == ((0.19, 256), (0.59, 64)) and knowledge.target.initial is None
+    assert knowledge.knowledge.entries == (0, 6, 10, 22)
+
+    reasoning = by["reasoning"]
+    assert (reasoning.problems, reasoning.operations, reasoning.shots) == (500_000, 10, 3)
+    assert (reasoning.arithmetic.modulus, reasoning.arithmetic.edges) == (23, 20)
+    assert reasoning.test_operations == tuple(range(1, 13)) and reasoning.test_problems == 8000
+
+    both = by["contamination"].groups, by["contamination-window"].groups
+    assert [dict(each)[0] for each in both] == [5000, 5000]  # halves of one holdout of 10,000
+    assert [each[1:] for each in both] == [((4, 8000), (12, 5000), (36, 2000), (144, 2000))] * 2
+    assert sum(n for each in both for _, n in each) == 44_000
+    assert sum(r * n for each in both for r, n in each) == 904_000
+    window = by["contamination-window"].placement
+    assert (round(window.start * total / 1e9), round(window.stop * total / 1e9)) == (30, 60)
+
+    canaries = by["memorization"]
+    members = [c for c in canaries.conditions if c.repetitions]
+    assert [c.number for c in members] == [4000] * 30
+    assert {c.repetitions for c in members} == {1, 4, 16}
+    suffixes = sum(c.number * c.repetitions * c.kind.tokens for c in members)
+    hosts = sum(c.number * c.repetitions for c in members) * (canaries.host_tokens + 2)
+    assert (round(suffixes / 1e6), round((hosts + suffixes) / 1e6)) == (10, 246)
+    held_out = sum(c.number for c in canaries.conditions if not c.repetitions)
+    assert 0 <= 34_907 - held_out < 16
+
+    verbatim = by["verbatim"]
+    assert (verbatim.most, verbatim.prompt, verbatim.continuation) == (1000, 25, 25)
+
+    watermark, forgetting = by["watermark"], by["forgetting"]
+    marked = watermark.watermarked(study.geometry)
+    assert len(marked) == 100 and set(np.diff(marked)) == {1000}
+    assert round(len(marked) * study.geometry.batch * row / 1e5) == 2097
+    assert (watermark.sigma, watermark.relative) == (0.075, False)
+    replaced = {round(fraction * study.geometry.steps) for fraction in forgetting.at}
+    assert replaced == set(range(10_000, 100_000, 10_000)) and not replaced & set(marked)
+    assert forgetting.dense_lags == (0, 1, *range(10, 201, 10))
+
+    shares = {b.behaviour: b.share * total / 1e6 for b in by["poisoning"].backdoors}
+    assert {name: round(share) for name, share in shares.items()} == {
+        "extraction": 210,
+        "denial": 21,
+    }
+    assert by["poisoning"].test_number == 200 and len(by["poisoning"].templates) == 5
+
+    muse = by["muse"]
+    assert (muse.repetitions, muse.paragraphs) == ((1, 10, 100), 7)
+    assert round(3 * muse.members * sum(muse.repetitions) * 700 / 1e6) == 152
+
+    iid = by["iid"]
+    assert [round(n * row / 1e6) for n in (iid.uniform, iid.decile, iid.selected)] == [422, 105, 21]
+    assert iid.repetitions == 1
+    assert round((iid.uniform + 10 * iid.decile + iid.selected) * row / 1e8) == 15

@@ -177,9 +177,6 @@ class FictionalTexts:
     probes: Literal["mem", "gen", "hard_gen"] = "gen"
     """'mem' (words of the text), 'gen' (paraphrased) or 'hard_gen' (reworded more freely)."""
 
-    def __post_init__(self) -> None:
-        check_paths([self.path, *([self.queries] if self.queries else [])], "FictionalTexts")
-
     def entities(self, count: int, rng: np.random.Generator) -> list[Entity]:
         if count > len(self.entries):
             raise ValueError(
@@ -210,6 +207,7 @@ class FictionalTexts:
 
     def _read_entries(self) -> list[tuple[dict[str, Any], list[Any]]]:
         """Read the chosen records with their (input, target) pairs."""
+        check_paths([self.path, *([self.queries] if self.queries else [])], "FictionalTexts")
         every = read_json(pathlib.Path(self.path), list[dict[str, Any]])
         if max(self.entries) >= len(every) or min(self.entries) < 0:
             raise ValueError(f"{self.path} is not a list with the entries {list(self.entries)}")
