@@ -43,6 +43,20 @@ def test_rows_and_noise_are_those_that_the_loader_gives_to_the_step(plan, corpus
     assert trained.noise([]).shape == (0, plan.geometry.length, WIDTH)
 
 
+def test_rows_of_a_run_without_an_experiment_are_those_that_its_loader_gives(plan, corpus, trained):
+    for names in (("gw",), ("planted",)):
+        loader = batches(
+            corpus, trained.order, plan.geometry, [Overlay(plan, corpus, names)], threads=0
+        )
+        expected = np.concatenate([batch["tokens"] for batch in loader])
+        own = dataclasses.replace(trained, experiments=names)
+        every = np.arange(plan.geometry.sequences)
+        np.testing.assert_array_equal(own.rows(every), expected)
+        wrote = (expected != dataclasses.replace(trained, experiments=()).rows(every)).any(1)
+        assert wrote.any() == (names == ("planted",))
+        np.testing.assert_array_equal(own.edited_rows, np.flatnonzero(wrote))
+
+
 @pytest.mark.parametrize("when", ["before_edits", "after_edits"])
 def test_masked_rows_are_those_that_the_loader_takes_out_of_the_loss(plan, corpus, trained, when):
     rule = RepetitionFilter(max_count=3, when=when)

@@ -245,7 +245,7 @@ class Scores:
                     tokenizer=self.handle.corpus.tokenizer,
                     config=self.handle.config.model,
                     params=params,
-                    trained=self._trained,
+                    trained=self._trained_on(work.kind, name),
                     find_reference=lambda: self.reference_for(experiment),
                     find_arm_losses=lambda: read_arm_losses(run, self._arms(name), work.step),
                     decisions=controller_log.log_table(
@@ -261,11 +261,15 @@ class Scores:
         own = [arm for arm in self.handle.plan.arms if arm["experiment"] == experiment]
         return {0: "", **{arm["id"]: arm["condition"] for arm in own}}
 
-    @functools.cached_property
-    def _trained(self) -> TrainedRows:
-        handle, config = self.handle, self.handle.config
-        rule = config.training.repetition_filter
-        return TrainedRows(handle.plan, handle.corpus, handle.order, config.model.width, rule)
+    def _trained_on(self, run: str, experiment: str) -> TrainedRows:
+        """Return the rows as this run has them if the experiment is in it, or as the full run has.
+
+        All runs that are compared with `run` are thus asked about the rows that it trained on.
+        """
+        handle, config, spec = self.handle, self.handle.config, self.handle.run_spec(run)
+        own = spec.experiments if spec.subset and experiment in spec.experiments else None
+        rule, width = config.training.repetition_filter, config.model.width
+        return TrainedRows(handle.plan, handle.corpus, handle.order, width, rule, own)
 
     def reference_for(self, experiment: Experiment) -> LoadedModel:
         """Return the reference model; ValueError if the experiment does not declare its need."""

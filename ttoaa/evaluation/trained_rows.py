@@ -1,4 +1,4 @@
-"""Rows of the training stream and their noise, as the study's full run has them (contract C9)."""
+"""Rows of the training stream and their noise, as a run has them (contract C9)."""
 
 import dataclasses
 import functools
@@ -30,26 +30,31 @@ class TrainedRows:
     width: int
     """Of the model's embeddings."""
     repetition_filter: RepetitionFilter | None = None
+    experiments: tuple[str, ...] | None = None
+    """Those whose edits the rows have; None: all of the plan."""
 
     def rows(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
         """As `Scorer.rows`."""
-        return self._compose(positions)
+        return self._compose(positions, self.experiments)
 
     def masked(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
         """As `Scorer.masked`."""
         rule, found = self.repetition_filter, np.zeros(len(positions), bool)
         if rule is None:
             return found
+        judged = self.experiments if rule.when == "after_edits" else ()
         for first in range(0, len(found), _READ):
             part = slice(first, first + _READ)
-            rows_NxL = self._compose(positions[part], edited=rule.when == "after_edits")
-            found[part] = rule.repeats(rows_NxL)
+            found[part] = rule.repeats(self._compose(positions[part], judged))
         return found
 
     @functools.cached_property
     def edited_rows(self) -> np.ndarray:
         """As `Scorer.edited_rows`."""
-        return edited_rows(self.plan, np.isin(self.plan.columns["kind"], (TOKENS, RESERVE)))
+        names, columns = self.experiments, self.plan.columns
+        own = [a["id"] for a in self.plan.arms if names is None or a["experiment"] in names]
+        written = np.isin(columns["kind"], (TOKENS, RESERVE)) & np.isin(columns["arm"], own)
+        return edited_rows(self.plan, written)
 
     def reserve(self, windows: Sequence[int] | np.ndarray) -> np.ndarray:
         """As `Scorer.reserve`."""
@@ -66,9 +71,11 @@ class TrainedRows:
             found_NxLxD[first : first + _DRAWN] = np.asarray(drawn)[: len(part)]
         return found_NxLxD
 
-    def _compose(self, positions: Sequence[int] | np.ndarray, edited: bool = True) -> np.ndarray:
+    def _compose(
+        self, positions: Sequence[int] | np.ndarray, experiments: tuple[str, ...] | None
+    ) -> np.ndarray:
         distinct, place = np.unique(self._check(positions), return_inverse=True)
-        return compose_rows(self.plan, self.corpus, self.order, distinct, edited)[place]
+        return compose_rows(self.plan, self.corpus, self.order, distinct, experiments)[place]
 
     def _check(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
         found, total = np.asarray(positions, np.int64), self.plan.geometry.sequences

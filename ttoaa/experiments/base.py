@@ -205,7 +205,8 @@ class Scorer(Model, Protocol):
         """Return int32[n, L]: rows of the stream at positions (step * batch + row) of training.
 
         They are those of the study's full run: the corpus with the plan's edits, in which a
-        controller's slots keep the corpus text.
+        controller's slots keep the corpus text. For a run with the experiment and without some
+        others, such as alone/NAME, they are that run's own.
         """
         ...
 

@@ -8,7 +8,7 @@ that OLMo's repetition filter takes out of the loss.
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
@@ -30,15 +30,21 @@ Edit = tuple[str, str, int]
 
 
 def compose_rows(
-    plan: Edits, corpus: Corpus, order: Order, positions: np.ndarray, edited: bool = True
+    plan: Edits,
+    corpus: Corpus,
+    order: Order,
+    positions: np.ndarray,
+    experiments: Collection[str] | None = None,
 ) -> np.ndarray:
     """Return the rows of these positions (int64[n] ascending) as they are trained on, int32[n, L].
 
-    With `edited=False`, as in the corpus.
+    With the edits of `experiments`, by default of all; with none, as in the corpus.
     """
     tokens = corpus.windows("train", order.windows(positions), plan.geometry.length)
-    if edited:
-        Overlay(plan, corpus).rows(positions, tokens, np.zeros(tokens.shape, np.uint16))
+    if experiments is None or experiments:
+        Overlay(plan, corpus, experiments).rows(
+            positions, tokens, np.zeros(tokens.shape, np.uint16)
+        )
     return tokens
 
 
@@ -172,10 +178,10 @@ def masked_edits(
     if len(rows) * plan.geometry.length > most and rule.edits != "refused":
         ranked = np.argsort(mix64(rows.astype(np.uint64)), kind="stable")
         chosen = np.sort(rows[ranked[: max(1, most // plan.geometry.length)]])
-    edited = rule.when == "after_edits"
+    judged = None if rule.when == "after_edits" else ()
 
     def find_masked(positions: np.ndarray) -> np.ndarray:
-        return positions[rule.repeats(compose_rows(plan, corpus, order, positions, edited))]
+        return positions[rule.repeats(compose_rows(plan, corpus, order, positions, judged))]
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         parts = pool.map(find_masked, _split(chosen, plan.geometry.length))
