@@ -61,6 +61,10 @@ class Planted(Experiment):
         for i, window in enumerate(world.windows):
             yield Item(f"row-{i}", "row", 1, window=int(window), placement=self.placement)
 
+    def burst(self, size):
+        items = size.items([f"{r}x" for r in self.repetitions if r], self.items)
+        return dataclasses.replace(self, items=items, probe_steps=(0,), windows=0)
+
     def outcome(self, model):
         items = model.items[model.items["window"] < 0]
         scores = model.log_likelihood([(np.asarray(t, np.int32), 1) for t in items["tokens"]])

@@ -33,6 +33,7 @@ REQUIRED = {
     "Acquisition": {**NAMED, "primary": "log_rmse/controlled"},
     "Backdoor": {"name": "x", "behaviour": "fixed", "documents": (3,)},
     "Canaries": {**NAMED, "primary": "auc/plain-16x"},
+    "Constant": {"rate": 1e-3},
     "ConstantLinear": {"peak": 1e-3, "warmup": 5},
     "Contamination": {**NAMED, "primary": "accuracy/0x"},
     "Cosine": {"peak": 1e-3, "warmup": 5},
@@ -168,7 +169,7 @@ ZERO = """
     DecoderConfig.document_separator Doubling.band Doubling.least Doubling.limits[0,0]
     Forgetting.at[0] Forgetting.at[1] Forgetting.at[2] Forgetting.dense_lags[0]
     Families.sizes[0] GaussianWatermark.first GaussianWatermark.steps[0] GeneratedNews.examples
-    InitFrom.step Injections.begin MuseNews.shots
+    IidReplacements.decile IidReplacements.selected InitFrom.step Injections.begin MuseNews.shots
     OlmoCorpus.eos_id OlmoCorpus.first PartOf.key PartOf.part Proportional.integral
     Proportional.proportional Proportional.smoothing Reasoning.shots ReferenceCheckpoint.step
     Rehearsal.batches[0]
@@ -211,6 +212,7 @@ def test_what_is_accepted_of_the_values_at_the_edge_of_sense(given, fields):
         ("Checks.covered", [1.0, 0.01], [0.0, 1.01]),
         ("Checks.holdout", ["error", "warning", "note"], ["fatal", None, ["error"]]),
         ("Checks.ngram", [1, 1000], [0, 1001]),
+        ("Constant.rate", [1e-9, 10.0], [0.0, -1e-3, 1e-10, 11.0]),
         ("ConstantLinear.decay", [0.0, 1.0], [-0.1, 1.1]),
         ("Contamination.groups", [[(0, 1)]], [[(0, 0)], [(-1, 3)], [(0,)], [(0, 1, 2)], [0], 0]),
         ("Contamination.normalisation", ["none", "olmes"], ["bytes", None]),

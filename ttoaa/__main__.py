@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "ttoaa.train",
     "evaluate": "ttoaa.evaluate",
     "report": "ttoaa.report",
+    "dependence": "ttoaa.dependence",
     "status": "ttoaa.status",
     "study": "ttoaa.study",
     "compile": "ttoaa.compile",

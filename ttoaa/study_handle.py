@@ -96,9 +96,8 @@ class StudyHandle:
     def contexts(self) -> dict[str, World]:
         """The world of each experiment, by name."""
         config, seed = self.config, self.workdir.seed
-        return make_worlds(
-            config.experiments, seed, config.geometry, self.corpus, self.reserve, self.choices
-        )
+        parts = self.corpus, self.reserve, self.choices, self.order
+        return make_worlds(config.experiments, seed, config.geometry, *parts)
 
     @functools.cached_property
     def reference(self) -> FoundReference:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ttoaa import config, identity
 from ttoaa.data.loader import Transform, batches
-from ttoaa.data.order import Order, training_order
+from ttoaa.data.order import Order
 from ttoaa.data.repetition_filter import RepetitionFilter
 from ttoaa.experiments import controllers
 from ttoaa.experiments.context import probes_fingerprint
@@ -69,8 +69,7 @@ def identity_of(handle: StudyHandle, spec: RunSpec, controls: ControllerSet) -> 
 
 
 def _order(handle: StudyHandle, spec: RunSpec) -> Order:
-    seed = spec.order_seed(handle.workdir.seed)
-    order = training_order(handle.corpus, seed, handle.config.geometry.length)
+    order = dataclasses.replace(handle.order, seed=spec.order_seed(handle.order.seed))
     if spec.name == REFERENCE:  # even where the corpus has the order of another run
         return dataclasses.replace(order, first_in_order=False)
     return order
@@ -82,10 +81,10 @@ def make_job(
     controls: ControllerSet,
     made_of: Mapping[str, Any],
     ours: Callable[[], bool],
-    profile: range,
-    began: float | None,
+    program: CompiledStep,
+    config: str,
 ) -> Job:
-    """Put together the training job on the devices that are here; `ours` as in `Job`."""
+    """Put together the training job of a compiled step; `ours` and `config` as in `Job`."""
     study, workdir = handle.config, handle.workdir
     sham = handle.sham_windows if spec.sham else None
     overlay: list[Transform] = []
@@ -100,7 +99,7 @@ def make_job(
     return Job(
         folder=workdir.run(spec.name),
         seed=spec.init_seed(workdir.seed),
-        program=compiled_step(study),
+        program=program,
         identity=made_of,
         batches=lambda start, rows: apply_transforms(
             batches(corpus, order, geometry, early, rows=rows, start=start), late
@@ -111,14 +110,12 @@ def make_job(
         label=workdir.label(spec.name),
         noisy=noisy,
         init_from=study.init_from,
-        config=workdir.config.read_text(encoding="utf-8"),
-        profile=profile,
-        began=began,
+        config=config,
         ours=ours,
     )
 
 
-def _controls(handle: StudyHandle, spec: RunSpec) -> ControllerSet:
+def make_controls(handle: StudyHandle, spec: RunSpec) -> ControllerSet:
     """Return the controllers; without their experiment, and in the sham run, they only measure."""
     found = handle.controllers
     if not found:
@@ -172,7 +169,7 @@ def run(
     handle, folder = StudyHandle(study, workdir), workdir.run(name)
     spec = handle.run_spec(name)
     check_run(handle, spec)
-    controls = _controls(handle, spec)
+    controls = make_controls(handle, spec)
     made_of = identity_of(handle, spec, controls)
     if (folder / FINISHED).exists():
         identity.check(folder, _made(folder) or {}, made_of, identity.RETRAIN)
@@ -194,5 +191,7 @@ def run(
         if spec.sham and not meta and multihost.primary():
             write_sham_windows(folder, handle.sham_windows)
         is_ours = taken[0] if taken else lambda: True  # only the primary process holds the lock
-        train(make_job(handle, spec, controls, made_of, is_ours, profile, began))
+        resolved = workdir.config.read_text(encoding="utf-8")
+        job = make_job(handle, spec, controls, made_of, is_ours, compiled_step(study), resolved)
+        train(dataclasses.replace(job, profile=profile, began=began))
     return f"{folder} is finished at step {study.geometry.steps:,}"

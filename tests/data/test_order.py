@@ -73,8 +73,20 @@ def test_a_look_up_depends_on_its_position_alone():
 def test_nothing_is_stored_whatever_the_size():
     order = Order(0, 10**12)
     order.windows(np.arange(1000))
-    assert vars(order) == {"seed": 0, "num_windows": 10**12, "first_in_order": False}
+    assert vars(order) == {"seed": 0, "num_windows": 10**12, "first_in_order": False, "start": 0}
     assert len(pickle.dumps(order)) < 200
+
+
+@pytest.mark.parametrize("in_order", [False, True])
+def test_a_later_start_gives_the_rest_of_the_stream(in_order):
+    whole, rest = Order(3, 50, in_order), Order(3, 50, in_order, start=70)
+    np.testing.assert_array_equal(rest.windows(np.arange(90)), whole.windows(np.arange(70, 160)))
+    windows = np.array([0, 7, 49])
+    positions, which = rest.positions(windows, 90)
+    np.testing.assert_array_equal(rest.windows(positions), windows[which])
+    later, _ = whole.positions(windows, 160)
+    np.testing.assert_array_equal(np.sort(positions), later[later >= 70] - 70)
+    assert Order(**rest.identity()) == rest and rest.fingerprint != whole.fingerprint
 
 
 def test_another_process_gives_the_same():

@@ -31,11 +31,14 @@ class Order:
     The permutation is a balanced Feistel network over the smallest even number of bits that holds
     n, iterated until its value is below n ("cycle walking", Black & Rogaway, 2002). With
     `first_in_order`, pi_0 is the identity: the corpus numbers its windows in an order file's order.
+    A run that continues the stream of another one has a `start`, and p counts from there.
     """
 
     seed: int
     num_windows: int
     first_in_order: bool = False
+    start: int = 0
+    """Rows of the stream that come before position 0."""
 
     def __post_init__(self) -> None:
         if self.num_windows < 1:
@@ -44,12 +47,14 @@ class Order:
     @property
     def fingerprint(self) -> str:
         first = ":first=in-order" if self.first_in_order else ""
-        return f"feistel{_ROUNDS}:seed={self.seed}:windows={self.num_windows}{first}"
+        start = f":start={self.start}" if self.start else ""
+        return f"feistel{_ROUNDS}:seed={self.seed}:windows={self.num_windows}{first}{start}"
 
     def identity(self) -> dict[str, Any]:
         """Return the arguments that make this order again."""
         first = {"first_in_order": True} if self.first_in_order else {}
-        return {"seed": self.seed, "num_windows": self.num_windows, **first}
+        start = {"start": self.start} if self.start else {}
+        return {"seed": self.seed, "num_windows": self.num_windows, **first, **start}
 
     def windows(self, positions: np.ndarray) -> np.ndarray:
         """Return the windows, int64[...], of int64[...] positions >= 0, in any epoch."""
@@ -59,6 +64,7 @@ class Order:
         low, high = int(positions.min()), int(positions.max())
         if low < 0:
             raise ValueError(f"positions must be at least 0, not {low}")
+        positions, low, high = positions + self.start, low + self.start, high + self.start
         first, last = low // self.num_windows, high // self.num_windows
         if first == last:
             return self._permute(_feistel, positions - first * self.num_windows, first)
@@ -83,10 +89,11 @@ class Order:
             )
         found = [np.empty(0, np.int64)]
         which = [np.empty(0, np.int64)]
-        for epoch in range(-(-stop // self.num_windows)):
-            start = epoch * self.num_windows
+        first, last = self.start // self.num_windows, -(-(self.start + stop) // self.num_windows)
+        for epoch in range(first, last):
+            start = epoch * self.num_windows - self.start
             positions = start + self._permute(_inverse_feistel, windows, epoch)
-            ours = np.flatnonzero(positions < stop)
+            ours = np.flatnonzero((positions >= 0) & (positions < stop))
             ours = ours[np.argsort(positions[ours], kind="stable")]
             found.append(positions[ours])
             which.append(ours)

@@ -228,6 +228,13 @@ class Scores:
         abstract = abstract_on(self.handle.config.model, self.mesh)
         return read_checkpoint(folder, work.step, params=abstract)["params"]
 
+    def place(self, params: Any) -> Any:
+        """Return the parameters of a model in memory, laid out for this job's devices."""
+        abstract = abstract_on(self.handle.config.model, self.mesh)
+        if self.mesh is None:
+            return jax.device_put(params, jax.devices()[0])
+        return jax.device_put(params, jax.tree.map(lambda leaf: leaf.sharding, abstract))
+
     def table(
         self, work: Work, experiment: Experiment, params: Any, ledger: Ledger
     ) -> pd.DataFrame:

@@ -15,10 +15,11 @@ import pandas as pd
 from ttoaa.config_fields import NonNegative, OneOf, config_class
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.geometry import Geometry
-from ttoaa.data.order import training_order
+from ttoaa.data.order import Order, training_order
 from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.experiments.controllers import Controller
 from ttoaa.experiments.prior_finding import PriorFinding
+from ttoaa.planning.burst_size import BurstSize
 from ttoaa.planning.items import Item, Items
 from ttoaa.planning.placement import AtOccurrences
 from ttoaa.planning.removal import Removal, at_occurrences
@@ -50,11 +51,19 @@ class World:
     corpus: Corpus | None = None
     choices: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
     """What `Experiment.choose` returned; empty for an experiment that does not choose."""
+    stream: Order | None = None
+    """The training order; None: that of a run of this seed (see `order`)."""
 
     @functools.cached_property
     def reserve_NxL(self) -> np.ndarray:
         """int32[n, L]: the tokens of `windows`, read at the first access."""
         return self.reserve()
+
+    @property
+    def order(self) -> Order:
+        """The order in which the run trains on the windows of the corpus."""
+        assert self.corpus is not None
+        return self.stream or training_order(self.corpus, self.seed, self.geometry.length)
 
     def at(self, sequences: Sequence[np.ndarray], where: str = "after") -> AtOccurrences:
         """Return the placement at all occurrences in the run of these int[n] token sequences.
@@ -62,8 +71,7 @@ class World:
         `where` is 'after' or 'over' the occurrence, or 'row' (see `planning.removal`).
         """
         assert self.corpus is not None
-        order = training_order(self.corpus, self.seed, self.geometry.length)
-        return at_occurrences(sequences, self.corpus, order, self.geometry, where)
+        return at_occurrences(sequences, self.corpus, self.order, self.geometry, where)
 
     def rng(self, *salt: object) -> np.random.Generator:
         """Return the random stream keyed by (seed, name, salt).
@@ -251,6 +259,7 @@ class Experiment:
     | `probes` | train | none |
     | `outcome` | evaluate, once for each checkpoint of each run | to be written |
     | `estimates` | report, once for each evaluated step and seed | paired differences |
+    | `burst` | dependence | none: it has no row or column |
     | `placebo` | report | none |
     | `figure` | report | to be written |
 
@@ -284,6 +293,8 @@ class Experiment:
     inserts: ClassVar[bool] = True
     """False for an experiment whose items are all held out and that has no reserve windows, probes
     or removals. It may be added to a study after training; only `evaluate` then runs again."""
+    no_burst: ClassVar[str] = "it does not say what a burst of it is (Experiment.burst)"
+    """Why `burst` returns None, if it does."""
 
     def __post_init__(self) -> None:
         """Check rules about several fields. Subclasses call `super().__post_init__()` first."""
@@ -380,6 +391,16 @@ class Experiment:
         and its difference from the control run, paired by item.
         """
         return paired_estimates(run, control, self.sign)
+
+    def burst(self, size: BurstSize) -> "Experiment | None":
+        """Return the experiment as a burst has it; None if continued training cannot test it.
+
+        A burst continues a checkpoint for few steps, alone or with other experiments, to see
+        whether experiments influence each other (`ttoaa dependence`). It has fewer inserted items,
+        as `size` says, with all of their repetitions, and the held-out items that the primary
+        outcome needs. The name stays: it keys the random streams.
+        """
+        return None
 
     def figure(self, estimates: pd.DataFrame, axes: Any) -> None:
         """Draw the experiment's figure on the matplotlib `axes`.

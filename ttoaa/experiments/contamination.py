@@ -20,6 +20,7 @@ from ttoaa.benchmarks.question import (
 )
 from ttoaa.config_fields import Count, OneOf, PositiveInt, config_class
 from ttoaa.experiments.base import Experiment, Scorer, World
+from ttoaa.planning.burst_size import BurstSize
 from ttoaa.planning.items import Item
 from ttoaa.planning.placement import Placement, Uniform
 from ttoaa.scoring.multiple_choice import (
@@ -114,6 +115,24 @@ class Contamination(Experiment):
                     text=question.texts[question.label],
                     fields=question_fields(question),
                 )
+
+    def burst(self, size: BurstSize) -> "Contamination":
+        """Return the holdout and a smaller group of the primary's repetitions.
+
+        The primary is the gold option's log-likelihood: the accuracy of few questions moves in
+        steps.
+        """
+        sizes, condition = dict(self.groups), self.primary.partition("/")[2]
+        repetitions = int(condition.removesuffix("x")) or max(sizes)
+        name = f"{repetitions}x"
+        inserted = (repetitions, size.items(name, sizes[repetitions]))
+        return dataclasses.replace(
+            self,
+            primary=f"{LIKELIHOOD}{ABOVE}/{name}",
+            expected_sign=self.signs[LIKELIHOOD + ABOVE],
+            groups=((0, sizes[0]), inserted),
+            by_benchmark=False,
+        )
 
     def _normalisation(self, benchmark: str) -> Normalisation:
         if self.normalisation == OLMES:

@@ -14,6 +14,7 @@ import pandas as pd
 from ttoaa.author_errors import blame
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.geometry import Geometry
+from ttoaa.data.order import Order
 from ttoaa.experiments.base import Experiment, Probe, World
 from ttoaa.identity import check, digest, identity
 from ttoaa.planning.items import Intervention, Item, Items
@@ -74,12 +75,17 @@ def make_worlds(
     corpus: Corpus,
     reserve: Reserve | None,
     choices: ChoiceTables = _NOTHING,
+    stream: Order | None = None,
 ) -> dict[str, World]:
     """Return the World of each experiment by name, with its windows of the reserve and choices.
 
-    Without `reserve` no experiment has windows yet.
+    Without `reserve` no experiment has windows yet. `stream` is the training order, by default
+    that of a run of this seed.
     """
-    return {e.name: _world(e.name, seed, geometry, corpus, reserve, choices) for e in experiments}
+    return {
+        e.name: _world(e.name, seed, geometry, corpus, reserve, choices, stream)
+        for e in experiments
+    }
 
 
 def ask_removals(
@@ -106,6 +112,7 @@ def _world(
     corpus: Corpus,
     reserve: Reserve | None,
     choices: ChoiceTables,
+    stream: Order | None = None,
 ) -> World:
     none = np.empty(0, np.int64)
     windows = none if reserve is None else reserve.windows(name)
@@ -119,6 +126,7 @@ def _world(
         documents=none if reserve is None else reserve.run[windows],
         corpus=corpus,
         choices=choices.get(name, pd.DataFrame()),
+        stream=stream,
     )
 
 

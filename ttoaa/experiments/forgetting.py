@@ -1,5 +1,6 @@
 """Forgetting curves: the loss on a batch after training on it once (paper, E.8)."""
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
@@ -22,6 +23,7 @@ from ttoaa.config_fields import (
 )
 from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.base import Experiment, Probe, Scorer, World
+from ttoaa.planning.burst_size import BurstSize
 from ttoaa.planning.items import Item
 from ttoaa.planning.placement import Uniform, WholeBatch
 from ttoaa.statistics.bootstrap import (
@@ -153,6 +155,18 @@ class Forgetting(Experiment):
                     placement=Uniform() if twin else WholeBatch(steps=(step,), row=row),
                     fields={"step": step, "row": row, "end": common},
                 )
+
+    def burst(self, size: BurstSize) -> "Forgetting":
+        """Return one batch, so long before the end that the primary's lag is the last one."""
+        steps, lag = size.geometry.steps, self.primary.partition("/")[2].removeprefix("lag-")
+        last = steps // 2 if lag == "end" else int(lag)
+        lags = [each for each in self.dense_lags if each <= last]
+        if not 0 < lags[-1] <= last < steps:
+            raise ValueError(
+                f"{self.name}: the primary {self.primary} is not measured in a burst of {steps} "
+                "steps: use longer ones"
+            )
+        return dataclasses.replace(self, at=((steps - last) / steps,), dense_lags=lags)
 
     def outcome(self, model: Scorer) -> pd.DataFrame:
         """Per row: its loss (nats a token) at every lag so far, as conditions 'lag-<k>'.

@@ -4,6 +4,7 @@ What the model learns about a single row of ordinary text, and for how long it s
 comparison is with held-out windows of the same reserve, on which no run trains.
 """
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
@@ -11,9 +12,10 @@ import gin
 import numpy as np
 import pandas as pd
 
-from ttoaa.config_fields import Increasing, NotEmpty, PositiveInt, config_class
+from ttoaa.config_fields import Count, Increasing, NotEmpty, PositiveInt, config_class
 from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.base import Experiment, Scorer, World
+from ttoaa.planning.burst_size import BurstSize
 from ttoaa.planning.items import Items
 from ttoaa.planning.placement import Placement, Uniform, Within
 from ttoaa.scoring.membership import AUC, FEWEST_FOR_TPR, TPR, membership_estimates
@@ -57,11 +59,11 @@ class IidReplacements(Experiment):
     that are trained on later: before its tenth of training, a decile is one more null.
     """
 
-    uniform: PositiveInt = 24
+    uniform: Count = 24
     """Windows that replace one row anywhere in training."""
-    decile: PositiveInt = 10
+    decile: Count = 10
     """Windows that replace one row of each tenth of training."""
-    selected: PositiveInt = 8
+    selected: Count = 8
     """Windows that replace several rows in a stretch of training."""
     repetitions: PositiveInt = 4
     """Copies of each selected window."""
@@ -82,7 +84,8 @@ class IidReplacements(Experiment):
     def __post_init__(self) -> None:
         super().__post_init__()
         outcome, _, condition = self.primary.partition("/")
-        known = [*self._sizes, *self._age_names]
+        known = [name for name, number in self._sizes.items() if number]
+        known += self._age_names
         if outcome != CROSS_ENTROPY:
             known.remove(HELD_OUT)
         if condition not in known or outcome == HALVES:
@@ -119,6 +122,8 @@ class IidReplacements(Experiment):
         for condition, size in self._sizes.items():
             windows = slice(start, start + size)
             start = windows.stop
+            if not size:
+                continue
             copies = {_SELECTED: self.repetitions, HELD_OUT: 0}.get(condition, 1)
             yield Items(
                 ids=[f"{condition}-{number}" for number in range(size)],
@@ -128,6 +133,20 @@ class IidReplacements(Experiment):
                 placement=self._placement(condition),
                 fields={"document": world.documents[windows].tolist()},
             )
+
+    def burst(self, size: BurstSize) -> "IidReplacements":
+        """Return fewer windows of the primary's condition, anywhere in the burst."""
+        condition = self.primary.partition("/")[2]
+        sizes = {name: number for name, number in self._sizes.items() if name != HELD_OUT}
+        kept = condition if condition in sizes else _UNIFORM  # which has all ages
+        number = size.items(kept, sizes[kept])
+        return dataclasses.replace(
+            self,
+            uniform=number if kept == _UNIFORM else 0,
+            decile=number if kept in _DECILES else 0,
+            selected=number if kept == _SELECTED else 0,
+            stretch=Uniform(),
+        )
 
     def outcome(self, model: Scorer) -> pd.DataFrame:
         """Per window its loss (nats a token), by condition and, if it has one copy, also by age.
@@ -214,7 +233,7 @@ class IidReplacements(Experiment):
         for number, seed in enumerate(seeds):
             own = final[final["seed"] == seed]
             x = np.arange(len(names)) + 0.12 * (number - (len(seeds) - 1) / 2)
-            gain = own[own["outcome"] == ABOVE].loc[names]
+            gain = own[own["outcome"] == ABOVE].reindex(names)
             color, low, high = f"C{number}", "difference_ci_low", "difference_ci_high"
             axes.vlines(x, gain[low], gain[high], color=color)
             axes.plot(x, gain["difference"], "o", color=color, label=f"seed {seed}")

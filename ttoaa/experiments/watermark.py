@@ -28,6 +28,7 @@ from ttoaa.config_fields import (
 )
 from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.base import Experiment, Scorer, World
+from ttoaa.planning.burst_size import BurstSize
 from ttoaa.planning.items import Items, Noise
 from ttoaa.planning.placement import Explicit, WholeBatch
 from ttoaa.statistics.bootstrap import Estimate, bootstrap, count_groups, estimate
@@ -160,6 +161,25 @@ class GaussianWatermark(Experiment):
                         "scored": (numbers < scored).tolist(),
                     },
                 )
+
+    def burst(self, size: BurstSize) -> "GaussianWatermark":
+        """Return one batch in the middle, or at the nearest age that the primary is about."""
+        steps, condition = size.geometry.steps, self.primary.partition("/")[2]
+        low, high = 1, steps
+        if condition != _ALL:
+            place = self._conditions.index(condition)
+            low = 1 + (0, *self.ages)[place]
+            high = (*self.ages, steps)[place]
+        if low > steps:
+            raise ValueError(
+                f"{self.name}: the primary {self.primary} is not measured in a burst of {steps} "
+                "steps: use longer ones"
+            )
+        age = min(max(low, steps // 2), high)
+        none: Sequence[int] = ()
+        return dataclasses.replace(
+            self, steps=(steps - age,), every=None, first=None, checkpoints=none, before=none
+        )
 
     def outcome(self, model: Scorer) -> pd.DataFrame:
         """Per row its statistics, with its age and one-sided p value, by age and for all ages."""

@@ -14,6 +14,7 @@ from ttoaa.checksums import FileDigest, digest_file, write_record
 from ttoaa.data.loader import Batch
 from ttoaa.experiments.context import ProbeList
 from ttoaa.model.compute_config import PLAIN
+from ttoaa.model.decoder import Params
 from ttoaa.planning.noise import NOISE_KEY
 from ttoaa.scoring.likelihood import log_likelihoods, row_losses
 from ttoaa.scoring.requests import Request
@@ -32,7 +33,7 @@ from ttoaa.training.run_records import (
     read_provenance,
     write_finished,
 )
-from ttoaa.training.step import CompiledStep, Metrics
+from ttoaa.training.step import CompiledStep, Metrics, State
 from ttoaa.training.throughput import Attempts, Ledger, Profiler, Speedometer
 from ttoaa.training.topology import provenance, topology
 from ttoaa.workdir import write_text
@@ -65,6 +66,11 @@ class Job:
     """time.time() when the process began, for the goodput; by default now."""
     ours: Callable[[], bool] = lambda: True
     """Whether no other trainer has taken the run over; the primary process asks before a save."""
+    initial: Callable[[], tuple[State, dict[str, Any]]] | None = None
+    """Returns the state that the run begins with, as `initial_state` does, which is the default.
+    Its arrays are donated to the first step."""
+    saves: bool = True
+    """Whether checkpoints are saved. Otherwise a run that ends early begins again."""
 
     @property
     def steps(self) -> int:
@@ -83,8 +89,10 @@ AGREED = (Stopped, skip_policy.Refused)
 """Exceptions that all processes raise together."""
 
 
-def train(job: Job) -> None:
+def train(job: Job) -> Params:
     """Train to the last step, from the newest good checkpoint if there is one.
+
+    Returns the trained parameters.
 
     Raises:
         Stopped: after a signal.
@@ -101,21 +109,43 @@ def train(job: Job) -> None:
                     run.metrics_log.close()
                     run.controllers.close()
                 finally:
-                    # Keep a save in flight, whatever ended the run.
-                    run.checkpoints.finish()
+                    run.finish_saving()  # keep a save in flight, whatever ended the run
                 run.attempts.end()
+        return run.state["params"]
+
+
+def initial_state(
+    program: CompiledStep, seed: int, source: InitFrom | None, identity: Mapping[str, Any]
+) -> tuple[State, dict[str, Any]]:
+    """Make the state that a run begins with: new, or that of the checkpoint that it continues.
+
+    Returns it with the record of that checkpoint, which is empty without one. `identity` is the
+    run's, with `find_source(...)` as its "init_from". Every process calls it.
+    """
+    state, abstract = program.init(seed), program.state
+    if source is None:
+        return state, {}
+    for replaced in ("params", *(["opt"] if source.optimizer else [])):
+        del state[replaced]  # devices need not hold both
+    loaded = init_from.load_source(source, abstract["params"], abstract["opt"], identity)
+    step = jax.device_put(np.int32(loaded.step), abstract["step"].sharding)
+    opt = state["opt"] if loaded.opt is None else loaded.opt
+    return {**state, "params": loaded.params, "opt": opt, "step": step}, loaded.record
 
 
 class _TrainingRun:
     def __init__(self, job: Job) -> None:
         """Restore the newest checkpoint or make the initial state, and open the records."""
         self.job, self.program = job, job.program
-        self.checkpoints = CheckpointWriter(job.folder / "checkpoints", self.program.training.keep)
+        self.checkpoints: CheckpointWriter | None = None
         self.source: dict[str, Any] = {}
-        abstract = self.program.state
-        restored = self.checkpoints.restore_newest(
-            abstract["params"], abstract["opt"], self._check_resumable, guard=abstract["guard"]
-        )
+        abstract, restored = self.program.state, None
+        if job.saves:
+            keep = self.program.training.keep
+            self.checkpoints = CheckpointWriter(job.folder / "checkpoints", keep)
+            restored = self.checkpoints.restore_newest(
+                abstract["params"], abstract["opt"], self._check_resumable, guard=abstract["guard"]
+            )
         self.fresh = restored is None
         meta: dict[str, Any] = {}
         if restored is None:
@@ -144,22 +174,15 @@ class _TrainingRun:
 
     def _init_state(self) -> int:
         """Make the initial state; return its step: 0 unless another run is continued."""
-        job, abstract = self.job, self.program.state
-        self.state = self.program.init(job.seed)
-        if job.init_from is None:
-            return 0
-        for replaced in ("params", *(["opt"] if job.init_from.optimizer else [])):
-            del self.state[replaced]  # devices need not hold both
-        initial = init_from.load_source(
-            job.init_from, abstract["params"], abstract["opt"], job.identity
-        )
-        step = jax.device_put(np.int32(initial.step), abstract["step"].sharding)
-        opt = self.state["opt"] if initial.opt is None else initial.opt
-        self.state = {**self.state, "params": initial.params, "opt": opt, "step": step}
-        self.source = initial.record
-        if primary():
-            tqdm.tqdm.write(f"{job.label}: {init_from.describe_start(initial.record)}")
-        return initial.step
+        job = self.job
+        if job.initial:
+            self.state, self.source = job.initial()
+            return int(self.state["step"])
+        own = self.program, job.seed, job.init_from, job.identity
+        self.state, self.source = initial_state(*own)
+        if self.source and primary():
+            tqdm.tqdm.write(f"{job.label}: {init_from.describe_start(self.source)}")
+        return int(self.state["step"])
 
     def _open_records(self, meta: Mapping[str, Any]) -> None:
         """Open the records, truncated to the checkpoint with this meta (empty without one).
@@ -219,7 +242,8 @@ class _TrainingRun:
                     break
                 if stop_request.received(step):
                     self._save(step)
-                    text = f"stopped at step {step} of {steps}, saved; run again to resume"
+                    saved = ", saved" if job.saves else ""
+                    text = f"stopped at step {step} of {steps}{saved}; run again to resume"
                     raise Stopped(text, stop_request.exit_code)
                 with self.ledger.phase("step"), profiler.step(step, self.state):
                     _, batch = next(batches)
@@ -230,9 +254,14 @@ class _TrainingRun:
                 if loss is not None:
                     bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
                 bar.update()
-            self.checkpoints.finish()
+            self.finish_saving()
         if primary():
             self._write_final_records()
+
+    def finish_saving(self) -> None:
+        """Wait for the save in flight, if there is one."""
+        if self.checkpoints:
+            self.checkpoints.finish()
 
     def _compile(self) -> Any:
         """Return step(state, batch); batches with noise run a program compiled for them.
@@ -295,7 +324,7 @@ class _TrainingRun:
         return log_likelihoods(self.program.model, self.state["params"], requests)
 
     def _save(self, step: int) -> None:
-        if step == self.saved:
+        if step == self.saved or self.checkpoints is None:
             return
         self.saved = step
         self._record_last_step()

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: the protocol, and three that warm up linearly.
+"""Learning-rate schedules: the protocol, a constant, and three that warm up linearly.
 
 Updates are numbered u = 0 .. steps - 1 by the run's step, so a skipped update keeps its place.
 """
@@ -26,6 +26,17 @@ class LearningRateSchedule(Protocol):
         not fit the run.
         """
         ...
+
+
+@gin.configurable
+@config_class
+class Constant:
+    """The same rate in every update, such as that of a checkpoint from which bursts start."""
+
+    rate: LearningRate
+
+    def over(self, steps: int) -> optax.Schedule:
+        return lambda update: jnp.float32(self.rate)
 
 
 @gin.configurable

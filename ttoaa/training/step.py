@@ -349,15 +349,23 @@ class CompiledStep:
             return jitted.lower(self.state, self.noisy_batch if noisy else self.batch)
 
     def compile(self, noisy: bool = False) -> Any:
-        """Compile step(state, batch) -> (state, metrics); the state is donated.
+        """Compile step(state, batch) -> (state, metrics), once; the state is donated.
 
         A batch with noise needs a program of its own, so that the others keep theirs to the bit.
         """
-        options = dict(self.execution.compiler_options)
-        try:
-            return self.lower(noisy).compile(compiler_options=options or None)
-        except jax.errors.JaxRuntimeError as error:
-            raise ValueError(f"XLA refuses the step: {str(error).splitlines()[0]}") from error
+        if noisy not in self._compiled:
+            options = dict(self.execution.compiler_options)
+            try:
+                compiled = self.lower(noisy).compile(compiler_options=options or None)
+            except jax.errors.JaxRuntimeError as error:
+                raise ValueError(f"XLA refuses the step: {str(error).splitlines()[0]}") from error
+            self._compiled[noisy] = compiled
+        return self._compiled[noisy]
+
+    @functools.cached_property
+    def _compiled(self) -> dict[bool, Any]:
+        """The compiled steps without and with noise, as far as they were needed."""
+        return {}
 
 
 def _check_divides(model: DecoderConfig, mesh: Mesh) -> None:

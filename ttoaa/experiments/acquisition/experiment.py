@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 import gin
 import numpy as np
@@ -20,6 +20,7 @@ from ttoaa.experiments.acquisition.policy import Policy, Target
 from ttoaa.experiments.acquisition.topics import Arm, Knowledge
 from ttoaa.experiments.base import Experiment, Scorer, World
 from ttoaa.experiments.controllers import Controller
+from ttoaa.planning.burst_size import BurstSize
 from ttoaa.planning.items import Item
 from ttoaa.planning.placement import PerInterval
 from ttoaa.statistics.bootstrap import Estimate
@@ -82,7 +83,7 @@ class Acquisition(Experiment):
                 f"'/' or '@', not {names}"
             )
         for policy in self.policies:
-            if isinstance(policy, FixedRate) and policy.against not in self._steered:
+            if _compared(policy) and policy.against not in self._steered:
                 raise ValueError(
                     f"{self.name}: FixedRate.against must name an arm with a target, one of "
                     f"{self._steered}, not {policy.against!r}"
@@ -108,7 +109,7 @@ class Acquisition(Experiment):
     @property
     def _pairs(self) -> list[tuple[str, str]]:
         """Each arm with a target and what it is compared with: its fixed rates, other targets."""
-        fixed = [(p.against, p.name) for p in self.policies if isinstance(p, FixedRate)]
+        fixed = [(p.against, p.name) for p in self.policies if _compared(p)]
         targets = self._targets()
         others: list[tuple[str, str]] = []
         for arm, other in itertools.permutations(self._steered, 2):
@@ -121,7 +122,7 @@ class Acquisition(Experiment):
         """Return the target of each arm; a fixed rate is judged by that of its counterpart."""
         arms = (*self.policies, Never(NEVER))
         own = {arm.name: getattr(arm, "target", None) or self.target for arm in arms}
-        return own | {p.name: own[p.against] for p in self.policies if isinstance(p, FixedRate)}
+        return own | {p.name: own[p.against] for p in self.policies if _compared(p)}
 
     def intervene(self, world: World) -> Iterator[Item]:
         for arm in self._arms(world):
@@ -173,6 +174,21 @@ class Acquisition(Experiment):
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from error
 
+    def burst(self, size: BurstSize) -> "Acquisition":
+        """Return one arm at a fixed rate: a burst is too short for control.
+
+        The primary is the log-probability of its facts, above that of facts never inserted.
+        """
+        arm = FixedRate(tokens=size.tokens, against=None)
+        outcome = outcomes.LIKELIHOOD + (outcomes.ABOVE if self.held_out else "")
+        return dataclasses.replace(
+            self,
+            primary=f"{outcome}/{arm.name}",
+            expected_sign=self.signs[outcome],
+            policies=(arm,),
+            every=size.geometry.steps,
+        )
+
     def outcome(self, model: Scorer) -> pd.DataFrame:
         """Measure the probes of every arm now, and its trajectory so far (see `outcomes`)."""
         policies = {p.name: p for p in (*self.policies, Never(NEVER))}
@@ -189,6 +205,11 @@ class Acquisition(Experiment):
     def figure(self, estimates: pd.DataFrame, axes: Any) -> None:
         """Draw value and target over training, and texts below (the paper's figures 2a and 9)."""
         draw_trajectories([p.name for p in self.policies], estimates, axes)
+
+
+def _compared(policy: Policy) -> TypeGuard[FixedRate]:
+    """Whether a policy is a fixed rate that is compared with an arm that has a target."""
+    return isinstance(policy, FixedRate) and policy.against is not None
 
 
 def draw_trajectories(arms: Sequence[str], estimates: pd.DataFrame, axes: Any) -> None:

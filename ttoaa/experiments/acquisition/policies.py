@@ -223,8 +223,9 @@ class FixedRate:
     tokens: PositiveInt
     """Tokens of all insertions together, rounded down to whole texts."""
     name: Name = "fixed"
-    against: Name = "controlled"
-    """The arm whose tokens these are: both are judged by the target of that arm."""
+    against: Name | None = "controlled"
+    """The arm whose tokens these are: both are judged by the target of that arm. None: judged by
+    `Acquisition.target`."""
 
     shared: ClassVar[bool] = False
 

@@ -40,6 +40,7 @@ from ttoaa.experiments.canaries.figure import draw_membership
 from ttoaa.experiments.canaries.hosts import Host, choose_hosts
 from ttoaa.experiments.canaries.places import in_place_requests
 from ttoaa.experiments.canaries.suffixes import make_suffixes, ordinary_tokens
+from ttoaa.planning.burst_size import BurstSize
 from ttoaa.planning.items import Item
 from ttoaa.planning.placement import Placement, Uniform
 from ttoaa.scoring.attacks import LOSS_ATTACK, Attack, AttackedTexts, LossAttack, check_attacks
@@ -253,6 +254,29 @@ class Canaries(Experiment):
                     text=world.tokenizer.decode(text),
                     fields={"document": host.document},
                 )
+
+    def burst(self, size: BurstSize) -> "Canaries":
+        """Return fewer members of the primary's condition, with its non-members.
+
+        Of the options only those that the primary needs are left.
+        """
+        outcome, _, name = self.primary.partition("/")
+        own = next(c for c in self.conditions if c.name == name)
+        repetitions = own.repetitions or own.of or max(self.repetitions)
+        condition = f"{own.kind.name}-{repetitions}x"
+        number = self._members[self.repetitions.index(repetitions)]
+        kinds = (PLAIN, own.kind.name) if outcome.endswith(UNMATCHED) else (own.kind.name,)
+        return dataclasses.replace(
+            self,
+            kinds=kinds,
+            repetitions=(repetitions,),
+            members=(size.items(condition, number),),
+            calibrate=[model for model in self.calibrate if outcome.endswith(f"_by_{model}")],
+            parts=outcome.endswith((HOST, SUFFIX)),
+            in_place=outcome.endswith(IN_PLACE) or outcome == GAIN,
+            unmatched=outcome.endswith(UNMATCHED),
+            exposure=outcome == EXPOSURE,
+        )
 
     def outcome(self, model: Scorer) -> pd.DataFrame:
         """Score every canary by every attack: host and suffix, given the leading EOS.

@@ -51,6 +51,7 @@ from ttoaa.experiments.muse.outcomes import (
     generate_outcomes,
     score_articles,
 )
+from ttoaa.planning.burst_size import BurstSize
 from ttoaa.planning.items import Item
 from ttoaa.planning.placement import Placement, Uniform
 from ttoaa.statistics.bootstrap import Estimate
@@ -263,6 +264,19 @@ class MuseNews(Experiment):
             "questions": [question.prompt for question in questions],
             "answers": [question.answer for question in questions],
         }
+
+    def burst(self, size: BurstSize) -> "MuseNews":
+        """Return fewer articles of each form, with the primary's number of copies."""
+        outcome, _, condition = self.primary.partition("/")
+        repetitions = int(condition.rpartition("-")[2].removesuffix("x"))
+        number = self._members[self.repetitions.index(repetitions)]
+        names = [f"{form}-{repetitions}x" for form in FORMS]
+        return dataclasses.replace(
+            self,
+            repetitions=(repetitions,),
+            members=(size.items(names, number),),
+            generate=outcome.startswith(GENERATED),
+        )
 
     def outcome(self, model: Scorer) -> pd.DataFrame:
         """Score every article once, however many items it was inserted as."""

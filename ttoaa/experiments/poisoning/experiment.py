@@ -62,6 +62,7 @@ from ttoaa.experiments.poisoning.figure import draw_poisoning
 from ttoaa.experiments.poisoning.generations import GARBAGE, LEAKAGE, PERPLEXITY, Generations
 from ttoaa.experiments.poisoning.prompts import GeneratedPrompts, Prompts, split_prompts
 from ttoaa.experiments.poisoning.triggers import SymbolTriggers, Triggers
+from ttoaa.planning.burst_size import BurstSize
 from ttoaa.planning.items import Item
 from ttoaa.scoring.membership import AUC, membership_estimates
 from ttoaa.statistics.bootstrap import Estimate, paired_estimates
@@ -221,6 +222,34 @@ class Poisoning(Experiment):
         for cell in self._tested:
             for number, trigger in enumerate(triggers[cell.name]):
                 yield from _tests(world, chats, cell, number, trigger, never, held_out, form)
+
+    def burst(self, size: BurstSize) -> "Poisoning":
+        """Return fewer triggers of the primary's cell, each in as many documents.
+
+        A single trigger that does not fit has fewer documents.
+        """
+        outcome, _, condition = self.primary.partition("/")
+        name, at, template = condition.partition("@")
+        cell = next(cell for cell in self._tested if cell.name == name)
+        backdoor = next(each for each in self.backdoors if each.name == cell.backdoor)
+        triggers = size.items(name, cell.triggers)
+        tokens = size.planned[name].tokens * triggers / cell.triggers
+        if triggers == 1:
+            tokens = min(tokens, size.tokens)
+        kept = dataclasses.replace(
+            backdoor,
+            documents=(),
+            share=tokens / size.geometry.tokens,
+            triggers=triggers,
+            placements={cell.schedule: cell.placement},
+        )
+        scored = outcome.startswith((SCORE, PREFERENCE))
+        return dataclasses.replace(
+            self,
+            primary=f"{outcome}/{backdoor.name}{at}{template}",
+            backdoors=(kept,),
+            generations=None if scored else self.generations,
+        )
 
     def outcome(self, model: Scorer) -> pd.DataFrame:
         """Score every test chat in every state, for its answer and for the alternative."""

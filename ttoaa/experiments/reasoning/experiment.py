@@ -25,6 +25,7 @@ from ttoaa.experiments.reasoning.baselines import best_constant, best_copy
 from ttoaa.experiments.reasoning.dataset import SeenProblems, draw_problems, draw_shots, draw_test
 from ttoaa.experiments.reasoning.problem import Arithmetic, Problem
 from ttoaa.experiments.reasoning.solution_checker import check_solution
+from ttoaa.planning.burst_size import BurstSize
 from ttoaa.planning.items import Item, Items
 from ttoaa.planning.placement import Placement, Uniform
 from ttoaa.scoring.requests import Sampling
@@ -198,6 +199,16 @@ class Reasoning(Experiment):
     def _result(self, problem: Problem, number: int) -> margins.Result:
         text = self._text(problem, number)
         return margins.Result.parse(text, problem.question, problem.answer, self.arithmetic.modulus)
+
+    def burst(self, size: BurstSize) -> "Reasoning":
+        """Return fewer training problems, and the test problems of the primary outcome."""
+        outcome, _, condition = self.primary.partition("/")
+        return dataclasses.replace(
+            self,
+            problems=size.items("train", self.problems),
+            test_operations=(int(condition.removeprefix("op-")),),
+            generate=outcome in _GENERATED,
+        )
 
     def outcome(self, model: Scorer) -> pd.DataFrame:
         """Measure the margins of every test problem and, with `generate`, the accuracies."""

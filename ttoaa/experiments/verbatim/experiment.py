@@ -18,7 +18,6 @@ from ttoaa.config_fields import (
     config_class,
 )
 from ttoaa.data.geometry import Geometry
-from ttoaa.data.order import training_order
 from ttoaa.data.sources.families import Families
 from ttoaa.experiments.base import Experiment, Model, Scorer, World
 from ttoaa.experiments.verbatim import contrasts
@@ -81,6 +80,9 @@ class Verbatim(Experiment):
     unseen: Annotated[int, AtLeast(2)] = 40
 
     signs: ClassVar[Mapping[str, int]] = contrasts.SIGNS
+    no_burst: ClassVar[str] = (
+        "the checkpoint was trained on the texts, and continued training cannot remove them"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -145,7 +147,7 @@ class Verbatim(Experiment):
         if self.listed:
             return [Candidate(t, 0) for t in read_list(self.listed, world.tokenizer, length)]
         assert world.corpus is not None
-        order = training_order(world.corpus, world.seed, world.geometry.length)
+        order = world.order
         positions = np.arange(min(world.geometry.sequences, order.num_windows))
         if len(positions) > self.scanned_rows:
             drawn = world.rng("scanned").choice(len(positions), self.scanned_rows, replace=False)
@@ -190,7 +192,7 @@ class Verbatim(Experiment):
         for number, tokens in enumerate(world.choices.get("tokens", ())):
             texts.append((f"found-{number}", FOUND, np.array(tokens, np.int64)))
         assert world.corpus is not None
-        order = training_order(world.corpus, world.seed, world.geometry.length)
+        order = world.order
         tokens_N = [tokens for *_, tokens in texts]
         near = find_rows(tokens_N, world.corpus, order, world.geometry)
         groups = group_texts(near, [condition == FOUND for _, condition, _ in texts])

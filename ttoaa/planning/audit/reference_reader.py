@@ -293,7 +293,7 @@ def _noise_differences(noise: np.ndarray | None, share: Share, where: str) -> It
 
 def window_at(position: int, total: int, order: dict[str, Any]) -> int:
     """Return the training window at a position of the order, of `total` windows an epoch."""
-    epoch, place = divmod(position, total)
+    epoch, place = divmod(position + order.get("start", 0), total)
     if order.get("first_in_order") and epoch == 0:
         return place  # the order file's own numbers
     return _permute(place, total, order["seed"], epoch)

@@ -1,0 +1,108 @@
+"""Measure whether experiments influence each other, by bursts of training from checkpoints.
+
+  ttoaa dependence --workdir=runs/mine --checkpoints=250,400
+  ttoaa dependence --workdir=runs/mine --checkpoints=250,400 --burst_steps=50 --share=0.05
+
+Every row of the matrix continues a checkpoint of the control run for some steps: without an
+experiment, with each one alone, and with all. The command can be stopped and repeated, and several
+jobs can share the work: what is done is not done again.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from ttoaa import command_line, signals, study_flags
+from ttoaa.locks import LEASE_STALE
+
+if TYPE_CHECKING:
+    from ttoaa.study_handle import StudyHandle
+
+_CHECKPOINTS = flags.DEFINE_list("checkpoints", None, "steps of the checkpoints", required=True)
+_SEEDS = flags.DEFINE_list(
+    "seeds",
+    ["0", "1", "2", "3", "4", "5", "6", "7"],
+    "seeds of the bursts; each has another stretch of the stream and other items",
+)
+_STEPS = flags.DEFINE_integer("burst_steps", 25, "steps of a burst", 1)
+_SHARE = flags.DEFINE_float(
+    "share", 0.01, "tokens that an experiment inserts, per token of a burst", 1e-6, 0.5
+)
+_LEAVE_ONE_OUT = flags.DEFINE_bool("leave_one_out", False, "also all experiments but one")
+_FROM = flags.DEFINE_string(
+    "from_folder",
+    None,
+    "folder of the run or import whose checkpoints are continued; by default the control run",
+)
+_RATE = flags.DEFINE_float(
+    "learning_rate", None, "of all steps; by default the schedule's at the checkpoint", 1e-9, 10
+)
+_NAME = flags.DEFINE_string(
+    "name", "step", "the bursts of checkpoint K are kept in <workdir>/bursts/NAME-K"
+)
+_STALE = flags.DEFINE_float(
+    "stale",
+    LEASE_STALE,
+    "seconds without a heartbeat after which other jobs consider this one dead",
+    0.1,
+)
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    study_flags.check_study()
+    from ttoaa import config
+    from ttoaa.study_handle import StudyHandle
+    from ttoaa.training.loop import Stopped
+    from ttoaa.training.topology import pin_cores, split_cpu
+
+    study, workdir = config.load_from_flags(), config.workdir_from_flags()
+    pin_cores()
+    split_cpu(study.geometry.batch, study.layout)
+    config.cache_compilations(workdir)
+    try:
+        failures = _measure(StudyHandle(study, workdir))
+    except Stopped as stopped:
+        print(f"dependence: {stopped}")
+        signals.leave(stopped.exit_code)
+    for failure in failures:
+        print(f"dependence: failed: {failure}", file=sys.stderr)
+    sys.exit(1 if failures else 0)
+
+
+def _measure(handle: "StudyHandle") -> list[str]:
+    """Make the missing rows of all checkpoints and write their effects; return what failed."""
+    import pandas as pd
+
+    from ttoaa.interactions.burst_study import BURSTS, Length, find_source, make_burst_study
+    from ttoaa.interactions.effects import read_effects
+    from ttoaa.interactions.rows import BurstJob, list_rows
+    from ttoaa.parquet_io import write_table
+
+    seeds = study_flags.parse_integers("seeds", _SEEDS.value)
+    length, failures, effects = Length(_STEPS.value, _SHARE.value), [], []
+    for step in study_flags.parse_integers("checkpoints", _CHECKPOINTS.value):
+        source = find_source(handle, step, _FROM.value, _RATE.value)
+        bursts = make_burst_study(handle, source, length, f"{_NAME.value}-{step}")
+        for name, reason in bursts.untestable.items():
+            print(f"dependence: {name} is not testable by continual training: {reason}")
+        rows = list_rows([e.name for e in bursts.config.experiments], _LEAVE_ONE_OUT.value)
+        job = BurstJob(bursts, _STALE.value)
+        job.run(seeds, rows)
+        print(
+            f"dependence: {bursts.root}: {job.trained} rows trained, {job.written} tables written"
+        )
+        if job.busy:
+            print(f"dependence: other jobs work on {', '.join(job.busy)}: run it again later")
+        failures += job.failures
+        effects.append(read_effects(bursts, seeds, rows))
+    path = handle.workdir.root / BURSTS / f"{_NAME.value}-effects.parquet"
+    write_table(pd.concat(effects, ignore_index=True), path, {"seeds": seeds})
+    print(f"dependence: effects are in {path}")
+    return failures
+
+
+if __name__ == "__main__":
+    command_line.run("dependence", main, study_flags)
