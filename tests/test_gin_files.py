@@ -125,6 +125,7 @@ def test_a_resolved_config_names_its_sources(tree):
     assert text_again == text and again == config.load([study])[0]
     assert [source.path for source in read_gin_files(["quickstart.gin"], []).sources] == [
         "configs/quickstart.gin",
+        "configs/all_ten.gin",
         "configs/small.gin",
         "configs/base.gin",
     ]
