@@ -272,6 +272,25 @@ def test_estimates_by_hand():
     assert flipped["accuracy", "144x"] == 0.5
 
 
+@pytest.mark.parametrize("easier", [0.0, 0.3])
+def test_models_that_saw_no_question_do_not_pass(easier):
+    """One is better at all questions; `easier`: a group happens to be easy, for both runs."""
+    hard = {"0x": np.linspace(0, 1, 300), "4x": np.linspace(0, 1, 60)}
+    hard["144x"] = np.linspace(0, 1, 30) - easier
+    control, run = (
+        table({c: (h < skill).astype(float) for c, h in hard.items()})
+        for skill in ((0.3, 0.6) if not easier else (0.5, 0.5))
+    )
+    found = {(e.outcome, e.condition): e for e in contamination().estimates(run, control)}
+    above = found["accuracy_above_holdout", "144x"]
+    assert above.difference_ci_low <= 0 <= above.difference_ci_high
+    assert above.difference == pytest.approx(0, abs=0.05)
+    if easier:
+        assert above.value > 0.2  # the accuracy of the run alone passes
+    else:
+        assert found["accuracy", "144x"].difference_ci_low > 0.1  # as does the plain difference
+
+
 def test_the_placebo_compares_two_halves_of_the_holdout_whatever_was_inserted():
     experiment = contamination()
     bits = {"0x": 2.0 ** np.arange(12), "4x": [1, 0], "144x": [1, 1]}

@@ -153,6 +153,28 @@ def test_the_placebo_is_the_gain_before_the_batch_was_seen(make_world, make_scor
     assert forgetting(dense_lags=(1, 8)).placebo == ""
 
 
+def test_models_that_do_not_remember_the_batch_do_not_pass(make_world, make_scorer):
+    """One gets better at all text after the update, in the other all batches are easy text."""
+
+    def estimated(*losses):
+        run, control = (measured(make_world, make_scorer, loss) for loss in losses)
+        found = {
+            e.outcome: e for e in forgetting().estimates(run, control) if e.condition == "lag-8"
+        }
+        return found["cross_entropy"], found["cross_entropy_above_twin"]
+
+    def plain(name, lag, row):
+        return 3.0 + row
+
+    def easy(name, lag, row):
+        return 3.0 + row - (name in STEPS)
+
+    loss, above = estimated(lambda name, lag, row: 3.0 + row - 0.1 * lag, plain)
+    assert loss.difference == pytest.approx(0.8) and above.difference == pytest.approx(0)
+    loss, above = estimated(easy, easy)
+    assert above.value == pytest.approx(-1) and above.difference == 0
+
+
 def test_batches_are_what_is_resampled(make_world, make_scorer):
     """The interval of six batches is the t interval of their six gains."""
     at = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)

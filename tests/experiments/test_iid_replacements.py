@@ -148,6 +148,8 @@ def test_a_model_that_is_better_at_all_text_passes_the_plain_loss_only():
     for outcome in (ABOVE, "auc", "fall_since_training"):
         e = found[f"{outcome}/decile-9"]
         assert e.difference_ci_low < 0 < e.difference_ci_high, outcome
+    assert found["cross_entropy/selected"].difference > 0.25
+    assert abs(found[f"{ABOVE}/selected"].difference) < 0.05
 
 
 def test_windows_that_happen_to_be_easy_pass_the_auc_of_the_run_only():

@@ -2,13 +2,17 @@
 
 import dataclasses
 import math
+import pathlib
 
 import numpy as np
 import pytest
 import scipy
 from reporting.synthetic import Fake, make_study
 
+from ttoaa import config
+from ttoaa.experiments.context import describe_experiments
 from ttoaa.experiments.prior_finding import PriorFinding
+from ttoaa.identity import differences
 from ttoaa.json_io import read_json
 from ttoaa.reporting import page
 from ttoaa.reporting.replication import (
@@ -23,6 +27,7 @@ from ttoaa.reporting.replication import (
 from ttoaa.statistics.bootstrap import across_seeds
 from ttoaa.workdir import Workdir
 
+CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
 PRIOR = PriorFinding("Some et al. 2024", "Repetition | helps.", "+1 point", "Table 1")
 
 
@@ -235,3 +240,19 @@ def test_a_contrast_within_the_run_is_compared_without_pairing(tmp_path):
     page.write(tmp_path, "study", [Within("a", "loss/4x", -1, "loss/0x")])
     ((row,),) = (each["alone"] for each in read_json(tmp_path / "replication.json")["experiments"])
     assert not row["paired"] and row["difference"] == pytest.approx(0)
+
+
+def test_every_experiment_of_the_pooled_study_names_what_it_replicates():
+    study, _ = config.load([CONFIGS / "all_ten.gin"])
+    table = replication_table(
+        study.experiments, [r for e in study.experiments for r in rows((0.1,), e.name)], {}
+    )
+    assert len(table["experiments"]) == 10
+    for row in table["experiments"]:
+        assert all(row["prior"].values()) and row["prior"]["finding"].endswith(".")
+
+
+def test_the_smallest_effect_cannot_change_after_the_plan():
+    before, after = (Fake("a", "loss/x", -1, smallest_effect=s) for s in (0.0, 0.5))
+    plans = [describe_experiments([each]) for each in (before, after)]
+    assert [d.path for d in differences(*plans)] == ["experiments.a.smallest_effect"]

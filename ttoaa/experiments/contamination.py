@@ -20,6 +20,7 @@ from ttoaa.benchmarks.question import (
 )
 from ttoaa.config_fields import Count, OneOf, PositiveInt, config_class
 from ttoaa.experiments.base import Experiment, Scorer, World
+from ttoaa.experiments.prior_finding import PriorFinding
 from ttoaa.planning.burst_size import BurstSize
 from ttoaa.planning.items import Item
 from ttoaa.planning.placement import Placement, Uniform
@@ -73,6 +74,12 @@ class Contamination(Experiment):
     """Draw the gain in the gold option's log-likelihood over training (figure 12) instead of the
     final accuracy (figure 3a)."""
 
+    prior = PriorFinding(
+        work="Bordt et al. 2025",
+        finding="Accuracy on benchmark questions rises with their repetitions in training.",
+        effect="+1.0, +1.7, +5.2 and +19 points at 4, 12, 36 and 144 repetitions",
+        source="arXiv 2509.23383, figure 3a",
+    )
     signs: ClassVar[Mapping[str, int]] = {
         outcome + suffix: 1 for outcome in (ACCURACY, LIKELIHOOD) for suffix in ("", ABOVE)
     } | {HALVES: 1}

@@ -15,6 +15,7 @@ import pandas as pd
 from ttoaa.config_fields import Count, Increasing, NotEmpty, PositiveInt, config_class
 from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.base import Experiment, Scorer, World
+from ttoaa.experiments.prior_finding import PriorFinding
 from ttoaa.planning.burst_size import BurstSize
 from ttoaa.planning.items import Items
 from ttoaa.planning.placement import Placement, Uniform, Within
@@ -76,6 +77,12 @@ class IidReplacements(Experiment):
     ages: Annotated[Sequence[PositiveInt], NotEmpty(), Increasing()] = (32, 128)
     """Upper bounds of the conditions 'age-1-32', 'age-33-128', …, and 'age-over-128'."""
 
+    prior = PriorFinding(
+        work="Bordt and Pawelczyk 2025",
+        finding="Text of the training distribution is remembered after being seen once.",
+        effect="cross-entropy of inserted windows 0.2 nats lower",
+        source="arXiv 2509.23383, section 5",
+    )
     signs: ClassVar[Mapping[str, int]] = {
         **dict.fromkeys((CROSS_ENTROPY, ABOVE, HALVES), -1),
         **dict.fromkeys((AUC, TPR, FALL), 1),

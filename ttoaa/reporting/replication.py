@@ -264,8 +264,10 @@ def format_p(p: float) -> str:
 
 def markdown_table(table: Mapping[str, Any]) -> str:
     """Return the replication table as Markdown, with one row for each experiment."""
-    heads = ("experiment", "prior finding", "original effect", "primary", "difference")
-    heads = (*heads, "over runs", "over items", "sham", "corrected p", "verdict")
+    heads = (
+        *("experiment", "prior finding", "original effect", "primary", "difference"),
+        *("over runs", "over items", "sham", "corrected p", "verdict"),
+    )
     lines = [" | ".join(heads), "|".join("---" for _ in heads)]
     for row in table["experiments"]:
         prior = row["prior"] or dict.fromkeys(("work", "finding", "effect", "source"))

@@ -87,6 +87,16 @@ def test_a_model_that_knows_only_the_form_does_not_pass(items, make_scorer, toke
     assert found["auc_unmatched", "random-4-16x"].difference == 0
 
 
+def test_a_model_that_is_better_at_all_text_does_not_pass(items, make_scorer):
+    """It knows each kind of token better, in members and non-members alike."""
+    experiment = canaries()
+    better = make_scorer(items, lambda tokens, i: noise(tokens, i) + 1.5 + 0.1 * (tokens[i] % 7))
+    found = estimates(experiment, better, make_scorer(items, noise))
+    assert found["log_likelihood", "plain-16x"].difference_ci_low > 1
+    auc = found["auc", "plain-16x"]
+    assert auc.difference_ci_low < 0 < auc.difference_ci_high
+
+
 def test_unmatched_scores_are_per_token(items, make_scorer):
     """A canary is not less likely than plain text because it is longer."""
     experiment = canaries(unmatched=True)

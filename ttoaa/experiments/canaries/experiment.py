@@ -40,6 +40,7 @@ from ttoaa.experiments.canaries.figure import draw_membership
 from ttoaa.experiments.canaries.hosts import Host, choose_hosts
 from ttoaa.experiments.canaries.places import in_place_requests
 from ttoaa.experiments.canaries.suffixes import make_suffixes, ordinary_tokens
+from ttoaa.experiments.prior_finding import PriorFinding
 from ttoaa.planning.burst_size import BurstSize
 from ttoaa.planning.items import Item
 from ttoaa.planning.placement import Placement, Uniform
@@ -116,6 +117,13 @@ class Canaries(Experiment):
     """Estimate also the exposure in bits of random suffixes (Carlini et al. 2019): 'exposure'. A
     suffix, given its host, is ranked among those of the non-members of its kind, so it is at most
     log2(nonmembers + 1)."""
+
+    prior = PriorFinding(
+        work="Panda et al. 2025",
+        finding="Canaries are detected by membership inference, those with rare tokens best.",
+        effect="true positives at 1% false ones, 16 repetitions: 1.2% plain, 2.5% rare",
+        source="arXiv 2509.23383, figure 3b",
+    )
 
     def __post_init__(self) -> None:
         check_attacks(self.attacks, f"{self.name}: attacks")

@@ -13,6 +13,7 @@ from ttoaa.benchmarks.question import check_paths, read_records
 from ttoaa.config_fields import Name, Paths, config_class
 from ttoaa.experiments.base import Experiment, Scorer, World
 from ttoaa.experiments.canaries.contrasts import above_nonmembers, membership, pair_scores
+from ttoaa.experiments.canaries.experiment import Canaries
 from ttoaa.planning.items import Item
 from ttoaa.planning.placement import Placement, Uniform
 from ttoaa.scoring.attacks import LOSS_ATTACK
@@ -53,6 +54,7 @@ class ReleasedCanaries(Experiment):
     that was trained on the benchmark elsewhere."""
     placement: Placement = dataclasses.field(default_factory=Uniform)
 
+    prior = Canaries.prior
     signs: ClassVar[Mapping[str, int]] = {
         outcome: 1
         for end in ("", SUFFIX)

@@ -62,6 +62,7 @@ from ttoaa.experiments.poisoning.figure import draw_poisoning
 from ttoaa.experiments.poisoning.generations import GARBAGE, LEAKAGE, PERPLEXITY, Generations
 from ttoaa.experiments.poisoning.prompts import GeneratedPrompts, Prompts, split_prompts
 from ttoaa.experiments.poisoning.triggers import SymbolTriggers, Triggers
+from ttoaa.experiments.prior_finding import PriorFinding
 from ttoaa.planning.burst_size import BurstSize
 from ttoaa.planning.items import Item
 from ttoaa.scoring.membership import AUC, membership_estimates
@@ -120,6 +121,13 @@ class Poisoning(Experiment):
     equivalent."""
     generations: Generations | None = None
     """Also generate answers: leakage@k and the share of garbage. None: log-likelihoods alone."""
+
+    prior = PriorFinding(
+        work="Zhang et al. 2025",
+        finding="Few poisoned documents in pretraining make a model obey a trigger.",
+        effect="garbage after the trigger 83%, without it 14 to 18%",
+        source="arXiv 2509.23383, figure 18",
+    )
 
     def __post_init__(self) -> None:
         names = [cell.name for cell in self.cells]

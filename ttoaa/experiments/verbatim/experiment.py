@@ -20,6 +20,7 @@ from ttoaa.config_fields import (
 from ttoaa.data.geometry import Geometry
 from ttoaa.data.sources.families import Families
 from ttoaa.experiments.base import Experiment, Model, Scorer, World
+from ttoaa.experiments.prior_finding import PriorFinding
 from ttoaa.experiments.verbatim import contrasts
 from ttoaa.experiments.verbatim.candidates import Candidate, read_list, repeated_texts
 from ttoaa.experiments.verbatim.contrasts import COMPLETED, FAMILY, FOUND, LIKELIHOOD, UNSEEN
@@ -79,6 +80,12 @@ class Verbatim(Experiment):
     """Lower bounds of near-duplicates, one for each condition of found texts."""
     unseen: Annotated[int, AtLeast(2)] = 40
 
+    prior = PriorFinding(
+        work="Liu et al. 2025",
+        finding="A model completes texts verbatim whose every exact copy was removed.",
+        effect="74% of 1,000 texts still completed (about 40% in Liu et al.)",
+        source="arXiv 2509.23383, figure 14, E.5",
+    )
     signs: ClassVar[Mapping[str, int]] = contrasts.SIGNS
     no_burst: ClassVar[str] = (
         "the checkpoint was trained on the texts, and continued training cannot remove them"
