@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, TypeGuard
+from typing import Any, ClassVar
 
 import gin
 import numpy as np
@@ -89,11 +89,11 @@ class Acquisition(Experiment):
                 f"{self.name}: policies must have different names, none of them {NEVER!r} or with "
                 f"'/' or '@', not {names}"
             )
-        for policy in self.policies:
-            if _compared(policy) and policy.against not in self._steered:
+        for arm in self._counterparts.values():
+            if arm not in self._steered:
                 raise ValueError(
                     f"{self.name}: FixedRate.against must name an arm with a target, one of "
-                    f"{self._steered}, not {policy.against!r}"
+                    f"{self._steered}, not {arm!r}"
                 )
         outcome, _, condition = self.primary.partition("/")
         barred = [*self.drawn, *outcomes.UNCOMPARED]
@@ -116,7 +116,7 @@ class Acquisition(Experiment):
     @property
     def _pairs(self) -> list[tuple[str, str]]:
         """Each arm with a target and what it is compared with: its fixed rates, other targets."""
-        fixed = [(p.against, p.name) for p in self.policies if _compared(p)]
+        fixed = [(arm, rate) for rate, arm in self._counterparts.items()]
         targets = self._targets()
         others: list[tuple[str, str]] = []
         for arm, other in itertools.permutations(self._steered, 2):
@@ -129,7 +129,13 @@ class Acquisition(Experiment):
         """Return the target of each arm; a fixed rate is judged by that of its counterpart."""
         arms = (*self.policies, Never(NEVER))
         own = {arm.name: getattr(arm, "target", None) or self.target for arm in arms}
-        return own | {p.name: own[p.against] for p in self.policies if _compared(p)}
+        return own | {rate: own[arm] for rate, arm in self._counterparts.items()}
+
+    @property
+    def _counterparts(self) -> dict[str, str]:
+        """The arm with a target that each fixed rate is compared with, if it is."""
+        rates = [p for p in self.policies if isinstance(p, FixedRate)]
+        return {p.name: p.against for p in rates if p.against is not None}
 
     def intervene(self, world: World) -> Iterator[Item]:
         for arm in self._arms(world):
@@ -212,11 +218,6 @@ class Acquisition(Experiment):
     def figure(self, estimates: pd.DataFrame, axes: Any) -> None:
         """Draw value and target over training, and texts below (the paper's figures 2a and 9)."""
         draw_trajectories([p.name for p in self.policies], estimates, axes)
-
-
-def _compared(policy: Policy) -> TypeGuard[FixedRate]:
-    """Whether a policy is a fixed rate that is compared with an arm that has a target."""
-    return isinstance(policy, FixedRate) and policy.against is not None
 
 
 def draw_trajectories(arms: Sequence[str], estimates: pd.DataFrame, axes: Any) -> None:
