@@ -31,6 +31,9 @@ _SHARE = flags.DEFINE_float(
     "share", 0.01, "tokens that an experiment inserts, per token of a burst", 1e-6, 0.5
 )
 _LEAVE_ONE_OUT = flags.DEFINE_bool("leave_one_out", False, "also all experiments but one")
+_ROWS = flags.DEFINE_list(
+    "rows", None, "make only these rows, such as control,run,alone/NAME; by default all"
+)
 _FROM = flags.DEFINE_string(
     "from_folder",
     None,
@@ -89,8 +92,10 @@ def _measure(handle: "StudyHandle") -> list[str]:
         for name, reason in bursts.untestable.items():
             print(f"dependence: {name} is not testable by continual training: {reason}")
         rows = list_rows([e.name for e in bursts.config.experiments], _LEAVE_ONE_OUT.value)
+        if unknown := [name for name in _ROWS.value or () if name not in rows]:
+            raise ValueError(f"--rows: {unknown[0]!r} is none of {', '.join(rows)}")
         job = BurstJob(bursts, _STALE.value)
-        job.run(seeds, rows)
+        job.run(seeds, _ROWS.value or rows)
         print(
             f"dependence: {bursts.root}: {job.trained} rows trained, {job.written} tables written"
         )
