@@ -8,6 +8,7 @@ from tests.statistics.coverage import largest_error
 from ttoaa.statistics.equivalence import (
     binary_equivalence,
     paired_equivalence,
+    relative_equivalence,
     two_sample_equivalence,
 )
 
@@ -176,3 +177,19 @@ def test_an_exact_p_is_the_largest_chance_by_definition(gained, lost, n):
 def test_bad_input_is_an_error(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_margin_relative_to_an_uncertain_effect_is_fiellers():
+    rng = np.random.default_rng(0)
+    own, d = rng.normal(5, 1, 8), rng.normal(0.3, 0.3, 8)
+    found = relative_equivalence(d, own, 0.2)
+    for bound in (found.low, found.high):  # where a t test of d - r * own is at 5% on one side
+        t = stats.ttest_1samp(d - bound * own, 0).statistic
+        assert abs(t) == pytest.approx(stats.t.isf(0.05, 7))
+    assert found.difference == pytest.approx(d.mean() / own.mean())
+    for share in np.linspace(0.01, 0.4, 40):
+        inside = -share < found.low and found.high < share
+        assert relative_equivalence(d, own, share).equivalent == inside
+    none = relative_equivalence(d * 0.01, own - own.mean(), 0.2)
+    assert not none.equivalent and np.isnan(none.low)
+    assert np.isnan(relative_equivalence(np.zeros(4), np.ones(4), 0.2).p)

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from ttoaa.statistics.power import interval_effect, paired_effect, two_sample_effect
+from ttoaa.statistics.power import (
+    interval_effect,
+    paired_effect,
+    two_sample_effect,
+    units_for_equivalence,
+    units_to_detect,
+)
 
 
 def t_power(effect, freedom, alpha):
@@ -74,3 +80,14 @@ def test_more_items_less_noise_or_a_lower_bar_find_less():
 def test_bad_input_is_an_error(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_the_number_of_seeds_is_the_fewest_with_that_power():
+    n = units_to_detect(1.0, 0.5)
+    assert paired_effect(1.0, n) <= 0.5 < paired_effect(1.0, n - 1)
+    assert units_to_detect(1.0, 1e-3) is None and units_to_detect(0.0, 0.5) == 2
+    n = units_for_equivalence(1.0, 0.5)
+    d = np.random.default_rng(2).normal(0, 1, (4000, n))
+    reach = stats.t.isf(0.05, n - 1) * stats.sem(d, axis=1)
+    assert np.mean(np.abs(d.mean(1)) + reach < 0.5) == pytest.approx(0.8, abs=0.03)
+    assert units_for_equivalence(0.0, 0.5) == 2

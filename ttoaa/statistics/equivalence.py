@@ -58,6 +58,42 @@ def two_sample_equivalence(a_N: np.ndarray, b_M: np.ndarray, margin: float) -> E
     return _by_t(a_N.mean() - b_M.mean(), squared_error, freedom, margin)
 
 
+def relative_equivalence(
+    differences_N: np.ndarray, references_N: np.ndarray, share: float
+) -> Equivalence:
+    """Test whether the mean difference is within +-share of the mean reference effect.
+
+    Both are measured in the same n units (seeds, say), so the margin is as uncertain as the
+    reference. `difference` is the ratio of the means and `low` and `high` its interval (Fieller
+    1954), nan where the reference is not shown to be positive; then the test does not find
+    equivalence either. Errors as in `paired_equivalence`.
+    """
+    d_N, reference_N = _check_values(differences_N, share), _check_values(references_N, share)
+    if len(d_N) != len(reference_N):
+        raise ValueError("an equivalence test needs a reference effect for every difference")
+    sides = (share * reference_N - d_N, share * reference_N + d_N)
+    p = float(np.max([_p_positive(side_N) for side_N in sides]))
+    ratio = d_N.mean() / reference_N.mean() if reference_N.mean() else math.nan
+    low = high = math.nan
+    if _p_positive(reference_N) < ALPHA:
+        # The bounds r are where the t statistic of mean(d - r * reference) is critical.
+        squared = scipy.stats.t.ppf(1 - ALPHA, len(d_N) - 1) ** 2 / len(d_N)
+        (dd, dr), (_, rr) = np.cov(d_N, reference_N)
+        a = reference_N.mean() ** 2 - squared * rr
+        b = d_N.mean() * reference_N.mean() - squared * dr
+        c = d_N.mean() ** 2 - squared * dd
+        reach = math.sqrt(max(0.0, b * b - a * c)) / a
+        low, high = b / a - reach, b / a + reach
+    return Equivalence(float(ratio), float(low), float(high), p)
+
+
+def _p_positive(values_N: np.ndarray) -> float:
+    """Return the p-value of a one-sided t test that the mean is positive; nan without spread."""
+    if not np.ptp(values_N):
+        return math.nan
+    return float(scipy.stats.ttest_1samp(values_N, 0, alternative="greater").pvalue)
+
+
 def binary_equivalence(run_N: np.ndarray, control_N: np.ndarray, margin: float) -> Equivalence:
     """Test whether the accuracy of the run is within +-margin of the control's.
 

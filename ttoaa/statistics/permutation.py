@@ -32,8 +32,9 @@ def paired_max_z(
     """Test n items' differences (run - control) in K outcomes; nan: the item has no such outcome.
 
     Under the null hypothesis an item's differences together are as likely with the opposite sign.
-    `key` seeds the permutations. Raises ValueError for an outcome with fewer than two items, or
-    infinite values.
+    All 2^n signs are tried if they are few enough (n up to 14 by default), so p has no random error
+    and is at least 2/2^n; otherwise `key` seeds a sample of them. Raises ValueError for an outcome
+    with fewer than two items, or infinite values.
     """
     x_NxK = _check_table(differences_NxK)
     there_NxK, x_NxK = ~np.isnan(x_NxK), np.nan_to_num(x_NxK)
@@ -42,13 +43,8 @@ def paired_max_z(
     def z(signs_RxN: np.ndarray) -> np.ndarray:
         return _ratio(*_mean(signs_RxN @ x_NxK, squares_K, n_K), squares_K / n_K)
 
-    rng = keyed_rng("paired max z", *key)
     observed_K = z(np.ones((1, len(x_NxK))))[0]
-    blocks = (
-        z(rng.integers(0, 2, (rows, len(x_NxK))) * 2.0 - 1)
-        for rows in _blocks(len(x_NxK), permutations)
-    )
-    return MaxZ(observed_K, _step_down(observed_K, blocks))
+    return MaxZ(observed_K, _step_down(observed_K, map(z, _signs(len(x_NxK), permutations, key))))
 
 
 def two_sample_max_z(
@@ -93,6 +89,19 @@ def _check_table(values_NxK: np.ndarray) -> np.ndarray:
     if ((~np.isnan(x_NxK)).sum(0) < 2).any():
         raise ValueError("a permutation test needs at least two items in every outcome")
     return x_NxK
+
+
+def _signs(n: int, permutations: int, key: tuple[object, ...]) -> Iterator[np.ndarray]:
+    """Yield blocks [R, n] of the signs of n items, other than all +1 (or -1, with the same |z|)."""
+    others = 2 ** (n - 1) - 1
+    rng, start = keyed_rng("paired max z", *key), 1
+    for rows in _blocks(n, min(others, permutations)):
+        if others <= permutations:
+            numbers_Rx1 = np.arange(start, start + rows)[:, None]
+            yield 1.0 - 2 * (numbers_Rx1 >> np.arange(n) & 1)
+        else:
+            yield rng.integers(0, 2, (rows, n)) * 2.0 - 1
+        start += rows
 
 
 def _blocks(n: int, permutations: int) -> Iterator[int]:

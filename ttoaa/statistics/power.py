@@ -7,8 +7,14 @@ error, pass alpha / k (Bonferroni).
 import bisect
 import functools
 import math
+from collections.abc import Callable
 
 import scipy  # its submodules load when they are first used
+
+MOST_UNITS = 4096
+"""Largest number of items or seeds that a search proposes."""
+_CERTAIN = 50.0
+"""Standard errors at which a one-sided test of two or more items cannot miss (p < 0.02)."""
 
 
 def paired_effect(deviation: float, n: int, power: float = 0.8, alpha: float = 0.05) -> float:
@@ -58,6 +64,48 @@ def runs_needed(
         numbers, True, key=lambda n: paired_effect(deviation, n, power, alpha) <= effect
     )
     return numbers[at] if at < len(numbers) else None
+
+
+def units_to_detect(
+    deviation: float, effect: float, power: float = 0.8, alpha: float = 0.05
+) -> int | None:
+    """Return how many items (seeds, say) a paired t test needs to detect this effect.
+
+    None if more than `MOST_UNITS` are needed.
+    """
+    return _fewest(lambda n: paired_effect(deviation, n, power, alpha) <= effect)
+
+
+def units_for_equivalence(
+    deviation: float, margin: float, power: float = 0.8, alpha: float = 0.05
+) -> int | None:
+    """Return how many items a paired equivalence test needs to find a difference of 0 equivalent.
+
+    None if more than `MOST_UNITS` are needed. Each of the two one-sided tests gets half of the
+    errors, which is a lower bound of the power of both and close to it.
+    """
+    _check(deviation, (1,), power, alpha)
+
+    def enough(n: int) -> bool:
+        shift = margin * math.sqrt(n) / deviation if deviation else math.inf
+        critical = scipy.stats.t.isf(alpha, n - 1)
+        missed = scipy.stats.nct.cdf(critical, n - 1, shift) if shift < _CERTAIN else 0.0
+        return float(missed) <= (1 - power) / 2
+
+    return _fewest(enough)
+
+
+def _fewest(enough: Callable[[int], bool]) -> int | None:
+    """Return the smallest number from 2 to `MOST_UNITS` that is enough; None if none is."""
+    low, high = 1, 2
+    while not enough(high):
+        if high >= MOST_UNITS:
+            return None
+        low, high = high, min(2 * high, MOST_UNITS)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
 
 
 @functools.lru_cache

@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+from interactions.effect_frames import nulls
+
+from ttoaa.interactions.power import (
+    Rate,
+    detected_strength,
+    detection_rate,
+    false_positives,
+    preview,
+    relabel,
+)
+
+
+def test_null_matrices_subtract_bursts_that_a_row_or_a_seed_has_once():
+    frame = nulls(n=3, draw=lambda rng, n: np.full(n, float(rng.integers(10**6))))
+    values = frame["estimate"].unique()
+    for places, differences_SxK in relabel(frame, 8, 5):
+        assert differences_SxK.shape == (8, len(places)) and (differences_SxK != 0).all()
+        # Within a seed, all effects of single experiments have the same null row.
+        for seed_K in differences_SxK:
+            nulls_of = [set(values - d) & set(values) for d in seed_K[:6]]
+            assert set.intersection(*nulls_of)
+
+
+def test_false_positives_of_noise_and_of_a_planted_effect():
+    frame = nulls()
+    rate = false_positives(frame)
+    assert rate.matrices == 200 and rate.low <= 0.05 and rate.rate < 0.12
+    place = ("alone/e0", "control", "e1")
+    rates = {size: detection_rate(frame, [size], place, matrices=40) for size in (0.0, 3.0, 8.0)}
+    assert rates[0.0].rate < 0.2 and rates[8.0].rate == 1.0
+    assert 0 < detected_strength(rates) < 8
+
+
+def test_the_strength_is_interpolated():
+    rates = {k: Rate(rate, 0, 1, 9) for k, rate in ((1.0, 0.1), (2.0, 0.6), (4.0, 1.0))}
+    assert detected_strength(rates) == pytest.approx(3.0)
+    assert detected_strength({1.0: Rate(0.7, 0, 1, 9)}) is None
+
+
+def test_the_preview_states_power_cost_and_what_to_raise():
+    frame = nulls(n=4)
+    found = preview(frame, 8, 2.0, own={"e0": 100.0, "e1": 5.0, "e2": 0.0})
+    assert (found.rows, found.seconds) == (6, 6 * 8 * 2.0)
+    big, middle, none, unknown = found.columns
+    assert big.advice == "enough" and big.detectable < 20
+    assert (middle.detectable > 1.0 and "seeds" in middle.advice) or "longer" in middle.advice
+    assert none.advice.startswith("longer bursts") and unknown.advice.startswith("run the exp")
+    assert preview(frame, 20, 2.0).columns[0].detectable < big.detectable
+
+
+def test_too_little_is_refused():
+    with pytest.raises(ValueError, match="at least 6 null bursts"):
+        preview(nulls(bursts=5), 8, 1.0)
+    with pytest.raises(ValueError, match="at least 6 seeds"):
+        preview(nulls(), 4, 1.0)
+    with pytest.raises(ValueError, match="need as many null bursts, not 10"):
+        next(relabel(nulls(bursts=10), 8, 1))

@@ -1,0 +1,191 @@
+"""Write dependence matrices: JSON with every number, tables in Markdown, and a figure each."""
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ttoaa.interactions.figure import LEGEND, SYMBOLS, format_effect, layout, paint
+from ttoaa.interactions.matrix import (
+    EQUIVALENT,
+    INTERACTS,
+    MARGIN,
+    UNDECIDED,
+    VERDICTS,
+    Cell,
+    Matrix,
+    measure,
+)
+from ttoaa.interactions.published import FIGURE_4
+from ttoaa.runs import CONTROL, RUN
+from ttoaa.workdir import write_json, write_text
+
+NOT_TESTABLE = "not testable by continual training"
+
+
+def write(
+    folder: pathlib.Path,
+    effects: pd.DataFrame,
+    margin: float = MARGIN,
+    untestable: Mapping[str, str] | None = None,
+    classes: Mapping[str, str] | None = None,
+) -> list[Matrix]:
+    """Write dependence.json, dependence.md and dependence-STEP.png, and return the matrices.
+
+    `effects` has the columns of `effects.COLUMNS`; `untestable` gives the reason by experiment,
+    `classes` the class of each experiment, by which published results are found. Errors as in
+    `matrix.measure`.
+    """
+    matrices, untestable, classes = measure(effects, margin), untestable or {}, classes or {}
+    value = {
+        "margin": margin,
+        "untestable": {name: f"{NOT_TESTABLE}: {why}" for name, why in untestable.items()},
+        "matrices": [_to_json(matrix) for matrix in matrices],
+        "published": [row for matrix in matrices for row in compare_published(matrix, classes)],
+    }
+    write_json(folder / "dependence.json", value)
+    write_text(folder / "dependence.md", to_markdown(matrices, untestable, classes))
+    for matrix in matrices:
+        size = 2.5 + 0.75 * (len(matrix.experiments) + len(untestable))
+        figure = Figure(figsize=(size, size))
+        paint(matrix, figure.add_subplot(), tuple(untestable))
+        path = folder / f"dependence-{matrix.checkpoint}.png"
+        figure.savefig(path, dpi=150, bbox_inches="tight", metadata={"Software": None})
+    return matrices
+
+
+def _to_json(matrix: Matrix) -> dict[str, Any]:
+    return {
+        "checkpoint": matrix.checkpoint,
+        "seeds": list(matrix.seeds),
+        "experiments": list(matrix.experiments),
+        "smallest_p": matrix.smallest_p,
+        **summarize(matrix),
+        "cells": [
+            {
+                key: None if isinstance(number, float) and not math.isfinite(number) else number
+                for key, number in dataclasses.asdict(cell).items()
+            }
+            for cell in matrix.cells
+        ],
+    }
+
+
+def summarize(matrix: Matrix) -> dict[str, Any]:
+    """Return the number of tested cells by verdict, and the share that has power."""
+    tested = matrix.tested
+    return {
+        "verdicts": {v: sum(cell.verdict == v for cell in tested) for v in VERDICTS},
+        "powered": sum(bool(cell.powered) for cell in tested) / len(tested),
+    }
+
+
+def compare_published(matrix: Matrix, classes: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return the paper's own effects, alone and together, next to those of the same experiments."""
+    rows = []
+    for name in matrix.experiments:
+        paper = FIGURE_4.get(classes.get(name, ""))
+        contrast = matrix.find(RUN, name, f"alone/{name}")
+        alone, together = (matrix.find(run, name) for run in (f"alone/{name}", RUN))
+        if paper and alone and together and contrast:
+            rows.append(
+                {
+                    "checkpoint": matrix.checkpoint,
+                    "experiment": name,
+                    "paper_outcome": paper.outcome,
+                    "paper_alone": paper.alone,
+                    "paper_together": paper.together,
+                    "alone": alone.estimate,
+                    "together": together.estimate,
+                    "p": contrast.p,
+                    "verdict": contrast.verdict,
+                }
+            )
+    return rows
+
+
+def to_markdown(
+    matrices: Sequence[Matrix], untestable: Mapping[str, str], classes: Mapping[str, str]
+) -> str:
+    """Return the tables of all matrices."""
+    lines = ["# Dependence between experiments", ""]
+    for matrix in matrices:
+        lines += [f"## Step {matrix.checkpoint}", "", *_describe(matrix), *_table(matrix), ""]
+        lines += [*_findings(matrix), ""]
+        if rows := compare_published(matrix, classes):
+            lines += [*_published_table(rows), ""]
+    lines += [f"- `{name}`: {NOT_TESTABLE}. {why}" for name, why in untestable.items()]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _describe(matrix: Matrix) -> Iterator[str]:
+    counts = summarize(matrix)
+    verdicts = ", ".join(f"{n} {verdict}" for verdict, n in counts["verdicts"].items())
+    yield (
+        f"{len(matrix.tested)} tested cells: {verdicts}. {counts['powered']:.0%} of them could "
+        f"detect an effect of the margin ({matrix.margin:.0%} of the column's own effect). With "
+        f"{len(matrix.seeds)} paired seeds no p-value is below {matrix.smallest_p:.2g}."
+    )
+    yield ""
+    yield f"{LEGEND.splitlines()[0]}. Rows are trained on, columns are measured."
+    yield ""
+
+
+def _table(matrix: Matrix) -> Iterator[str]:
+    yield f"| | {' | '.join(matrix.experiments)} |"
+    yield f"|---|{'---|' * len(matrix.experiments)}"
+    for title, cells in layout(matrix):
+        texts = [
+            f"{format_effect(shown.estimate) if shown else '–'} "
+            f"{SYMBOLS[tested.verdict] if tested and tested.verdict else ''}".strip()
+            for shown, tested in cells
+        ]
+        yield f"| {title} | {' | '.join(texts)} |"
+
+
+def _findings(matrix: Matrix) -> Iterator[str]:
+    """List what interacts, and how many seeds the undecided cells need."""
+    yield "| effect | mean | over seeds | and items | of own | detectable | p | Holm | verdict |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    order = {INTERACTS: 0, UNDECIDED: 1, EQUIVALENT: 2}
+    for cell in sorted(matrix.tested, key=lambda cell: order[cell.verdict or UNDECIDED]):
+        yield f"| {_name(cell)} | {' | '.join(_numbers(cell))} |"
+
+
+def _numbers(cell: Cell) -> Iterator[str]:
+    yield format_effect(cell.estimate)
+    for low, high in ((cell.ci_low, cell.ci_high), (cell.items_low, cell.items_high)):
+        known = math.isfinite(low) and math.isfinite(high)
+        yield f"[{format_effect(low)}, {format_effect(high)}]" if known else "–"
+    yield f"{cell.share:.0%}" if cell.share is not None and math.isfinite(cell.share) else "–"
+    yield f"{cell.detectable:.2g}"
+    yield f"{cell.p:.3g}"
+    yield f"{cell.p_holm:.3g}"
+    more = ""
+    if cell.verdict == UNDECIDED:
+        more = f": {cell.seeds} seeds would decide" if cell.seeds else ": raise the own effect"
+    elif cell.verdict == INTERACTS and (cell.p_equivalence or 1) < 0.05:
+        more = ", within the margin"
+    yield f"{cell.verdict}{more}"
+
+
+def _name(cell: Cell) -> str:
+    return f"{cell.row}{'' if cell.minus == CONTROL else f' − {cell.minus}'} → {cell.column}"
+
+
+def _published_table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield "The paper's matrix (one burst, no test) next to this one; units differ."
+    yield ""
+    yield "| experiment | paper: outcome | alone | all | here: alone | all | p | verdict |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for row in rows:
+        effects = [format_effect(row[key]) for key in ("alone", "together")]
+        yield (
+            f"| {row['experiment']} | {row['paper_outcome']} | {row['paper_alone']:g} | "
+            f"{row['paper_together']:g} | {' | '.join(effects)} | {row['p']:.3g} | "
+            f"{row['verdict']} |"
+        )
