@@ -183,7 +183,6 @@ def test_help_imports_nothing_slow(name):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_refuses_a_stray_argument_before_it_does_anything(tmp_path, name):
     required = {"convert": ["--source=a", "--target=b"], "status": [], "harness": []}
-    required["dependence"] = ["--workdir=a", "--checkpoints=5"]
     given = required.get(name, [f"--workdir={tmp_path / 'none'}"])
     task = {"convert": ["export"], "beam": ["scan"], "status": ["somewhere"]}.get(name, [])
     done = run("-m", COMMANDS[name], *task, "control", *given, cwd=tmp_path)

@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from ttoaa import command_line, signals, study_flags
-from ttoaa.locks import LEASE_STALE
 
 if TYPE_CHECKING:
     from ttoaa.study_handle import StudyHandle
 
-_CHECKPOINTS = flags.DEFINE_list("checkpoints", None, "steps of the checkpoints", required=True)
+_CHECKPOINTS = flags.DEFINE_list("checkpoints", [], "steps of the checkpoints that are continued")
 _SEEDS = flags.DEFINE_list(
-    "seeds",
+    "burst_seeds",
     ["0", "1", "2", "3", "4", "5", "6", "7"],
     "seeds of the bursts; each has another stretch of the stream and other items",
 )
@@ -45,16 +44,18 @@ _RATE = flags.DEFINE_float(
 _NAME = flags.DEFINE_string(
     "name", "step", "the bursts of checkpoint K are kept in <workdir>/bursts/NAME-K"
 )
-_STALE = flags.DEFINE_float(
-    "stale",
-    LEASE_STALE,
-    "seconds without a heartbeat after which other jobs consider this one dead",
-    0.1,
+_PLANT = flags.DEFINE_string(
+    "plant",
+    "",
+    "add an experiment that is known to influence another one: itself, shared-items:SHARE, "
+    "contradiction (all of a Contamination), or one-trigger (of a Poisoning); needs its own --name",
 )
 
 
 def main(argv: Sequence[str]) -> None:
     del argv
+    if not _CHECKPOINTS.value:
+        raise ValueError("name the checkpoints to continue, such as --checkpoints=250,400")
     study_flags.check_study()
     from ttoaa import config
     from ttoaa.study_handle import StudyHandle
@@ -84,8 +85,8 @@ def _measure(handle: "StudyHandle") -> list[str]:
     from ttoaa.interactions.rows import BurstJob, list_rows
     from ttoaa.parquet_io import write_table
 
-    seeds = study_flags.parse_integers("seeds", _SEEDS.value)
-    length, failures, effects = Length(_STEPS.value, _SHARE.value), [], []
+    seeds = study_flags.parse_integers("burst_seeds", _SEEDS.value)
+    length, failures, effects = Length(_STEPS.value, _SHARE.value, _PLANT.value), [], []
     for step in study_flags.parse_integers("checkpoints", _CHECKPOINTS.value):
         source = find_source(handle, step, _FROM.value, _RATE.value)
         bursts = make_burst_study(handle, source, length, f"{_NAME.value}-{step}")
@@ -94,7 +95,7 @@ def _measure(handle: "StudyHandle") -> list[str]:
         rows = list_rows([e.name for e in bursts.config.experiments], _LEAVE_ONE_OUT.value)
         if unknown := [name for name in _ROWS.value or () if name not in rows]:
             raise ValueError(f"--rows: {unknown[0]!r} is none of {', '.join(rows)}")
-        job = BurstJob(bursts, _STALE.value)
+        job = BurstJob(bursts)
         job.run(seeds, _ROWS.value or rows)
         print(
             f"dependence: {bursts.root}: {job.trained} rows trained, {job.written} tables written"

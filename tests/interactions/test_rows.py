@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import studies
 
-from ttoaa import config
+from ttoaa import config, dependence
 from ttoaa.interactions.burst_study import Length, find_source, make_burst_study
 from ttoaa.interactions.effects import COLUMNS, read_effects
 from ttoaa.interactions.rows import BurstJob, list_rows, row_seconds
+from ttoaa.parquet_io import read_table
 from ttoaa.planning.audit.compare import audit
 from ttoaa.study_handle import StudyHandle
 from ttoaa.training.loop import train
@@ -32,7 +33,7 @@ def study(finished, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bursts(study):
-    return make_burst_study(study, find_source(study, STEP, None), LENGTH, "step")
+    return make_burst_study(study, find_source(study, STEP, None), LENGTH, f"step-{STEP}")
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,19 @@ def test_a_repeated_command_makes_only_what_is_missing(bursts, made):
     assert (again.trained, again.written) == (1, 1) and path.stat().st_mtime_ns > before
     assert not list(bursts.root.glob("*/checkpoints"))
     assert row_seconds(bursts.handle(1), "run")["train"] > 0
+
+
+def test_the_command_makes_what_is_missing_and_writes_the_effects(study, bursts, made, capsys):
+    rows, *_ = made
+    bursts.handle(1).workdir.table("alone/late", STEPS, "late").unlink()
+    given = [f"--checkpoints={STEP}", f"--burst_steps={STEPS}", "--share=0.1", "--burst_seeds=0,1"]
+    assert not studies.main(dependence, study.workdir.root, *given, "--leave_one_out")
+    assert "1 rows trained, 1 tables written" in capsys.readouterr().out
+    path = study.workdir.root / "bursts" / "step-effects.parquet"
+    effects, source, _ = read_table(path, "")
+    assert source == {"seeds": [0, 1]} and len(effects) == 2 * 3 * (len(rows) - 1)
+    wrong = studies.main(dependence, study.workdir.root, *given, "--rows=alone/none")
+    assert "--rows: 'alone/none' is none of control, alone/planted" in wrong
 
 
 def test_effects_are_differences_from_the_null_row(bursts, made):
@@ -105,7 +119,7 @@ def test_the_rate_is_that_of_the_checkpoint(study, bursts):
 
 def test_other_bursts_do_not_share_a_folder(study, bursts):
     with pytest.raises(ValueError, match=r"length.share 0\.1, now it would be 0\.2: name"):
-        make_burst_study(study, bursts.source, Length(STEPS, 0.2), "step")
+        make_burst_study(study, bursts.source, Length(STEPS, 0.2), f"step-{STEP}")
     with pytest.raises(ValueError, match="at the end of the learning-rate schedule of 30 steps"):
         find_source(study, 30, None)
     assert find_source(study, 30, None, rate=1e-3).learning_rate == 1e-3

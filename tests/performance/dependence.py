@@ -1,6 +1,6 @@
 """Bursts in one process against one process per row: python -m tests.performance.dependence
 
-  python -m tests.performance.dependence --workdir=DIR --checkpoint=300
+  python -m tests.performance.dependence --workdir=DIR --timed_checkpoint=300
 
 DIR is a study whose control run has this checkpoint. Both sides make the same rows of one seed with
 compilations that are cached on disk, plan included; folders `bursts/timed-…` in DIR are removed
@@ -20,10 +20,9 @@ from absl import app, flags
 from ttoaa import study_flags
 from ttoaa.interactions.burst_study import BURSTS
 
-_CHECKPOINT = flags.DEFINE_integer("checkpoint", None, "step of the checkpoint", required=True)
-_ROWS = flags.DEFINE_list("rows", ["control", "run"], "rows to make")
-_STEPS = flags.DEFINE_integer("burst_steps", 25, "steps of a burst", 1)
-_SHARE = flags.DEFINE_float("share", 0.05, "tokens of an experiment, per token of a burst")
+_CHECKPOINT = flags.DEFINE_integer("timed_checkpoint", 0, "step of the checkpoint")
+_ROWS = flags.DEFINE_list("timed_rows", ["control", "run"], "rows to make")
+_STEPS = flags.DEFINE_integer("timed_steps", 25, "steps of a burst", 1)
 
 Make = Callable[[str, Sequence[str]], None]
 """Makes these rows in one process, in the folder of this name."""
@@ -51,9 +50,16 @@ def main(argv: Sequence[str]) -> None:
     root = study_flags.workdir_from_flags().root
 
     def make(name: str, rows: Sequence[str]) -> None:
-        command = [sys.executable, "-m", "ttoaa.dependence", f"--workdir={root}", "--seeds=0"]
+        command = [
+            sys.executable,
+            "-m",
+            "ttoaa.dependence",
+            f"--workdir={root}",
+            "--burst_seeds=0",
+            "--share=0.05",
+        ]
         command += [f"--checkpoints={_CHECKPOINT.value}", f"--burst_steps={_STEPS.value}"]
-        command += [f"--share={_SHARE.value}", f"--name=timed-{name}", f"--rows={','.join(rows)}"]
+        command += [f"--name=timed-{name}", f"--rows={','.join(rows)}"]
         subprocess.run(command, check=True, capture_output=True)
 
     try:

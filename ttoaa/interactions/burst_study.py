@@ -21,6 +21,7 @@ from ttoaa.config import Study
 from ttoaa.data.corpus import Corpus
 from ttoaa.data.order import Order
 from ttoaa.experiments.base import Experiment
+from ttoaa.interactions.planted import plant
 from ttoaa.planning.burst_size import BurstSize, planned_sizes
 from ttoaa.planning.plan import Edits
 from ttoaa.runs import CONTROL
@@ -44,6 +45,8 @@ class Length:
     steps: int
     share: float
     """Tokens of an experiment, per token of the burst."""
+    planted: str = ""
+    """The kind of a planted interaction (see `interactions.planted`)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,6 +199,8 @@ def burst_experiments(
             reasons[experiment.name] = experiment.no_burst
         else:
             found.append(burst)
+    if length.planted:
+        found.append(plant(length.planted, found))
     if not found:
         raise ValueError(f"no experiment of the study has a burst: {reasons}")
     return found, reasons
