@@ -34,7 +34,7 @@ from ttoaa.training.device_feed import apply_transforms, place_batch
 from ttoaa.training.topology import pin_cores, split_cpu
 from ttoaa.training_job import compiled_step
 
-_REPEATS = flags.DEFINE_integer("repeats", 40, "timed steps of each kind", lower_bound=10)
+_REPEATS = flags.DEFINE_integer("timings_of_each", 40, "timed steps of each kind", lower_bound=10)
 STEPS = ("none", "edits", "slots")
 _WARM_UP = 2
 """Steps and rounds of probes that compile and fill caches."""

@@ -1,6 +1,6 @@
 """Plan the experiments of a config at their own counts, without a corpus or a reference model.
 
-    python -m tests.performance.plan_experiments --tokenizer=corpora/dolma2-tokenizer.json \
+    python -m tests.performance.plan_experiments --tokenizer_file=corpora/dolma2-tokenizer.json \
         --gin_file=configs/plans/generated.gin
 
 Prints one JSON line: seconds and peak memory, and the edits, tokens and share of training of each
@@ -34,7 +34,7 @@ from ttoaa.planning.compiler import compile_plan
 from ttoaa.planning.plan import Edits
 from ttoaa.planning.reserve import Reserve, deal_reserve
 
-_TOKENIZER = flags.DEFINE_string("tokenizer", None, "file of the tokenizer")
+_TOKENIZER = flags.DEFINE_string("tokenizer_file", None, "of the planned items")
 _REPLACED = flags.DEFINE_integer("replaced", 268_000, "rows that hold a removed text", 0)
 RESERVE = 5_000_000  # windows
 

@@ -156,7 +156,10 @@ class Canaries(Experiment):
         names = [attack.name for attack in self.attacks]
         for option in ("calibrate", "parts", "in_place", "unmatched", "exposure"):
             if getattr(self, option) and LOSS_ATTACK not in names:
-                raise ValueError(f"{self.name}: {option} needs the loss attack: add @LossAttack()")
+                raise ValueError(
+                    f"{self.name}: {option} needs the loss attack: add @LossAttack(), with "
+                    f"LossAttack.name = {LOSS_ATTACK!r}"
+                )
         if self.unmatched and not {PLAIN} < types:
             raise ValueError(f"{self.name}: unmatched needs the kind 'plain' and another kind")
         if self.exposure and RANDOM not in types:
