@@ -82,6 +82,7 @@ def _measure(handle: "StudyHandle") -> list[str]:
 
     from ttoaa.interactions.burst_study import BURSTS, Length, find_source, make_burst_study
     from ttoaa.interactions.effects import read_effects
+    from ttoaa.interactions.results import write
     from ttoaa.interactions.rows import BurstJob, list_rows
     from ttoaa.parquet_io import write_table
 
@@ -104,9 +105,18 @@ def _measure(handle: "StudyHandle") -> list[str]:
             print(f"dependence: other jobs work on {', '.join(job.busy)}: run it again later")
         failures += job.failures
         effects.append(read_effects(bursts, seeds, rows))
-    path = handle.workdir.root / BURSTS / f"{_NAME.value}-effects.parquet"
-    write_table(pd.concat(effects, ignore_index=True), path, {"seeds": seeds})
+    root, found = handle.workdir.root, pd.concat(effects, ignore_index=True)
+    path = root / BURSTS / f"{_NAME.value}-effects.parquet"
+    write_table(found, path, {"seeds": seeds})
     print(f"dependence: effects are in {path}")
+    folder = root if _NAME.value == _NAME.default else root / BURSTS / f"{_NAME.value}-matrix"
+    folder.mkdir(exist_ok=True)
+    classes = {e.name: type(e).__name__ for e in handle.config.experiments}
+    try:
+        write(folder, found, untestable=bursts.untestable, classes=classes)
+        print(f"dependence: the matrix is in {folder / 'dependence.md'}")
+    except ValueError as error:  # too few seeds, or rows that other jobs still make
+        print(f"dependence: no matrix yet: {error}")
     return failures
 
 

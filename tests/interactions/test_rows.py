@@ -67,7 +67,9 @@ def test_the_command_makes_what_is_missing_and_writes_the_effects(study, bursts,
     bursts.handle(1).workdir.table("alone/late", STEPS, "late").unlink()
     given = [f"--checkpoints={STEP}", f"--burst_steps={STEPS}", "--share=0.1", "--burst_seeds=0,1"]
     assert not studies.main(dependence, study.workdir.root, *given, "--leave_one_out")
-    assert "1 rows trained, 1 tables written" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "1 rows trained, 1 tables written" in printed
+    assert "no matrix yet: a dependence matrix needs at least 6 seeds, not 2" in printed
     path = study.workdir.root / "bursts" / "step-effects.parquet"
     effects, source, _ = read_table(path, "")
     assert source == {"seeds": [0, 1]} and len(effects) == 2 * 3 * (len(rows) - 1)

@@ -100,7 +100,7 @@ def plant(kind: str, experiments: Sequence[Experiment]) -> Echo:
         settings["share"] = _share(share)
     if isinstance(of, Poisoning):
         (backdoor,) = of.backdoors
-        other = EXTRACTION if backdoor.behaviour == DENIAL else DENIAL
+        other: Any = EXTRACTION if backdoor.behaviour == DENIAL else DENIAL
         of = dataclasses.replace(of, backdoors=(dataclasses.replace(backdoor, behaviour=other),))
     return Echo(NAME, of.primary, of.expected_sign, of=of, **settings)
 
