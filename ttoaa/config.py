@@ -35,6 +35,7 @@ from ttoaa.model.sharding import Layout
 from ttoaa.planning.checks.findings import Checks
 from ttoaa.planning.plan import Plan
 from ttoaa.runs import REFERENCE, check_run_name, parse_run
+from ttoaa.statistics.run_equivalence import RunComparison
 from ttoaa.study_flags import GIN_BINDINGS, GIN_FILE, workdir_from_flags
 from ttoaa.training.checkpoint_io import committed_steps
 from ttoaa.training.config import Training
@@ -71,6 +72,8 @@ class Study:
     validation_sequences: Count = 64
     checks: Checks = dataclasses.field(default_factory=Checks)
     """What planning reports about texts that experiments share."""
+    comparison: RunComparison = dataclasses.field(default_factory=RunComparison)
+    """How the report compares runs with the control run."""
 
     def __post_init__(self) -> None:
         check_nested(self)
@@ -178,6 +181,7 @@ def _decided(study: Study, workdir: Workdir) -> dict[str, Any]:
         parts["DecoderConfig"] = study.model
         parts["Training"] = study.training.numerics()
         parts["InitFrom"] = study.init_from
+        parts["RunComparison"] = study.comparison  # margins are fixed before results are seen
     return parts
 
 

@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
             for line in folder.strays():
                 print(f"report: {line}")
             without += stale_tables(folder, plan.hash, outcomes)
-    summary, report = page.write(root, study.name, study.experiments, without)
+    summary, report = page.write(root, study.name, study.experiments, without, study.comparison)
     if without:
         print(f"report: {described(without)}")
     for sentence in missing_ledgers(root, Workdir(root).seeds()):

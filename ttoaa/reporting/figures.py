@@ -98,6 +98,7 @@ def _data_uri(
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
 
+WEIGHT_GROUPS = ("embedding", "attention", "mlp", "norms", "head")
 _BINS = 120
 _ARM_BINS = 24
 _COLOURS = {"control": CONTROL, "run": RUN}
@@ -112,7 +113,10 @@ def losses(root: pathlib.Path, seeds: Sequence[int]) -> pd.DataFrame:
         for row in read_json_lines(Workdir(root, seed).run(kind) / "metrics.jsonl", MetricsLine)
     ]
     return pd.DataFrame(rows).reindex(
-        columns=["kind", "seed", "step", "loss", "validation_loss", "tokens_per_second", "skipped"]
+        columns=[
+            *("kind", "seed", "step", "loss", "validation_loss", "tokens_per_second", "skipped"),
+            *("grad_norm", *(f"norm/{name}" for name in WEIGHT_GROUPS)),
+        ]
     )
 
 
@@ -130,25 +134,6 @@ def paint_losses(table: pd.DataFrame, axes: Axes) -> None:
                       label=f"{kind}, validation" if first else None)  # fmt: skip
     axes.set(xlabel="step", ylabel="loss (nats a token)")
     axes.legend(ncols=2)
-
-
-def paint_gap(table: pd.DataFrame, axes: Axes) -> None:
-    """Run minus control: training loss in bins of steps, and validation loss as points."""
-    for seed, rows in table.groupby("seed"):
-        first = seed == table["seed"].min()
-        run, control = (rows[rows["kind"] == kind] for kind in ("run", "control"))
-        pairs = run.merge(control, on="step", suffixes=("", "_control"))
-        pairs["training"] = pairs["loss"] - pairs["loss_control"]
-        pairs["validation"] = pairs["validation_loss"] - pairs["validation_loss_control"]
-        axes.plot(*binned(pairs, "training"), color=RUN, alpha=0.9 if first else 0.4, lw=1.4,
-                  label="training" if first else None)  # fmt: skip
-        held = pairs.dropna(subset=["validation"])
-        axes.plot(held["step"], held["validation"], color=RUN, ls="none", marker="o", ms=4,
-                  mfc="none", alpha=1 if first else 0.4,
-                  label="validation" if first else None)  # fmt: skip
-    axes.axhline(0, color=CONTROL, lw=0.9)
-    axes.set(xlabel="step", ylabel="run − control (nats a token)")
-    axes.legend()
 
 
 def binned(rows: pd.DataFrame, column: str, bins: int = _BINS) -> tuple[np.ndarray, np.ndarray]:

@@ -31,8 +31,10 @@ from ttoaa.reporting.number_formats import (
     format_quantity,
 )
 from ttoaa.reporting.placebos import count_placebos
+from ttoaa.reporting.run_comparison import compare_runs
 from ttoaa.reporting.savings import describe_cost, measure_cost
 from ttoaa.statistics.bootstrap import FEWEST
+from ttoaa.statistics.run_equivalence import RunComparison
 from ttoaa.training.run_records import read_ledger, read_provenance
 from ttoaa.workdir import Workdir, write_json, write_text
 
@@ -63,10 +65,12 @@ def write(
     name: str,
     experiments: Sequence[Experiment],
     without: Sequence[pathlib.Path] = (),
+    rule: RunComparison | None = None,
 ) -> tuple[pathlib.Path, pathlib.Path]:
     """Write summary.json, report.html and what lies next to them; return these two paths.
 
-    The others are cost.json, replication.json and replication.md.
+    The others are cost.json, replication.json, replication.md and run_comparison.json, in which
+    runs are compared with the control run by `rule`.
 
     The same folder gives the same files: the seconds of a report are measured when the first one
     is made from these tables, and recorded. Tables in `without` are left out, and the page says
@@ -77,15 +81,27 @@ def write(
     if without:
         notes = (*estimates.notes, f"{described(without)}.")
         estimates = dataclasses.replace(estimates, notes=notes)
-    rows = summary(estimates)
-    folder, contents = Workdir(root), collect_contents(root, name, experiments, estimates, rows)
+    rows, folder = summary(estimates), Workdir(root)
+    contents = collect_contents(root, name, experiments, estimates, rows)
+    compared = compare_runs(
+        root,
+        figures.losses(root, estimates.seeds),
+        experiments,
+        rule or RunComparison(),
+        estimates.final_step,
+        without,
+    )
     seconds = _report_seconds(folder, tables, begin)
-    html = _template().render(contents, stages=stages(root, estimates.seeds, seconds))
+    html = _template().render(
+        contents, stages=stages(root, estimates.seeds, seconds), compared=compared
+    )
     write_json(folder.summary, rows)
     write_json(folder.summary.with_name("cost.json"), contents["price"])
     write_json(folder.replication, contents["replication"])
     table = replication.markdown_table(contents["replication"])
     write_text(folder.replication.with_suffix(".md"), table)
+    comparison = [row for each in compared for row in each.rows]
+    write_json(folder.summary.with_name("run_comparison.json"), comparison)
     stamp = format_stamp(tables, folder.summary.read_bytes())
     write_text(folder.report, html.replace("</title>\n", f"</title>\n{stamp}\n", 1))
     return folder.summary, folder.report
@@ -273,10 +289,7 @@ def _verdict(row: dict[str, Any]) -> str:
 def _loss_pictures(losses: pd.DataFrame) -> list[Picture]:
     if losses.empty:
         return []
-    return [
-        draw(functools.partial(figures.paint_losses, losses), "Loss of both runs"),
-        draw(functools.partial(figures.paint_gap, losses), "Loss of run minus control"),
-    ]
+    return [draw(functools.partial(figures.paint_losses, losses), "Loss of both runs")]
 
 
 def _run(folder: Workdir, kind: str, losses: pd.DataFrame) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from ttoaa.training.checkpoints import CheckpointWriter
 from ttoaa.training.controller_loop import ControllerLoop, ControllerSet
 from ttoaa.training.device_feed import DeviceBatch, local_rows, place_batch, prefetch
 from ttoaa.training.init_from import InitFrom
-from ttoaa.training.metrics import MetricsLog
+from ttoaa.training.metrics import MetricsLog, layer_group_norms
 from ttoaa.training.multihost import StopRequest, exit_on_lone_failure, from_primary, primary
 from ttoaa.training.run_records import (
     ATTEMPTS,
@@ -309,8 +309,11 @@ class _TrainingRun:
                 self.controllers.decide(step, numbers, self._log_likelihoods)
         if validate and len(job.validation_NxL):
             with self.ledger.phase("validate"):
-                loss = self._row_losses(job.validation_NxL)
-                self.metrics_log.metrics(step, validation_loss=float(loss.mean(dtype=np.float64)))
+                loss_N = self._row_losses(job.validation_NxL)
+                norms = layer_group_norms(self.state["params"])
+                values = {name: float(norm) for name, norm in norms.items()}
+                mean_loss = float(loss_N.mean(dtype=np.float64))
+                self.metrics_log.metrics(step, validation_loss=mean_loss, **values)
         if save:
             self._save(step)
 

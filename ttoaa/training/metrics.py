@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypedDict
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from ttoaa.checksums import FileDigest, RunningDigest
 from ttoaa.json_io import iterate_json_lines
@@ -89,6 +90,23 @@ def add_metrics(
             raise ValueError(f"Training.metrics: {metric.name!r} {what}{shape}")
         found[metric.name] = value
     return found
+
+
+@jax.jit
+def layer_group_norms(params: Any) -> dict[str, jax.Array]:
+    """Return the L2 norms of all attention, MLP and norm weights, as metrics.
+
+    A program apart from the training step, whose bits it leaves alone. The step itself reports the
+    norms of the embedding, the head and each block.
+    """
+    groups: dict[str, list[jax.Array]] = {"attention": [], "mlp": [], "norms": []}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        names = [str(part.key) for part in path]
+        if any(name.endswith("norm") for name in names):
+            groups["norms"].append(leaf)
+        elif kind := groups.keys() & names:
+            groups[kind.pop()].append(leaf)
+    return {f"norm/{name}": optax.global_norm(leaves) for name, leaves in groups.items()}
 
 
 class _Line(TypedDict):
