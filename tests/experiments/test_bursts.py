@@ -62,3 +62,9 @@ def test_what_needs_steps_fits_them(study):
     assert found["acquisition"].every == 25 and found["acquisition"].policies[0].against is None
     with pytest.raises(ValueError, match="not measured in a burst of 8 steps"):
         bursts(study, steps=8)
+    forgetting = next(e for e in study.experiments if e.name == "forgetting")
+    late = dataclasses.replace(
+        forgetting, dense_lags=(32, 64), primary="cross_entropy_above_twin/end"
+    )
+    with pytest.raises(ValueError, match="not measured in a burst of 25 steps"):
+        late.burst(size(study, steps=25))

@@ -271,7 +271,7 @@ class Scores:
     def _trained_on(self, run: str, experiment: str) -> TrainedRows:
         """Return the rows as this run has them if the experiment is in it, or as the full run has.
 
-        All runs that are compared with `run` are thus asked about the rows that it trained on.
+        The control run is always asked about those of the full run.
         """
         handle, config, spec = self.handle, self.handle.config, self.handle.run_spec(run)
         own = spec.experiments if spec.subset and experiment in spec.experiments else None

@@ -168,7 +168,7 @@ class Forgetting(Experiment):
         steps, lag = size.geometry.steps, self.primary.partition("/")[2].removeprefix("lag-")
         last = steps // 2 if lag == "end" else int(lag)
         lags = [each for each in self.dense_lags if each <= last]
-        if not 0 < lags[-1] <= last < steps:
+        if not lags or not 0 < lags[-1] <= last < steps:
             raise ValueError(
                 f"{self.name}: the primary {self.primary} is not measured in a burst of {steps} "
                 "steps: use longer ones"
