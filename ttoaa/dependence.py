@@ -82,6 +82,7 @@ def _measure(handle: "StudyHandle") -> list[str]:
 
     from ttoaa.interactions.burst_study import BURSTS, Length, find_source, make_burst_study
     from ttoaa.interactions.effects import read_effects
+    from ttoaa.interactions.matrix import IncompleteMatrix
     from ttoaa.interactions.results import write
     from ttoaa.interactions.rows import BurstJob, list_rows
     from ttoaa.parquet_io import write_table
@@ -115,7 +116,7 @@ def _measure(handle: "StudyHandle") -> list[str]:
     try:
         write(folder, found, untestable=bursts.untestable, classes=classes)
         print(f"dependence: the matrix is in {folder / 'dependence.md'}")
-    except ValueError as error:  # too few seeds, or rows that other jobs still make
+    except IncompleteMatrix as error:  # too few seeds, or rows that other jobs still make
         print(f"dependence: no matrix yet: {error}")
     return failures
 

@@ -34,6 +34,10 @@ Place = tuple[str, str, str]
 """Row, the run that is subtracted from it, and column of a cell."""
 
 
+class IncompleteMatrix(ValueError):
+    """Seeds or rows of a matrix are missing: more bursts are needed."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Cell:
     """One number of the matrix, in the unit of its column; positive as the experiment expects."""
@@ -122,7 +126,9 @@ def measure(effects: pd.DataFrame, margin: float = MARGIN) -> list[Matrix]:
     if not 0 < margin < 1:
         raise ValueError(f"the margin is a share of the own effect, in (0, 1), not {margin}")
     if effects.empty:
-        raise ValueError("a dependence matrix needs effects: run bursts of at least six seeds")
+        raise IncompleteMatrix(
+            "a dependence matrix needs effects: run bursts of at least six seeds"
+        )
     return [
         _measure(int(checkpoint), rows, margin)
         for checkpoint, rows in effects.groupby("checkpoint", sort=True)
@@ -163,7 +169,7 @@ def check_seeds(seeds: int) -> None:
     """Refuse too few seeds in one line."""
     if seeds < FEWEST_SEEDS:
         floor = f"{smallest_p(seeds):.3g}" if seeds else "1"
-        raise ValueError(
+        raise IncompleteMatrix(
             f"a dependence matrix needs at least {FEWEST_SEEDS} seeds, not {seeds}: with {seeds} "
             f"paired seeds no p-value is below 2/2^{seeds} = {floor}; run more (8 by default)"
         )
@@ -194,7 +200,7 @@ def _pivot(
     if complete and missing.any():
         seed, place = np.argwhere(missing)[0]
         row, name = wanted[place]
-        raise ValueError(
+        raise IncompleteMatrix(
             f"checkpoint {checkpoint}, seed {seeds[seed]}: the effect of {row} on {name} is "
             f"missing ({missing.sum()} missing in all): run the dependence command again, or leave "
             "the seed out"
