@@ -5,8 +5,10 @@ import math
 import numpy as np
 import pytest
 from interactions.effect_frames import effects
+from matplotlib.figure import Figure
 from scipy import stats
 
+from ttoaa.interactions.figure import paint
 from ttoaa.interactions.matrix import (
     EQUIVALENT,
     INTERACTS,
@@ -85,6 +87,16 @@ def test_rows_without_one_experiment_join_the_family():
     frame = effects(without=["e0"], planted=[("without/e0", "e3", 4.0)])
     lit = [c for c in one(frame).tested if c.verdict == INTERACTS]
     assert [(c.row, c.minus, c.column) for c in lit] == [("run", "without/e0", "e3")]
+
+
+def test_a_column_without_an_own_effect_has_no_shares_and_no_colours():
+    matrix = one(effects(planted=[(run, "e3", -5.0) for run in ("alone/e3", "run")]))
+    assert np.isnan(matrix.find("alone/e0", "e3").share)
+    assert abs(matrix.find("alone/e0", "e2").share) < 0.1
+    axes = Figure().add_subplot()
+    paint(matrix, axes)
+    fills = np.array([patch.get_facecolor() for patch in axes.patches]).reshape(5, 4, 4)
+    assert np.ptp(fills[:, 3], axis=0).max() == 0 and (np.ptp(fills[:, 2], axis=0)[:3] > 0.1).all()
 
 
 def test_the_interval_over_items_adds_in_squares():

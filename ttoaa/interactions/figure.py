@@ -1,7 +1,7 @@
 """Draw a dependence matrix as in the paper's Figure 4, with a verdict in every cell.
 
 Verdicts are symbols, so the figure reads without colour; colours show the effect as a share of the
-column's own effect.
+column's own effect, and a column without one has none.
 """
 
 import math
@@ -53,8 +53,7 @@ def paint(matrix: Matrix, axes: Axes, untestable: Sequence[str] = ()) -> None:
                 continue
             shown, tested = cells[x]
             assert shown is not None
-            own = matrix.find(f"alone/{shown.column}", shown.column)
-            share = shown.estimate / own.estimate if own and own.estimate else math.nan
+            share = _share(matrix, shown)
             rgba = colours(0.5 + 0.5 * max(-1.0, min(1.0, share)) if math.isfinite(share) else 0.5)
             bold = tested is not None and tested.verdict == INTERACTS
             axes.add_patch(Rectangle((x, y), 1, 1, fc=rgba, ec="#20262e", lw=2.0 if bold else 0.4))
@@ -73,6 +72,15 @@ def paint(matrix: Matrix, axes: Axes, untestable: Sequence[str] = ()) -> None:
         f"Effect on the outcome of …, {len(matrix.seeds)} seeds, step {matrix.checkpoint}"
     )
     axes.set_xlabel(LEGEND, fontsize=8)
+
+
+def _share(matrix: Matrix, cell: Cell) -> float:
+    """Return the effect as a share of the column's own; nan without an own effect."""
+    own = matrix.find(f"alone/{cell.column}", cell.column)
+    contrast = matrix.find(RUN, cell.column, f"alone/{cell.column}")
+    if own is None or contrast is None or contrast.share is None or math.isnan(contrast.share):
+        return math.nan
+    return cell.estimate / own.estimate
 
 
 def format_effect(value: float) -> str:

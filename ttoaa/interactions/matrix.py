@@ -60,7 +60,8 @@ class Cell:
     p_holm: float | None = None
     """Holm's p over t tests, which assume normal effects."""
     share: float | None = None
-    """The estimate as a share of the column's own effect, with a 90% interval (Fieller)."""
+    """The estimate as a share of the column's own effect, with a 90% interval (Fieller); nan where
+    the own effect is not shown to be positive."""
     share_low: float | None = None
     share_high: float | None = None
     p_equivalence: float | None = None

@@ -65,17 +65,17 @@ def relative_equivalence(
 
     Both are measured in the same n units (seeds, say), so the margin is as uncertain as the
     reference. `difference` is the ratio of the means and `low` and `high` its interval (Fieller
-    1954), nan where the reference is not shown to be positive; then the test does not find
-    equivalence either. Errors as in `paired_equivalence`.
+    1954); all are nan where the reference is not shown to be positive, and then the test does not
+    find equivalence either. Errors as in `paired_equivalence`.
     """
     d_N, reference_N = _check_values(differences_N, share), _check_values(references_N, share)
     if len(d_N) != len(reference_N):
         raise ValueError("an equivalence test needs a reference effect for every difference")
     sides = (share * reference_N - d_N, share * reference_N + d_N)
     p = float(np.max([_p_positive(side_N) for side_N in sides]))
-    ratio = d_N.mean() / reference_N.mean() if reference_N.mean() else math.nan
-    low = high = math.nan
+    ratio = low = high = math.nan
     if _p_positive(reference_N) < ALPHA:
+        ratio = d_N.mean() / reference_N.mean()
         # The bounds r are where the t statistic of mean(d - r * reference) is critical.
         squared = scipy.stats.t.ppf(1 - ALPHA, len(d_N) - 1) ** 2 / len(d_N)
         (dd, dr), (_, rr) = np.cov(d_N, reference_N)

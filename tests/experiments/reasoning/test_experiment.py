@@ -112,6 +112,13 @@ def test_what_is_seen_is_a_template_or_a_text():
     assert not {t.template for t in tests} & {t.template for t in trained}
     easy = SeenProblems([arithmetic.draw("c", 1)])
     assert not easy.templates
+    late = SeenProblems(trained, new_templates_from=5)
+    alike = next(
+        t
+        for t in map(lambda i: arithmetic.draw(f"q{i}", 4), range(400))
+        if t.template in seen.templates
+    )
+    assert seen.gives_away(alike) and not late.gives_away(alike) and not late.templates
     assert easy.gives_away(arithmetic.draw("c", 1)) and not easy.gives_away(arithmetic.draw("d", 1))
     every_answer_but_the_last = SeenProblems()
     every_answer_but_the_last.gives_away = lambda problem: problem.answer == 6

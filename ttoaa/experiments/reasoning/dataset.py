@@ -12,15 +12,21 @@ from ttoaa.experiments.reasoning.structure import Draws
 from ttoaa.processes import run
 
 _BLOCK = 2000
-EASY_OPERATIONS = 3
-"""With this many operations or fewer, all templates occur in training."""
+NEW_TEMPLATES_FROM = 4
+"""Default of the fewest operations of which test problems have templates of their own."""
 
 
 class SeenProblems:
-    """Questions, solutions and templates of problems that test problems must not repeat."""
+    """Questions, solutions and templates of problems that test problems must not repeat.
 
-    def __init__(self, problems: Iterable[Problem] = ()) -> None:
+    Templates count from `new_templates_from` operations on; all of easier problems are common.
+    """
+
+    def __init__(
+        self, problems: Iterable[Problem] = (), new_templates_from: int = NEW_TEMPLATES_FROM
+    ) -> None:
         self.templates: set[str] = set()
+        self._from = new_templates_from
         self._questions: set[int] = set()
         self._traces: set[int] = set()
         self.add(problems)
@@ -29,7 +35,7 @@ class SeenProblems:
         for problem in problems:
             self._questions.add(_digest(problem.question))
             self._traces.update(map(_digest, traces(problem.solution)))
-            if problem.operations > EASY_OPERATIONS:
+            if problem.operations >= self._from:
                 self.templates.add(problem.template)
 
     def has_question(self, problem: Problem) -> bool:
@@ -41,13 +47,10 @@ class SeenProblems:
         return _digest(next(traces(problem.solution))) in self._traces
 
     def gives_away(self, problem: Problem) -> bool:
-        """Whether the question or the solution of `problem` was added, or its template.
-
-        All templates of easy problems occur in training; for these the template does not count.
-        """
+        """Whether the question or the solution of `problem` was added, or its template."""
         if self.has_question(problem) or self.has_solution(problem):
             return True
-        return problem.operations > EASY_OPERATIONS and problem.template in self.templates
+        return problem.operations >= self._from and problem.template in self.templates
 
 
 _STEPS = re.compile(r"(?<=\.) (?=Define )")
@@ -179,5 +182,6 @@ def draw_test(
     raise ValueError(
         f"found only {len(found)} of {count} test problems of {operations} operations with "
         f"different solutions that training does not give away ({redrawn} were redrawn): lower "
-        "test_problems or problems, or raise the names, Arithmetic.modulus or Arithmetic.edges"
+        "test_problems or problems, or raise new_templates_from, the names, Arithmetic.modulus or "
+        "Arithmetic.edges"
     )

@@ -23,7 +23,13 @@ from ttoaa.experiments.base import Experiment, Scorer, World
 from ttoaa.experiments.prior_finding import PriorFinding
 from ttoaa.experiments.reasoning import margins
 from ttoaa.experiments.reasoning.baselines import best_constant, best_copy
-from ttoaa.experiments.reasoning.dataset import SeenProblems, draw_problems, draw_shots, draw_test
+from ttoaa.experiments.reasoning.dataset import (
+    NEW_TEMPLATES_FROM,
+    SeenProblems,
+    draw_problems,
+    draw_shots,
+    draw_test,
+)
 from ttoaa.experiments.reasoning.problem import Arithmetic, Problem
 from ttoaa.experiments.reasoning.solution_checker import check_solution
 from ttoaa.planning.burst_size import BurstSize
@@ -64,8 +70,8 @@ class Reasoning(Experiment):
     result of the last step is than other numbers in its place (three margins, given a right
     solution up to it), the log-likelihood of its copy after "Answer:", and, with `generate`, the
     share of right answers and of solutions that are right in every step, next to the best constant
-    answer and the best rule that copies a stated number. No test solution occurs in training; with
-    4 operations or more, not even its template. All answers are equally frequent.
+    answer and the best rule that copies a stated number. No test solution occurs in training, nor,
+    from `new_templates_from` operations on, its template. All answers are equally frequent.
     """
 
     arithmetic: Arithmetic = dataclasses.field(default_factory=Arithmetic)
@@ -77,6 +83,9 @@ class Reasoning(Experiment):
     """Numbers of operations tested; those above `operations` are out of distribution."""
     test_problems: PositiveInt = 100
     """Test problems for each number of operations."""
+    new_templates_from: PositiveInt = NEW_TEMPLATES_FROM
+    """The fewest operations of which test problems have templates that training does not have.
+    Many training problems have all templates of few operations."""
     shots: Count = 3
     """Solved problems in the prompt of a test problem."""
     instructions: Annotated[int, AtLeast(1), AtMost(len(_INSTRUCTIONS))] = len(_INSTRUCTIONS)
@@ -111,7 +120,7 @@ class Reasoning(Experiment):
 
     def intervene(self, world: World) -> Iterator[Item | Items]:
         key = f"{world.seed}/{world.name}"
-        seen = SeenProblems()
+        seen = SeenProblems(new_templates_from=self.new_templates_from)
         drawn = draw_problems(self.arithmetic, f"{key}/train", self.problems, self.operations)
         for first in range(0, self.problems, _BLOCK):
             block = list(itertools.islice(drawn, _BLOCK))
