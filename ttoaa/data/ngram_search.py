@@ -23,10 +23,10 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ttoaa.checksums import read_array, write_array
 from ttoaa.data.corpus import Corpus, Split, map_tokens
+from ttoaa.progress import progress_bar
 from ttoaa.workdir import atomic_writer
 
 Found = tuple[np.ndarray, np.ndarray]
@@ -348,7 +348,7 @@ def scan(
     total = sum(piece.stop - piece.start for piece in work)
     pool = ThreadPoolExecutor(workers or len(os.sched_getaffinity(0)))
     hidden = not (progress and total)
-    bar = tqdm(total=total, unit="tok", unit_scale=True, desc="scan", disable=hidden)
+    bar = progress_bar(total=total, unit="tok", unit_scale=True, desc="scan", disable=hidden)
     with bar, pool:
         parts = []
         try:

@@ -14,10 +14,9 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from tqdm import tqdm
-
 from ttoaa import workdir
 from ttoaa.data.corpus import MANIFEST, TOKENIZER, Manifest
+from ttoaa.progress import progress_bar
 from ttoaa.workdir import file_sha256
 
 _CHUNK = 1 << 22
@@ -316,7 +315,8 @@ def _for_each(
     do: Callable[[str], int], names: list[str], what: str, total: int, progress: bool
 ) -> None:
     """Call `do` for every name, in parallel; the first error cancels calls that have not begun."""
-    bar = tqdm(desc=what, total=total, unit="B", unit_scale=True, disable=not (progress and names))
+    hidden = not (progress and names)
+    bar = progress_bar(desc=what, total=total, unit="B", unit_scale=True, disable=hidden)
     with bar, concurrent.futures.ThreadPoolExecutor(_PARALLEL) as pool:
         waiting = [pool.submit(do, name) for name in names]
         try:

@@ -10,8 +10,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import tqdm
-
 from ttoaa import parquet_io
 from ttoaa.author_errors import describe
 from ttoaa.checksums import write_record
@@ -22,6 +20,7 @@ from ttoaa.evaluation.work_list import Where, Work, WorkList, leave_out
 from ttoaa.experiments.base import Experiment
 from ttoaa.experiments.context import added_later
 from ttoaa.locks import CheckpointGone, Leases, remove_dead_pins
+from ttoaa.progress import progress_bar
 from ttoaa.study_handle import StudyHandle
 from ttoaa.training.checkpoint_io import CheckpointError
 from ttoaa.training.run_records import LEDGER, check_run, read_ledger
@@ -85,7 +84,7 @@ class _Job:
         seed = worklist.workdir.seed
         label = f"evaluate seed {seed}" if seed else "evaluate"
         # With any delay, the bar stays hidden until a table has to be made.
-        self.bar = tqdm.tqdm(desc=label, unit="table", dynamic_ncols=True, delay=1e-9)
+        self.bar = progress_bar(desc=label, unit="table", delay=1e-9)
 
     def run(self, waiting: Waiting, asked: Sequence[tuple[str, int]]) -> list[str]:
         """Work until nothing is left to do or to wait for; return why it gave up, if it did."""

@@ -16,6 +16,7 @@ from ttoaa.experiments.context import ProbeList
 from ttoaa.model.compute_config import PLAIN
 from ttoaa.model.decoder import Params
 from ttoaa.planning.noise import NOISE_KEY
+from ttoaa.progress import progress_bar
 from ttoaa.scoring.likelihood import log_likelihoods, row_losses
 from ttoaa.scoring.requests import Request
 from ttoaa.training import init_from, skip_policy
@@ -226,12 +227,11 @@ class _TrainingRun:
         with self.ledger.phase("compile"):
             take_step = self._compile()
         batches = self._device_batches() if self.start < steps else iter(())
-        bar = tqdm.tqdm(
+        bar = progress_bar(
             total=steps,
             initial=self.start,
             desc=job.label,
             unit="step",
-            dynamic_ncols=True,
             disable=not primary(),
         )
         with bar, Profiler(job.folder / "profile", job.profile) as profiler:

@@ -29,6 +29,7 @@ from ttoaa.data.vocabulary import NO_BPE, TrainBPE, Vocabulary
 from ttoaa.identity import check, with_defaults
 from ttoaa.json_io import read_json
 from ttoaa.locks import exclusive
+from ttoaa.progress import progress_bar
 
 _BYTES_PER_TOKEN = 4  # at most; the vocabulary may not be known yet
 UNFINISHED = "unfinished"
@@ -130,7 +131,7 @@ class _Job:
     ) -> "tqdm[Any]":
         """Open a progress bar, which stays hidden if no work remains."""
         disable = not (self.progress and work)
-        return tqdm(desc=what, total=total, unit=unit, unit_scale=True, disable=disable)
+        return progress_bar(desc=what, total=total, unit=unit, unit_scale=True, disable=disable)
 
 
 def _make(job: _Job) -> None:

@@ -28,6 +28,7 @@ import tqdm
 from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.interop.convert import open_model
 from ttoaa.model.sharding import Layout, make_mesh
+from ttoaa.progress import progress_bar
 from ttoaa.scoring.generation import generate
 from ttoaa.scoring.length_buckets import Passes
 from ttoaa.scoring.likelihood import Scored, stream_scores
@@ -351,4 +352,4 @@ class CheckpointLM(TemplateLM):
 
     def _progress_bar(self, total: int, disable: bool) -> tqdm.tqdm:
         disable = disable or not total
-        return tqdm.tqdm(total=total, desc="ttoaa", disable=disable, dynamic_ncols=True)
+        return progress_bar(total=total, desc="ttoaa", disable=disable)
