@@ -6,10 +6,14 @@
 Every row of the matrix continues a checkpoint of the control run for some steps: without an
 experiment, with each one alone, and with all. The command can be stopped and repeated, and several
 jobs can share the work: what is done is not done again.
+
+  ttoaa dependence --workdir=runs/mine --checkpoints=250,400 --nulls=40
+
+makes 40 bursts without experiments instead, and writes what such a matrix could detect.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -17,6 +21,8 @@ from absl import flags
 from ttoaa import command_line, signals, study_flags
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from ttoaa.study_handle import StudyHandle
 
 _CHECKPOINTS = flags.DEFINE_list("checkpoints", [], "steps of the checkpoints that are continued")
@@ -50,6 +56,13 @@ _PLANT = flags.DEFINE_string(
     "add an experiment that is known to influence another one: itself, shared-items:SHARE, "
     "contradiction (all of a Contamination), or one-trigger (of a Poisoning); needs its own --name",
 )
+_NULLS = flags.DEFINE_integer(
+    "nulls",
+    0,
+    "make this many null bursts (six or more) on the items of the first seed, and write the power "
+    "of a matrix of all seeds; other rows are not made",
+    0,
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -82,12 +95,14 @@ def _measure(handle: "StudyHandle") -> list[str]:
 
     from ttoaa.interactions.burst_study import BURSTS, Length, find_source, make_burst_study
     from ttoaa.interactions.effects import read_effects
-    from ttoaa.interactions.matrix import IncompleteMatrix
-    from ttoaa.interactions.results import write
-    from ttoaa.interactions.rows import BurstJob, list_rows
+    from ttoaa.interactions.null_bursts import preview_power
+    from ttoaa.interactions.power import check_nulls
+    from ttoaa.interactions.rows import BurstJob, list_rows, mean_seconds
     from ttoaa.parquet_io import write_table
 
     seeds = study_flags.parse_integers("burst_seeds", _SEEDS.value)
+    if _NULLS.value:
+        check_nulls(_NULLS.value, len(seeds))
     length, failures, effects = Length(_STEPS.value, _SHARE.value, _PLANT.value), [], []
     for step in study_flags.parse_integers("checkpoints", _CHECKPOINTS.value):
         source = find_source(handle, step, _FROM.value, _RATE.value)
@@ -98,27 +113,47 @@ def _measure(handle: "StudyHandle") -> list[str]:
         if unknown := [name for name in _ROWS.value or () if name not in rows]:
             raise ValueError(f"--rows: {unknown[0]!r} is none of {', '.join(rows)}")
         job = BurstJob(bursts)
-        job.run(seeds, _ROWS.value or rows)
+        if _NULLS.value:
+            job.run_nulls(seeds[0], _NULLS.value)
+        else:
+            job.run(seeds, _ROWS.value or rows)
         print(
             f"dependence: {bursts.root}: {job.trained} rows trained, {job.written} tables written"
         )
+        train, score = mean_seconds(map(bursts.handle, seeds), rows)
+        print(f"dependence: a row took {train:.1f} s to train and {score:.1f} s to score")
         if job.busy:
             print(f"dependence: other jobs work on {', '.join(job.busy)}: run it again later")
         failures += job.failures
         effects.append(read_effects(bursts, seeds, rows))
+        if _NULLS.value and not (job.busy or job.failures):
+            print(preview_power(bursts, seeds, _NULLS.value, effects[-1], train + score))
+    if _NULLS.value:
+        return failures
     root, found = handle.workdir.root, pd.concat(effects, ignore_index=True)
     path = root / BURSTS / f"{_NAME.value}-effects.parquet"
     write_table(found, path, {"seeds": seeds})
     print(f"dependence: effects are in {path}")
+    _write_matrix(handle, found, bursts.untestable)
+    return failures
+
+
+def _write_matrix(
+    handle: "StudyHandle", effects: "pd.DataFrame", untestable: Mapping[str, str]
+) -> None:
+    from ttoaa.interactions.burst_study import BURSTS
+    from ttoaa.interactions.matrix import IncompleteMatrix
+    from ttoaa.interactions.results import write
+
+    root = handle.workdir.root
     folder = root if _NAME.value == _NAME.default else root / BURSTS / f"{_NAME.value}-matrix"
     folder.mkdir(exist_ok=True)
     classes = {e.name: type(e).__name__ for e in handle.config.experiments}
     try:
-        write(folder, found, untestable=bursts.untestable, classes=classes)
+        write(folder, effects, untestable=untestable, classes=classes)
         print(f"dependence: the matrix is in {folder / 'dependence.md'}")
     except IncompleteMatrix as error:  # too few seeds, or rows that other jobs still make
         print(f"dependence: no matrix yet: {error}")
-    return failures
 
 
 if __name__ == "__main__":

@@ -70,6 +70,13 @@ class StudyHandle:
     def order(self) -> Order:
         return training_order(self.corpus, self.workdir.seed, self.config.geometry.length)
 
+    def order_of(self, spec: RunSpec) -> Order:
+        """Return the order in which a run trains."""
+        order = dataclasses.replace(self.order, seed=spec.order_seed(self.order.seed))
+        if spec.name == REFERENCE:  # even where the corpus has the order of another run
+            return dataclasses.replace(order, first_in_order=False)
+        return order
+
     @functools.cached_property
     def removals(self) -> Removals:
         """The texts that experiments keep out of the run."""

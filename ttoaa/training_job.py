@@ -8,7 +8,6 @@ from typing import Any
 
 from ttoaa import config, identity
 from ttoaa.data.loader import Transform, batches
-from ttoaa.data.order import Order
 from ttoaa.data.repetition_filter import RepetitionFilter
 from ttoaa.experiments import controllers
 from ttoaa.experiments.context import probes_fingerprint
@@ -48,7 +47,7 @@ def identity_of(handle: StudyHandle, spec: RunSpec, controls: ControllerSet) -> 
     probes = probes_fingerprint(handle.probes), controls.measured_fingerprint
     ours = identity.identity(
         corpus=handle.corpus.fingerprint,
-        order=_order(handle, spec).fingerprint,
+        order=handle.order_of(spec).fingerprint,
         plan=handle.plan.hash if spec.experiments else "none",
         probes="-".join(filter(None, probes)),
         controllers=controls.fingerprint if controls.overlay else "none",
@@ -66,13 +65,6 @@ def identity_of(handle: StudyHandle, spec: RunSpec, controls: ControllerSet) -> 
         alike = {name: value for name, value in ours.items() if name not in spec.differs}
         identity.check(workdir.run(CONTROL), control, alike, identity.RETRAIN)
     return ours
-
-
-def _order(handle: StudyHandle, spec: RunSpec) -> Order:
-    order = dataclasses.replace(handle.order, seed=spec.order_seed(handle.order.seed))
-    if spec.name == REFERENCE:  # even where the corpus has the order of another run
-        return dataclasses.replace(order, first_in_order=False)
-    return order
 
 
 def make_job(
@@ -95,7 +87,7 @@ def make_job(
         if noisy := bool(noise):
             overlay.append(noise)
     early, late = _transforms(overlay, controls.overlay, study.training.repetition_filter)
-    corpus, order, geometry = handle.corpus, _order(handle, spec), study.geometry
+    corpus, order, geometry = handle.corpus, handle.order_of(spec), study.geometry
     return Job(
         folder=workdir.run(spec.name),
         seed=spec.init_seed(workdir.seed),

@@ -11,6 +11,7 @@ import studies
 from ttoaa import config, dependence
 from ttoaa.interactions.burst_study import Length, find_source, make_burst_study
 from ttoaa.interactions.effects import COLUMNS, read_effects
+from ttoaa.interactions.null_bursts import null_bursts
 from ttoaa.interactions.rows import BurstJob, list_rows, row_seconds
 from ttoaa.parquet_io import read_table
 from ttoaa.planning.audit.compare import audit
@@ -125,3 +126,25 @@ def test_other_bursts_do_not_share_a_folder(study, bursts):
     with pytest.raises(ValueError, match="at the end of the learning-rate schedule of 30 steps"):
         find_source(study, 30, None)
     assert find_source(study, 30, None, rate=1e-3).learning_rate == 1e-3
+
+
+def test_null_bursts_have_the_items_of_a_seed_and_stretches_of_their_own(
+    study, bursts, made, capsys
+):
+    given = [f"--checkpoints={STEP}", f"--burst_steps={STEPS}", "--share=0.1", "--nulls=6"]
+    assert not studies.main(dependence, study.workdir.root, *given)
+    printed = capsys.readouterr().out
+    assert "6 rows trained, 18 tables written" in printed and "8 seeds of 5 rows take" in printed
+    assert not studies.main(dependence, study.workdir.root, *given)
+    assert "0 rows trained, 0 tables written" in capsys.readouterr().out
+    nulls, _, _ = read_table(bursts.root.with_name(f"step-{STEP}-nulls.parquet"), "")
+    assert list(nulls.columns) == list(COLUMNS) and len(nulls) == 6 * 3
+    assert nulls["row"].nunique() == 6 and nulls["estimate"].nunique() > 12
+    preview = json.loads(bursts.root.with_name(f"step-{STEP}-power.json").read_text())
+    own = {each["column"]: each["own"] for each in preview["columns"]}
+    assert own["planted"] > 0 and preview["seconds"] > 0
+    stretches = [burst.order_of(burst.run_spec("control")) for burst in null_bursts(bursts, 0, 6)]
+    windows = [tuple(each.windows(np.arange(STEPS)).tolist()) for each in stretches]
+    assert len({bursts.handle(0).order, *stretches}) == len({*windows}) + 1 == 7
+    few = studies.main(dependence, study.workdir.root, *given[:-1], "--nulls=5")
+    assert "power needs at least 6 null bursts, not 5" in few

@@ -10,6 +10,7 @@ from ttoaa.experiments.base import Experiment
 from ttoaa.interactions.burst_study import BurstHandle, BurstStudy
 from ttoaa.parquet_io import read_outcomes
 from ttoaa.runs import CONTROL
+from ttoaa.workdir import Workdir
 
 COLUMNS = (
     *("checkpoint", "seed", "row", "experiment", "outcome", "estimate", "ci_low", "ci_high"),
@@ -28,16 +29,19 @@ def read_effects(bursts: BurstStudy, seeds: Sequence[int], rows: Sequence[str]) 
         for seed in seeds
         for row in rows
         if row != CONTROL
-        for effect in _effects(bursts.handle(seed), row)
+        for effect in row_effects(bursts.handle(seed), row)
     ]
     return pd.DataFrame(found, columns=list(COLUMNS))
 
 
-def _effects(handle: BurstHandle, row: str) -> Iterator[dict[str, Any]]:
-    """Yield the effects of one row of one seed."""
-    steps = handle.config.geometry.steps
+def row_effects(
+    handle: BurstHandle, row: str, null: Workdir | None = None
+) -> Iterator[dict[str, Any]]:
+    """Yield the effects of one row; `null` is the folder of the null row, if it is another one."""
+    steps, null = handle.config.geometry.steps, null or handle.workdir
     for experiment in handle.config.experiments:
-        paths = [handle.workdir.table(each, steps, experiment.name) for each in (row, CONTROL)]
+        name = experiment.name
+        paths = handle.workdir.table(row, steps, name), null.table(CONTROL, steps, name)
         if all(path.exists() for path in paths):
             run, control = map(read_outcomes, paths)
             yield primary_effect(experiment, run, control)

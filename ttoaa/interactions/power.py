@@ -69,8 +69,8 @@ def preview(
     `own` has the experiments' own effects, as far as they are known. Raises ValueError for fewer
     than six seeds or six null bursts.
     """
-    check_seeds(seeds)
     bursts = null_table(nulls)
+    check_nulls(len(bursts), seeds)
     names = list(bursts.columns)
     level, own = ALPHA / len(family_places(names)), own or {}
     columns = []
@@ -92,6 +92,26 @@ def preview(
     return Preview(seeds, rows_of_matrix, cost, tuple(columns))
 
 
+def to_markdown(found: Preview) -> str:
+    """Return the preview as a table, with a line on its cost."""
+    lines = [
+        f"{found.seeds} seeds of {found.rows} rows take {found.seconds / 60:.1f} minutes.",
+        "",
+        "| column | noise | detectable | own effect | detectable / own | to find the margin |",
+        "|---|---|---|---|---|---|",
+    ]
+    for each in found.columns:
+        own, share = "unknown", "–"
+        if each.own is not None:
+            own = f"{each.own:.2g}"
+            share = f"{each.detectable / each.own:.0%}" if each.own > 0 else "–"
+        lines.append(
+            f"| {each.column} | {each.deviation:.2g} | {each.detectable:.2g} | {own} | {share} | "
+            f"{each.advice} |"
+        )
+    return "\n".join(lines)
+
+
 def _advise(
     known: bool, limit: float, detectable: float, needed: int | None, item_share: float | None
 ) -> str:
@@ -108,17 +128,21 @@ def _advise(
     return "longer bursts or more tokens, so that the own effect exceeds the noise"
 
 
+def check_nulls(bursts: int, seeds: int) -> None:
+    """Raise ValueError for fewer than six seeds or null bursts."""
+    check_seeds(seeds)
+    if bursts < FEWEST_SEEDS:
+        raise ValueError(f"power needs at least {FEWEST_SEEDS} null bursts, not {bursts}")
+
+
 def null_table(nulls: pd.DataFrame) -> pd.DataFrame:
-    """Return null effects [bursts, experiments]; ValueError for fewer than six or missing ones."""
+    """Return null effects [bursts, experiments]; ValueError for missing ones."""
     table = nulls.pivot(
         index=["checkpoint", "seed", "row"], columns="experiment", values="estimate"
     ).astype(float)
     table = table[list(nulls["experiment"].unique())]
-    if len(table) < FEWEST_SEEDS or not np.isfinite(table.to_numpy()).all():
-        raise ValueError(
-            f"power needs at least {FEWEST_SEEDS} null bursts with every outcome, not {len(table)} "
-            f"with {int((~np.isfinite(table.to_numpy())).sum())} missing"
-        )
+    if missing := int((~np.isfinite(table.to_numpy())).sum()):
+        raise ValueError(f"null bursts need every outcome, and {missing} are missing")
     return table
 
 

@@ -8,8 +8,10 @@ not finish is trained again, and only missing tables are scored.
 
 import dataclasses
 import functools
+import math
+import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,6 +27,7 @@ from ttoaa.evaluation.work_list import Work, WorkList
 from ttoaa.experiments.base import Experiment
 from ttoaa.experiments.context import chooses
 from ttoaa.interactions.burst_study import BurstHandle, BurstStudy
+from ttoaa.interactions.null_bursts import null_bursts
 from ttoaa.locks import LEASE_STALE, Leases
 from ttoaa.runs import CONTROL, RUN, RunSpec
 from ttoaa.training.controller_loop import ControllerSet
@@ -55,6 +58,14 @@ def row_seconds(handle: BurstHandle, row: str) -> dict[str, float]:
     return read_record(path, LedgerRecord, "remove it")["seconds"] if path.exists() else {}
 
 
+def mean_seconds(handles: Iterable[BurstHandle], rows: Sequence[str]) -> tuple[float, float]:
+    """Return the mean seconds that finished rows trained and were scored; nan without any."""
+    found = [seconds for handle in handles for row in rows if (seconds := row_seconds(handle, row))]
+    train = [seconds["train"] for seconds in found]
+    score = [sum(seconds.values()) - seconds["train"] for seconds in found]
+    return (statistics.fmean(train), statistics.fmean(score)) if found else (math.nan, math.nan)
+
+
 @dataclasses.dataclass
 class BurstJob:
     """One process that works on the rows of a study of bursts."""
@@ -80,6 +91,13 @@ class BurstJob:
                 seed_job = _Seed(self, handle, leases)
                 for row in rows:
                     seed_job.make(row)
+
+    def run_nulls(self, seed: int, number: int) -> None:
+        """Work on the null row of a seed and on null bursts that are scored on its items."""
+        self.run([seed], [CONTROL])
+        for handle in null_bursts(self.bursts, seed, number):
+            with Leases(handle.workdir.tables / "leases", self.stale) as leases:
+                _Seed(self, handle, leases).make(CONTROL)
 
     def _plan(self, handle: BurstHandle, leases: Leases) -> None:
         """Let experiments choose and make the plan; wait where another job does so."""
