@@ -28,10 +28,12 @@ for path, text in SOURCES.items():
 
 NAMED = {"name": "x", "expected_sign": 1}
 RATE = Cosine(1e-3, 5)
+GROUPS = ((0, 9), (4, 9))
 REQUIRED = {
     "AdamW": {"schedule": RATE},
     "Acquisition": {**NAMED, "primary": "log_rmse/controlled"},
     "Backdoor": {"name": "x", "behaviour": "fixed", "documents": (3,)},
+    "BenchmarkTraining": {**NAMED, "primary": "choice_log_probability/4x", "groups": GROUPS},
     "Canaries": {**NAMED, "primary": "auc/plain-16x"},
     "Constant": {"rate": 1e-3},
     "ConstantLinear": {"peak": 1e-3, "warmup": 5},
@@ -67,6 +69,7 @@ REQUIRED = {
     "Rehearsal": {"name": "x", "groups": {"a": (1, 1)}, "batches": (1, 1)},
     "ReferenceCheckpoint": {"folder": "run"},
     "ReleasedCanaries": {**NAMED, "primary": "auc/rare", "paths": ["a.jsonl"]},
+    "RelatedQuestions": {"relation": "a", "relations": ["a", "b"]},
     "RequestQuestions": {"paths": ["a"]},
     "Sampling": {"max_new_tokens": 4, "stop": ((1, 2),)},
     "SeqioTask": {"name": "task"},
@@ -163,7 +166,8 @@ def test_what_is_no_number_of_that_type_is_refused(where):
 
 
 ZERO = """
-    Acquisition.held_out AdamW.beta1 AdamW.beta2 AdamW.weight_decay Checks.similar_up_to
+    Acquisition.held_out AdamW.beta1 AdamW.beta2 AdamW.weight_decay BenchmarkTraining.groups[0,0]
+    Checks.similar_up_to
     ConstantLinear.decay ConstantLinear.warmup Contamination.groups[0,0] Cosine.final Cosine.warmup
     CosineThenLinear.final CosineThenLinear.warmup Criterion.log_probability
     DecoderConfig.document_separator Doubling.band Doubling.least Doubling.limits[0,0]
@@ -173,15 +177,18 @@ ZERO = """
     OlmoCorpus.eos_id OlmoCorpus.first PartOf.key PartOf.part Proportional.integral
     Proportional.proportional Proportional.smoothing Reasoning.shots ReferenceCheckpoint.step
     Rehearsal.batches[0]
+    RelatedQuestions.common_answers RelatedQuestions.common_subjects RelatedQuestions.key
     Rehearsal.groups['a',0] Rehearsal.groups['a',1] Rehearsal.occurrences Sampling.seed
     Sampling.stop[0,0] Sampling.stop[0,1] Sampling.temperature SeqioTask.seed TrainBPE.reserved
     Training.z_loss Verbatim.bins[0] Verbatim.edits Verbatim.fewest Within.start
 """
 NEGATIVE = """
-    Acquisition.expected_sign Canaries.expected_sign Contamination.expected_sign
+    Acquisition.expected_sign BenchmarkTraining.expected_sign Canaries.expected_sign
+    Contamination.expected_sign
     Criterion.log_probability Forgetting.expected_sign GaussianWatermark.expected_sign
     IidReplacements.expected_sign MuseNews.expected_sign PartOf.key
     Poisoning.expected_sign Reasoning.expected_sign Rehearsal.expected_sign
+    RelatedQuestions.key
     ReleasedCanaries.expected_sign Sampling.seed Verbatim.expected_sign
 """
 HUGE = "AdamW.clip CosineThenLinear.horizon Guard.sigmas Optax.clip"

@@ -1,5 +1,6 @@
 """Generated benchmarks: questions about invented facts."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import gin
@@ -9,7 +10,7 @@ from ttoaa.benchmarks.question import Question
 from ttoaa.config_fields import AtLeast, AtMost, Names, PositiveInt, config_class
 
 _CONSONANTS = "bdfglmnprstvkz"
-_SYLLABLES = tuple(consonant + vowel for consonant in _CONSONANTS for vowel in "aeiou")
+SYLLABLES = tuple(consonant + vowel for consonant in _CONSONANTS for vowel in "aeiou")
 
 
 @gin.configurable
@@ -30,7 +31,7 @@ class GeneratedQuestions:
     """Number of names in the pool of each benchmark."""
     subject_syllables: Annotated[int, AtLeast(1), AtMost(10)] = 3
     answer_syllables: Annotated[int, AtLeast(1), AtMost(10)] = 2
-    syllables: Names = _SYLLABLES
+    syllables: Names = SYLLABLES
 
     def __post_init__(self) -> None:
         if self.options > self.answers:
@@ -52,14 +53,9 @@ class GeneratedQuestions:
             golds = rng.permutation(np.arange(len(mine)) % self.answers)
             labels = rng.permutation(np.arange(len(mine)) % self.options)
             for k, (subject, gold, label) in enumerate(zip(mine, golds, labels, strict=True)):
-                others = np.delete(np.arange(self.answers), gold)
-                chosen = rng.choice(others, self.options - 1, replace=False)
                 context = self.template.format(relation=relation, subject=subject)
-                continuations = tuple(f" {pool[i]}" for i in np.insert(chosen, label, gold))
-                contexts = (context,) * self.options
-                made.append(
-                    Question(f"{relation}-{k}", relation, contexts, continuations, int(label))
-                )
+                drawn = draw_options(pool, gold, label, self.options, rng)
+                made.append(make_question(k, relation, context, drawn, label))
         return made
 
     def _names(self, count: int, length: int, rng: np.random.Generator) -> list[str]:
@@ -70,5 +66,29 @@ class GeneratedQuestions:
                 "made: raise subject_syllables or answer_syllables"
             )
         numbers = rng.choice(possible, count, replace=False)
-        digits = np.stack(np.unravel_index(numbers, (len(self.syllables),) * length), 1)
-        return ["".join(self.syllables[i] for i in row) for row in digits]
+        return spell_names(numbers, length, self.syllables)
+
+
+def spell_names(
+    numbers: np.ndarray, length: int, syllables: Sequence[str] = SYLLABLES
+) -> list[str]:
+    """Return the name of each number below len(syllables) ** length."""
+    digits = np.stack(np.unravel_index(numbers, (len(syllables),) * length), 1)
+    return ["".join(syllables[i] for i in row) for row in digits]
+
+
+def draw_options(
+    pool: Sequence[str], gold: int, label: int, options: int, rng: np.random.Generator
+) -> list[str]:
+    """Return different names of the pool, with number `gold` at place `label`."""
+    chosen = rng.choice(np.delete(np.arange(len(pool)), gold), options - 1, replace=False)
+    return [pool[i] for i in np.insert(chosen, label, gold)]
+
+
+def make_question(
+    number: int, relation: str, context: str, names: Sequence[str], label: int
+) -> Question:
+    """Return the question number `number` of a relation, whose options are these names."""
+    continuations = tuple(f" {name}" for name in names)
+    contexts = (context,) * len(names)
+    return Question(f"{relation}-{number}", relation, contexts, continuations, int(label))

@@ -175,13 +175,14 @@ class Contamination(Experiment):
         chosen = accuracies(scored, ties="shared")
         wanted = [self._normalisation(name).outcome for name in chosen["benchmark"]]
         chosen = chosen[chosen["outcome"] == wanted]
-        parts = {
-            ACCURACY: chosen.set_index("item")["value"],
-            LIKELIHOOD: scored[scored["gold"]].set_index("item")["log_likelihood"],
-        }
+        parts = {ACCURACY: chosen.set_index("item")["value"], **self._values(scored)}
         known = model.items.set_index("id")[["condition", "benchmark"]]
         tables = [known.assign(outcome=outcome, value=value) for outcome, value in parts.items()]
         return pd.concat(tables).reset_index(names="item")
+
+    def _values(self, scored: pd.DataFrame) -> dict[str, pd.Series]:
+        """Return further outcomes, by item, of the table of all options."""
+        return {LIKELIHOOD: scored[scored["gold"]].set_index("item")["log_likelihood"]}
 
     def estimates(self, run: pd.DataFrame, control: pd.DataFrame) -> list[Estimate]:
         found = paired_estimates(run, control, self.sign)

@@ -1,0 +1,84 @@
+"""Training on one benchmark: does it change the score on another one? (Paper, figure 4a.)"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
+
+import gin
+import numpy as np
+import pandas as pd
+
+from ttoaa.config_fields import PositiveInt, config_class
+from ttoaa.experiments.base import World
+from ttoaa.experiments.contamination import Contamination
+from ttoaa.experiments.prior_finding import PriorFinding
+from ttoaa.planning.burst_size import BurstSize
+from ttoaa.planning.items import Item
+
+CHOICE = "choice_log_probability"
+_FILLED = 0.95
+"""Share of `tokens` that must be inserted, so that two benchmarks differ by less than 5%."""
+
+
+@gin.configurable
+@config_class
+class BenchmarkTraining(Contamination):
+    """Score on a benchmark of which a given number of tokens occurs in training.
+
+    One experiment for each benchmark makes a matrix of benchmarks (`ttoaa dependence`). The outcome
+    `choice_log_probability` is that of the right option among the options of its question: a model
+    that only learns the format, or which names occur, does not raise it. It is not compared with
+    the holdout, because training on another benchmark, which does not know the holdout, changes
+    both alike.
+    """
+
+    tokens: PositiveInt | None = None
+    """Insert questions, with all of their repetitions, up to this many tokens; None: the group."""
+
+    prior = PriorFinding(
+        work="Bordt et al. 2025",
+        finding="Training on a benchmark raises the score on it, and on related ones.",
+        effect="16 to 36 points on the benchmark, at most 8.7 points on another one",
+        source="arXiv 2509.23383, figure 4a",
+    )
+    signs: ClassVar[Mapping[str, int]] = {**Contamination.signs, CHOICE: 1}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.groups) != 2:
+            raise ValueError(
+                f"{self.name}: groups must be a holdout and one group, not {len(self.groups)}"
+            )
+
+    def intervene(self, world: World) -> Iterator[Item]:
+        left = self.tokens
+        for item in super().intervene(world):
+            if left is not None:
+                cost = item.repetitions * len(item.tokens)
+                if cost > left:
+                    continue
+                left -= cost
+            yield item
+        if self.tokens and left and left > (1 - _FILLED) * self.tokens:
+            raise ValueError(
+                f"{self.name}: whole questions fill {self.tokens - left} of {self.tokens} tokens: "
+                "raise the number of questions in groups, or lower tokens (in bursts --share) or "
+                "the repetitions"
+            )
+
+    def burst(self, size: BurstSize) -> "BenchmarkTraining":
+        """Return questions of as many tokens as every experiment inserts, with all repetitions."""
+        condition = self.primary.partition("/")[2]
+        return dataclasses.replace(
+            self,
+            primary=f"{CHOICE}/{condition}",
+            expected_sign=1,
+            tokens=size.tokens,
+            by_benchmark=False,
+        )
+
+    def _values(self, scored: pd.DataFrame) -> dict[str, pd.Series]:
+        found = super()._values(scored)
+        all_options = scored.groupby("item")["log_likelihood"].agg(np.logaddexp.reduce)
+        gold = scored[scored["gold"]].set_index("item")["log_likelihood"]
+        return {**found, CHOICE: gold - all_options}
