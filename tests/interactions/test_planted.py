@@ -39,10 +39,16 @@ def items(corpus):
 
 def test_items_are_shared_as_far_as_asked(items):
     own = items(QUESTIONS)
-    for kind, number in (("itself", 6), ("shared-items:0.5", 3), ("shared-items:0.01", 1)):
+    for kind, copies in (
+        ("itself", [4] * 6),
+        ("shared-items:0.5", [4] * 3),
+        ("shared-items:0.25", [4, 2]),
+        ("shared-items:0.01", [1]),
+    ):
         found = items(plant(kind, [BACKDOORS, QUESTIONS]))
         inserted = [item for item in found.values() if item.repetitions]
-        assert len(inserted) == number and len(found) == number + 3
+        assert [item.repetitions for item in inserted] == copies
+        assert len(found) == len(copies) + 3
         assert all(np.array_equal(item.tokens, own[item.id].tokens) for item in found.values())
 
 

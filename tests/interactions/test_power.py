@@ -1,12 +1,15 @@
 import numpy as np
+import pandas as pd
 import pytest
-from interactions.effect_frames import nulls
+from interactions.effect_frames import effects, nulls
 
+from tests.statistics.planted_detection import measure
 from ttoaa.interactions.power import (
     Rate,
     detected_strength,
     detection_rate,
     false_positives,
+    paired_detection_rate,
     preview,
     relabel,
 )
@@ -33,6 +36,17 @@ def test_false_positives_of_noise_and_of_a_planted_effect():
     assert 0 < detected_strength(rates) < 8
 
 
+def test_a_planted_effect_is_found_next_to_the_cells_of_a_measured_matrix():
+    frame, place = effects(noise=0.2), ("alone/e0", "control", "e1")
+    rates = [
+        paired_detection_rate(frame, np.array([-0.1, 0, 0.1]) + size, place, matrices=40).rate
+        for size in (0.0, 0.5)
+    ]
+    assert rates[0] < 0.2 and rates[1] == 1.0
+    # The same effect is not found where the noise of the planted rows exceeds it.
+    assert paired_detection_rate(frame, [-5.0, 0.5, 6.0], place, matrices=40).rate < 0.5
+
+
 def test_the_strength_is_interpolated():
     rates = {k: Rate(rate, 0, 1, 9) for k, rate in ((1.0, 0.1), (2.0, 0.6), (4.0, 1.0))}
     assert detected_strength(rates) == pytest.approx(3.0)
@@ -57,3 +71,18 @@ def test_too_little_is_refused():
         preview(nulls(), 4, 1.0)
     with pytest.raises(ValueError, match="need as many null bursts, not 10"):
         next(relabel(nulls(bursts=10), 8, 1))
+
+
+def test_rates_of_planted_rows_are_those_of_their_effects():
+    rng = np.random.default_rng(1)
+    values = {"itself": 40.0, "shared-items:0.5": 20.0, "shared-items:0.05": 0.0}
+    planted = {
+        kind: pd.DataFrame({"experiment": "e1", "estimate": value + rng.normal(0, 0.3, 4)})
+        for kind, value in values.items()
+    }
+    found = measure(nulls(n=4), effects(noise=0.2), planted, 20)
+    assert found["planted"]["itself"]["nulls"][0] == 1.0
+    assert found["planted"]["shared-items:0.05"]["paired"][0] < 0.5
+    assert 0.05 < found["strength"]["paired"] <= 0.5
+    of_nulls, of_pairs = found["noise"]["e1"]
+    assert of_nulls == pytest.approx(1, rel=0.4) and of_pairs == pytest.approx(0.2, rel=0.3)

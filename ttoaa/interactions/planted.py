@@ -11,10 +11,10 @@ A test of dependence must find the effect of 'planted' on the other experiment.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ttoaa.experiments.base import Experiment, Scorer, World
@@ -41,7 +41,8 @@ class Echo(Experiment):
     of: Experiment
     """An experiment of single items without reserve windows, probes and controllers."""
     share: float = 1.0
-    """Of the inserted items of each condition, the first ones; held-out items are all there."""
+    """Of the inserted items of each condition, the first ones, the last of them with fewer
+    repetitions where the share is no whole number of items. Held-out items are all there."""
     wrong: bool = False
     """Insert the option after the right one of each question."""
 
@@ -53,12 +54,15 @@ class Echo(Experiment):
         own = dataclasses.replace(world, name=self.of.name)
         items = [item for item in self.of.intervene(own) if isinstance(item, Item)]
         inserted = pd.Series([item.condition for item in items if item.repetitions])
-        left = np.ceil(inserted.value_counts() * self.share).to_dict()
+        left = (inserted.value_counts() * self.share).to_dict()
         for item in items:
             if item.repetitions:
+                part = min(1.0, left[item.condition])
                 left[item.condition] -= 1
-                if left[item.condition] < 0:
+                if part <= 0:
                     continue
+                copies = math.ceil(round(part * item.repetitions, 6))
+                item = dataclasses.replace(item, repetitions=copies)
                 yield self._contradict(item, world) if self.wrong else item
             else:
                 yield item

@@ -229,6 +229,33 @@ def detection_rate(
     return _rate(found)
 
 
+def paired_detection_rate(
+    effects: pd.DataFrame, planted: Sequence[float], place: Place, matrices: int = 200
+) -> Rate:
+    """Return the same next to the cells of a measured matrix, whose seeds change signs at random.
+
+    `effects` has one checkpoint of a complete matrix, with the columns of `effects.COLUMNS`. The
+    planted effects, which have noise of their own, stand in place of the cell's.
+    """
+    table = effects.pivot(index="seed", columns=["row", "experiment"], values="estimate")
+    check_seeds(len(table))
+    places = family_places(list(effects["experiment"].unique()))
+    differences_SxK = np.stack(
+        [
+            table[row, name] - (0.0 if minus == CONTROL else table[minus, name])
+            for row, minus, name in places
+        ],
+        1,
+    ).astype(float)
+    rng, found, k = keyed_rng("paired planted", *place), [], places.index(place)
+    for _ in range(matrices):
+        signs_S = rng.choice([-1.0, 1.0], len(table))
+        matrix_SxK = differences_SxK * signs_S[:, None]
+        matrix_SxK[:, k] = rng.choice(np.asarray(planted, float), len(table))
+        found.append(bool(paired_max_z(matrix_SxK).p_K[k] <= ALPHA))
+    return _rate(found)
+
+
 def detected_strength(rates: Mapping[float, Rate], power: float = 0.8) -> float | None:
     """Return the strength that is detected with this probability, interpolated between strengths.
 

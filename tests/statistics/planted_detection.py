@@ -1,0 +1,140 @@
+"""How often bursts find planted interactions: python -m tests.statistics.planted_detection
+
+    ttoaa dependence --workdir=DIR --checkpoints=300 --burst_steps=25 --share=0.05
+    ttoaa dependence --workdir=DIR --checkpoints=300 --burst_steps=25 --share=0.05 --nulls=40
+    python -m tests.statistics.planted_detection --workdir=DIR --checkpoints=300 --burst_steps=25 \
+        --share=0.05 --burst_seeds=0,1,2,3
+
+Reads the matrix and the null bursts of the first two commands, makes the missing rows
+`alone/planted` of each kind, one a seed, in DIR/bursts/planted-KIND-300, and prints one JSON line:
+`false_positives` [share, low, high] of relabelled null matrices in which any cell interacts;
+`noise`, by column, the deviations of null bursts and of off-diagonal cells over seeds; `planted`,
+by kind, the effect on the target in each seed, and how often its cell interacts among eight seeds
+[share, low, high], next to relabelled null bursts and next to the cells of the matrix; `strength`,
+the share of items that is detected 80% of the time. Rows without experiments are the same in all
+studies of bursts, so those of the matrix serve for planted ones too.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from absl import app, flags
+
+from ttoaa import config, dependence, study_flags
+from ttoaa.interactions.burst_study import BurstStudy, Length, find_source, make_burst_study
+from ttoaa.interactions.effects import row_effects
+from ttoaa.interactions.planted import CONTRADICTION, ITSELF, NAME, ONE_TRIGGER, SHARED
+from ttoaa.interactions.power import (
+    Rate,
+    detected_strength,
+    detection_rate,
+    false_positives,
+    null_table,
+    paired_detection_rate,
+)
+from ttoaa.interactions.rows import BurstJob
+from ttoaa.parquet_io import read_table
+from ttoaa.runs import CONTROL
+from ttoaa.study_handle import StudyHandle
+from ttoaa.training.topology import pin_cores, split_cpu
+
+flags.adopt_module_key_flags(dependence)
+_KINDS = flags.DEFINE_list(
+    "planted_kinds",
+    [ITSELF, CONTRADICTION, ONE_TRIGGER, *(f"{SHARED}:{part}" for part in (0.25, 0.1, 0.05, 0.5))],
+    "planted interactions; one that is shared completely is 'itself'",
+)
+_MATRICES = flags.DEFINE_integer("null_matrices", 200, "null matrices of each rate", 10)
+
+
+def planted_effects(
+    handle: StudyHandle, bursts: BurstStudy, kind: str, seeds: list[int]
+) -> pd.DataFrame:
+    """Make the planted rows of a kind; return the effects on its target, by seed."""
+    length = Length(flags.FLAGS.burst_steps, flags.FLAGS.share, kind)
+    name = f"planted-{kind.replace(':', '-')}-{bursts.source.step}"
+    planted = make_burst_study(handle, bursts.source, length, name)
+    (target,) = (e.of.name for e in planted.config.experiments if e.name == NAME)
+    job = BurstJob(planted)
+    job.run(seeds, [f"alone/{NAME}"])
+    if job.failures or job.busy:
+        raise SystemExit(f"{kind}: {[*job.failures, *job.busy]}")
+    found = [
+        {"seed": seed, **effect}
+        for seed in seeds
+        for effect in row_effects(
+            planted.handle(seed), f"alone/{NAME}", bursts.handle(seed).workdir
+        )
+    ]
+    frame = pd.DataFrame(found)
+    return frame[frame["experiment"] == target]
+
+
+def triple(rate: Rate) -> list[float]:
+    return [round(x, 3) for x in (rate.rate, rate.low, rate.high)]
+
+
+def noise(nulls: pd.DataFrame, matrix: pd.DataFrame) -> dict[str, list[float]]:
+    """Return [of null bursts, of off-diagonal cells over seeds] for each column."""
+    off = matrix[matrix["row"].str.startswith("alone/")]
+    off = off[off["row"] != "alone/" + off["experiment"]]
+    variance = off.groupby(["experiment", "row"])["estimate"].var().groupby("experiment").mean()
+    deviations = null_table(nulls).std(ddof=1)
+    return {
+        name: [float(deviations[name]), float(np.sqrt(variance[name]))] for name in deviations.index
+    }
+
+
+def main(argv):
+    del argv
+    workdir = study_flags.workdir_from_flags()
+    study, _ = config.load([workdir.config])
+    pin_cores()
+    split_cpu(study.geometry.batch, study.layout)
+    config.cache_compilations(workdir)
+    handle, given = StudyHandle(study, workdir), flags.FLAGS
+    (step,) = study_flags.parse_integers("checkpoints", given.checkpoints)
+    source, length = find_source(handle, step, None), Length(given.burst_steps, given.share)
+    bursts = make_burst_study(handle, source, length, f"step-{step}")
+    folder = bursts.root.parent
+    seeds, matrices = study_flags.parse_integers("burst_seeds", given.burst_seeds), _MATRICES.value
+    planted = {kind: planted_effects(handle, bursts, kind, seeds) for kind in _KINDS.value}
+    nulls, _, _ = read_table(folder / f"step-{step}-nulls.parquet", "make null bursts again")
+    matrix, _, _ = read_table(folder / "step-effects.parquet", "make the matrix again")
+    matrix = matrix[matrix["checkpoint"] == step]
+    print(json.dumps(measure(nulls, matrix, planted, matrices)))
+
+
+def measure(
+    nulls: pd.DataFrame, matrix: pd.DataFrame, planted: Mapping[str, pd.DataFrame], matrices: int
+) -> dict[str, Any]:
+    """Return what the command prints."""
+    found: dict[str, Any] = {
+        "false_positives": triple(false_positives(nulls, 8, matrices)),
+        "noise": noise(nulls, matrix),
+        "planted": {},
+    }
+    rates: dict[str, dict[float, Rate]] = {"nulls": {}, "paired": {}}
+    for kind, effects in planted.items():
+        values, target = effects["estimate"].tolist(), effects["experiment"].iloc[0]
+        other = next(name for name in null_table(nulls).columns if name != target)
+        place = f"alone/{other}", CONTROL, target  # any row may be the planted one
+        by = {
+            "nulls": detection_rate(nulls, values, place, 8, matrices),
+            "paired": paired_detection_rate(matrix, values, place, matrices),
+        }
+        rates_of = {name: triple(rate) for name, rate in by.items()}
+        found["planted"][kind] = {"target": target, "effects": values, **rates_of}
+        name, _, share = kind.partition(":")
+        if name in (ITSELF, SHARED):
+            for each, rate in by.items():
+                rates[each][float(share or 1)] = rate
+    found["strength"] = {name: detected_strength(of) for name, of in rates.items()}
+    return found
+
+
+if __name__ == "__main__":
+    app.run(main)
