@@ -10,8 +10,10 @@ from ttoaa.interactions.power import (
     detection_rate,
     false_positives,
     paired_detection_rate,
+    paired_noise,
     preview,
     relabel,
+    to_markdown,
 )
 
 
@@ -64,6 +66,18 @@ def test_the_preview_states_power_cost_and_what_to_raise():
     assert preview(frame, 20, 2.0).columns[0].detectable < big.detectable
 
 
+def test_rows_that_exist_give_the_noise_of_pairs():
+    own, paired = {f"e{k}": 5.0 for k in range(4)}, paired_noise(effects(seeds=2, noise=0.2))
+    found = preview(nulls(n=4), 8, 2.0, own=own, paired=paired).columns
+    bound = preview(nulls(n=4), 8, 2.0, own=own).columns
+    assert all(a.detectable < b.detectable / 2 for a, b in zip(found, bound, strict=True))
+    assert {each.advice for each in found} == {"enough"}
+    assert "enough" not in {each.advice for each in bound}
+    assert not paired_noise(effects(seeds=1))  # one seed shows no noise
+    table = to_markdown(preview(nulls(n=4), 8, 2.0, own={"e0": 5.0}, paired={"e0": paired["e0"]}))
+    assert "6 rows take 1.6 minutes" in table and table.count("unknown | ") == 6
+
+
 def test_too_little_is_refused():
     with pytest.raises(ValueError, match="at least 6 null bursts"):
         preview(nulls(bursts=5), 8, 1.0)
@@ -84,5 +98,5 @@ def test_rates_of_planted_rows_are_those_of_their_effects():
     assert found["planted"]["itself"]["nulls"][0] == 1.0
     assert found["planted"]["shared-items:0.05"]["paired"][0] < 0.5
     assert 0.05 < found["strength"]["paired"] <= 0.5
-    of_nulls, of_pairs = found["noise"]["e1"]
-    assert of_nulls == pytest.approx(1, rel=0.4) and of_pairs == pytest.approx(0.2, rel=0.3)
+    assert found["noise"]["nulls"]["e1"] == pytest.approx(1, rel=0.4)
+    assert found["noise"]["paired"]["e1"] == pytest.approx(0.2, rel=0.3)

@@ -8,7 +8,7 @@
 Reads the matrix and the null bursts of the first two commands, makes the missing rows
 `alone/planted` of each kind, one a seed, in DIR/bursts/planted-KIND-300, and prints one JSON line:
 `false_positives` [share, low, high] of relabelled null matrices in which any cell interacts;
-`noise`, by column, the deviations of null bursts and of off-diagonal cells over seeds; `planted`,
+`noise`, the deviations of null bursts and of off-diagonal cells over seeds by column; `planted`,
 by kind, the effect on the target in each seed, and how often its cell interacts among eight seeds
 [share, low, high], next to relabelled null bursts and next to the cells of the matrix; `strength`,
 the share of items that is detected 80% of the time. Rows without experiments are the same in all
@@ -19,7 +19,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from absl import app, flags
 
@@ -34,6 +33,7 @@ from ttoaa.interactions.power import (
     false_positives,
     null_table,
     paired_detection_rate,
+    paired_noise,
 )
 from ttoaa.interactions.rows import BurstJob
 from ttoaa.parquet_io import read_table
@@ -77,17 +77,6 @@ def triple(rate: Rate) -> list[float]:
     return [round(x, 3) for x in (rate.rate, rate.low, rate.high)]
 
 
-def noise(nulls: pd.DataFrame, matrix: pd.DataFrame) -> dict[str, list[float]]:
-    """Return [of null bursts, of off-diagonal cells over seeds] for each column."""
-    off = matrix[matrix["row"].str.startswith("alone/")]
-    off = off[off["row"] != "alone/" + off["experiment"]]
-    variance = off.groupby(["experiment", "row"])["estimate"].var().groupby("experiment").mean()
-    deviations = null_table(nulls).std(ddof=1)
-    return {
-        name: [float(deviations[name]), float(np.sqrt(variance[name]))] for name in deviations.index
-    }
-
-
 def main(argv):
     del argv
     workdir = study_flags.workdir_from_flags()
@@ -114,7 +103,10 @@ def measure(
     """Return what the command prints."""
     found: dict[str, Any] = {
         "false_positives": triple(false_positives(nulls, 8, matrices)),
-        "noise": noise(nulls, matrix),
+        "noise": {
+            "nulls": null_table(nulls).std(ddof=1).to_dict(),
+            "paired": paired_noise(matrix),
+        },
         "planted": {},
     }
     rates: dict[str, dict[float, Rate]] = {"nulls": {}, "paired": {}}

@@ -13,7 +13,7 @@ import pandas as pd
 from ttoaa.data.order import Order
 from ttoaa.interactions.burst_study import BurstHandle, BurstStudy
 from ttoaa.interactions.effects import COLUMNS, row_effects
-from ttoaa.interactions.power import preview, to_markdown
+from ttoaa.interactions.power import paired_noise, preview, to_markdown
 from ttoaa.parquet_io import write_table
 from ttoaa.runs import CONTROL, REFERENCE, RunSpec
 from ttoaa.workdir import Workdir, write_json
@@ -81,14 +81,14 @@ def preview_power(
 ) -> str:
     """Write null effects and the power that they predict next to the bursts; return the table.
 
-    `effects` are those of rows that exist, for the experiments' own effects; `seconds` is the cost
-    of a row. Errors as in `power.preview`.
+    `effects` are those of rows that exist, for the experiments' own effects and the noise of pairs;
+    `seconds` is the cost of a row. Errors as in `power.preview`.
     """
     nulls = read_nulls(bursts, seeds[0], number)
     write_table(nulls, bursts.root.with_name(f"{bursts.root.name}-nulls.parquet"), {"seeds": seeds})
     alone = effects[effects["row"] == "alone/" + effects["experiment"]]
     own = alone.dropna(subset="estimate").groupby("experiment")["estimate"].mean().to_dict()
-    found = preview(nulls, len(seeds), seconds, own)
+    found = preview(nulls, len(seeds), seconds, own, paired=paired_noise(effects))
     path = bursts.root.with_name(f"{bursts.root.name}-power.json")
     write_json(path, dataclasses.asdict(found))
     return f"{to_markdown(found)}\n\nThe numbers are in {path}"

@@ -2,7 +2,8 @@
 
 A null burst is one more burst without experiments, on another stretch of the stream, scored like
 the null row of its seed. Its effects have the columns of `effects.COLUMNS`. They vary more than
-effects of a matrix, whose rows share the stream of their seed, so the power is a lower bound.
+effects of a matrix, whose rows share the stream of their seed, so the power is a lower bound. Two
+seeds of any rows show the paired noise itself (`paired_noise`).
 """
 
 import dataclasses
@@ -36,6 +37,8 @@ class ColumnPower:
     column: str
     deviation: float
     """Standard deviation of null effects over bursts."""
+    paired: float | None
+    """That of effects of other experiments over seeds, if it is known: it then decides the rest."""
     detectable: float
     """The effect that is found with power 0.8, in the column's unit."""
     own: float | None
@@ -63,16 +66,17 @@ def preview(
     seconds_per_row: float,
     own: Mapping[str, float] | None = None,
     margin: float = MARGIN,
+    paired: Mapping[str, float] | None = None,
 ) -> Preview:
     """Predict the power of a matrix of these experiments from null bursts, and its cost.
 
-    `own` has the experiments' own effects, as far as they are known. Raises ValueError for fewer
-    than six seeds or six null bursts.
+    `own` has the experiments' own effects and `paired` their noise (see `paired_noise`), as far as
+    they are known. Raises ValueError for fewer than six seeds or six null bursts.
     """
     bursts = null_table(nulls)
     check_nulls(len(bursts), seeds)
     names = list(bursts.columns)
-    level, own = ALPHA / len(family_places(names)), own or {}
+    level, own, paired = ALPHA / len(family_places(names)), own or {}, paired or {}
     columns = []
     for name in names:
         deviation = float(bursts[name].std(ddof=1))
@@ -80,12 +84,22 @@ def preview(
         errors = (rows["ci_high"] - rows["ci_low"]).to_numpy(float) / (2 * 1.96)
         explained = float(np.mean(errors**2)) / deviation**2 if deviation else None
         item_share = None if explained is None or np.isnan(explained) else min(1.0, explained)
-        detectable = paired_effect(deviation, seeds, alpha=level)
+        noise = paired.get(name, deviation)
+        detectable = paired_effect(noise, seeds, alpha=level)
         limit = margin * own[name] if name in own else 0.0
-        needed = deciding_seeds(deviation, deviation, limit, level)
+        needed = deciding_seeds(noise, noise, limit, level)
         advice = _advise(name in own, limit, detectable, needed, item_share)
         columns.append(
-            ColumnPower(name, deviation, detectable, own.get(name), needed, item_share, advice)
+            ColumnPower(
+                name,
+                deviation,
+                paired.get(name),
+                detectable,
+                own.get(name),
+                needed,
+                item_share,
+                advice,
+            )
         )
     rows_of_matrix = len(names) + 2
     cost = rows_of_matrix * seeds * seconds_per_row
@@ -97,8 +111,8 @@ def to_markdown(found: Preview) -> str:
     lines = [
         f"{found.seeds} seeds of {found.rows} rows take {found.seconds / 60:.1f} minutes.",
         "",
-        "| column | noise | detectable | own effect | detectable / own | to find the margin |",
-        "|---|---|---|---|---|---|",
+        "| column | null noise | paired | detectable | own effect | detectable / own | advice |",
+        "|---|---|---|---|---|---|---|",
     ]
     for each in found.columns:
         own, share = "unknown", "–"
@@ -106,8 +120,9 @@ def to_markdown(found: Preview) -> str:
             own = f"{each.own:.2g}"
             share = f"{each.detectable / each.own:.0%}" if each.own > 0 else "–"
         lines.append(
-            f"| {each.column} | {each.deviation:.2g} | {each.detectable:.2g} | {own} | {share} | "
-            f"{each.advice} |"
+            f"| {each.column} | {each.deviation:.2g} | "
+            f"{'unknown' if each.paired is None else format(each.paired, '.2g')} | "
+            f"{each.detectable:.2g} | {own} | {share} | {each.advice} |"
         )
     return "\n".join(lines)
 
@@ -126,6 +141,18 @@ def _advise(
     if needed is not None and needed <= _MANY_SEEDS:
         return f"{needed} seeds"
     return "longer bursts or more tokens, so that the own effect exceeds the noise"
+
+
+def paired_noise(effects: pd.DataFrame) -> dict[str, float]:
+    """Return the standard deviation over seeds of other experiments' effects, by column.
+
+    `effects` has the columns of `effects.COLUMNS`; variances are averages over rows with two seeds
+    or more. Columns without such a row are left out.
+    """
+    others = effects[effects["row"].str.startswith("alone/")]
+    others = others[others["row"] != "alone/" + others["experiment"]]
+    variances = others.groupby(["experiment", "row"])["estimate"].var().groupby("experiment").mean()
+    return {str(name): float(np.sqrt(value)) for name, value in variances.dropna().items()}
 
 
 def check_nulls(bursts: int, seeds: int) -> None:
