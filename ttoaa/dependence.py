@@ -2,6 +2,7 @@
 
   ttoaa dependence --workdir=runs/mine --checkpoints=250,400
   ttoaa dependence --workdir=runs/mine --checkpoints=250,400 --burst_steps=50 --share=0.05
+  ttoaa dependence --workdir=runs/mine --full_runs    compare the bursts with full training
 
 Every row of the matrix continues a checkpoint of the control run for some steps: without an
 experiment, with each one alone, and with all. The command can be stopped and repeated, and several
@@ -63,11 +64,17 @@ _NULLS = flags.DEFINE_integer(
     "of a matrix of all seeds; other rows are not made",
     0,
 )
+_FULL = flags.DEFINE_bool(
+    "full_runs",
+    False,
+    "train nothing: judge the full runs alone/NAME and run by their outcome tables, and compare "
+    "the bursts with them",
+)
 
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    if not _CHECKPOINTS.value:
+    if not (_CHECKPOINTS.value or _FULL.value):
         raise ValueError("name the checkpoints to continue, such as --checkpoints=250,400")
     study_flags.check_study()
     from ttoaa import config
@@ -76,6 +83,9 @@ def main(argv: Sequence[str]) -> None:
     from ttoaa.training.topology import pin_cores, split_cpu
 
     study, workdir = config.load_from_flags(), config.workdir_from_flags()
+    if _FULL.value:
+        _judge_full_runs(StudyHandle(study, workdir))
+        return
     pin_cores()
     split_cpu(study.geometry.batch, study.layout)
     config.cache_compilations(workdir)
@@ -154,6 +164,15 @@ def _write_matrix(
         print(f"dependence: the matrix is in {folder / 'dependence.md'}")
     except IncompleteMatrix as error:  # too few seeds, or rows that other jobs still make
         print(f"dependence: no matrix yet: {error}")
+
+
+def _judge_full_runs(handle: "StudyHandle") -> None:
+    from ttoaa.interactions.burst_study import BURSTS
+    from ttoaa.interactions.full_results import compare_full_runs
+
+    path = handle.workdir.root / BURSTS / f"{_NAME.value}-effects.parquet"
+    for line in compare_full_runs(handle, path):
+        print(f"dependence: {line}", flush=True)
 
 
 if __name__ == "__main__":

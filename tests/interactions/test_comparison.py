@@ -4,7 +4,7 @@ import pytest
 from interactions.effect_frames import effects
 from scipy import stats
 
-from ttoaa.interactions.comparison import compare_forecast, compare_matrices, measured_shares
+from ttoaa.interactions.comparison import compare_forecast, measured_shares
 from ttoaa.interactions.matrix import measure
 from ttoaa.statistics.matrix_correlation import rank_correlation
 
@@ -34,10 +34,3 @@ def test_a_forecast_that_knows_saves_rows_and_one_that_does_not_saves_none():
     assert compare_forecast(1 - good, matrix, signed=False).saved_rows < 3
     with pytest.raises(ValueError, match="'e4'"):
         compare_forecast(good.drop(index="e4"), matrix)
-
-
-def test_verdicts_of_two_matrices_make_a_confusion_table():
-    (one,), (other,) = (measure(effects(n=5, planted=p)) for p in (PLANTED, PLANTED[:1]))
-    found = compare_matrices(one, other)
-    assert found.confusion.to_numpy().sum() == len(one.tested)
-    assert found.confusion.loc["interacts"].tolist() == [1, 1, 0]

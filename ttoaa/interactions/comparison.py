@@ -1,13 +1,14 @@
 """Compare dependence matrices: a forecast with a measurement, bursts with full training."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from ttoaa.interactions.matrix import INTERACTS, VERDICTS, Matrix
+from ttoaa.interactions.matrix import INTERACTS, VERDICTS, Cell, Matrix
 from ttoaa.runs import CONTROL
-from ttoaa.statistics.matrix_correlation import RankCorrelation, rank_correlation
+from ttoaa.statistics.matrix_correlation import FEWEST, RankCorrelation, rank_correlation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +47,12 @@ def compare_forecast(
     return ForecastQuality(correlation, len(names), len(names) - (max(needed, default=-1) + 1))
 
 
-def measured_shares(matrix: Matrix) -> np.ndarray:
-    """Return effects [rows, columns] as a share of the column's own; nan on the diagonal."""
-    names = matrix.experiments
+def measured_shares(matrix: Matrix, names: Sequence[str] = ()) -> np.ndarray:
+    """Return effects [rows, columns] as a share of the column's own; nan on the diagonal.
+
+    Of these experiments; by default of all.
+    """
+    names = names or matrix.experiments
     found = np.full((len(names), len(names)), np.nan)
     for i, row in enumerate(names):
         for j, column in enumerate(names):
@@ -60,27 +64,55 @@ def measured_shares(matrix: Matrix) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
+    experiments: tuple[str, ...]
+    """Those that both matrices have."""
     confusion: pd.DataFrame
     """Number of tested cells by verdict of the bursts (rows) and of full training (columns)."""
-    correlation: RankCorrelation
-    """Of the off-diagonal effects."""
+    powered: pd.DataFrame
+    """The same, of cells in which both could detect an effect of the margin."""
+    correlation: RankCorrelation | None
+    """Of the off-diagonal effects, as shares of own effects, in columns that have an own effect in
+    both; None for fewer than four experiments or two such columns."""
 
 
 def compare_matrices(bursts: Matrix, full: Matrix) -> Agreement:
     """Compare the verdicts and effects of bursts with those of full training.
 
-    Raises ValueError for matrices of different experiments.
+    Only cells of experiments that both have are compared: some experiments have no burst. Raises
+    ValueError if no cell is in both.
     """
-    if bursts.experiments != full.experiments:
-        raise ValueError(
-            f"matrices of the same experiments can be compared, not of {bursts.experiments} and "
-            f"{full.experiments}"
-        )
+    names = tuple(name for name in bursts.experiments if name in full.experiments)
     pairs = [(cell, full.find(cell.row, cell.column, cell.minus)) for cell in bursts.tested]
-    both = [(ours.verdict, theirs.verdict) for ours, theirs in pairs if theirs is not None]
-    names = list(VERDICTS)
-    counts = pd.DataFrame(0, index=names, columns=names)
-    for ours, theirs in both:
-        counts.loc[ours, theirs] += 1
-    shares = measured_shares(bursts), measured_shares(full)
-    return Agreement(counts, rank_correlation(*shares, "full training"))
+    both = [(ours, theirs) for ours, theirs in pairs if theirs is not None]
+    if not both:
+        raise ValueError(
+            f"no cell of {', '.join(bursts.experiments)} is one of {', '.join(full.experiments)}"
+        )
+    powered = [(ours, theirs) for ours, theirs in both if ours.powered and theirs.powered]
+    shares = [measured_shares(matrix, names) for matrix in (bursts, full)]
+    columns = np.isfinite(shares).all(0).any(0).sum()
+    known = len(names) >= FEWEST and columns >= 2
+    correlation = rank_correlation(*shares, "full training") if known else None
+    return Agreement(names, _count(both), _count(powered), correlation)
+
+
+def _count(pairs: Sequence[tuple[Cell, Cell]]) -> pd.DataFrame:
+    counts = pd.DataFrame(0, index=list(VERDICTS), columns=list(VERDICTS))
+    for ours, theirs in pairs:
+        counts.loc[ours.verdict, theirs.verdict] += 1
+    return counts
+
+
+def agreement(confusion: pd.DataFrame) -> tuple[float, float]:
+    """Return the share of cells with the same verdict, and Cohen's kappa.
+
+    Kappa is 0 for a method that gives all cells one verdict, however often that is the right one;
+    nan if both do, or without cells.
+    """
+    counts = confusion.to_numpy(float)
+    total = counts.sum()
+    if not total:
+        return np.nan, np.nan
+    same = float(np.trace(counts) / total)
+    by_chance = float(counts.sum(0) @ counts.sum(1) / total**2)
+    return same, (same - by_chance) / (1 - by_chance) if by_chance < 1 else np.nan

@@ -1,15 +1,15 @@
 """Effects of rows on outcomes: each experiment's primary outcome, less that of the null row."""
 
-import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from ttoaa.experiments.base import Experiment
-from ttoaa.interactions.burst_study import BurstHandle, BurstStudy
+from ttoaa.interactions.burst_study import BurstStudy
 from ttoaa.parquet_io import read_outcomes
 from ttoaa.runs import CONTROL
+from ttoaa.study_handle import StudyHandle
 from ttoaa.workdir import Workdir
 
 COLUMNS = (
@@ -35,36 +35,44 @@ def read_effects(bursts: BurstStudy, seeds: Sequence[int], rows: Sequence[str]) 
 
 
 def row_effects(
-    handle: BurstHandle, row: str, null: Workdir | None = None
+    handle: StudyHandle,
+    row: str,
+    null: Workdir | None = None,
+    outcomes: Mapping[str, str] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the effects of one row; `null` is the folder of the null row, if it is another one."""
-    steps, null = handle.config.geometry.steps, null or handle.workdir
+    """Yield the effects of one row of one seed at the last step, on outcomes that have tables.
+
+    `null` is the folder of the null row, if it is another one; `outcomes` are by experiment as in
+    `primary_effect`.
+    """
+    steps, null, preferred = handle.config.geometry.steps, null or handle.workdir, outcomes or {}
     for experiment in handle.config.experiments:
         name = experiment.name
         paths = handle.workdir.table(row, steps, name), null.table(CONTROL, steps, name)
         if all(path.exists() for path in paths):
             run, control = map(read_outcomes, paths)
-            yield primary_effect(experiment, run, control)
+            yield primary_effect(experiment, run, control, preferred.get(name, ""))
 
 
 def primary_effect(
-    experiment: Experiment, run: pd.DataFrame, control: pd.DataFrame
+    experiment: Experiment, run: pd.DataFrame, control: pd.DataFrame, preferred: str = ""
 ) -> dict[str, Any]:
     """Return the difference of an experiment's primary outcome between two of its tables.
 
-    Raises ValueError if the tables do not have that outcome.
+    Another outcome is taken where it is `preferred` and the tables have it. Raises ValueError if
+    they have neither.
     """
-    outcome, _, condition = experiment.primary.partition("/")
-    for each in experiment.estimates(run, control):
-        if (each.outcome, each.condition) == (outcome, condition):
-            found = dataclasses.asdict(each)
+    found = {f"{e.outcome}/{e.condition}": e for e in experiment.estimates(run, control)}
+    for outcome in (preferred, experiment.primary):
+        # An outcome without conditions is named without a slash.
+        if (each := found.get(outcome) or found.get(f"{outcome}/")) is not None:
             return {
                 "experiment": experiment.name,
-                "outcome": experiment.primary,
-                "estimate": found["difference"],
-                "ci_low": found["difference_ci_low"],
-                "ci_high": found["difference_ci_high"],
-                "n": found["n"],
-                "groups": found["groups"] or found["n"],
+                "outcome": outcome,
+                "estimate": each.difference,
+                "ci_low": each.difference_ci_low,
+                "ci_high": each.difference_ci_high,
+                "n": each.n,
+                "groups": each.groups or each.n,
             }
     raise ValueError(f"{experiment.name}: its tables do not have the primary {experiment.primary}")

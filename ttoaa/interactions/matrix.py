@@ -124,8 +124,7 @@ def measure(effects: pd.DataFrame, margin: float = MARGIN) -> list[Matrix]:
     checkpoint is a family of its own. Raises ValueError for fewer than six seeds, a missing or
     repeated effect, or a margin that is not between 0 and 1.
     """
-    if not 0 < margin < 1:
-        raise ValueError(f"the margin is a share of the own effect, in (0, 1), not {margin}")
+    check_margin(margin)
     if effects.empty:
         raise IncompleteMatrix(
             "a dependence matrix needs effects: run bursts of at least six seeds"
@@ -142,9 +141,9 @@ def _measure(checkpoint: int, effects: pd.DataFrame, margin: float) -> Matrix:
     without = [name for name in experiments if f"without/{name}" in names]
     seeds = tuple(sorted(int(seed) for seed in effects["seed"].unique()))
     check_seeds(len(seeds))
-    values = _pivot(effects, "estimate", experiments, without, seeds, checkpoint)
+    values = pivot_effects(effects, "estimate", experiments, without, seeds, checkpoint)
     reach = effects.assign(reach=(effects["ci_high"] - effects["ci_low"]) / 2)
-    items = _pivot(reach, "reach", experiments, without, seeds, checkpoint, complete=False)
+    items = pivot_effects(reach, "reach", experiments, without, seeds, checkpoint, complete=False)
     own = {name: values[f"alone/{name}", name].to_numpy() for name in experiments}
 
     def difference(place: Place) -> np.ndarray:
@@ -166,6 +165,11 @@ def _measure(checkpoint: int, effects: pd.DataFrame, margin: float) -> Matrix:
     return Matrix(checkpoint, seeds, experiments, margin, (*tested, *map(describe, others)))
 
 
+def check_margin(margin: float) -> None:
+    if not 0 < margin < 1:
+        raise ValueError(f"the margin is a share of the own effect, in (0, 1), not {margin}")
+
+
 def check_seeds(seeds: int) -> None:
     """Refuse too few seeds in one line."""
     if seeds < FEWEST_SEEDS:
@@ -176,7 +180,7 @@ def check_seeds(seeds: int) -> None:
         )
 
 
-def _pivot(
+def pivot_effects(
     effects: pd.DataFrame,
     column: str,
     experiments: Sequence[str],
@@ -185,7 +189,11 @@ def _pivot(
     checkpoint: int,
     complete: bool = True,
 ) -> pd.DataFrame:
-    """Return one column [seeds, (row, experiment)] of all cells."""
+    """Return one column of effects [seeds, (row, experiment)], in all cells of a matrix.
+
+    Raises IncompleteMatrix, if it shall be `complete`, for a missing effect, and ValueError for one
+    that occurs twice.
+    """
     twice = effects.duplicated(["seed", "row", "experiment"])
     if twice.any():
         first = effects[twice].iloc[0]
@@ -266,16 +274,24 @@ def _t_test(d_S: np.ndarray) -> float:
     return float(scipy.stats.ttest_1samp(d_S, 0).pvalue)
 
 
-def deciding_seeds(deviation: float, side: float, limit: float, level: float) -> int | None:
-    """Return `Cell.seeds` for a margin in the column's unit.
+def deciding_seeds(
+    deviation: float,
+    side: float,
+    limit: float,
+    level: float,
+    fewest: int = FEWEST_SEEDS,
+    per_seed: tuple[float, float] = (1.0, 1.0),
+) -> int | None:
+    """Return `Cell.seeds`, `fewest` at least, for a margin in the column's unit.
 
-    `deviation` is that of the effect over seeds, `side` that of margin and effect together.
+    `deviation` is that of the effect over seeds, `side` that of margin and effect together,
+    `per_seed` the degrees of freedom that a seed adds to both.
     """
     if limit <= 0:
         return None
     needed = (
-        units_to_detect(deviation, limit, alpha=level),
-        units_for_equivalence(side, limit),
+        units_to_detect(deviation, limit, alpha=level, per_unit=per_seed[0]),
+        units_for_equivalence(side, limit, per_unit=per_seed[1]),
     )
     known = [number for number in needed if number is not None]
-    return max(FEWEST_SEEDS, *known) if len(known) == len(needed) else None
+    return max(fewest, *known) if len(known) == len(needed) else None

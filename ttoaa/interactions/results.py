@@ -44,7 +44,7 @@ def write(
     value = {
         "margin": margin,
         "untestable": {name: f"{NOT_TESTABLE}: {why}" for name, why in untestable.items()},
-        "matrices": [_to_json(matrix) for matrix in matrices],
+        "matrices": [{**matrix_json(each), "smallest_p": each.smallest_p} for each in matrices],
         "published": [row for matrix in matrices for row in compare_published(matrix, classes)],
     }
     write_json(folder / "dependence.json", value)
@@ -58,12 +58,12 @@ def write(
     return matrices
 
 
-def _to_json(matrix: Matrix) -> dict[str, Any]:
+def matrix_json(matrix: Matrix) -> dict[str, Any]:
+    """Return a matrix as JSON values."""
     return {
         "checkpoint": matrix.checkpoint,
         "seeds": list(matrix.seeds),
         "experiments": list(matrix.experiments),
-        "smallest_p": matrix.smallest_p,
         **summarize(matrix),
         "cells": [
             {
@@ -114,8 +114,8 @@ def to_markdown(
     """Return the tables of all matrices."""
     lines = ["# Dependence between experiments", ""]
     for matrix in matrices:
-        lines += [f"## Step {matrix.checkpoint}", "", *_describe(matrix), *_table(matrix), ""]
-        lines += [*_findings(matrix), ""]
+        lines += [f"## Step {matrix.checkpoint}", "", *_describe(matrix), *effect_table(matrix), ""]
+        lines += [*cell_table(matrix), ""]
         if rows := compare_published(matrix, classes):
             lines += [*_published_table(rows), ""]
     lines += [f"- `{name}`: {NOT_TESTABLE}. {why}" for name, why in untestable.items()]
@@ -123,19 +123,27 @@ def to_markdown(
 
 
 def _describe(matrix: Matrix) -> Iterator[str]:
-    counts = summarize(matrix)
-    verdicts = ", ".join(f"{n} {verdict}" for verdict, n in counts["verdicts"].items())
     yield (
-        f"{len(matrix.tested)} tested cells: {verdicts}. {counts['powered']:.0%} of them could "
-        f"detect an effect of the margin ({matrix.margin:.0%} of the column's own effect). With "
-        f"{len(matrix.seeds)} paired seeds no p-value is below {matrix.smallest_p:.2g}."
+        f"{count_verdicts(matrix)} With {len(matrix.seeds)} paired seeds no p-value is below "
+        f"{matrix.smallest_p:.2g}."
     )
     yield ""
+
+
+def count_verdicts(matrix: Matrix) -> str:
+    """Return a sentence on the verdicts, and one on power."""
+    counts = summarize(matrix)
+    verdicts = ", ".join(f"{n} {verdict}" for verdict, n in counts["verdicts"].items())
+    return (
+        f"{len(matrix.tested)} tested cells: {verdicts}. {counts['powered']:.0%} of them could "
+        f"detect an effect of the margin ({matrix.margin:.0%} of the column's own effect)."
+    )
+
+
+def effect_table(matrix: Matrix) -> Iterator[str]:
+    """Yield the lines of a table of effects with the symbols of their verdicts."""
     yield f"{LEGEND.splitlines()[0]}. Rows are trained on, columns are measured."
     yield ""
-
-
-def _table(matrix: Matrix) -> Iterator[str]:
     yield f"| | {' | '.join(matrix.experiments)} |"
     yield f"|---|{'---|' * len(matrix.experiments)}"
     for title, cells in layout(matrix):
@@ -147,8 +155,8 @@ def _table(matrix: Matrix) -> Iterator[str]:
         yield f"| {title} | {' | '.join(texts)} |"
 
 
-def _findings(matrix: Matrix) -> Iterator[str]:
-    """List what interacts, and how many seeds the undecided cells need."""
+def cell_table(matrix: Matrix) -> Iterator[str]:
+    """Yield the lines of a table of all tested cells; those that interact come first."""
     yield "| effect | mean | over seeds | and items | of own | detectable | p | Holm | verdict |"
     yield "|---|---|---|---|---|---|---|---|---|"
     order = {INTERACTS: 0, UNDECIDED: 1, EQUIVALENT: 2}

@@ -11,7 +11,7 @@ import scipy  # its submodules load when they are first used
 
 from ttoaa.statistics.bootstrap import keyed_rng
 
-_FEWEST = 4
+FEWEST = 4
 _DRAWS = 999
 
 
@@ -35,9 +35,9 @@ def rank_correlation(a_NxN: np.ndarray, b_NxN: np.ndarray, *key: object) -> Rank
     """
     a_NxN, b_NxN = (np.asarray(x, float) for x in (a_NxN, b_NxN))
     n = len(a_NxN)
-    if n < _FEWEST or a_NxN.shape != (n, n) or b_NxN.shape != (n, n):
+    if n < FEWEST or a_NxN.shape != (n, n) or b_NxN.shape != (n, n):
         raise ValueError(
-            f"a rank correlation needs two square matrices of at least {_FEWEST} things, not "
+            f"a rank correlation needs two square matrices of at least {FEWEST} things, not "
             f"{a_NxN.shape} and {b_NxN.shape}"
         )
     every, rng = np.arange(n), keyed_rng("rank correlation", *key)

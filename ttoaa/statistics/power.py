@@ -43,7 +43,7 @@ def two_sample_effect(
     return _t_effect(n_a + n_b - 2, power, alpha) * deviation * math.sqrt(1 / n_a + 1 / n_b)
 
 
-def interval_effect(low: float, high: float, freedom: int, alpha: float = 0.05) -> float:
+def interval_effect(low: float, high: float, freedom: float, alpha: float = 0.05) -> float:
     """Return the difference that a t test at `alpha` detects with the error of a 95% interval.
 
     For bootstrap intervals, which have the width of t intervals, this is an approximation.
@@ -67,29 +67,45 @@ def runs_needed(
 
 
 def units_to_detect(
-    deviation: float, effect: float, power: float = 0.8, alpha: float = 0.05
+    deviation: float,
+    effect: float,
+    power: float = 0.8,
+    alpha: float = 0.05,
+    per_unit: float = 1.0,
 ) -> int | None:
     """Return how many items (seeds, say) a paired t test needs to detect this effect.
 
-    None if more than `MOST_UNITS` are needed.
+    `per_unit` is the number of degrees of freedom that each item after the first adds: more than 1
+    for a deviation that is pooled. None if more than `MOST_UNITS` are needed.
     """
-    return _fewest(lambda n: paired_effect(deviation, n, power, alpha) <= effect)
+    _check(deviation, (1,), power, alpha)
+
+    def enough(n: int) -> bool:
+        return _t_effect(per_unit * (n - 1), power, alpha) * deviation / math.sqrt(n) <= effect
+
+    return _fewest(enough)
 
 
 def units_for_equivalence(
-    deviation: float, margin: float, power: float = 0.8, alpha: float = 0.05
+    deviation: float,
+    margin: float,
+    power: float = 0.8,
+    alpha: float = 0.05,
+    per_unit: float = 1.0,
 ) -> int | None:
     """Return how many items a paired equivalence test needs to find a difference of 0 equivalent.
 
-    None if more than `MOST_UNITS` are needed. Each of the two one-sided tests gets half of the
-    errors, which is a lower bound of the power of both and close to it.
+    None if more than `MOST_UNITS` are needed; `per_unit` as in `units_to_detect`. Each of the two
+    one-sided tests gets half of the errors, which is a lower bound of the power of both and close
+    to it.
     """
     _check(deviation, (1,), power, alpha)
 
     def enough(n: int) -> bool:
         shift = margin * math.sqrt(n) / deviation if deviation else math.inf
-        critical = scipy.stats.t.isf(alpha, n - 1)
-        missed = scipy.stats.nct.cdf(critical, n - 1, shift) if shift < _CERTAIN else 0.0
+        freedom = per_unit * (n - 1)
+        critical = scipy.stats.t.isf(alpha, freedom)
+        missed = scipy.stats.nct.cdf(critical, freedom, shift) if shift < _CERTAIN else 0.0
         return float(missed) <= (1 - power) / 2
 
     return _fewest(enough)
@@ -109,7 +125,7 @@ def _fewest(enough: Callable[[int], bool]) -> int | None:
 
 
 @functools.lru_cache
-def _t_effect(freedom: int, power: float, alpha: float) -> float:
+def _t_effect(freedom: float, power: float, alpha: float) -> float:
     """Return the noncentrality at which a two-sided t test has this power."""
     critical = scipy.stats.t.isf(alpha / 2, freedom)
 
