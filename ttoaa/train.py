@@ -3,6 +3,7 @@
   ttoaa train --workdir=runs/mine --run=control
   ttoaa train --workdir=runs/mine
   ttoaa train --workdir=runs/mine --run=alone/canaries
+  ttoaa train --workdir=runs/mine --run=without/canaries@300
 
 Training continues from the newest checkpoint; a finished run is left as it is.
 """
@@ -22,7 +23,9 @@ _RUN = flags.DEFINE_string(
     RUN,
     "which run to train: control (no experiment), run (all experiments), alone/NAME, without/NAME, "
     "sham (reserve text in place of every edit), reordered or reinitialised (the control run with "
-    "another data order or other initial weights), or reference (the model of Study.reference)",
+    "another data order or other initial weights), or reference (the model of Study.reference). "
+    "What if: run@K and without/NAME@K continue checkpoint K of run, control@K and alone/NAME@K "
+    "that of control",
 )
 _BEGAN = time.time()
 

@@ -16,9 +16,10 @@ from ttoaa.model.sharding import make_mesh
 from ttoaa.planning.build import check_arms
 from ttoaa.planning.injection import Overlay, SlotOverlay, write_sham_windows
 from ttoaa.planning.noise import NoiseRows
-from ttoaa.runs import CONTROL, REFERENCE, RunSpec
+from ttoaa.runs import CONTROL, REFERENCE, RUN, RunSpec
 from ttoaa.study_handle import StudyHandle
 from ttoaa.training import init_from, multihost, throughput
+from ttoaa.training.branch import Branch, find_branch
 from ttoaa.training.checkpoint_io import newest_meta
 from ttoaa.training.controller_loop import ControllerSet
 from ttoaa.training.device_feed import apply_transforms
@@ -44,6 +45,7 @@ def identity_of(handle: StudyHandle, spec: RunSpec, controls: ControllerSet) -> 
     """
     study, workdir = handle.config, handle.workdir
     begun = [made for each in (spec.name, CONTROL) if (made := _made(workdir.run(each)))]
+    branch = branch_of(handle, spec)
     probes = probes_fingerprint(handle.probes), controls.measured_fingerprint
     ours = identity.identity(
         corpus=handle.corpus.fingerprint,
@@ -57,6 +59,7 @@ def identity_of(handle: StudyHandle, spec: RunSpec, controls: ControllerSet) -> 
         seed=spec.init_seed(workdir.seed),
         **({"subset": spec.subset} if spec.subset else {}),
         **({"sham": handle.sham_windows} if spec.sham else {}),
+        **({"branch": branch} if branch else {}),
         init_from=init_from.find_source(
             study.init_from, begun[0].get("init_from") if begun else None
         ),
@@ -64,7 +67,23 @@ def identity_of(handle: StudyHandle, spec: RunSpec, controls: ControllerSet) -> 
     if spec.name not in (CONTROL, REFERENCE) and (control := _made(workdir.run(CONTROL))):
         alike = {name: value for name, value in ours.items() if name not in spec.differs}
         identity.check(workdir.run(CONTROL), control, alike, identity.RETRAIN)
+    if branch and not _made(workdir.run(spec.name)):
+        branch.check(ours, edited=spec.base == RUN)
     return ours
+
+
+def branch_of(handle: StudyHandle, spec: RunSpec) -> Branch | None:
+    """Return the checkpoint that a what-if run continues; None for other runs.
+
+    Once the run has a checkpoint, it needs that of the other run no more. Raises ValueError if the
+    other run has no such checkpoint.
+    """
+    if spec.start is None:
+        return None
+    folder, made = handle.workdir.run(spec.base), _made(handle.workdir.run(spec.name))
+    if made:
+        return Branch(spec.base, spec.start, made["branch"]["sha256"], folder)
+    return find_branch(spec.base, spec.start, folder, handle.config.geometry.steps)
 
 
 def make_job(
@@ -102,6 +121,7 @@ def make_job(
         label=workdir.label(spec.name),
         noisy=noisy,
         init_from=study.init_from,
+        branch=branch_of(handle, spec),
         config=config,
         ours=ours,
     )
@@ -177,7 +197,10 @@ def run(
         # Before any device is touched: a trainer that lives may hold them.
         multihost.primary_first(take)
         meta = newest_meta(folder / "checkpoints")
-        first = meta["topology"] if meta and meta["topology"]["platform"] == "cpu" else {}
+        branch = branch_of(handle, spec)
+        began_as = meta or (branch.read_meta() if branch else None)
+        first = began_as["topology"] if began_as else {}
+        first = first if first.get("platform") == "cpu" else {}
         pin_cores(first.get("cores"))
         split_cpu(study.geometry.batch, study.layout, first.get("devices"))
         if spec.sham and not meta and multihost.primary():

@@ -90,7 +90,11 @@ class Workdir:
         Runs of an experiment that the plan does not have are omitted (see `strays`).
         """
         plain = [name for name in PLAIN if name in RUNS or self.run(name).is_dir()]
-        return [*plain, *(name for name in self._subsets() if self._is_planned(name))]
+        return [
+            *plain,
+            *self._what_ifs(),
+            *(name for name in self._subsets() if self._is_planned(name)),
+        ]
 
     def strays(self) -> list[str]:
         """Return a line for each existing run of an experiment that the plan does not have."""
@@ -110,9 +114,17 @@ class Workdir:
             if path.is_dir()
         ]
 
+    def _what_ifs(self) -> list[str]:
+        """List the runs `control@STEP` and `run@STEP`, by step."""
+        end = "" if self.seed == 0 else f"-s{self.seed}"
+        pattern = re.compile(rf"((?:{'|'.join(RUNS)})@([1-9]\d*)){end}")
+        found = [match for p in self.root.glob("*@*") if (match := pattern.fullmatch(p.name))]
+        return [m[1] for m in sorted(found, key=lambda m: (m[1].partition("@")[0], int(m[2])))]
+
     def _is_planned(self, name: str) -> bool:
         items = self.plan / "items"
-        return not items.exists() or (items / f"{name.partition('/')[2]}.parquet").exists()
+        experiment = name.partition("/")[2].partition("@")[0]
+        return not items.exists() or (items / f"{experiment}.parquet").exists()
 
     def table(self, run: str, step: int, experiment: str) -> pathlib.Path:
         return self.tables / run / f"{step:08d}" / f"{experiment}.parquet"
@@ -123,7 +135,9 @@ class Workdir:
     def seeds(self) -> list[int]:
         """List the seeds that have a plan or a run here, ascending."""
         names = "|".join(("plan", *PLAIN, *SUBSETS))
-        found = (re.fullmatch(rf"(?:{names})(?:-s(\d+))?", p.name) for p in self.root.glob("*"))
+        found = (
+            re.fullmatch(rf"(?:{names})(?:@\d+)?(?:-s(\d+))?", p.name) for p in self.root.glob("*")
+        )
         return sorted({int(match.group(1) or 0) for match in found if match})
 
     def trained_seeds(self) -> list[int]:

@@ -28,6 +28,7 @@ from ttoaa.locks import pin
 from ttoaa.model.decoder import DecoderConfig, Params, abstract_params
 from ttoaa.model.sharding import Layout, make_mesh, shardings, with_shardings
 from ttoaa.planning import controller_log
+from ttoaa.runs import RUN
 from ttoaa.scoring.generation import generate
 from ttoaa.scoring.gradients import embedding_gradients
 from ttoaa.scoring.least_likely import least_likely
@@ -271,12 +272,17 @@ class Scores:
     def _trained_on(self, run: str, experiment: str) -> TrainedRows:
         """Return the rows as this run has them if the experiment is in it, or as the full run has.
 
-        The control run is always asked about those of the full run.
+        The control run is always asked about those of the full run. A what-if run has the rows of
+        the run that it continues up to there.
         """
         handle, config, spec = self.handle, self.handle.config, self.handle.run_spec(run)
         own = spec.experiments if spec.subset and experiment in spec.experiments else None
         rule, width = config.training.repetition_filter, config.model.width
-        return TrainedRows(handle.plan, handle.corpus, handle.order, width, rule, own)
+        rows = TrainedRows(handle.plan, handle.corpus, handle.order, width, rule, own)
+        if spec.start is None or experiment not in spec.experiments:
+            return rows
+        earlier = None if spec.base == RUN else ()
+        return dataclasses.replace(rows, start=spec.start * config.geometry.batch, earlier=earlier)
 
     def reference_for(self, experiment: Experiment) -> LoadedModel:
         """Return the reference model; ValueError if the experiment does not declare its need."""

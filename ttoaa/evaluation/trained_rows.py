@@ -32,29 +32,35 @@ class TrainedRows:
     repetition_filter: RepetitionFilter | None = None
     experiments: tuple[str, ...] | None = None
     """Those whose edits the rows have; None: all of the plan."""
+    start: int = 0
+    """The first of these rows; those before have the edits of `earlier`."""
+    earlier: tuple[str, ...] | None = ()
 
     def rows(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
         """As `Scorer.rows`."""
-        return self._compose(positions, self.experiments)
+        return self._compose(positions, edited=True)
 
     def masked(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
         """As `Scorer.masked`."""
         rule, found = self.repetition_filter, np.zeros(len(positions), bool)
         if rule is None:
             return found
-        judged = self.experiments if rule.when == "after_edits" else ()
         for first in range(0, len(found), _READ):
             part = slice(first, first + _READ)
-            found[part] = rule.repeats(self._compose(positions[part], judged))
+            found[part] = rule.repeats(self._compose(positions[part], rule.when == "after_edits"))
         return found
 
     @functools.cached_property
     def edited_rows(self) -> np.ndarray:
         """As `Scorer.edited_rows`."""
-        names, columns = self.experiments, self.plan.columns
+        columns = self.plan.columns
+        late, early = (self._is_edit_of(names) for names in (self.experiments, self.earlier))
+        made = np.where(columns["position"] < self.start, early, late)
+        return edited_rows(self.plan, np.isin(columns["kind"], (TOKENS, RESERVE)) & made)
+
+    def _is_edit_of(self, names: tuple[str, ...] | None) -> np.ndarray:
         own = [a["id"] for a in self.plan.arms if names is None or a["experiment"] in names]
-        written = np.isin(columns["kind"], (TOKENS, RESERVE)) & np.isin(columns["arm"], own)
-        return edited_rows(self.plan, written)
+        return np.isin(self.plan.columns["arm"], own)
 
     def reserve(self, windows: Sequence[int] | np.ndarray) -> np.ndarray:
         """As `Scorer.reserve`."""
@@ -71,11 +77,15 @@ class TrainedRows:
             found_NxLxD[first : first + _DRAWN] = np.asarray(drawn)[: len(part)]
         return found_NxLxD
 
-    def _compose(
-        self, positions: Sequence[int] | np.ndarray, experiments: tuple[str, ...] | None
-    ) -> np.ndarray:
+    def _compose(self, positions: Sequence[int] | np.ndarray, edited: bool) -> np.ndarray:
         distinct, place = np.unique(self._check(positions), return_inverse=True)
-        return compose_rows(self.plan, self.corpus, self.order, distinct, experiments)[place]
+        parts = np.split(distinct, [np.searchsorted(distinct, self.start)])
+        composed = [
+            compose_rows(self.plan, self.corpus, self.order, part, names if edited else ())
+            for part, names in zip(parts, (self.earlier, self.experiments), strict=True)
+            if len(part) or names is self.experiments
+        ]
+        return np.concatenate(composed)[place]
 
     def _check(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
         found, total = np.asarray(positions, np.int64), self.plan.geometry.sequences

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from ttoaa.reporting.cost import phases, reference_stages
-from ttoaa.runs import CONTROL, RUN, SUBSETS
+from ttoaa.runs import CONTROL, RUN, checks_pooling
 from ttoaa.training.run_records import read_ledger
 from ttoaa.workdir import Workdir
 
@@ -93,7 +93,7 @@ def measure_cost(root: pathlib.Path, seeds: Sequence[int], experiments: Sequence
     folders, n = [Workdir(root, seed) for seed in seeds], len(experiments)
     names = dict.fromkeys(name for folder in folders for name in folder.runs())
     training = {name: phases(folder.run(name) for folder in folders) for name in names}
-    pooled = {k: p for k, p in training.items() if k.partition("/")[0] not in SUBSETS}
+    pooled = {k: p for k, p in training.items() if not checks_pooling(k)}
     others = {name: _unprobed(p) for name, p in pooled.items() if name != RUN}
     probes = sum(sum(p.values()) - _unprobed(p) for p in pooled.values())
     reference = sum(stage.seconds for stage in reference_stages(root, folders))
@@ -150,7 +150,7 @@ def _scoring(folder: Workdir) -> tuple[float, float]:
     for phase, seconds in phases([folder.tables]).items():
         name = phase.partition("/")[2]
         mine = [path for path in tables if name in ("", path.stem)]
-        share = sum(path.parts[0] in SUBSETS for path in mine) / max(len(mine), 1)
+        share = sum(checks_pooling(path.parts[0]) for path in mine) / max(len(mine), 1)
         pooled, checks = pooled + seconds * (1 - share), checks + seconds * share
     return pooled, checks
 
@@ -159,7 +159,8 @@ def validation_differences(losses: pd.DataFrame, experiments: int) -> dict[int, 
     """Return last validation losses minus those of control, in nats, by number of experiments.
 
     `losses` are those of `figures.losses`. Runs of a subset of the experiments count, and no
-    number without a run is in the result. Runs that ended earlier than others are left out.
+    number without a run is in the result. What-if runs, and runs that ended earlier than others,
+    are left out.
     """
     held = losses.dropna(subset=["validation_loss"])
     last = held[held["step"] == held["step"].max()]
@@ -167,7 +168,7 @@ def validation_differences(losses: pd.DataFrame, experiments: int) -> dict[int, 
     counts = {RUN: experiments, "alone": 1, "without": experiments - 1}
     found: dict[int, list[float]] = {}
     for (kind, seed), loss in final.items():
-        count = counts.get(kind.partition("/")[0])
+        count = None if "@" in kind else counts.get(kind.partition("/")[0])
         if count and (CONTROL, seed) in final:
             found.setdefault(count, []).append(float(loss - final[CONTROL, seed]))
     return found

@@ -20,6 +20,7 @@ from ttoaa.progress import progress_bar
 from ttoaa.scoring.likelihood import log_likelihoods, row_losses
 from ttoaa.scoring.requests import Request
 from ttoaa.training import init_from, skip_policy
+from ttoaa.training.branch import Branch
 from ttoaa.training.checkpoints import CheckpointWriter
 from ttoaa.training.controller_loop import ControllerLoop, ControllerSet
 from ttoaa.training.device_feed import DeviceBatch, local_rows, place_batch, prefetch
@@ -59,6 +60,8 @@ class Job:
     noisy: bool = False
     """Whether some batches have noise, which takes a second program."""
     init_from: InitFrom | None = None
+    branch: Branch | None = None
+    """The checkpoint of another run that this run continues."""
     config: str = ""
     """The resolved gin config, stored next to the records."""
     profile: range = range(0)
@@ -147,7 +150,14 @@ class _TrainingRun:
             restored = self.checkpoints.restore_newest(
                 abstract["params"], abstract["opt"], self._check_resumable, guard=abstract["guard"]
             )
-        self.fresh = restored is None
+        self.fresh, records = restored is None, job.folder
+        if restored is None and job.branch:
+            like = {name: abstract[name] for name in ("params", "opt", "guard")}
+            restored, records = job.branch.restore(job.folder, like), job.branch.folder
+            self.source = job.branch.record
+            if primary():
+                tqdm.tqdm.write(f"{job.label}: continues {job.branch}")
+            self._report_topology(restored.meta)
         meta: dict[str, Any] = {}
         if restored is None:
             self.start = self._init_state()
@@ -155,15 +165,19 @@ class _TrainingRun:
             self.start, params, opt, meta, more = restored
             step = jax.device_put(np.int32(self.start), abstract["step"].sharding)
             self.state = {"params": params, "opt": opt, **more, "step": step}
-        self.saved = -1 if self.fresh else self.start
+        self.saved = -1 if restored is None else self.start
         self.dispatched: tuple[int, Metrics] | None = None
         log_head = meta.get("decisions")
         self.controllers = ControllerLoop(job.controls, job.folder, self.start, log_head)
-        self._open_records(meta)
+        self._open_records(meta, records)
 
     def _check_resumable(self, meta: Mapping[str, Any]) -> None:
         """Raise ValueError for a checkpoint of another study; print a change of topology."""
         identity.check(self.job.folder, meta["identity"], self.job.identity, identity.RETRAIN)
+        self._report_topology(meta)
+
+    def _report_topology(self, meta: Mapping[str, Any]) -> None:
+        """Print how the topology differs from that of the checkpoint with this meta."""
         there, here = meta["topology"], self._topology()
         changed = [f"{n} {there.get(n)} → {here[n]}" for n in here if there.get(n) != here[n]]
         if changed and primary():
@@ -185,16 +199,17 @@ class _TrainingRun:
             tqdm.tqdm.write(f"{job.label}: {init_from.describe_start(self.source)}")
         return int(self.state["step"])
 
-    def _open_records(self, meta: Mapping[str, Any]) -> None:
+    def _open_records(self, meta: Mapping[str, Any], there: pathlib.Path) -> None:
         """Open the records, truncated to the checkpoint with this meta (empty without one).
 
-        Raises ValueError, naming the file, if one is damaged.
+        `there` is the folder of the run that saved it. Raises ValueError, naming the file, if one
+        is damaged.
         """
         job, program = self.job, self.program
         folder = job.folder if primary() else None
-        self.ledger = Ledger(meta.get("ledger"))
+        self.ledger = Ledger(None if self.fresh else meta.get("ledger"))
         kept: dict[str, bytes] = {}
-        from_primary(lambda: kept.update(check_grown(job.folder, meta)))
+        from_primary(lambda: kept.update(check_grown(there, meta)))
         # A fresh start keeps no records, not even those of step 0 of a run that was killed.
         self.metrics_log = MetricsLog(folder, -1 if self.fresh else self.start, kept)
         path = folder and folder / ATTEMPTS
@@ -236,7 +251,7 @@ class _TrainingRun:
         )
         with bar, Profiler(job.folder / "profile", job.profile) as profiler:
             for step in range(self.start, steps + 1):
-                if step > self.start or self.fresh:
+                if step != self.saved:
                     self._between_steps(step)
                 if step == steps:
                     break

@@ -113,12 +113,14 @@ def audit(
         raise ValueError(f"{run} has made no decision yet: audit it after the first interval")
     if not steps and count < 1:
         raise ValueError(f"--audit compares at least 1 batch, not {count}")
-    if any(step >= stop for step in steps):
+    first = spec.start or 0
+    if wrong := [step for step in steps if not first <= step < stop]:
         what = "has decided steps" if stop < geometry.steps else "has steps"
-        raise ValueError(f"the run {what} 0 to {stop - 1}: step {max(steps)} cannot be audited")
+        raise ValueError(f"the run {what} {first} to {stop - 1}: step {wrong[0]} cannot be audited")
     chosen = list(steps)
     if not steps:
-        chosen = sorted(np.random.default_rng(seed).permutation(stop)[:count].tolist())
+        drawn = first + np.random.default_rng(seed).permutation(stop - first)[:count]
+        chosen = sorted(drawn.tolist())
     overlay = Overlay(plan, corpus, spec.experiments, sham)
     noise = NoiseRows(plan, () if spec.sham else spec.experiments)
     shares = load_shares(corpus, plan, chosen, hosts, filled, overlay, order, noise)
