@@ -40,6 +40,12 @@ REQUIRED = {
     "Contamination": {**NAMED, "primary": "accuracy/0x"},
     "Cosine": {"peak": 1e-3, "warmup": 5},
     "CosineThenLinear": {"peak": 1e-3, "warmup": 5, "horizon": 90.5, "decay_from": 50},
+    "DataSource": {
+        **NAMED,
+        "primary": "cross_entropy/target",
+        "source": EmbeddedPython(),
+        "target": EmbeddedPython(),
+    },
     "DecoderConfig": {"vocab_size": 512, "layers": 2, "width": 32, "heads": 4, "hidden": 64},
     "ExistingTokenizer": {"path": "a.json"},
     "Explicit": {"positions": [1]},
@@ -74,6 +80,7 @@ REQUIRED = {
     "Sampling": {"max_new_tokens": 4, "stop": ((1, 2),)},
     "SeqioTask": {"name": "task"},
     "SeqioTokenizer": {"name": "task"},
+    "ShuffledWords": {"source": EmbeddedPython()},
     "TaskQuestions": {"benchmark": "piqa"},
     "TextFiles": {"paths": ["a.txt"]},
     "TfdsDataset": {"folder": "a"},
@@ -185,7 +192,8 @@ ZERO = """
 NEGATIVE = """
     Acquisition.expected_sign BenchmarkTraining.expected_sign Canaries.expected_sign
     Contamination.expected_sign
-    Criterion.log_probability Forgetting.expected_sign GaussianWatermark.expected_sign
+    Criterion.log_probability DataSource.expected_sign Forgetting.expected_sign
+    GaussianWatermark.expected_sign
     IidReplacements.expected_sign MuseNews.expected_sign PartOf.key
     Poisoning.expected_sign Reasoning.expected_sign Rehearsal.expected_sign
     RelatedQuestions.key

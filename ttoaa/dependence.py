@@ -3,6 +3,7 @@
   ttoaa dependence --workdir=runs/mine --checkpoints=250,400
   ttoaa dependence --workdir=runs/mine --checkpoints=250,400 --burst_steps=50 --share=0.05
   ttoaa dependence --workdir=runs/mine --full_runs    compare the bursts with full training
+  ttoaa dependence --workdir=runs/mine --checkpoints=250 --share=0.2 --rank_by=NAME
 
 Every row of the matrix continues a checkpoint of the control run for some steps: without an
 experiment, with each one alone, and with all. The command can be stopped and repeated, and several
@@ -70,6 +71,12 @@ _FULL = flags.DEFINE_bool(
     "train nothing: judge the full runs alone/NAME and run by their outcome tables, and compare "
     "the bursts with them",
 )
+_RANK_BY = flags.DEFINE_string(
+    "rank_by",
+    None,
+    "instead of the matrix, rank the study's DataSource experiments by the primary outcome of this "
+    "experiment; makes only the rows control and alone/NAME of each",
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -108,11 +115,15 @@ def _measure(handle: "StudyHandle") -> list[str]:
     from ttoaa.interactions.null_bursts import preview_power
     from ttoaa.interactions.power import check_nulls
     from ttoaa.interactions.rows import BurstJob, list_rows, mean_seconds
+    from ttoaa.interactions.source_ranking import find_candidates, write_ranking
     from ttoaa.parquet_io import write_table
+    from ttoaa.runs import CONTROL
 
     seeds = study_flags.parse_integers("burst_seeds", _SEEDS.value)
     if _NULLS.value:
         check_nulls(_NULLS.value, len(seeds))
+    ranked_by = _RANK_BY.value
+    candidates = find_candidates(handle.config.experiments, ranked_by) if ranked_by else []
     length, failures, effects = Length(_STEPS.value, _SHARE.value, _PLANT.value), [], []
     for step in study_flags.parse_integers("checkpoints", _CHECKPOINTS.value):
         source = find_source(handle, step, _FROM.value, _RATE.value)
@@ -122,6 +133,8 @@ def _measure(handle: "StudyHandle") -> list[str]:
         rows = list_rows([e.name for e in bursts.config.experiments], _LEAVE_ONE_OUT.value)
         if unknown := [name for name in _ROWS.value or () if name not in rows]:
             raise ValueError(f"--rows: {unknown[0]!r} is none of {', '.join(rows)}")
+        if candidates:
+            rows = [CONTROL, *(f"alone/{name}" for name in candidates)]
         job = BurstJob(bursts)
         if _NULLS.value:
             job.run_nulls(seeds[0], _NULLS.value)
@@ -144,7 +157,11 @@ def _measure(handle: "StudyHandle") -> list[str]:
     path = root / BURSTS / f"{_NAME.value}-effects.parquet"
     write_table(found, path, {"seeds": seeds})
     print(f"dependence: effects are in {path}")
-    _write_matrix(handle, found, bursts.untestable)
+    if candidates:
+        path = root / f"{_NAME.value}-sources.json"
+        print(f"dependence: {write_ranking(path, found, candidates, ranked_by)}")
+    else:
+        _write_matrix(handle, found, bursts.untestable)
     return failures
 
 

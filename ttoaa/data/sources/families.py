@@ -111,6 +111,29 @@ class Families:
 
 @gin.configurable
 @config_class
+class Passages:
+    """Passages of one generator as documents, no two from the same draw; needs no file."""
+
+    count: PositiveInt = 2_000
+    characters: Annotated[int, AtLeast(40)] = 400
+    """Length of a passage, about."""
+    key: Name = "passages"
+    """Another key makes other passages."""
+
+    @property
+    def description(self) -> str:
+        return f"{self.count:,} generated passages"
+
+    def units(self) -> Sequence[str]:
+        return (self.key,)
+
+    def documents(self, unit: str) -> Iterator[tuple[str, str]]:
+        made = Families(characters=self.characters, key=unit).unseen(self.count)
+        yield from ((f"{unit}:{number}", text) for number, text in enumerate(made, 1))
+
+
+@gin.configurable
+@config_class
 class WithFamilies:
     """A source with the copies of `families` put between the lines of its documents, far apart.
 
