@@ -154,12 +154,13 @@ def _measure(handle: "StudyHandle") -> list[str]:
     if _NULLS.value:
         return failures
     root, found = handle.workdir.root, pd.concat(effects, ignore_index=True)
-    path = root / BURSTS / f"{_NAME.value}-effects.parquet"
+    kind = "sources" if candidates else "effects"
+    path = root / BURSTS / f"{_NAME.value}-{kind}.parquet"
     write_table(found, path, {"seeds": seeds})
     print(f"dependence: effects are in {path}")
     if candidates:
-        path = root / f"{_NAME.value}-sources.json"
-        print(f"dependence: {write_ranking(path, found, candidates, ranked_by)}")
+        ranking = write_ranking(path.with_suffix(".json"), found, candidates, ranked_by)
+        print(f"dependence: {ranking}")
     else:
         _write_matrix(handle, found, bursts.untestable)
     return failures

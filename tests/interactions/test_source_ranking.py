@@ -37,7 +37,7 @@ def test_the_ranking_has_the_right_order_and_verdicts(tmp_path):
     (found,) = json.loads((tmp_path / "ranking.json").read_text())["rankings"]
     assert found["seeds"] == [0, 1, 2, 3, 4, 5] and found["experiment"] == "e0"
     text = str(ranking).splitlines()
-    assert "cross_entropy/target of e0" in text[0] and text[1].startswith("  1. e0 +5.0")
+    assert "cross_entropy/target of e0" in text[0] and text[1].startswith("  1. e0 +")
 
 
 def test_missing_seeds_and_rows_are_reported():

@@ -37,8 +37,8 @@ class DataSource(Experiment):
     beyond that on the corpus ('cross_entropy_above_corpus/target').
 
     The held-out documents are the same for every candidate with the same `target` and `held_out`,
-    and no candidate trains on a document of their name or text. Sources are read whole: give a
-    sample of a large one.
+    and no candidate trains on a document of their name or text. A candidate that overlaps the
+    corpus may hold its scored rows. Sources are read whole: give a sample of a large one.
     """
 
     source: Source
