@@ -15,7 +15,6 @@ import pandas as pd
 from ttoaa.config_fields import PositiveInt, PositiveShare, config_class
 from ttoaa.data.geometry import Geometry
 from ttoaa.data.sources.base import Source, all_documents, keyed_fraction
-from ttoaa.data.tokenizer import TokenIds
 from ttoaa.experiments.base import Experiment, Scorer, World
 from ttoaa.planning.burst_size import BurstSize
 from ttoaa.planning.items import Items
@@ -118,12 +117,14 @@ class DataSource(Experiment):
 
         A model that is better at all text gains on the target, but not beyond the corpus.
         """
-        values = []
-        for condition in (TARGET, CORPUS):
-            for table in (run, control):
-                own = table[table["condition"] == condition].sort_values("item")
-                values.append(own["value"].to_numpy(float))
-        beyond = difference_in_differences(ABOVE, TARGET, *values, sign=-1)
+        target, target_control, corpus, corpus_control = (
+            table[table["condition"] == condition].sort_values("item")["value"].to_numpy(float)
+            for condition in (TARGET, CORPUS)
+            for table in (run, control)
+        )
+        beyond = difference_in_differences(
+            ABOVE, TARGET, target, target_control, corpus, corpus_control, sign=-1
+        )
         return [*paired_estimates(run, control, self.sign), beyond]
 
     def figure(self, estimates: pd.DataFrame, axes: Any) -> None:
@@ -139,7 +140,7 @@ class DataSource(Experiment):
         axes.legend()
 
 
-_Document = tuple[str, str | TokenIds]
+_Document = tuple[str, str]
 """Name and text."""
 
 
