@@ -68,9 +68,8 @@ def read_nulls(bursts: BurstStudy, seed: int, number: int) -> pd.DataFrame:
     """Return the differences of null bursts from the seed's null row, as `effects.read_effects`."""
     own = bursts.handle(seed).workdir
     found = [
-        {"checkpoint": bursts.source.step, "seed": seed, "row": f"null/{handle.workdir.burst}"}
-        | effect
-        for handle in null_bursts(bursts, seed, number)
+        {"checkpoint": bursts.source.step, "seed": seed, "row": f"null/{burst}", **effect}
+        for burst, handle in enumerate(null_bursts(bursts, seed, number))
         for effect in row_effects(handle, CONTROL, own)
     ]
     return pd.DataFrame(found, columns=list(COLUMNS))
