@@ -90,13 +90,24 @@ def test_too_little_is_refused():
 def test_rates_of_planted_rows_are_those_of_their_effects():
     rng = np.random.default_rng(1)
     values = {"itself": 40.0, "shared-items:0.5": 20.0, "shared-items:0.05": 0.0}
+    values["contradiction"] = 2.0  # of an own effect of 5
     planted = {
-        kind: pd.DataFrame({"experiment": "e1", "estimate": value + rng.normal(0, 0.3, 4)})
+        kind: pd.DataFrame(
+            {
+                "seed": range(4),
+                "experiment": "e1",
+                "row": "run" if kind == "contradiction" else "alone/planted",
+                "estimate": value + rng.normal(0, 0.3, 4),
+            }
+        )
         for kind, value in values.items()
     }
     found = measure(nulls(n=4), effects(noise=0.2), planted, 20)
     assert found["planted"]["itself"]["nulls"][0] == 1.0
     assert found["planted"]["shared-items:0.05"]["paired"][0] < 0.5
+    against = found["planted"]["contradiction"]
+    assert np.mean(against["effects"]) == pytest.approx(-3, abs=1) and against["paired"][0] == 1.0
+    assert np.mean(against["unplanted"]) == pytest.approx(0, abs=0.5)
     assert 0.05 < found["strength"]["paired"] <= 0.5
     assert found["noise"]["nulls"]["e1"] == pytest.approx(1, rel=0.4)
     assert found["noise"]["paired"]["e1"] == pytest.approx(0.2, rel=0.3)

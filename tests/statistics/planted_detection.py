@@ -5,14 +5,20 @@
     python -m tests.statistics.planted_detection --workdir=DIR --checkpoints=300 --burst_steps=25 \
         --share=0.05 --burst_seeds=0,1,2,3
 
-Reads the matrix and the null bursts of the first two commands, makes the missing rows
-`alone/planted` of each kind, one a seed, in DIR/bursts/planted-KIND-300, and prints one JSON line:
-`false_positives` [share, low, high] of relabelled null matrices in which any cell interacts;
-`noise`, the deviations of null bursts and of off-diagonal cells over seeds by column; `planted`,
-by kind, the effect on the target in each seed, and how often its cell interacts among eight seeds
-[share, low, high], next to relabelled null bursts and next to the cells of the matrix; `strength`,
-the share of items that is detected 80% of the time. Rows without experiments are the same in all
-studies of bursts, so those of the matrix serve for planted ones too.
+Reads the matrix and the null bursts of the first two commands, makes one missing row of each kind
+and seed in DIR/bursts/planted-KIND-300, and prints one JSON line. The row is `alone/planted` where
+items are shared, and `run` where the planted experiment only contradicts what another one teaches;
+the effect is then the contrast of `run` with that experiment alone, as in the matrix.
+
+- `false_positives`: [share, low, high] of relabelled null matrices in which any cell interacts
+- `noise`: deviations of null bursts and of off-diagonal cells over seeds, by column
+- `planted`: by kind, the effect on the target in each seed (for `run` also `unplanted`, that of
+  the matrix), and how often its cell interacts among the seeds of a matrix, next to relabelled null
+  bursts and next to the cells of the matrix
+- `strength`: the share of items that is detected 80% of the time
+
+Rows without experiments are the same in all studies of bursts, so those of the matrix serve for
+planted ones too.
 """
 
 import json
@@ -37,14 +43,19 @@ from ttoaa.interactions.power import (
 )
 from ttoaa.interactions.rows import BurstJob
 from ttoaa.parquet_io import read_table
-from ttoaa.runs import CONTROL
+from ttoaa.runs import CONTROL, RUN
 from ttoaa.study_handle import StudyHandle
 from ttoaa.training.topology import pin_cores, split_cpu
 
 flags.adopt_module_key_flags(dependence)
 _KINDS = flags.DEFINE_list(
     "planted_kinds",
-    [ITSELF, CONTRADICTION, ONE_TRIGGER, *(f"{SHARED}:{part}" for part in (0.25, 0.1, 0.05, 0.5))],
+    [
+        ITSELF,
+        CONTRADICTION,
+        ONE_TRIGGER,
+        *(f"{SHARED}:{part}" for part in (0.01, 0.02, 0.05, 0.1, 0.25, 0.5)),
+    ],
     "planted interactions; one that is shared completely is 'itself'",
 )
 _MATRICES = flags.DEFINE_integer("null_matrices", 200, "null matrices of each rate", 10)
@@ -59,15 +70,14 @@ def planted_effects(
     planted = make_burst_study(handle, bursts.source, length, name)
     (target,) = (e.of.name for e in planted.config.experiments if e.name == NAME)
     job = BurstJob(planted)
-    job.run(seeds, [f"alone/{NAME}"])
+    row = RUN if kind in (CONTRADICTION, ONE_TRIGGER) else f"alone/{NAME}"
+    job.run(seeds, [row])
     if job.failures or job.busy:
         raise SystemExit(f"{kind}: {[*job.failures, *job.busy]}")
     found = [
-        {"seed": seed, **effect}
+        {"seed": seed, "row": row, **effect}
         for seed in seeds
-        for effect in row_effects(
-            planted.handle(seed), f"alone/{NAME}", bursts.handle(seed).workdir
-        )
+        for effect in row_effects(planted.handle(seed), row, bursts.handle(seed).workdir)
     ]
     frame = pd.DataFrame(found)
     return frame[frame["experiment"] == target]
@@ -111,15 +121,26 @@ def measure(
     }
     rates: dict[str, dict[float, Rate]] = {"nulls": {}, "paired": {}}
     for kind, effects in planted.items():
-        values, target = effects["estimate"].tolist(), effects["experiment"].iloc[0]
+        target, row = effects[["experiment", "row"]].iloc[0]
+        values = effects.set_index("seed")["estimate"]
         other = next(name for name in null_table(nulls).columns if name != target)
         place = f"alone/{other}", CONTROL, target  # any row may be the planted one
+        found["planted"][kind] = {"target": target}
+        if row == RUN:
+            place = RUN, f"alone/{target}", target
+            own = matrix[matrix["experiment"] == target].pivot(
+                index="seed", columns="row", values="estimate"
+            )
+            values = values - own[place[1]].reindex(values.index)
+            unplanted = (own[RUN] - own[place[1]]).reindex(values.index)
+            found["planted"][kind]["unplanted"] = unplanted.tolist()
+        values = values.tolist()
         by = {
             "nulls": detection_rate(nulls, values, place, 8, matrices),
             "paired": paired_detection_rate(matrix, values, place, matrices),
         }
         rates_of = {name: triple(rate) for name, rate in by.items()}
-        found["planted"][kind] = {"target": target, "effects": values, **rates_of}
+        found["planted"][kind] |= {"effects": values, **rates_of}
         name, _, share = kind.partition(":")
         if name in (ITSELF, SHARED):
             for each, rate in by.items():
