@@ -2,11 +2,13 @@
 
 import shutil
 
+import pandas as pd
 import pytest
 import studies
 from interactions.effect_frames import effects
 
 from ttoaa import dependence
+from ttoaa.interactions.full_runs import subtract_control
 from ttoaa.parquet_io import read_table, write_table
 from ttoaa.workdir import Workdir
 
@@ -49,3 +51,13 @@ def test_scored_runs_are_judged_by_the_outcomes_of_the_bursts(root, capsys):
     assert set(found["row"]) == {"run", *(f"alone/{name}" for name in NAMES.values())}
     text = (root / "dependence-full.md").read_text()
     assert "Step 30, seeds 0, 1." in text
+
+
+def test_a_contrast_within_a_run_is_compared_with_that_of_the_control_run():
+    """All runs have the contrast of the control run: no experiment has an effect on it."""
+    frame = effects(seeds=2, n=2, own=0.0, noise=0.0)
+    frame[["estimate", "ci_low", "ci_high"]] += 1.25 + frame[["seed"]].to_numpy()
+    control = frame[frame["row"] == "run"].assign(row="control")
+    found = subtract_control(pd.concat([frame, control]))
+    assert len(found) == len(frame) and not found["estimate"].any()
+    assert found["ci_high"].tolist() == pytest.approx([0.3] * len(frame))

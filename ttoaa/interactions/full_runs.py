@@ -53,11 +53,10 @@ class FullRuns:
             {"checkpoint": step, "seed": seed, "row": row, **effect}
             for seed in self.complete
             for row in list_rows([experiment.name for experiment in config.experiments])
-            if row != CONTROL
             for each in [StudyHandle(config, Workdir(root, seed))]
             for effect in row_effects(each, row, outcomes=outcomes)
         ]
-        return pd.DataFrame(found, columns=list(COLUMNS))
+        return subtract_control(pd.DataFrame(found, columns=list(COLUMNS)))
 
 
 def find_full_runs(handle: StudyHandle) -> FullRuns:
@@ -78,3 +77,19 @@ def find_full_runs(handle: StudyHandle) -> FullRuns:
             if not all(path.exists() and path not in stale for path in tables)
         ]
     return FullRuns(handle, missing)
+
+
+def subtract_control(effects: pd.DataFrame) -> pd.DataFrame:
+    """Return the effects of all other rows, less those of the row `control` of the same seed.
+
+    The difference of the control run from itself is 0, except for an outcome that is a contrast
+    within a run, such as passages with near-duplicates less passages without: its estimate does not
+    subtract the control run's contrast.
+    """
+    of_control = effects["row"] == CONTROL
+    keys = ["seed", "experiment"]
+    control = effects[of_control].set_index(keys)["estimate"]
+    rows = effects[~of_control].reset_index(drop=True)
+    known = control.reindex(pd.MultiIndex.from_frame(rows[keys])).to_numpy()
+    numbers = ["estimate", "ci_low", "ci_high"]
+    return rows.assign(**{name: rows[name] - known for name in numbers})
