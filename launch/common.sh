@@ -63,7 +63,7 @@ constraints() { # the file of versions to install; nothing where pip is to choos
 }
 
 accelerator() { # the extra that this machine's accelerator needs; nothing where it has none
-  local metadata=http://metadata.google.internal/computeMetadata/v1/instance/attributes gpus
+  local gpus
   # A line for each GPU, such as "580.65.06, 9.0"; without a GPU a message.
   gpus="$(nvidia-smi --query-gpu=driver_version,compute_cap --format=csv,noheader 2>/dev/null || true)"
   if [[ "$gpus" =~ ^([0-9]+)\.[0-9.]*,\ *([0-9]+)\.([0-9]+) ]]; then
@@ -73,12 +73,18 @@ accelerator() { # the extra that this machine's accelerator needs; nothing where
     else
       echo cuda12
     fi
-  elif [[ -n "${TPU_ACCELERATOR_TYPE:-}" || -e /dev/accel0 ]]; then
+  elif [[ -n "${TPU_ACCELERATOR_TYPE:-}" ]] || has_tpu; then
     echo tpu
-  elif compgen -G '/dev/vfio/[0-9]*' >/dev/null &&
-    curl -sf -m 2 -H 'Metadata-Flavor: Google' "$metadata/accelerator-type" >/dev/null 2>&1; then
-    echo tpu # newer TPU VMs pass their chips through as vfio devices, as other machines do theirs
   fi
+}
+
+has_tpu() { # whether there is a TPU on the PCI bus, by the numbers that JAX looks for
+  local device ids
+  for device in "${PCI_DEVICES:-/sys/bus/pci/devices}"/*; do
+    ids="$(cat "$device/vendor" "$device/device" 2>/dev/null | tr -d '\n')"
+    case "$ids" in 0x1ae00x0027 | 0x1ae00x0056 | 0x1ae00x005e | 0x1ae00x006[23f] | 0x1ae00x0076) return 0 ;; esac
+  done
+  return 1
 }
 
 install_ttoaa() { # the core and, if given, the extra $1; nothing to do where that was done before

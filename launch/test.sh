@@ -12,6 +12,7 @@ export JAX_PLATFORMS=cpu
 "$PYTHON" -m ruff check --quiet .
 "$PYTHON" -m ruff format --check --quiet .
 imports="$("$VENV/bin/lint-imports" --no-logo --no-cache 2>&1)" || fail "$imports"
+(cd launch && "$VENV/bin/shellcheck" --external-sources ./*.sh)
 "$PYTHON" -m mypy
 # A file's tests stay on one worker, so that what they share is made once.
 exec "$PYTHON" -m pytest -n 2 --dist loadscope --no-loadscope-reorder \

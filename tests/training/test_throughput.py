@@ -292,7 +292,7 @@ def test_nothing_is_traced_unasked_or_where_the_run_is_past_it(tmp_path):
 
 
 def test_only_the_primary_process_traces(tmp_path, monkeypatch):
-    monkeypatch.setattr(throughput, "primary", lambda: False)
+    monkeypatch.setattr(throughput, "writes_records", lambda: False)
     run(tmp_path / "profile", range(2, 5))
     assert not (tmp_path / "profile").exists()
 

@@ -26,7 +26,13 @@ from ttoaa.training.controller_loop import ControllerLoop, ControllerSet
 from ttoaa.training.device_feed import DeviceBatch, local_rows, place_batch, prefetch
 from ttoaa.training.init_from import InitFrom
 from ttoaa.training.metrics import MetricsLog, layer_group_norms
-from ttoaa.training.multihost import StopRequest, exit_on_lone_failure, from_primary, primary
+from ttoaa.training.multihost import (
+    StopRequest,
+    exit_on_lone_failure,
+    from_primary,
+    gather,
+    writes_records,
+)
 from ttoaa.training.run_records import (
     ATTEMPTS,
     LEDGER,
@@ -69,7 +75,7 @@ class Job:
     began: float | None = None
     """time.time() when the process began, for the goodput; by default now."""
     ours: Callable[[], bool] = lambda: True
-    """Whether no other trainer has taken the run over; the primary process asks before a save."""
+    """Whether no other trainer has taken the run over; processes ask before a save."""
     initial: Callable[[], tuple[State, dict[str, Any]]] | None = None
     """Returns the state that the run begins with, as `initial_state` does, which is the default.
     Its arrays are donated to the first step."""
@@ -155,7 +161,7 @@ class _TrainingRun:
             like = {name: abstract[name] for name in ("params", "opt", "guard")}
             restored, records = job.branch.restore(job.folder, like), job.branch.folder
             self.source = job.branch.record
-            if primary():
+            if writes_records():
                 tqdm.tqdm.write(f"{job.label}: continues {job.branch}")
             self._report_topology(restored.meta)
         meta: dict[str, Any] = {}
@@ -180,7 +186,7 @@ class _TrainingRun:
         """Print how the topology differs from that of the checkpoint with this meta."""
         there, here = meta["topology"], self._topology()
         changed = [f"{n} {there.get(n)} → {here[n]}" for n in here if there.get(n) != here[n]]
-        if changed and primary():
+        if changed and writes_records():
             but = ", except for controllers' decisions from here on" if self.job.controls else ""
             tqdm.tqdm.write(
                 f"{self.job.label}: resumes on another topology ({'; '.join(changed)}): the "
@@ -195,7 +201,7 @@ class _TrainingRun:
             return int(self.state["step"])
         own = self.program, job.seed, job.init_from, job.identity
         self.state, self.source = initial_state(*own)
-        if self.source and primary():
+        if self.source and writes_records():
             tqdm.tqdm.write(f"{job.label}: {init_from.describe_start(self.source)}")
         return int(self.state["step"])
 
@@ -206,7 +212,7 @@ class _TrainingRun:
         is damaged.
         """
         job, program = self.job, self.program
-        folder = job.folder if primary() else None
+        folder = job.folder if writes_records() else None
         self.ledger = Ledger(None if self.fresh else meta.get("ledger"))
         kept: dict[str, bytes] = {}
         from_primary(lambda: kept.update(check_grown(there, meta)))
@@ -247,7 +253,7 @@ class _TrainingRun:
             initial=self.start,
             desc=job.label,
             unit="step",
-            disable=not primary(),
+            disable=not writes_records(),
         )
         with bar, Profiler(job.folder / "profile", job.profile) as profiler:
             for step in range(self.start, steps + 1):
@@ -270,7 +276,7 @@ class _TrainingRun:
                     bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
                 bar.update()
             self.finish_saving()
-        if primary():
+        if writes_records():
             self._write_final_records()
 
     def finish_saving(self) -> None:
@@ -346,7 +352,7 @@ class _TrainingRun:
             return
         self.saved = step
         self._record_last_step()
-        from_primary(self._check_ownership)
+        self._check_ownership()
         with self.ledger.phase("checkpoint"):
             self.metrics_log.sync()
             meta = {
@@ -363,11 +369,11 @@ class _TrainingRun:
 
     def _digests(self) -> dict[str, FileDigest]:
         attempts = self.job.folder / ATTEMPTS
-        own = {ATTEMPTS: digest_file(attempts)} if primary() else {}
+        own = {ATTEMPTS: digest_file(attempts)} if writes_records() else {}
         return {**self.metrics_log.digests, **self.controllers.digests, **own}
 
     def _check_ownership(self) -> None:
-        if not self.job.ours():
+        if any(gather("" if self.job.ours() else "lost")):  # one process holds the run's lock
             raise ValueError(
                 f"{self.job.folder} was taken over by another trainer while this one was "
                 "suspended: let that one continue"

@@ -23,7 +23,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from ttoaa import signals
-from ttoaa.training import train_flags
+from ttoaa.training import compute_engine, train_flags
 
 
 def from_primary(make: Callable[[], Any]) -> Any:
@@ -133,7 +133,7 @@ def _place_from_flags() -> tuple[str, int, int] | None:
 
 
 def _place_in_cluster() -> tuple[str, int, int] | None:
-    """Return the same as the cluster says, without the address, which JAX finds; None if alone.
+    """Return the same as the cluster says; None if alone. Mostly JAX finds the address itself.
 
     Plain Kubernetes needs the flags: JAX reads it only through another package.
     """
@@ -148,7 +148,7 @@ def _place_in_cluster() -> tuple[str, int, int] | None:
         if cluster.is_env_present():
             count = cluster.get_process_count()
             return ("", count, cluster.get_process_id()) if count > 1 else None
-    return None
+    return compute_engine.find_place()
 
 
 class StopRequest:
@@ -219,8 +219,17 @@ def is_joined() -> bool:
 
 
 def primary() -> bool:
-    """Return whether this process writes what is written once; does not start the backend."""
+    """Return whether this process joined as the first one; does not start the backend."""
     return not jax.distributed.is_initialized() or _joined().process_id == 0
+
+
+def writes_records() -> bool:
+    """Return whether this process writes records; it is the one that from_primary calls.
+
+    Not always `primary()`: on slices of TPU machines, the order of the devices can differ from
+    the order in which the processes joined.
+    """
+    return jax.process_index() == 0
 
 
 def _joined() -> Any:

@@ -22,7 +22,7 @@ import jax
 
 from ttoaa.accelerators import PEAK_FLOPS
 from ttoaa.json_io import read_json_lines
-from ttoaa.training.multihost import primary
+from ttoaa.training.multihost import writes_records
 from ttoaa.workdir import write_text
 
 
@@ -189,7 +189,7 @@ class Profiler:
 
     def __init__(self, folder: pathlib.Path, steps: range) -> None:
         self._folder, self._tracing = folder, False
-        self._steps = steps if primary() else range(0)
+        self._steps = steps if writes_records() else range(0)
 
     def step(self, step: int, state: Any) -> contextlib.AbstractContextManager[Any]:
         """Return a context for the dispatch of a step; `state` is that before the step.

@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Runs ttoaa as a JobSet on TPUs of a GKE cluster, through gcluster of Google's Cluster Toolkit.
+#
+#   bash launch/gke.sh ACTION NAME [flags] [-- COMMAND]
+#
+#   image     build and push the container of launch/Containerfile
+#   start     train, evaluate or dependence, such as: -- train --workdir=/studies/mine; nothing if it exists.
+#             GKE starts it again after a preemption or failure
+#   status, logs, delete
+#
+#   --image=REGION-docker.pkg.dev/PROJECT/REPOSITORY/ttoaa:TAG
+#   --compute_type=v6e-8             or a machine type and --topology=, such as
+#                                    ct5p-hightpu-4t and 4x4x4; evaluation needs a single machine
+#   --slices=1
+#   --mount=STUDIES:/studies:rw      such as the claim of a Filestore volume; written as your
+#                                    version of gcluster wants it
+#   --restarts=100
+#   --cluster= --location= --project= --queue=   default: those of `gcluster job config`
+#   --dry_run                        print the commands
+#
+# gcluster replaces xpk, which Google has deprecated.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/jobs.sh"
+
+IMAGE='' COMPUTE_TYPE=v6e-8 TOPOLOGY='' SLICES=1 MOUNT='' RESTARTS=100
+CLUSTER='' LOCATION='' PROJECT='' QUEUE=''
+read_arguments 'image start status logs delete' \
+  'image compute_type topology slices mount restarts cluster location project queue' "$@"
+place=(${CLUSTER:+"--cluster=$CLUSTER"} ${LOCATION:+"--location=$LOCATION"}
+  ${PROJECT:+"--project=$PROJECT"})
+
+text() {
+  case "$ACTION" in
+    image)
+      required IMAGE
+      command_of docker build "--file=$ROOT/launch/Containerfile" --build-arg=ACCELERATOR=tpu \
+        "--tag=$IMAGE" "$ROOT"
+      quote docker push "$IMAGE"
+      ;;
+    start)
+      required IMAGE MOUNT
+      # SIGTERM comes two minutes before the end of a pod, so that training saves.
+      unless "$(quote kubectl get jobset "$NAME")" "$(command_of gcluster job submit \
+        "--name=$NAME" "${place[@]}" ${QUEUE:+"--queue=$QUEUE"} "--image=$IMAGE" \
+        "--compute-type=$COMPUTE_TYPE" ${TOPOLOGY:+"--topology=$TOPOLOGY"} \
+        "--num-slices=$SLICES" "--mount=$MOUNT" "--restarts=$RESTARTS" --grace-period=2m \
+        "--command=$(quote ttoaa "${JOB[@]}")")"
+      ;;
+    status) quote kubectl get pods "--selector=jobset.sigs.k8s.io/jobset-name=$NAME" --output=wide ;;
+    logs) quote gcluster job logs "$NAME" "${place[@]}" ;;
+    delete) if_so "$(quote kubectl get jobset "$NAME")" \
+      "$(quote gcluster job cancel "$NAME" "${place[@]}")" ;;
+  esac
+}
+
+act text

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Runs ttoaa on TPU machines of the Cloud TPU API, requested as a queued resource.
+#
+# Google develops this API no further, and it has no TPU7x or later chips. Where you can, use
+# compute_engine.sh or gke.sh; v4 and v5e machines exist only here and on GKE.
+#
+#   bash launch/queued_tpu.sh ACTION NAME --zone=ZONE [flags] [-- COMMAND]
+#
+#   create     request the machines and wait for them; nothing if they exist
+#   install    the last commit of this checkout on all machines
+#   start      train, evaluate or dependence, such as: -- train --workdir=/studies/mine; nothing if it runs.
+#              The machine restarts it after a failure and after a reboot
+#   watch      the three above, and again after a preemption, until the command has ended
+#   status, logs, stop, delete, and healthy: whether all machines run
+#
+#   --accelerator_type=v6e-8 --runtime_version=v2-alpha-tpuv6e
+#                              v5p-128 takes v2-alpha-tpuv5, v5litepod-16 v2-alpha-tpuv5-lite
+#   --nfs=10.0.0.2:/studies    mounted at /studies on every machine; several machines need it
+#   --spot=yes                 preemptible: needs --nfs
+#   --project=PROJECT          default: that of gcloud
+#   --dry_run                  print the commands
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/jobs.sh"
+
+ACCELERATOR_TYPE=v6e-8 RUNTIME_VERSION=v2-alpha-tpuv6e SPOT='' PROJECT='' ZONE='' NFS=''
+read_arguments 'create install start watch status healthy logs stop delete' \
+  'zone accelerator_type runtime_version nfs spot project' "$@"
+required ZONE
+[[ -z "$SPOT" || -n "$NFS" ]] || fail "--spot needs --nfs= for the study"
+zone=("--zone=$ZONE" ${PROJECT:+"--project=$PROJECT"})
+
+resource() { quote gcloud compute tpus queued-resources "$1" "$NAME" "${zone[@]}"; }
+
+create_text() {
+  unless "$(resource describe)" "$(command_of gcloud compute tpus queued-resources create "$NAME" \
+    "${zone[@]}" "--node-id=$NAME" "--accelerator-type=$ACCELERATOR_TYPE" \
+    "--runtime-version=$RUNTIME_VERSION" ${SPOT:+--spot})"
+  echo "until state=\"\$($(resource describe) '--format=value(state.state)')\"; test \"\$state\" = ACTIVE; do"
+  echo "  case \"\$state\" in FAILED | SUSPENDED) echo \"$NAME: \$state\" >&2 && exit 1 ;; esac"
+  echo "  sleep 30"
+  echo "done"
+}
+
+delete_text() {
+  if_so "$(resource describe)" "$(resource delete) --force --quiet"
+}
+
+running_text() {
+  quote gcloud compute tpus queued-resources list "${zone[@]}" \
+    "--filter=name~/$NAME\$ AND state.state=ACTIVE" '--format=value(name)'
+}
+
+on_workers() { # text that runs the command $1 on all machines, after copying the file $2, if any
+  [[ -z "${2-}" ]] || command_of gcloud compute tpus tpu-vm scp "$2" "$NAME:" "${zone[@]}" --worker=all
+  command_of gcloud compute tpus tpu-vm ssh "$NAME" "${zone[@]}" --worker=all "--command=$1"
+}
+
+act tpu_machines_text
