@@ -54,6 +54,7 @@ class BenchmarkTraining(Contamination):
         left = self.tokens
         for item in super().intervene(world):
             if left is not None:
+                assert item.tokens is not None
                 cost = item.repetitions * len(item.tokens)
                 if cost > left:
                     continue
