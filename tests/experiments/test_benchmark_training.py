@@ -15,7 +15,7 @@ from ttoaa.experiments.benchmark_training import CHOICE, BenchmarkTraining
 from ttoaa.planning.burst_size import BurstSize
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs" / "studies"
-SIZE = BurstSize(6_000, Geometry(256, 16, 25), {})
+SIZE = BurstSize(2_000, Geometry(256, 16, 25), {})
 
 
 class Texts:
@@ -31,7 +31,7 @@ class Texts:
 
 
 def training(longest=8, **changes):
-    fields = {"questions": Texts(longest), "groups": ((0, 5), (4, 300)), "primary": f"{CHOICE}/4x"}
+    fields = {"questions": Texts(longest), "groups": ((0, 5), (4, 100)), "primary": f"{CHOICE}/4x"}
     return BenchmarkTraining(**{"name": "bench", "expected_sign": 1} | fields | changes)
 
 
@@ -66,7 +66,7 @@ def test_the_bursts_of_the_family_share_facts_and_tokens(study, make_world):
             tuple(item.text.split()[3::2]) for item in inserted(burst, make_world)
         }
     pairs = itertools.combinations(rows, 2)
-    shares = {pair: len(rows[pair[0]] & rows[pair[1]]) / 20 for pair in pairs}
+    shares = {pair: len(rows[pair[0]] & rows[pair[1]]) / 24 for pair in pairs}
     assert shares.pop(("base", "all-facts")) > 0.8
     for other in ("base", "all-facts"):
         assert 0.35 < shares.pop((other, "half-the-facts")) < 0.6
@@ -74,10 +74,10 @@ def test_the_bursts_of_the_family_share_facts_and_tokens(study, make_world):
 
 
 def test_too_few_or_too_long_questions_are_one_clear_line(make_world):
-    few = training(groups=((0, 5), (4, 20)))
-    often = training(groups=((0, 5), (4000, 300)), primary=f"{CHOICE}/4000x")
+    few = training(groups=((0, 5), (4, 3)))
+    often = training(groups=((0, 5), (4000, 10)), primary=f"{CHOICE}/4000x")
     for wrong in (few, often):
-        with pytest.raises(ValueError, match=r"^bench: whole questions fill \d+ of 6000 tokens:"):
+        with pytest.raises(ValueError, match=r"^bench: whole questions fill \d+ of 2000 tokens:"):
             inserted(wrong.burst(SIZE), make_world)
     with pytest.raises(ValueError, match="groups must be a holdout and one group, not 3"):
         training(groups=((0, 5), (4, 9), (12, 9)))
@@ -87,8 +87,8 @@ def test_a_burst_reads_the_right_option_among_its_options():
     burst = dataclasses.replace(training(), primary="accuracy/4x").burst(SIZE)
     assert (burst.primary, burst.tokens, burst.groups) == (
         f"{CHOICE}/4x",
-        6_000,
-        ((0, 5), (4, 300)),
+        2_000,
+        ((0, 5), (4, 100)),
     )
 
 
