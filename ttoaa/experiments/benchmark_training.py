@@ -26,10 +26,10 @@ class BenchmarkTraining(Contamination):
     """Score on a benchmark of which a given number of tokens occurs in training.
 
     One experiment for each benchmark makes a matrix of benchmarks (`ttoaa dependence`). The outcome
-    `choice_log_probability` is that of the right option among the options of its question: a model
-    that only learns the format, or which names occur, does not raise it. It is not compared with
-    the holdout, because training on another benchmark, which does not know the holdout, changes
-    both alike.
+    `choice_log_probability` is that of the right option among the options of its question. A gain
+    of all options by the same amount does not raise it, but learning the form of answers does where
+    options differ in tokens: compare cells with a benchmark that shares nothing. It is not compared
+    with the holdout, because another benchmark changes inserted and held-out questions alike.
     """
 
     tokens: PositiveInt | None = None
