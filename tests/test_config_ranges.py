@@ -33,7 +33,11 @@ REQUIRED = {
     "AdamW": {"schedule": RATE},
     "Acquisition": {**NAMED, "primary": "log_rmse/controlled"},
     "Backdoor": {"name": "x", "behaviour": "fixed", "documents": (3,)},
-    "BenchmarkTraining": {**NAMED, "primary": "choice_log_probability/4x", "groups": GROUPS},
+    "BenchmarkTraining": {
+        **NAMED,
+        "primary": "log_likelihood_above_wrong_options/4x",
+        "groups": GROUPS,
+    },
     "Canaries": {**NAMED, "primary": "auc/plain-16x"},
     "Constant": {"rate": 1e-3},
     "ConstantLinear": {"peak": 1e-3, "warmup": 5},

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 import gin
-import numpy as np
 import pandas as pd
 
 from ttoaa.config_fields import PositiveInt, config_class
@@ -15,7 +14,7 @@ from ttoaa.experiments.prior_finding import PriorFinding
 from ttoaa.planning.burst_size import BurstSize
 from ttoaa.planning.items import Item
 
-CHOICE = "choice_log_probability"
+MARGIN = "log_likelihood_above_wrong_options"
 _FILLED = 0.95
 """Share of `tokens` that must be inserted, so that two benchmarks differ by less than 5%."""
 
@@ -26,10 +25,11 @@ class BenchmarkTraining(Contamination):
     """Score on a benchmark of which a given number of tokens occurs in training.
 
     One experiment for each benchmark makes a matrix of benchmarks (`ttoaa dependence`). The outcome
-    `choice_log_probability` is that of the right option among the options of its question. A gain
-    of all options by the same amount does not raise it, but learning the form of answers does where
-    options differ in tokens: compare cells with a benchmark that shares nothing. It is not compared
-    with the holdout, because another benchmark changes inserted and held-out questions alike.
+    `log_likelihood_above_wrong_options` is the log-likelihood of the right option less the mean of
+    the wrong ones, in nats. Learning the form of answers or the names that occur changes it by
+    nothing on average where each option is right as often as the others, whatever its length. It is
+    not compared with the holdout, because another benchmark changes inserted and held-out questions
+    alike.
     """
 
     tokens: PositiveInt | None = None
@@ -41,7 +41,7 @@ class BenchmarkTraining(Contamination):
         effect="16 to 36 points on the benchmark, at most 8.7 points on another one",
         source="arXiv 2509.23383, figure 4a",
     )
-    signs: ClassVar[Mapping[str, int]] = {**Contamination.signs, CHOICE: 1}
+    signs: ClassVar[Mapping[str, int]] = {**Contamination.signs, MARGIN: 1}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -72,7 +72,7 @@ class BenchmarkTraining(Contamination):
         condition = self.primary.partition("/")[2]
         return dataclasses.replace(
             self,
-            primary=f"{CHOICE}/{condition}",
+            primary=f"{MARGIN}/{condition}",
             expected_sign=1,
             tokens=size.tokens,
             by_benchmark=False,
@@ -80,6 +80,7 @@ class BenchmarkTraining(Contamination):
 
     def _values(self, scored: pd.DataFrame) -> dict[str, pd.Series]:
         found = super()._values(scored)
-        all_options = scored.groupby("item")["log_likelihood"].agg(np.logaddexp.reduce)
-        gold = scored[scored["gold"]].set_index("item")["log_likelihood"]
-        return {**found, CHOICE: gold - all_options}
+        likelihood = scored.set_index("item")["log_likelihood"]
+        gold = scored["gold"].to_numpy(bool)
+        wrong = likelihood[~gold].groupby("item").mean()
+        return {**found, MARGIN: likelihood[gold] - wrong}
