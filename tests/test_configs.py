@@ -1,4 +1,4 @@
-"""Every config under configs/ loads; the sizes and the paper's run are what they say."""
+"""Every config loads, round-trips and says what it is for; the paper's run is the paper's."""
 
 import pathlib
 import re
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ttoaa import config
+from ttoaa.gin_files import read_gin_files
 from ttoaa.training.lr_schedules import CosineThenLinear
 from ttoaa.training.optimizer import AdamW
 
@@ -20,6 +21,7 @@ RELEASED = {
 }
 """Layers, width, heads, width of the MLP."""
 PAPER = CONFIGS / "paper.gin"
+README = (CONFIGS / "README.md").read_text(encoding="utf-8")
 
 
 def size_file(size):
@@ -35,18 +37,40 @@ def test_no_size_is_forgotten_here():
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.gin")), ids=lambda path: path.stem)
-def test_every_config_loads_and_opens_with_what_it_is_for(path):
-    text = path.read_text()
-    own = path.parent in (CONFIGS, CONFIGS / "studies", CONFIGS / "ablations")
-    study = own and re.search(r"^Study\.name\b", text, re.MULTILINE)
+def test_every_config_loads_and_its_resolved_config_gives_the_same_study(path, tmp_path):
+    """Loading refuses bindings that do not exist, and those of the file itself that have no use."""
+    named = re.search(r"^Study\.name\b", path.read_text(), re.MULTILINE)
     base = CONFIGS / "studies" / "knowledge.gin" if path.stem == "small" else PAPER
-    study = load(path) if study else load(base, path)
-    assert study.geometry.steps > 0
-    opening = re.match(r"(?:#.*\n)+", text)[0]
-    words = ["python -m ttoaa", "Hardware:", "Time:", "Expected"]
-    complete = path == PAPER or path.parent.name in ("studies", "ablations")
-    words = words if complete else ["#"]
-    assert all(word in opening for word in words), opening
+    study, resolved = config.load([path] if named else [base, path])
+    (tmp_path / "config.gin").write_text(resolved)
+    assert config.load([tmp_path / "config.gin"]) == (study, resolved)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.gin")), ids=lambda path: path.stem)
+def test_every_config_opens_with_what_it_is_for(path):
+    opening = re.match(r"(?:#.*\n)+", path.read_text())[0]
+    assert opening.startswith("# Question: ") and opening.count("\n") <= 15
+    assert re.search(r"^#   (python -m|bash) ", opening, re.MULTILINE)
+    for word in ("Hardware: ", "Time: ", "Expected"):
+        assert word in opening, word
+
+
+def test_the_tree_in_the_readme_is_that_of_the_includes():
+    """A line's parent is the nearest line above it that is indented less."""
+    tree = re.search(r"^```\n(.*?)^```", README, re.MULTILINE | re.DOTALL)[1]
+    lines = re.findall(r"^([│├└─ ]*)([\w./]+) ", tree, re.MULTILINE)
+    parents, listed = {}, set()
+    for indent, name in lines:
+        parents[len(indent) + 4] = name
+        files = set(CONFIGS.glob(f"{name}**/*.gin" if name.endswith("/") else name))
+        assert files, name
+        listed |= files
+        for path in files if indent else ():
+            includes = {source.path for source in read_gin_files([path], []).sources}
+            assert f"configs/{parents[len(indent)]}" in includes, path
+    added = {*CONFIGS.glob("sizes/*"), *CONFIGS.glob("pods/*"), CONFIGS / "plans/paper.gin"}
+    assert listed | added == {*CONFIGS.rglob("*.gin")}
+    assert all(f"| `{name}` |" in README for name in ("sizes/", "pods/", "plans/paper.gin"))
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -3,7 +3,6 @@
 import importlib.metadata
 import pathlib
 import platform
-import re
 import runpy
 import shutil
 import subprocess
@@ -19,7 +18,6 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from ttoaa import config
 from ttoaa.benchmarks.tasks import TaskQuestions
 from ttoaa.data.sources.base import all_documents
 from ttoaa.data.sources.files import TextFiles
@@ -28,8 +26,6 @@ from ttoaa.data.sources.tfds_dataset import TfdsDataset
 from ttoaa.data.vocabulary import SeqioTokenizer
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-NAMED = re.compile(r"^Study\.name\b", re.MULTILINE)  # a config without is for others to include
-STUDIES = [p for p in sorted(ROOT.glob("configs/*.gin")) if NAMED.search(p.read_text())]
 EIGHT = [
     *("jax", "flax", "optax", "orbax-checkpoint", "grain"),
     *("seqio", "tensorflow-datasets", "absl-py"),
@@ -113,11 +109,12 @@ def test_every_file_under_the_package_is_shipped(arguments):
     files = (path for path in (ROOT / "ttoaa").rglob("*") if path.is_file())
     there = {path for path in files if path.parent.name != "__pycache__"}
     assert there == {path for path in shipped if path.is_relative_to(ROOT / "ttoaa")}
-    assert shipped - there == {*ROOT.glob("configs/**/*.gin")}
+    guide = ROOT / "docs/extending/experiment.md"  # from which `new-experiment` writes
+    assert shipped - there == {guide, *ROOT.glob("configs/**/*.gin")}
 
 
 def test_a_wheel_has_the_types_and_the_command(tmp_path):
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "ttoaa", "configs"):
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "ttoaa", "configs", "docs"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, tmp_path / name)
     build = "from setuptools import build_meta; build_meta.build_wheel('.')"
@@ -129,7 +126,8 @@ def test_a_wheel_has_the_types_and_the_command(tmp_path):
         names = set(archive.namelist())
         (scripts,) = (name for name in names if name.endswith("entry_points.txt"))
         assert archive.read(scripts).decode().split("\n")[1] == "ttoaa = ttoaa.__main__:main"
-    assert {"ttoaa/py.typed", "ttoaa/__main__.py", "ttoaa/train.py"} <= names
+    files = {"py.typed", "__main__.py", "train.py", "guides/experiment.md"}
+    assert {f"ttoaa/{file}" for file in files} <= names
     configs = {f"ttoaa/{path.relative_to(ROOT)}" for path in ROOT.glob("configs/**/*.gin")}
     assert len(configs) > 8 and configs <= names
 
@@ -140,17 +138,6 @@ def test_the_citation_is_of_this_version_and_names_the_paper(arguments):
     (paper,) = citation["references"]
     assert paper["url"].endswith("2509.23383")
     assert [author["family-names"] for author in paper["authors"]] == ["Bordt", "Pawelczyk"]
-
-
-def test_the_quickstart_is_a_study():
-    assert ROOT / "configs/quickstart.gin" in STUDIES
-
-
-@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
-def test_a_config_loads_and_what_it_resolves_to_is_the_same_study(path, tmp_path):
-    study, resolved = config.load([path])
-    (tmp_path / "config.gin").write_text(resolved)
-    assert config.load([tmp_path / "config.gin"])[0] == study
 
 
 SMALL = [

@@ -15,6 +15,8 @@ COMMANDS = {
     "dependence": "ttoaa.dependence",
     "status": "ttoaa.status",
     "study": "ttoaa.study",
+    "config": "ttoaa.config_diff",
+    "new-experiment": "ttoaa.new_experiment",
     "compile": "ttoaa.compile",
     "beam": "ttoaa.beam",
     "harness": "ttoaa.interop.lm_eval",

@@ -332,7 +332,7 @@ def _describe(hint: Any, plural: bool = False) -> str:
     if origin in _MAPPINGS:
         return f"a dict of {_describe(parts[0], True)} to {_describe(parts[1], True)}"
     name = getattr(hint, "__name__", str(hint))
-    if dataclasses.is_dataclass(hint) or getattr(hint, "_is_protocol", False):
+    if isinstance(hint, type) and not isinstance(hint, types.GenericAlias):
         article = "an" if name[0] in "AEIOU" else "a"
         if plural:
             return f"{name} objects"
