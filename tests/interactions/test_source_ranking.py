@@ -4,9 +4,11 @@ import json
 
 import numpy as np
 import pytest
+import studies
 from fakes import Planted
 from interactions.effect_frames import effects as effects_of
 
+from ttoaa import dependence, plan
 from ttoaa.interactions.matrix import IncompleteMatrix
 from ttoaa.interactions.source_ranking import (
     HARMS,
@@ -17,8 +19,22 @@ from ttoaa.interactions.source_ranking import (
     rank_values,
     write_ranking,
 )
+from ttoaa.planning.plan import Plan
 
 NAMES = [f"e{k}" for k in range(4)]
+
+
+ADDED = """
+import ttoaa.experiments.data_source
+Study.experiments = [@planted/Planted(), @late/Planted(), @Forgetting(), @mix/DataSource()]
+mix/DataSource.name = 'mix'
+mix/DataSource.primary = 'cross_entropy/target'
+mix/DataSource.expected_sign = -1
+mix/DataSource.source = @Passages()
+mix/DataSource.target = @Passages()
+mix/DataSource.held_out = 2
+Passages.count = 60
+"""
 
 
 def frame(seeds=6):
@@ -71,3 +87,18 @@ def test_the_best_of_ten_null_sources_is_corrected_for_the_choice():
         separated += any(c.p_below_best <= 0.05 for c in ranked[1:])
     assert covered / trials >= 0.95 > 0.9 > naive / trials
     assert found / trials <= 0.05 and separated / trials <= 0.05
+
+
+def test_the_command_makes_the_rows_of_the_candidates_only(finished, tmp_path, capsys):
+    workdir = studies.copy(finished[0], tmp_path / "work", "control")
+    studies.edit_config(workdir, add=ADDED)
+    assert not studies.main(plan, workdir)
+    given = ["--checkpoints=20", "--burst_steps=8", "--share=0.25", "--burst_seeds=0"]
+    assert not studies.main(dependence, workdir, *given, "--rank_by=planted")
+    printed = capsys.readouterr().out
+    assert "2 rows trained, 8 tables written" in printed
+    assert "no ranking yet: a dependence matrix needs at least 6 seeds, not 1" in printed
+    folder = workdir / "bursts/step-20"
+    assert not (folder / "alone/planted").exists() and (folder / "alone/mix").is_dir()
+    items = Plan.open(folder / "plan").items("mix")
+    assert (items["condition"] == "mixed").sum() == 8, "a quarter of 8 steps of 4 rows"

@@ -232,7 +232,7 @@ def _judge(
 ) -> list[Cell]:
     """Add tests and verdicts to the cells of the family; differences are [seeds] per cell."""
     p_K = paired_max_z(np.stack(differences, 1)).p_K
-    holm_K = holm([t_test(d_S) for d_S in differences])
+    holm_K = holm([_t_test(d_S) for d_S in differences])
     found = [
         relative_equivalence(d_S, own[cell.column], margin)
         for cell, d_S in zip(cells, differences, strict=True)
@@ -267,7 +267,7 @@ def _judge(
     return judged
 
 
-def t_test(d_S: np.ndarray) -> float:
+def _t_test(d_S: np.ndarray) -> float:
     """Return the p-value of a t test; 1 for an effect that is 0 in all seeds."""
     if not np.ptp(d_S):
         return float(not d_S.any())
