@@ -93,7 +93,7 @@ def test_the_command_makes_the_rows_of_the_candidates_only(finished, tmp_path, c
     workdir = studies.copy(finished[0], tmp_path / "work", "control")
     studies.edit_config(workdir, add=ADDED)
     assert not studies.main(plan, workdir)
-    given = ["--checkpoints=20", "--burst_steps=8", "--share=0.25", "--burst_seeds=0"]
+    given = ["--checkpoints=20", "--burst_steps=8", "--share=0.1", "--burst_seeds=0"]
     assert not studies.main(dependence, workdir, *given, "--rank_by=planted")
     printed = capsys.readouterr().out
     assert "2 rows trained, 8 tables written" in printed
@@ -101,4 +101,4 @@ def test_the_command_makes_the_rows_of_the_candidates_only(finished, tmp_path, c
     folder = workdir / "bursts/step-20"
     assert not (folder / "alone/planted").exists() and (folder / "alone/mix").is_dir()
     items = Plan.open(folder / "plan").items("mix")
-    assert (items["condition"] == "mixed").sum() == 8, "a quarter of 8 steps of 4 rows"
+    assert (items["condition"] == "mixed").sum() == 3, "a tenth of 8 steps of 4 rows"
