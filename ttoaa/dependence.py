@@ -2,16 +2,22 @@
 
   ttoaa dependence --workdir=runs/mine --checkpoints=250,400
   ttoaa dependence --workdir=runs/mine --checkpoints=250,400 --burst_steps=50 --share=0.05
-  ttoaa dependence --workdir=runs/mine --full_runs    compare the bursts with full training
-  ttoaa dependence --workdir=runs/mine --checkpoints=250 --share=0.2 --rank_by=NAME
 
-Every row of the matrix continues a checkpoint of the control run for some steps: without an
-experiment, with each one alone, and with all. The command can be stopped and repeated, and several
+Every row of the matrix continues a checkpoint of the control run for some steps: without
+experiments, with each one alone, and with all. The command can be stopped and repeated, and several
 jobs can share the work: what is done is not done again.
+
+Before the matrix: make 40 bursts without experiments, and write what such a matrix could detect.
 
   ttoaa dependence --workdir=runs/mine --checkpoints=250,400 --nulls=40
 
-makes 40 bursts without experiments instead, and writes what such a matrix could detect.
+Instead of the matrix: rank candidate data sources.
+
+  ttoaa dependence --workdir=runs/mine --checkpoints=250 --share=0.2 --rank_by=NAME
+
+After the matrix: compare the bursts with full training.
+
+  ttoaa dependence --workdir=runs/mine --full_runs
 """
 
 import sys
@@ -47,7 +53,11 @@ _FROM = flags.DEFINE_string(
     "folder of the run or import whose checkpoints are continued; by default the control run",
 )
 _RATE = flags.DEFINE_float(
-    "learning_rate", None, "of all steps; by default the schedule's at the checkpoint", 1e-9, 10
+    "learning_rate",
+    None,
+    "learning rate of all steps; by default the schedule's at the checkpoint",
+    1e-9,
+    10,
 )
 _NAME = flags.DEFINE_string(
     "name", "step", "the bursts of checkpoint K are kept in <workdir>/bursts/NAME-K"
