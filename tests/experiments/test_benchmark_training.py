@@ -11,7 +11,7 @@ import pytest
 from ttoaa import config
 from ttoaa.benchmarks.question import Question
 from ttoaa.data.geometry import Geometry
-from ttoaa.experiments.benchmark_training import MARGIN, BenchmarkTraining
+from ttoaa.experiments.benchmark_training import ABOVE_WRONG, BenchmarkTraining
 from ttoaa.planning.burst_size import BurstSize
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs" / "studies"
@@ -31,7 +31,11 @@ class Texts:
 
 
 def training(longest=8, **changes):
-    fields = {"questions": Texts(longest), "groups": ((0, 5), (4, 100)), "primary": f"{MARGIN}/4x"}
+    fields = {
+        "questions": Texts(longest),
+        "groups": ((0, 5), (4, 100)),
+        "primary": f"{ABOVE_WRONG}/4x",
+    }
     return BenchmarkTraining(**{"name": "bench", "expected_sign": 1} | fields | changes)
 
 
@@ -75,7 +79,7 @@ def test_the_bursts_of_the_family_share_facts_and_tokens(study, make_world):
 
 def test_too_few_or_too_long_questions_are_one_clear_line(make_world):
     few = training(groups=((0, 5), (4, 3)))
-    often = training(groups=((0, 5), (4000, 10)), primary=f"{MARGIN}/4000x")
+    often = training(groups=((0, 5), (4000, 10)), primary=f"{ABOVE_WRONG}/4000x")
     for wrong in (few, often):
         with pytest.raises(ValueError, match=r"^bench: whole questions fill \d+ of 2000 tokens:"):
             inserted(wrong.burst(SIZE), make_world)
@@ -83,10 +87,10 @@ def test_too_few_or_too_long_questions_are_one_clear_line(make_world):
         training(groups=((0, 5), (4, 9), (12, 9)))
 
 
-def test_a_burst_reads_the_right_option_among_its_options():
+def test_a_burst_reads_the_right_option_above_the_wrong_ones():
     burst = dataclasses.replace(training(), primary="accuracy/4x").burst(SIZE)
     assert (burst.primary, burst.tokens, burst.groups) == (
-        f"{MARGIN}/4x",
+        f"{ABOVE_WRONG}/4x",
         2_000,
         ((0, 5), (4, 100)),
     )
@@ -114,15 +118,15 @@ def test_what_all_options_gain_does_not_pass(make_world, make_scorer, tokenizer)
     measured = make_world, make_scorer, tokenizer
     format_only = differences(*measured, lambda known, right: 0.5)
     assert format_only["gold_log_likelihood/4x"] >= 0.5
-    assert format_only[f"{MARGIN}/4x"] == pytest.approx(0)
+    assert format_only[f"{ABOVE_WRONG}/4x"] == pytest.approx(0)
     learned = differences(*measured, lambda known, right: 0.5 * (known and right))
-    assert learned[f"{MARGIN}/4x"] > 0.1 and learned[f"{MARGIN}/0x"] == pytest.approx(0)
+    assert learned[f"{ABOVE_WRONG}/4x"] > 0.1 and learned[f"{ABOVE_WRONG}/0x"] == pytest.approx(0)
 
 
 def test_a_gain_above_the_holdout_is_blind_to_another_benchmark(make_world, make_scorer, tokenizer):
     """Another benchmark changes the group and the holdout alike."""
     found = differences(make_world, make_scorer, tokenizer, lambda known, right: 0.5 * right)
-    assert found[f"{MARGIN}/4x"] > 0.1
+    assert found[f"{ABOVE_WRONG}/4x"] > 0.1
     assert found["gold_log_likelihood_above_holdout/4x"] == pytest.approx(0)
 
 
@@ -134,13 +138,13 @@ def test_learning_the_form_of_answers_does_not_pass():
         for name in range(3)
     ]
     scored = pd.DataFrame(rows, columns=["item", "gold", "log_likelihood", "gain"])
-    before = training()._values(scored)[MARGIN]
+    before = training()._values(scored)[ABOVE_WRONG]
     scored["log_likelihood"] += scored["gain"]
-    after = training()._values(scored)[MARGIN]
+    after = training()._values(scored)[ABOVE_WRONG]
     assert (after - before).mean() == pytest.approx(0) and np.ptp(after - before) > 1
 
 
-def test_the_margin_is_over_the_mean_of_the_wrong_options():
+def test_wrong_options_count_by_their_mean():
     scored = pd.DataFrame(
         [
             ("p", True, -3.0),
@@ -151,5 +155,5 @@ def test_the_margin_is_over_the_mean_of_the_wrong_options():
         ],
         columns=["item", "gold", "log_likelihood"],
     )
-    found = training()._values(scored)[MARGIN]
+    found = training()._values(scored)[ABOVE_WRONG]
     assert found.to_dict() == {"p": 2.0, "q": 1.5}

@@ -14,7 +14,7 @@ from ttoaa.experiments.prior_finding import PriorFinding
 from ttoaa.planning.burst_size import BurstSize
 from ttoaa.planning.items import Item
 
-MARGIN = "log_likelihood_above_wrong_options"
+ABOVE_WRONG = "log_likelihood_above_wrong_options"
 _FILLED = 0.95
 """Share of `tokens` that must be inserted, so that two benchmarks differ by less than 5%."""
 
@@ -33,7 +33,7 @@ class BenchmarkTraining(Contamination):
     """
 
     tokens: PositiveInt | None = None
-    """Insert questions, with all of their repetitions, up to this many tokens; None: the group."""
+    """Insert questions, with all of their repetitions, up to this many tokens; None: all."""
 
     prior = PriorFinding(
         work="Bordt et al. 2025",
@@ -41,7 +41,7 @@ class BenchmarkTraining(Contamination):
         effect="16 to 36 points on the benchmark, at most 8.7 points on another one",
         source="arXiv 2509.23383, figure 4a",
     )
-    signs: ClassVar[Mapping[str, int]] = {**Contamination.signs, MARGIN: 1}
+    signs: ClassVar[Mapping[str, int]] = {**Contamination.signs, ABOVE_WRONG: 1}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -72,7 +72,7 @@ class BenchmarkTraining(Contamination):
         condition = self.primary.partition("/")[2]
         return dataclasses.replace(
             self,
-            primary=f"{MARGIN}/{condition}",
+            primary=f"{ABOVE_WRONG}/{condition}",
             expected_sign=1,
             tokens=size.tokens,
             by_benchmark=False,
@@ -83,4 +83,4 @@ class BenchmarkTraining(Contamination):
         likelihood = scored.set_index("item")["log_likelihood"]
         gold = scored["gold"].to_numpy(bool)
         wrong = likelihood[~gold].groupby("item").mean()
-        return {**found, MARGIN: likelihood[gold] - wrong}
+        return {**found, ABOVE_WRONG: likelihood[gold] - wrong}
