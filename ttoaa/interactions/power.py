@@ -2,8 +2,10 @@
 
 A null burst is one more burst without experiments, on another stretch of the stream, scored like
 the null row of its seed. Its effects have the columns of `effects.COLUMNS`. They vary more than
-effects of a matrix, whose rows share the stream of their seed, so the power is a lower bound. Two
-seeds of any rows show the paired noise itself (`paired_noise`).
+off-diagonal effects of a matrix, whose rows share the stream of their seed, so the power of these
+cells is a lower bound. Contrasts of all experiments with one can vary more than null bursts, since
+seeds differ in how well they learn the column's own items. Two seeds of any rows show the noise of
+off-diagonal effects itself (`paired_noise`).
 """
 
 import dataclasses
@@ -32,7 +34,7 @@ _MANY_SEEDS = 32
 
 @dataclasses.dataclass(frozen=True)
 class ColumnPower:
-    """What all cells of one column could detect."""
+    """What the off-diagonal cells of one column could detect."""
 
     column: str
     deviation: float
