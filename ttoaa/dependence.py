@@ -11,6 +11,10 @@ Before the matrix: make 40 bursts without experiments, and write what such a mat
 
   ttoaa dependence --workdir=runs/mine --checkpoints=250,400 --nulls=40
 
+Or forecast it from the checkpoint, without training.
+
+  ttoaa dependence --workdir=runs/mine --checkpoints=250,400 --forecast --rows=
+
 Instead of the matrix: rank candidate data sources.
 
   ttoaa dependence --workdir=runs/mine --checkpoints=250 --share=0.2 --rank_by=NAME
@@ -20,6 +24,8 @@ After the matrix: compare the bursts with full training.
   ttoaa dependence --workdir=runs/mine --full_runs
 """
 
+import math
+import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -31,6 +37,7 @@ from ttoaa import command_line, signals, study_flags
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ttoaa.interactions.burst_study import BurstStudy
     from ttoaa.study_handle import StudyHandle
 
 _CHECKPOINTS = flags.DEFINE_list("checkpoints", [], "steps of the checkpoints that are continued")
@@ -45,7 +52,7 @@ _SHARE = flags.DEFINE_float(
 )
 _LEAVE_ONE_OUT = flags.DEFINE_bool("leave_one_out", False, "also all experiments but one")
 _ROWS = flags.DEFINE_list(
-    "rows", None, "make only these rows, such as control,run,alone/NAME; by default all"
+    "rows", None, "make only these rows, such as control,run,alone/NAME, or none; by default all"
 )
 _FROM = flags.DEFINE_string(
     "from_folder",
@@ -74,6 +81,9 @@ _NULLS = flags.DEFINE_integer(
     "make this many null bursts (six or more) on the items of the first seed, and write the power "
     "of a matrix of all seeds; other rows are not made",
     0,
+)
+_FORECAST = flags.DEFINE_bool(
+    "forecast", False, "before any training, forecast the matrix (alone with an empty --rows=)"
 )
 _FULL = flags.DEFINE_bool(
     "full_runs",
@@ -120,8 +130,9 @@ def _measure(handle: "StudyHandle") -> list[str]:
     """Make the missing rows of all checkpoints and write their effects; return what failed."""
     import pandas as pd
 
-    from ttoaa.interactions.burst_study import BURSTS, Length, find_source, make_burst_study
+    from ttoaa.interactions.burst_study import BURSTS
     from ttoaa.interactions.effects import read_effects
+    from ttoaa.interactions.forecast import make_forecast
     from ttoaa.interactions.null_bursts import preview_power
     from ttoaa.interactions.power import check_nulls
     from ttoaa.interactions.rows import BurstJob, list_rows, mean_seconds
@@ -134,27 +145,27 @@ def _measure(handle: "StudyHandle") -> list[str]:
         check_nulls(_NULLS.value, len(seeds))
     ranked_by = _RANK_BY.value
     candidates = find_candidates(handle.config.experiments, ranked_by) if ranked_by else []
-    length, failures, effects = Length(_STEPS.value, _SHARE.value, _PLANT.value), [], []
-    for step in study_flags.parse_integers("checkpoints", _CHECKPOINTS.value):
-        source = find_source(handle, step, _FROM.value, _RATE.value)
-        bursts = make_burst_study(handle, source, length, f"{_NAME.value}-{step}")
-        for name, reason in bursts.untestable.items():
-            print(f"dependence: {name} is not testable by continual training: {reason}")
+    studies = _open_studies(handle)
+    if _FORECAST.value:
+        path = _folder(handle) / "dependence-forecast.json"
+        make_forecast(studies, seeds, _forecast_path(handle), path)
+        print(f"dependence: the forecast is in {path}")
+    failures, effects = [], []
+    for bursts in studies:
         rows = list_rows([e.name for e in bursts.config.experiments], _LEAVE_ONE_OUT.value)
-        if unknown := [name for name in _ROWS.value or () if name not in rows]:
-            raise ValueError(f"--rows: {unknown[0]!r} is none of {', '.join(rows)}")
         if candidates:
             rows = [CONTROL, *(f"alone/{name}" for name in candidates)]
         job = BurstJob(bursts)
         if _NULLS.value:
             job.run_nulls(seeds[0], _NULLS.value)
         else:
-            job.run(seeds, _ROWS.value or rows)
+            job.run(seeds, rows if _ROWS.value is None else _ROWS.value)
         print(
             f"dependence: {bursts.root}: {job.trained} rows trained, {job.written} tables written"
         )
         train, score = mean_seconds(map(bursts.handle, seeds), rows)
-        print(f"dependence: a row took {train:.1f} s to train and {score:.1f} s to score")
+        if math.isfinite(train):
+            print(f"dependence: a row took {train:.1f} s to train and {score:.1f} s to score")
         if job.busy:
             print(f"dependence: other jobs work on {', '.join(job.busy)}: run it again later")
         failures += job.failures
@@ -163,32 +174,63 @@ def _measure(handle: "StudyHandle") -> list[str]:
             print(preview_power(bursts, seeds, _NULLS.value, effects[-1], train + score))
     if _NULLS.value:
         return failures
-    root, found = handle.workdir.root, pd.concat(effects, ignore_index=True)
-    kind = "sources" if candidates else "effects"
-    path = root / BURSTS / f"{_NAME.value}-{kind}.parquet"
+    found, kind = pd.concat(effects, ignore_index=True), "sources" if candidates else "effects"
+    path = handle.workdir.root / BURSTS / f"{_NAME.value}-{kind}.parquet"
     write_table(found, path, {"seeds": seeds})
     print(f"dependence: effects are in {path}")
     if candidates:
         ranking = write_ranking(path.with_suffix(".json"), found, candidates, ranked_by)
         print(f"dependence: {ranking}")
     else:
-        _write_matrix(handle, found, bursts.untestable)
+        _write_matrix(handle, found, studies[-1].untestable)
     return failures
+
+
+def _open_studies(handle: "StudyHandle") -> list["BurstStudy"]:
+    """Open the bursts of every checkpoint, and refuse rows that they do not have."""
+    from ttoaa.interactions.burst_study import Length, find_source, make_burst_study
+    from ttoaa.interactions.rows import list_rows
+
+    length, studies = Length(_STEPS.value, _SHARE.value, _PLANT.value), []
+    for step in study_flags.parse_integers("checkpoints", _CHECKPOINTS.value):
+        source = find_source(handle, step, _FROM.value, _RATE.value)
+        bursts = make_burst_study(handle, source, length, f"{_NAME.value}-{step}")
+        for name, reason in bursts.untestable.items():
+            print(f"dependence: {name} is not testable by continual training: {reason}")
+        rows = list_rows([e.name for e in bursts.config.experiments], _LEAVE_ONE_OUT.value)
+        if unknown := [name for name in _ROWS.value or () if name not in rows]:
+            raise ValueError(f"--rows: {unknown[0]!r} is none of {', '.join(rows)}")
+        studies.append(bursts)
+    return studies
+
+
+def _folder(handle: "StudyHandle") -> pathlib.Path:
+    """Return the folder of the matrix: that of the study, unless the bursts have another name."""
+    from ttoaa.interactions.burst_study import BURSTS
+
+    root = handle.workdir.root
+    folder = root if _NAME.value == _NAME.default else root / BURSTS / f"{_NAME.value}-matrix"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _forecast_path(handle: "StudyHandle") -> pathlib.Path:
+    from ttoaa.interactions.burst_study import BURSTS
+
+    return handle.workdir.root / BURSTS / f"{_NAME.value}-forecast.parquet"
 
 
 def _write_matrix(
     handle: "StudyHandle", effects: "pd.DataFrame", untestable: Mapping[str, str]
 ) -> None:
-    from ttoaa.interactions.burst_study import BURSTS
+    from ttoaa.interactions.forecast import read_forecast
     from ttoaa.interactions.matrix import IncompleteMatrix
     from ttoaa.interactions.results import write
 
-    root = handle.workdir.root
-    folder = root if _NAME.value == _NAME.default else root / BURSTS / f"{_NAME.value}-matrix"
-    folder.mkdir(exist_ok=True)
+    folder, forecast = _folder(handle), read_forecast(_forecast_path(handle))
     classes = {e.name: type(e).__name__ for e in handle.config.experiments}
     try:
-        write(folder, effects, untestable=untestable, classes=classes)
+        write(folder, effects, untestable=untestable, classes=classes, forecast=forecast)
         print(f"dependence: the matrix is in {folder / 'dependence.md'}")
     except IncompleteMatrix as error:  # too few seeds, or rows that other jobs still make
         print(f"dependence: no matrix yet: {error}")

@@ -10,6 +10,9 @@ from ttoaa.interactions.matrix import INTERACTS, VERDICTS, Cell, Matrix
 from ttoaa.runs import CONTROL
 from ttoaa.statistics.matrix_correlation import FEWEST, RankCorrelation, rank_correlation
 
+FORECASTS = ("containment", "gradient", "preconditioned")
+"""The kinds of forecast, as in `interactions.forecast`; the first has no sign."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ForecastQuality:
@@ -21,6 +24,34 @@ class ForecastQuality:
     Rows run in the order of their largest forecast, and the last one needed is known only in
     hindsight: an upper bound of the saving.
     """
+    saved_by_chance: float
+    """What a random order saves on average. Without an interaction, any order saves all rows."""
+
+
+def forecast_shares(forecast: pd.DataFrame, checkpoint: int, kind: str) -> pd.DataFrame:
+    """Return the mean forecast of one kind over seeds, [row experiments, column experiments].
+
+    `forecast` has the columns of `forecast.COLUMNS`. First-order effects become shares of the
+    column's own one, nan where that is not positive.
+    """
+    cells = forecast[forecast["checkpoint"] == checkpoint]
+    means = cells.groupby(["row", "column"])[kind].mean().unstack()
+    if kind == FORECASTS[0]:
+        return means
+    own = pd.Series({name: means.loc[name, name] for name in means.columns})
+    return means / own.where(own > 0)
+
+
+def compare_forecasts(forecast: pd.DataFrame, matrix: Matrix) -> dict[str, ForecastQuality | str]:
+    """Compare each kind of forecast with a matrix: its quality, or why there is none."""
+    found: dict[str, ForecastQuality | str] = {}
+    for kind in FORECASTS:
+        shares = forecast_shares(forecast, matrix.checkpoint, kind)
+        try:
+            found[kind] = compare_forecast(shares, matrix, signed=kind != FORECASTS[0])
+        except ValueError as error:  # such as texts that share no n-gram at all
+            found[kind] = str(error)
+    return found
 
 
 def compare_forecast(
@@ -40,11 +71,14 @@ def compare_forecast(
     if not signed:
         predicted_NxN, measured_NxN = np.abs(predicted_NxN), np.abs(measured_NxN)
     correlation = rank_correlation(predicted_NxN, measured_NxN, matrix.checkpoint)
-    off_NxN = np.where(np.eye(len(names), dtype=bool), -np.inf, np.abs(predicted_NxN))
+    off_NxN = np.abs(predicted_NxN)
+    off_NxN[np.eye(len(names), dtype=bool) | ~np.isfinite(off_NxN)] = -np.inf
     order = np.argsort(-off_NxN.max(1), kind="stable")
     interacting = {c.row for c in matrix.tested if c.minus == CONTROL and c.verdict == INTERACTS}
     needed = [k for k, r in enumerate(order) if f"alone/{names[r]}" in interacting]
-    return ForecastQuality(correlation, len(names), len(names) - (max(needed, default=-1) + 1))
+    n, m = len(names), len(needed)
+    saved = n - (max(needed, default=-1) + 1)
+    return ForecastQuality(correlation, n, saved, n - m * (n + 1) / (m + 1))
 
 
 def measured_shares(matrix: Matrix, names: Sequence[str] = ()) -> np.ndarray:

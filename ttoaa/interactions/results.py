@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ttoaa.interactions.comparison import FORECASTS, ForecastQuality, compare_forecasts
 from ttoaa.interactions.figure import LEGEND, SYMBOLS, format_effect, layout, paint
 from ttoaa.interactions.matrix import (
     EQUIVALENT,
@@ -33,22 +34,38 @@ def write(
     margin: float = MARGIN,
     untestable: Mapping[str, str] | None = None,
     classes: Mapping[str, str] | None = None,
+    forecast: pd.DataFrame | None = None,
 ) -> list[Matrix]:
     """Write dependence.json, dependence.md and dependence-STEP.png, and return the matrices.
 
     `effects` has the columns of `effects.COLUMNS`; `untestable` gives the reason by experiment,
-    `classes` the class of each experiment, by which published results are found. Errors as in
+    `classes` the class of each experiment, by which published results are found. A `forecast` (see
+    `interactions.forecast`) of these checkpoints is compared with the matrices. Errors as in
     `matrix.measure`.
     """
     matrices, untestable, classes = measure(effects, margin), untestable or {}, classes or {}
+    forecasts = {
+        matrix.checkpoint: compare_forecasts(forecast, matrix)
+        for matrix in matrices
+        if forecast is not None and (forecast["checkpoint"] == matrix.checkpoint).any()
+    }
     value = {
         "margin": margin,
         "untestable": {name: f"{NOT_TESTABLE}: {why}" for name, why in untestable.items()},
         "matrices": [{**matrix_json(each), "smallest_p": each.smallest_p} for each in matrices],
         "published": [row for matrix in matrices for row in compare_published(matrix, classes)],
+        "forecasts": [
+            {"checkpoint": checkpoint, "forecast": kind}
+            | ({"missing": each} if isinstance(each, str) else dataclasses.asdict(each))
+            for checkpoint, kinds in forecasts.items()
+            for kind, each in kinds.items()
+        ],
     }
     write_json(folder / "dependence.json", value)
-    write_text(folder / "dependence.md", to_markdown(matrices, untestable, classes))
+    text = to_markdown(matrices, untestable, classes)
+    if forecasts:
+        text += "\n".join(["", *_forecast_table(forecasts)]) + "\n"
+    write_text(folder / "dependence.md", text)
     for matrix in matrices:
         size = 2.5 + 0.75 * (len(matrix.experiments) + len(untestable))
         figure = Figure(figsize=(size, size))
@@ -197,3 +214,28 @@ def _published_table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             f"{row['paper_together']:g} | {' | '.join(effects)} | {row['p']:.3g} | "
             f"{row['verdict']} |"
         )
+
+
+def _forecast_table(forecasts: Mapping[int, Mapping[str, ForecastQuality | str]]) -> Iterator[str]:
+    yield "## Forecasts made before training"
+    yield ""
+    yield (
+        "Spearman's correlation of off-diagonal effects, as shares of the column's own, with a 95% "
+        "interval over experiments. Saved are the rows that would not have been trained if rows "
+        "had been taken in the order of the forecast until every row with an interaction was "
+        "found; a random order saves the number in brackets."
+    )
+    yield ""
+    yield "| step | forecast | rank correlation | p | cells | rows saved |"
+    yield "|---|---|---|---|---|---|"
+    for checkpoint, kinds in forecasts.items():
+        for kind in FORECASTS:
+            each = kinds[kind]
+            if isinstance(each, str):
+                yield f"| {checkpoint} | {kind} | – {each} | – | – | – |"
+                continue
+            r = each.correlation
+            yield (
+                f"| {checkpoint} | {kind} | {r.rho:+.2f} [{r.low:+.2f}, {r.high:+.2f}] | {r.p:.2g} "
+                f"| {r.n} | {each.saved_rows} of {each.rows} ({each.saved_by_chance:.1f}) |"
+            )

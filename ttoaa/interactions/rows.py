@@ -85,9 +85,8 @@ class BurstJob:
     def run(self, seeds: Sequence[int], rows: Sequence[str]) -> None:
         """Work on the missing rows of these seeds, those of one seed after the other."""
         for seed in seeds:
-            handle = self.bursts.handle(seed)
+            handle = self.plan(seed)
             with Leases(handle.workdir.tables / "leases", self.stale) as leases:
-                self._plan(handle, leases)
                 seed_job = _Seed(self, handle, leases)
                 for row in rows:
                     seed_job.make(row)
@@ -99,18 +98,21 @@ class BurstJob:
             with Leases(handle.workdir.tables / "leases", self.stale) as leases:
                 _Seed(self, handle, leases).make(CONTROL)
 
-    def _plan(self, handle: BurstHandle, leases: Leases) -> None:
-        """Let experiments choose and make the plan; wait where another job does so."""
+    def plan(self, seed: int) -> BurstHandle:
+        """Let experiments choose and make the plan of a seed; wait where another job does so."""
+        handle = self.bursts.handle(seed)
         plan = handle.workdir.plan / "plan.json"
-        while not leases.acquire("plan"):
-            time.sleep(_POLL)
-        try:
-            if not plan.exists() and any(map(chooses, self.bursts.config.experiments)):
-                for line in make_choices(self.bursts.config, handle.workdir):
-                    tqdm.tqdm.write(f"dependence: {line}")
-            handle.make_plan()
-        finally:
-            leases.release("plan")
+        with Leases(handle.workdir.tables / "leases", self.stale) as leases:
+            while not leases.acquire("plan"):
+                time.sleep(_POLL)
+            try:
+                if not plan.exists() and any(map(chooses, self.bursts.config.experiments)):
+                    for line in make_choices(self.bursts.config, handle.workdir):
+                        tqdm.tqdm.write(f"dependence: {line}")
+                handle.make_plan()
+            finally:
+                leases.release("plan")
+        return handle
 
     @functools.cached_property
     def program(self) -> CompiledStep:
