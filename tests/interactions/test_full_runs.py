@@ -51,6 +51,10 @@ def test_scored_runs_are_judged_by_the_outcomes_of_the_bursts(root, capsys):
     assert set(found["row"]) == {"run", *(f"alone/{name}" for name in NAMES.values())}
     text = (root / "dependence-full.md").read_text()
     assert "Step 30, seeds 0, 1." in text
+    few = frame[frame["seed"] < 5]
+    write_table(few, root / "bursts" / "step-effects.parquet", {})
+    assert not studies.main(dependence, root, "--full_runs")
+    assert "no bursts to compare with yet: a dependence matrix needs" in capsys.readouterr().out
 
 
 def test_a_contrast_within_a_run_is_compared_with_that_of_the_control_run():

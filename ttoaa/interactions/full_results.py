@@ -11,7 +11,7 @@ import pandas as pd
 from ttoaa.interactions.comparison import Agreement, agreement, compare_matrices
 from ttoaa.interactions.full_matrix import measure_full, row_noise
 from ttoaa.interactions.full_runs import find_full_runs
-from ttoaa.interactions.matrix import MARGIN, Matrix, measure
+from ttoaa.interactions.matrix import MARGIN, IncompleteMatrix, Matrix, measure
 from ttoaa.interactions.results import cell_table, count_verdicts, effect_table, matrix_json
 from ttoaa.parquet_io import read_table, write_table
 from ttoaa.statistics.matrix_correlation import RankCorrelation
@@ -39,10 +39,11 @@ def compare_full_runs(handle: StudyHandle, path: pathlib.Path) -> Iterator[str]:
         yield f"{len(missing)} full runs are missing or not scored ({listed}): {runs.command()}"
     if path.exists():
         found, _, _ = read_table(path, "remove it, and run the bursts again")
-        outcomes, bursts = (
-            dict(zip(found["experiment"], found["outcome"], strict=True)),
-            measure(found),
-        )
+        outcomes = dict(zip(found["experiment"], found["outcome"], strict=True))
+        try:
+            bursts = measure(found)
+        except IncompleteMatrix as error:
+            yield f"no bursts to compare with yet: {error}"
     else:
         yield f"no bursts to compare with: {path} does not exist"
     effects = runs.read_effects(outcomes)
