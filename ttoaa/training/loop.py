@@ -276,6 +276,7 @@ class _TrainingRun:
                     bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
                 bar.update()
             self.finish_saving()
+        self._check_ownership()
         if writes_records():
             self._write_final_records()
 
@@ -373,6 +374,7 @@ class _TrainingRun:
         return {**self.metrics_log.digests, **self.controllers.digests, **own}
 
     def _check_ownership(self) -> None:
+        """Raise ValueError if another trainer has taken the run over; every process calls it."""
         if any(gather("" if self.job.ours() else "lost")):  # one process holds the run's lock
             raise ValueError(
                 f"{self.job.folder} was taken over by another trainer while this one was "
@@ -405,7 +407,6 @@ class _TrainingRun:
         return self.attempts.goodput(self.ledger.seconds.get("step", 0.0))
 
     def _write_final_records(self) -> None:
-        self._check_ownership()
         geometry, model = self.program.geometry, self.program.model
         source = read_provenance(self.job.folder)["source"]
         steps_before = source["step"] if source.get("continue_step") else 0
