@@ -90,7 +90,8 @@ def adam_scaled(gradient: Params, nu_hat: Params, eps: float) -> Params:
     """Return gradient / (sqrt(nu_hat + gradient**2) + eps).
 
     Adam adds the gradient itself to its second moments. Without that, embeddings of tokens that the
-    corpus does not have, whose moments are 0, would decide every inner product.
+    corpus does not have, whose moments are 0, would decide all products of an experiment that
+    inserts them.
     """
     return jax.tree.map(lambda g, nu: g / (jnp.sqrt(nu + g**2) + eps), gradient, nu_hat)
 
