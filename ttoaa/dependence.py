@@ -103,6 +103,8 @@ def main(argv: Sequence[str]) -> None:
     del argv
     if not (_CHECKPOINTS.value or _FULL.value):
         raise ValueError("name the checkpoints to continue, such as --checkpoints=250,400")
+    if sum(map(bool, (_NULLS.value, _FULL.value, _RANK_BY.value))) > 1:
+        raise ValueError("--nulls, --full_runs and --rank_by are three commands: give one of them")
     study_flags.check_study()
     from ttoaa import config
     from ttoaa.study_handle import StudyHandle

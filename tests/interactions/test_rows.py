@@ -74,6 +74,8 @@ def test_the_command_makes_what_is_missing_and_writes_the_effects(study, bursts,
     path = study.workdir.root / "bursts" / "step-effects.parquet"
     effects, source, _ = read_table(path, "")
     assert source == {"seeds": [0, 1]} and len(effects) == 2 * 3 * (len(rows) - 1)
+    both = studies.main(dependence, study.workdir.root, *given, "--full_runs", "--nulls=6")
+    assert "--nulls, --full_runs and --rank_by are three commands" in both
     wrong = studies.main(dependence, study.workdir.root, *given, "--rows=alone/none")
     assert "--rows: 'alone/none' is none of control, alone/planted" in wrong
 
