@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-import scipy  # its submodules load when they are first used
 
 from ttoaa.runs import CONTROL, RUN
-from ttoaa.statistics.bootstrap import across_seeds
+from ttoaa.statistics.bootstrap import across_seeds, t_tests
 from ttoaa.statistics.equivalence import relative_equivalence
 from ttoaa.statistics.multiplicity import holm
 from ttoaa.statistics.permutation import paired_max_z
@@ -232,7 +231,7 @@ def _judge(
 ) -> list[Cell]:
     """Add tests and verdicts to the cells of the family; differences are [seeds] per cell."""
     p_K = paired_max_z(np.stack(differences, 1)).p_K
-    holm_K = holm([_t_test(d_S) for d_S in differences])
+    holm_K = holm(t_tests(np.stack(differences, 1)))
     found = [
         relative_equivalence(d_S, own[cell.column], margin)
         for cell, d_S in zip(cells, differences, strict=True)
@@ -265,13 +264,6 @@ def _judge(
             )
         )
     return judged
-
-
-def _t_test(d_S: np.ndarray) -> float:
-    """Return the p-value of a t test; 1 for an effect that is 0 in all seeds."""
-    if not np.ptp(d_S):
-        return float(not d_S.any())
-    return float(scipy.stats.ttest_1samp(d_S, 0).pvalue)
 
 
 def deciding_seeds(

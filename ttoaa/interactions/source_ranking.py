@@ -24,6 +24,7 @@ import scipy  # its submodules load when they are first used
 from ttoaa.experiments.base import Experiment
 from ttoaa.experiments.data_source import DataSource
 from ttoaa.interactions.matrix import ALPHA, IncompleteMatrix, check_seeds
+from ttoaa.statistics.bootstrap import t_tests
 from ttoaa.statistics.multiplicity import holm
 from ttoaa.workdir import write_json
 
@@ -103,9 +104,9 @@ def rank_values(names: Sequence[str], values_SxN: np.ndarray) -> list[Candidate]
     mean_N = values_SxN.mean(0)
     error_N = values_SxN.std(0, ddof=1) / np.sqrt(count_S)
     reach_N = scipy.stats.t.ppf(1 - ALPHA / (2 * count_N), count_S - 1) * error_N
-    p_N = holm(_t_tests(values_SxN))
+    p_N = holm(t_tests(values_SxN))
     first, second = np.triu_indices(count_N, 1)
-    p_pairs = holm(_t_tests(values_SxN[:, first] - values_SxN[:, second]))
+    p_pairs = holm(t_tests(values_SxN[:, first] - values_SxN[:, second]))
     pairs = zip(first.tolist(), second.tolist(), p_pairs.tolist(), strict=True)
     p_of = {frozenset((i, j)): p for i, j, p in pairs}
     order = np.argsort(-mean_N, kind="stable")
@@ -118,14 +119,6 @@ def rank_values(names: Sequence[str], values_SxN: np.ndarray) -> list[Candidate]
             Candidate(names[k], float(mean_N[k]), low, high, float(p_N[k]), below, verdict)
         )
     return ranked
-
-
-def _t_tests(values_SxK: np.ndarray) -> np.ndarray:
-    """Return the two-sided p-value of a mean of zero in each column; 1 for columns of zeros."""
-    count_S, mean_K = len(values_SxK), values_SxK.mean(0)
-    error_K = values_SxK.std(0, ddof=1) / np.sqrt(count_S)
-    t_K = np.divide(mean_K, error_K, out=np.where(mean_K == 0, 0, np.inf), where=error_K > 0)
-    return np.asarray(2 * scipy.stats.t.sf(np.abs(t_K), count_S - 1))
 
 
 def find_candidates(experiments: Sequence[Experiment], ranked_by: str) -> list[str]:

@@ -273,6 +273,17 @@ def estimate(
     )
 
 
+def t_tests(values_SxK: np.ndarray) -> np.ndarray:
+    """Return the two-sided p-value of a mean of zero in each column [K], by t tests over seeds.
+
+    It is 1 for a column of zeros, and 0 for one of another constant.
+    """
+    count_S, mean_K = len(values_SxK), values_SxK.mean(0)
+    error_K = values_SxK.std(0, ddof=1) / np.sqrt(count_S)
+    t_K = np.divide(mean_K, error_K, out=np.where(mean_K == 0, 0, np.inf), where=error_K > 0)
+    return np.asarray(2 * scipy.stats.t.sf(np.abs(t_K), count_S - 1))
+
+
 def across_seeds(values: Sequence[float]) -> tuple[float, float, float]:
     """Return the mean over seeds and its t interval, seeds being units; one seed has none."""
     values_S = np.asarray(values, float)
