@@ -61,14 +61,33 @@ _KINDS = flags.DEFINE_list(
 _MATRICES = flags.DEFINE_integer("null_matrices", 200, "null matrices of each rate", 10)
 
 
-def planted_effects(
-    handle: StudyHandle, bursts: BurstStudy, kind: str, seeds: list[int]
-) -> pd.DataFrame:
-    """Make the planted rows of a kind; return the effects on its target, by seed."""
+def open_bursts() -> tuple[StudyHandle, BurstStudy]:
+    """Return the study and the bursts of its matrix that the flags name."""
+    workdir = study_flags.workdir_from_flags()
+    study, _ = config.load([workdir.config])
+    pin_cores()
+    split_cpu(study.geometry.batch, study.layout)
+    config.cache_compilations(workdir)
+    handle, given = StudyHandle(study, workdir), flags.FLAGS
+    (step,) = study_flags.parse_integers("checkpoints", given.checkpoints)
+    source, length = find_source(handle, step, None), Length(given.burst_steps, given.share)
+    return handle, make_burst_study(handle, source, length, f"step-{step}")
+
+
+def planted_study(handle: StudyHandle, bursts: BurstStudy, kind: str) -> tuple[BurstStudy, str]:
+    """Return bursts with a planted experiment, and the experiment that it influences."""
     length = Length(flags.FLAGS.burst_steps, flags.FLAGS.share, kind)
     name = f"planted-{kind.replace(':', '-')}-{bursts.source.step}"
     planted = make_burst_study(handle, bursts.source, length, name)
     (target,) = (e.of.name for e in planted.config.experiments if e.name == NAME)
+    return planted, target
+
+
+def planted_effects(
+    handle: StudyHandle, bursts: BurstStudy, kind: str, seeds: list[int]
+) -> pd.DataFrame:
+    """Make the planted rows of a kind; return the effects on its target, by seed."""
+    planted, target = planted_study(handle, bursts, kind)
     job = BurstJob(planted)
     row = RUN if kind in (CONTRADICTION, ONE_TRIGGER) else f"alone/{NAME}"
     job.run(seeds, [row])
@@ -89,22 +108,15 @@ def triple(rate: Rate) -> list[float]:
 
 def main(argv):
     del argv
-    workdir = study_flags.workdir_from_flags()
-    study, _ = config.load([workdir.config])
-    pin_cores()
-    split_cpu(study.geometry.batch, study.layout)
-    config.cache_compilations(workdir)
-    handle, given = StudyHandle(study, workdir), flags.FLAGS
-    (step,) = study_flags.parse_integers("checkpoints", given.checkpoints)
-    source, length = find_source(handle, step, None), Length(given.burst_steps, given.share)
-    bursts = make_burst_study(handle, source, length, f"step-{step}")
+    handle, bursts = open_bursts()
+    step = bursts.source.step
     folder = bursts.root.parent
-    seeds, matrices = study_flags.parse_integers("burst_seeds", given.burst_seeds), _MATRICES.value
+    seeds = study_flags.parse_integers("burst_seeds", flags.FLAGS.burst_seeds)
     planted = {kind: planted_effects(handle, bursts, kind, seeds) for kind in _KINDS.value}
     nulls, _, _ = read_table(folder / f"step-{step}-nulls.parquet", "make null bursts again")
     matrix, _, _ = read_table(folder / "step-effects.parquet", "make the matrix again")
     matrix = matrix[matrix["checkpoint"] == step]
-    print(json.dumps(measure(nulls, matrix, planted, matrices)))
+    print(json.dumps(measure(nulls, matrix, planted, _MATRICES.value)))
 
 
 def measure(

@@ -81,7 +81,7 @@ def make_forecast(
     for bursts in studies:
         job = BurstJob(bursts)
         with ledger.phase(str(bursts.source.step)):
-            cells += [cell for seed in seeds for cell in _cells(job, seed)]
+            cells += [cell for seed in seeds for cell in forecast_cells(job, seed)]
     found = pd.DataFrame(cells, columns=list(COLUMNS))
     write_table(found, path, source)
     write_json(summary, [_summarize(found, int(step), s) for step, s in ledger.seconds.items()])
@@ -105,8 +105,13 @@ def _summarize(forecast: pd.DataFrame, step: int, seconds: float) -> dict[str, A
     }
 
 
-def _cells(job: BurstJob, seed: int) -> Iterator[dict[str, Any]]:
-    """Yield the forecasts of one seed; in memory are one gradient for each column, and a row's."""
+def forecast_cells(
+    job: BurstJob, seed: int, rows: Sequence[str] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Yield the forecasts of one seed (`COLUMNS`), of these experiments' rows or of all.
+
+    In memory are one gradient for each column, and a row's.
+    """
     handle, program = job.plan(seed), job.program
     experiments = handle.config.experiments
     contained = ngram_containment(handle)
@@ -119,8 +124,8 @@ def _cells(job: BurstJob, seed: int) -> Iterator[dict[str, Any]]:
         for experiment in experiments
         if (texts := _scored_texts(handle, experiment))
     }
-    for row in experiments:
-        g = weighted_gradient(program, params, _edits(job, handle, row.name, params))
+    for row in [each.name for each in experiments] if rows is None else rows:
+        g = weighted_gradient(program, params, _edits(job, handle, row, params))
         steps = {"gradient": g}
         if isinstance(optimizer, AdamW):
             nu_hat = second_moments(state["opt"], optimizer.beta2)
@@ -134,9 +139,9 @@ def _cells(job: BurstJob, seed: int) -> Iterator[dict[str, Any]]:
             yield {
                 "checkpoint": job.bursts.source.step,
                 "seed": seed,
-                "row": row.name,
+                "row": row,
                 "column": column.name,
-                "containment": contained.loc[row.name, column.name],
+                "containment": contained.loc[row, column.name],
                 **products,
             }
 
