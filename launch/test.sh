@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Completes .venv/ with what tests need, checks style, imports and types, and runs the tests on the
-# CPU.
+# Completes .venv/ with what tests need, checks style, imports and types, builds the documentation in
+# build/site/, and runs the tests on the CPU.
 #
 #   bash launch/test.sh [flags of pytest]
 set -euo pipefail
@@ -14,6 +14,7 @@ export JAX_PLATFORMS=cpu
 imports="$("$VENV/bin/lint-imports" --no-logo --no-cache 2>&1)" || fail "$imports"
 (cd launch && "$VENV/bin/shellcheck" --external-sources ./*.sh)
 "$PYTHON" -m mypy
+"$PYTHON" -m sphinx --quiet --fresh-env --fail-on-warning --keep-going -c docs . build/site
 # A file's tests stay on one worker, so that what they share is made once.
 exec "$PYTHON" -m pytest -n 2 --dist loadscope --no-loadscope-reorder \
   --durations=10 "$@"
