@@ -9,7 +9,7 @@ from types import ModuleType
 
 from absl import app, flags
 
-from ttoaa import signals
+from ttoaa import bucket, signals
 
 _HELP = ("-h", "-help", "--help", "-helpshort", "--helpshort", "-?")
 _HELP_FULL = ("-helpfull", "--helpfull")
@@ -54,7 +54,8 @@ def call(name: str, main: Callable[[Sequence[str]], None], argv: Sequence[str]) 
 
 def one_line(error: Exception) -> str:
     """Return the error's message without the lines that gin adds to those of its classes."""
-    return " ".join(str(error).partition("\n  In call to configurable")[0].split("\n"))
+    first = str(error).partition("\n  In call to configurable")[0]
+    return bucket.named_by_url(" ".join(first.split("\n")))
 
 
 def _parse(

@@ -1,6 +1,7 @@
 """Locks between the processes, on one machine or several, that share a study's folder.
 
-Every lock is a file. Its owner renews the file's modification time, which is the owner's heartbeat;
+Every lock is a file, or an object in a bucket (`ttoaa.shared_files`). Its owner renews the file's
+modification time, or writes the object again, which is the owner's heartbeat;
 a file whose heartbeat is too old is stale, and its owner counts as dead. On this come:
 
 - lease: of all jobs that share a folder, at most one holds a name (contract C10).
@@ -27,7 +28,7 @@ from typing import Any, NamedTuple
 
 import tqdm
 
-from ttoaa import signals
+from ttoaa import bucket, shared_files, signals
 from ttoaa.workdir import is_of_dead_process, lock_while_open
 
 PIN_STALE = 600.0
@@ -47,10 +48,7 @@ def _new_owner() -> str:
 
 def _heartbeat_age(path: pathlib.Path) -> float:
     """Return the seconds since the last heartbeat; infinite for a missing file."""
-    try:
-        return time.time() - path.stat().st_mtime
-    except OSError:
-        return float("inf")
+    return shared_files.age(path)
 
 
 @contextlib.contextmanager
@@ -61,8 +59,8 @@ def _heartbeat(paths: Collection[pathlib.Path], stale: float) -> Iterator[None]:
     def renew() -> None:
         while not over.wait(stale / _HEARTBEATS):
             for path in tuple(paths):
-                with contextlib.suppress(OSError):
-                    os.utime(path)
+                with contextlib.suppress(OSError, KeyError):  # just released, or of others now
+                    shared_files.renew(path)
 
     thread = threading.Thread(target=renew, daemon=True)
     thread.start()
@@ -122,14 +120,11 @@ class Leases:
         path = self.folder / f"{name}.{1 + _generation(newest) if newest else 0}"
         with signals.shield():
             try:
-                # The last holder may have removed it, if it was empty.
-                self.folder.mkdir(parents=True, exist_ok=True)
-                file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+                file = shared_files.create(path, self._sign)
             except FileExistsError:
                 return False
-            signals.hold(path)
+            signals.hold(path, shared_files.remove)
         try:
-            self._sign(file)
             # List again: a network file system may have cached the listing above, in which case
             # our generation was free only because a later one exists.
             others = [other for other in _lease_files(self.folder, name) if other != path]
@@ -143,12 +138,13 @@ class Leases:
         self._held[name], self._files[name] = path, file
         return True
 
-    def _sign(self, file: int) -> None:
+    def _sign(self, file: int) -> bytes:
+        """Lock the file, before it has content: readers test the lock."""
         content = {"owner": self.owner, "since": time.time(), "stale": self.stale}
         with contextlib.suppress(OSError):  # without kernel locks the heartbeat has to do
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             content["boot"] = _boot(os.fstat(file))
-        os.write(file, json.dumps(content).encode())  # after locking: readers test the lock
+        return json.dumps(content).encode()
 
     def holds(self, name: str) -> bool:
         """Return whether this job still has the lease: no other job has taken it over."""
@@ -162,7 +158,7 @@ class Leases:
             if self._is_own(path):
                 for older in sorted(_lease_files(self.folder, name), key=_generation):
                     if _generation(older) <= _generation(path):
-                        older.unlink(missing_ok=True)
+                        shared_files.remove(older)
         finally:
             os.close(self._files.pop(name))
             signals.let_go(path)
@@ -189,8 +185,7 @@ def list_leases(folder: pathlib.Path) -> list[Lease]:
 
 def _lease_files(folder: pathlib.Path, name: str | None = None) -> list[pathlib.Path]:
     """List the files of all generations, of one lease or of all."""
-    names = os.listdir(folder) if folder.is_dir() else []
-    paths = (folder / file for file in names if re.search(r"\.\d+$", file))
+    paths = (folder / file for file in shared_files.names(folder) if re.search(r"\.\d+$", file))
     return [path for path in paths if name is None or path.stem == name]
 
 
@@ -212,7 +207,7 @@ def _read_lease(path: pathlib.Path) -> Lease:
 def _read_signature(path: pathlib.Path) -> dict[str, Any]:
     """Return what the owner wrote; {} for a file that is new, or was left empty by a kill."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(shared_files.read(path))
     except (OSError, ValueError):
         return {}
 
@@ -230,7 +225,7 @@ def _is_unlocked(path: pathlib.Path, signature: dict[str, Any]) -> bool:
 
 
 def _withdraw(path: pathlib.Path, file: int) -> None:
-    path.unlink(missing_ok=True)
+    shared_files.remove(path)
     os.close(file)
     signals.let_go(path)
 
@@ -238,11 +233,12 @@ def _withdraw(path: pathlib.Path, file: int) -> None:
 def _boot(file: os.stat_result) -> str:
     """Identify the running kernel and the file's mount; "" where the kernel has no identity.
 
-    Two mounts of one network folder need not see each other's kernel locks.
+    Two mounts of one network folder need not see each other's kernel locks. The number of the file
+    distinguishes copies of a study in a bucket.
     """
     with contextlib.suppress(OSError):
         boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {file.st_dev}"
+        return f"{boot} {file.st_dev} {file.st_ino}"
     return ""
 
 
@@ -280,6 +276,7 @@ def exclusive(
                     tqdm.tqdm.write(f"{folder}: checking whether {other.owner} is still alive")
                 youngest = other.age
             time.sleep(poll)
+        bucket.pull(folder)  # what the last holder did
         yield lambda: held.holds(name)
 
 
@@ -330,15 +327,14 @@ def pin(folder: pathlib.Path, step: int) -> Iterator[None]:
     """
     own = _pins(folder) / f"{step}@{_new_owner()}"
     with contextlib.ExitStack() as held:
-        held.enter_context(signals.unfinished(own))
+        held.enter_context(signals.unfinished(own, shared_files.remove))
         held.callback(_remove_pin, own)
         with contextlib.suppress(OSError):
-            own.parent.mkdir(exist_ok=True)
-            own.touch()
+            shared_files.touch(own)
             lock_while_open(held.enter_context(open(own, "rb")).fileno())
         while _exists_fresh(folder, f"{step}.deleting"):
             time.sleep(0.01)
-        if not (folder / str(step)).is_dir():
+        if str(step) not in shared_files.names(folder):
             raise CheckpointGone(f"there is no checkpoint {step} in {folder}, or no longer")
         with _heartbeat([own], PIN_STALE):
             yield
@@ -346,34 +342,33 @@ def pin(folder: pathlib.Path, step: int) -> Iterator[None]:
 
 def _remove_pin(path: pathlib.Path) -> None:
     with contextlib.suppress(OSError):
-        path.unlink()
+        shared_files.remove(path)
 
 
 @contextlib.contextmanager
 def deletion_mark(folder: pathlib.Path, step: int) -> Iterator[bool]:
     """Mark a checkpoint for deletion; yields whether it is unpinned, and then nobody can pin it."""
     mark = _pins(folder) / f"{step}.deleting"
-    mark.parent.mkdir(exist_ok=True)
-    with signals.unfinished(mark):
-        mark.touch()
+    with signals.unfinished(mark, shared_files.remove):
+        shared_files.touch(mark)
         try:
             yield not _exists_fresh(folder, f"{step}@")
         finally:
-            mark.unlink(missing_ok=True)
+            shared_files.remove(mark)
 
 
 def remove_stale_pins(folder: pathlib.Path) -> None:
     """Remove stale pins and all deletion marks; for a trainer that starts, and so has none."""
     for path in _pin_files(folder):
         if path.name.endswith(".deleting") or _heartbeat_age(path) >= PIN_STALE:
-            path.unlink(missing_ok=True)
+            shared_files.remove(path)
 
 
 def remove_dead_pins(folder: pathlib.Path) -> None:
     """Remove the pins that killed processes of this machine left behind."""
     for path in _pin_files(folder):
         if is_of_dead_process(path):
-            path.unlink(missing_ok=True)
+            shared_files.remove(path)
 
 
 def _pins(folder: pathlib.Path) -> pathlib.Path:
@@ -381,9 +376,7 @@ def _pins(folder: pathlib.Path) -> pathlib.Path:
 
 
 def _pin_files(folder: pathlib.Path) -> list[pathlib.Path]:
-    with contextlib.suppress(FileNotFoundError):
-        return [_pins(folder) / name for name in os.listdir(_pins(folder))]
-    return []
+    return [_pins(folder) / name for name in shared_files.names(_pins(folder))]
 
 
 def _exists_fresh(folder: pathlib.Path, prefix: str) -> bool:

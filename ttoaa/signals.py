@@ -27,7 +27,7 @@ _SECONDS_TO_END = 3.0
 
 _name = ""
 _installed = False
-_unfinished: dict[pathlib.Path, None] = {}
+_unfinished: dict[pathlib.Path, Callable[[pathlib.Path], None]] = {}
 _children: dict[int, None] = {}
 _deferring: list["StopSignal"] = []
 _lock = threading.RLock()
@@ -130,19 +130,28 @@ def deferred(
         _deferring.remove(stop)
 
 
+def _remove(path: pathlib.Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
-def unfinished(path: pathlib.Path) -> Iterator[None]:
+def unfinished(
+    path: pathlib.Path, remove: Callable[[pathlib.Path], None] = _remove
+) -> Iterator[None]:
     """Remove this file or folder if the process is stopped within the context."""
-    _unfinished[path] = None
+    _unfinished[path] = remove
     try:
         yield
     finally:
         _unfinished.pop(path, None)
 
 
-def hold(path: pathlib.Path) -> None:
+def hold(path: pathlib.Path, remove: Callable[[pathlib.Path], None] = _remove) -> None:
     """Remove this file if the process is stopped, until it is passed to `let_go`."""
-    _unfinished[path] = None
+    _unfinished[path] = remove
 
 
 def let_go(path: pathlib.Path) -> None:
@@ -242,14 +251,17 @@ def _end_at_once(first: int) -> None:
 
 
 def _remove_traces(*numbers: int) -> None:
-    """End the child processes, then remove unfinished files."""
+    """End the child processes, then remove unfinished files, within seconds."""
     _end_children(*numbers)
-    for path in list(_unfinished):
-        with contextlib.suppress(OSError):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+
+    def remove_all() -> None:
+        for path, remove in list(_unfinished.items()):
+            with contextlib.suppress(Exception):
+                remove(path)
+
+    removing = threading.Thread(target=remove_all, daemon=True)  # a bucket may not answer
+    removing.start()
+    removing.join(_SECONDS_TO_END)
 
 
 def _end_children(*numbers: int) -> None:

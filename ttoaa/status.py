@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ttoaa import signals
+from ttoaa import bucket, signals
 from ttoaa.workdir import Workdir
 
 _MOST = 12
@@ -25,10 +25,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("workdir", type=pathlib.Path, nargs="?", help="the study's folder")
-    parser.add_argument(
-        "--workdir", type=pathlib.Path, dest="named", help="another way to name the folder"
-    )
+    parser.add_argument("workdir", nargs="?", help="the study's folder, or gs://BUCKET/FOLDER")
+    parser.add_argument("--workdir", dest="named", help="another way to name the folder")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     asked = parser.parse_args(argv)
     if asked.workdir and asked.named:
@@ -37,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if folder is None:
         parser.error("name the study's folder")
     try:
-        state = read(folder)
+        state = read(bucket.local_path(folder))
     except (ValueError, OSError) as error:
         sys.exit(f"status: {error}")
     print(json.dumps(state) if asked.json else "\n".join(lines(state)))
@@ -46,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def read(root: pathlib.Path) -> dict[str, Any]:
     """Return the state of the study in a folder; ValueError if it has no study or a bad config."""
     root = root.expanduser().resolve()
+    bucket.pull(root)
     if not Workdir(root).config.exists():
         raise ValueError(
             f"{root} holds no study: start one with python -m ttoaa.study --workdir={root} "

@@ -1,10 +1,10 @@
 """The flags that all commands take. Quick to import: no JAX, no gin."""
 
-import pathlib
 from collections.abc import Sequence
 
 from absl import flags
 
+from ttoaa import bucket
 from ttoaa.workdir import Workdir, remove_leftovers
 
 GIN_FILE = flags.DEFINE_multi_string(
@@ -13,16 +13,22 @@ GIN_FILE = flags.DEFINE_multi_string(
 GIN_BINDINGS = flags.DEFINE_multi_string(
     "gin_bindings", [], "single gin bindings, which override the files"
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the study", required=True)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "folder of the study, or gs://BUCKET/FOLDER", required=True
+)
 _SEED = flags.DEFINE_integer(
     "seed", 0, "seed of initialisation, training order, and experiments", 0
 )
 
 
 def workdir_from_flags() -> Workdir:
-    """Return the study's folder, after removing what killed processes left unfinished in it."""
-    workdir = Workdir(pathlib.Path(_WORKDIR.value).expanduser().resolve(), _SEED.value)
+    """Return the study's folder, after removing what killed processes left unfinished in it.
+
+    That of a study in a bucket is its copy on this machine, up to date.
+    """
+    workdir = Workdir(bucket.local_path(_WORKDIR.value), _SEED.value)
     remove_leftovers(workdir.root)
+    bucket.pull_once(workdir.root)
     return workdir
 
 

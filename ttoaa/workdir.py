@@ -1,7 +1,7 @@
 """The folder of a study: the paths in it, and how files and folders are written there.
 
 A file or folder under its final name is always whole: it is written under another name, next to the
-final one, and renamed once it is on disk.
+final one, and renamed once it is on disk. In the copy of a study in a bucket it is uploaded before.
 """
 
 import concurrent.futures
@@ -18,7 +18,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from ttoaa import signals
+from ttoaa import bucket, shared_files, signals
 from ttoaa.runs import CONTROL, PLAIN, REFERENCE, RUN, SUBSETS, check_run_name
 
 RUNS = (CONTROL, RUN)
@@ -146,9 +146,9 @@ class Workdir:
             each.seed
             for each in (Workdir(self.root, seed) for seed in self.seeds())
             if any(
-                path.name.isdecimal()
+                file.isdecimal()
                 for name in each.runs()
-                for path in each.run(name).glob("checkpoints/*")
+                for file in shared_files.names(each.run(name) / "checkpoints")
             )
         ]
 
@@ -160,7 +160,7 @@ def atomic_writer(path: pathlib.Path) -> Iterator[BinaryIO]:
     Raises OSError, naming the file, also where the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = _unfinished(path)
+    unfinished = bucket.unfinished_name(path)
     with signals.unfinished(unfinished):
         try:
             with open(unfinished, "wb") as file:
@@ -168,6 +168,7 @@ def atomic_writer(path: pathlib.Path) -> Iterator[BinaryIO]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
+            bucket.publish(unfinished, path)
             os.replace(unfinished, path)
         except OSError as error:
             if error.errno is None or error.filename is not None:
@@ -175,11 +176,6 @@ def atomic_writer(path: pathlib.Path) -> Iterator[BinaryIO]:
             raise OSError(error.errno, error.strerror, str(path)) from error
         finally:
             unfinished.unlink(missing_ok=True)
-
-
-def _unfinished(path: pathlib.Path) -> pathlib.Path:
-    """Return a name that ends in .tmp-host-process: what a kill leaves is easy to find."""
-    return path.with_name(f"{path.name}.tmp-{socket.gethostname()}-{os.getpid()}")
 
 
 def lock_while_open(file: int) -> None:
@@ -239,7 +235,7 @@ def unfinished_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """
     for leftover in folder.parent.glob(f"{folder.name}.tmp-*"):
         shutil.rmtree(leftover)
-    unfinished = _unfinished(folder)
+    unfinished = bucket.unfinished_name(folder)
     with signals.unfinished(unfinished):
         unfinished.mkdir(parents=True)
         try:
@@ -249,9 +245,10 @@ def unfinished_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def commit_folder(unfinished: pathlib.Path, folder: pathlib.Path) -> None:
-    """Flush everything in `unfinished` to disk and rename it; OSError where `folder` has files."""
+    """Flush `unfinished` to disk, upload it, and rename it; OSError where `folder` has files."""
     with concurrent.futures.ThreadPoolExecutor(16) as pool:  # disks take many requests at once
         list(pool.map(_flush, [unfinished, *unfinished.rglob("*")]))
+    bucket.publish_folder(unfinished, folder)
     os.replace(unfinished, folder)
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from ttoaa import bucket
 from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.json_io import parse_json
 from ttoaa.workdir import file_sha256
@@ -241,13 +242,19 @@ class Corpus:
         self._tables: dict[tuple[Split, int], Windows] = {}
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str], verify: bool = True) -> "Corpus":
+    def open(
+        cls, folder: str | os.PathLike[str], verify: bool = True, pull: bool = True
+    ) -> "Corpus":
         """Open a corpus that `ttoaa.prepare` made.
+
+        That of a study in a bucket is copied first, with `pull`.
 
         Raises ValueError, naming the file, where the corpus is missing or unfinished, or the size
         of a shard or, with `verify`, its sha256 is not that in the manifest.
         """
         folder = pathlib.Path(folder)
+        if pull:
+            bucket.pull(folder)
         path = folder / MANIFEST
         if not path.is_file():
             raise ValueError(f"no finished corpus in {folder}: run python -m ttoaa.prepare")
@@ -259,7 +266,7 @@ class Corpus:
         return corpus
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Corpus.open, (self.folder, False)
+        return Corpus.open, (self.folder, False, False)
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:

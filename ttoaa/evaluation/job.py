@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from ttoaa import parquet_io
+from ttoaa import bucket, parquet_io
 from ttoaa.author_errors import describe
 from ttoaa.checksums import write_record
 from ttoaa.config import Study
@@ -41,6 +41,7 @@ def evaluate(
     waiting = Waiting(workdir, patience or Patience())
     while waiting.watch and not (workdir.plan / "plan.json").exists():
         waiting.on("the plan (run python -m ttoaa.plan)")
+        bucket.pull(workdir.root)
     handle = StudyHandle(study, workdir)
     plan = handle.plan
     for notice in filter(None, (check_run(workdir.run(name)) for name in workdir.runs())):
@@ -110,6 +111,7 @@ class _Job:
     def _over(self, waiting: Waiting, asked: Sequence[tuple[str, int]]) -> bool:
         """Score part of one checkpoint, or wait; return True when nothing is left of either."""
         # Before the work list: a run that has ended by now has all of its checkpoints.
+        bucket.pull(waiting.workdir.root)
         runs = progress(waiting.workdir, self.worklist.study.runs)
         unfinished = [str(run) for run in runs.values() if not run.finished]
         todo = [work for work in map(self._without_failed, self.worklist.look()) if work.lacking]
@@ -149,6 +151,7 @@ class _Job:
         if not self.ledger.seconds:
             return
         try:
+            bucket.pull_file(path)
             record = read_ledger(path.parent)
             total = Ledger(record.get("seconds")).seconds
             for name, seconds in self.ledger.seconds.items():

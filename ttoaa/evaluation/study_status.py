@@ -6,6 +6,7 @@ import shlex
 import time
 from typing import Any
 
+from ttoaa import shared_files
 from ttoaa.config import Study
 from ttoaa.data.corpus import MANIFEST
 from ttoaa.evaluation.watch import Progress, progress, progress_of
@@ -107,7 +108,11 @@ def _run(workdir: Workdir, progress: Progress) -> dict[str, Any]:
         "step": progress.step,
         "quiet_seconds": progress.quiet,
         "checkpoints": committed_steps(folder),
-        "set_aside": [str(path) for path in sorted(folder.glob("damaged-*"))],
+        "set_aside": [
+            str(folder / name)
+            for name in sorted(shared_files.names(folder))
+            if name.startswith("damaged-")
+        ],
     }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import tqdm
 
+from ttoaa import shared_files
 from ttoaa.locks import LEASE_STALE, running_trainer
 from ttoaa.training.run_records import ATTEMPTS, FINISHED, read_finished
 from ttoaa.training.throughput import read_attempts
@@ -116,4 +117,4 @@ def _stamps(workdir: Workdir, kind: str) -> list[Any]:
     run = workdir.run(kind)
     files = [run / ATTEMPTS, run / FINISHED, workdir.plan / "plan.json"]
     times = [path.stat().st_mtime_ns if path.exists() else 0 for path in files]
-    return [*times, sorted(path.name for path in (run / "checkpoints").glob("*"))]
+    return [*times, sorted(shared_files.names(run / "checkpoints"))]

@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ttoaa import identity
+from ttoaa import bucket, identity, shared_files
 from ttoaa.config import Study
 from ttoaa.experiments.base import Experiment
 from ttoaa.experiments.context import outcome_fingerprints
@@ -23,7 +23,7 @@ Where = tuple[str, int, str]
 
 
 Stamp = tuple[int, int]
-"""(mtime, inode) of a checkpoint's metadata: distinguishes it from a later one of the same step."""
+"""Of a checkpoint's metadata: distinguishes it from a later one of the same step."""
 
 
 class Work(NamedTuple):
@@ -112,6 +112,7 @@ class WorkList:
 
     def is_made(self, work: Work, experiment: Experiment) -> bool:
         """Whether the table exists by now, perhaps written by another job."""
+        bucket.pull_file(self.workdir.table(work.kind, work.step, experiment.name))
         return self._has_table(work.kind, work.step, experiment, work.sources[experiment.name])
 
     def unscored(self, runs: Sequence[tuple[str, int]]) -> list[str]:
@@ -132,7 +133,7 @@ class WorkList:
         return line if lost else ""
 
     def _is_lost(self, kind: str, step: int) -> bool:
-        there = (self._folder(kind) / str(step)).exists()
+        there = str(step) in shared_files.names(self._folder(kind))
         return not there and not all(
             self._has_table(kind, step, e, self.made_of(e)) for e in self.study.experiments
         )
@@ -162,13 +163,14 @@ class WorkList:
         folder = self._folder(kind)
         checkpoint = folder / str(step)
         try:
-            file = (checkpoint / "meta" / "metadata").stat()
-            stamp = file.st_mtime_ns, file.st_ino
+            stamp = shared_files.stamp(checkpoint / "meta" / "metadata")
             if checkpoint not in self._metas or self._metas[checkpoint][0] != stamp:
                 self._metas[checkpoint] = stamp, read_meta(folder, step)
             return self._metas[checkpoint]
         except (CheckpointError, OSError) as error:
-            if self._is_asked(step) and checkpoint.exists():  # the trainer may just have deleted it
+            if self._is_asked(step) and str(step) in shared_files.names(
+                folder
+            ):  # the trainer may just have deleted it
                 self.faults[kind, step, ""] = leave_out(error, checkpoint)
             return None
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ttoaa import bucket
 from ttoaa.checksums import FileDigest, RunningDigest
 from ttoaa.json_io import read_json
 from ttoaa.workdir import atomic_writer, write_bytes, write_json
@@ -59,7 +60,7 @@ def store_slot_texts(folder: pathlib.Path, slot_texts: Sequence[SlotTexts]) -> N
     path = folder / "index.json"
     if path.exists() and read_json(path) == index:
         return
-    path.unlink(missing_ok=True)  # so that it never describes other texts
+    bucket.remove(path)  # so that it never describes other texts
     for name, raw in contents.items():
         write_bytes(folder / name, raw)
     write_json(path, index)
@@ -126,7 +127,7 @@ class ControllerLog:
         self.kept = self._truncate(root)
         """The remaining lines, oldest first."""
         # Kept open: a paused trainer whose run was taken over writes into its old file.
-        self._file = open(path, "ab")  # noqa: SIM115
+        self._file = open(path, "a+b")  # noqa: SIM115
 
     def _truncate(self, root: str) -> list[Line]:
         kept: list[Line] = []
@@ -164,6 +165,10 @@ class ControllerLog:
             raise OSError(error.errno, error.strerror, str(self._path)) from error
         self.head = head
         self._digest.update(b"".join(raws))
+
+    def sync(self) -> None:
+        """Upload the log to a bucket, before a checkpoint that relies on it."""
+        bucket.upload(self._path, self._file)
 
     @property
     def digest(self) -> FileDigest:

@@ -5,6 +5,7 @@ every leaf and a checksum of itself, and every read verifies them. `checkpoints`
 """
 
 import asyncio
+import concurrent.futures
 import contextlib
 import dataclasses
 import errno
@@ -23,12 +24,15 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from ttoaa import bucket, shared_files
 from ttoaa.checksums import has_checksum
-from ttoaa.json_io import read_json
+from ttoaa.json_io import parse_json
 from ttoaa.training.multihost import first_line, gather
 
 T = TypeVar("T")
 _META = ("meta", "metadata")
+COMMITTED = "commit_success.txt"
+"""File of a checkpoint that Orbax writes last."""
 
 
 class CheckpointError(ValueError):
@@ -42,10 +46,15 @@ class DamagedCheckpoint(CheckpointError):
 def committed_steps(folder: pathlib.Path) -> list[int]:
     """Return the steps of finished checkpoints, ascending.
 
-    Orbax commits a checkpoint by renaming its folder.
+    Orbax commits a checkpoint by renaming its folder, in a bucket by a file that it writes last.
     """
-    found = [p for p in folder.glob("*") if p.name.isdecimal() and p.joinpath(*_META).exists()]
-    return sorted(int(path.name) for path in found)
+    found = [folder / name for name in shared_files.names(folder) if name.isdecimal()]
+    last = (COMMITTED,) if bucket.find(folder) else _META
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        there = pool.map(lambda path: shared_files.exists(path.joinpath(*last)), found)
+        return sorted(
+            int(path.name) for path, is_there in zip(found, there, strict=True) if is_there
+        )
 
 
 def read_meta(folder: pathlib.Path, step: int) -> dict[str, Any]:
@@ -62,7 +71,8 @@ def read_meta(folder: pathlib.Path, step: int) -> dict[str, Any]:
         DamagedCheckpoint: the meta is missing or a byte of it changed.
     """
     try:
-        meta = read_json(folder.joinpath(str(step), *_META))
+        path = folder.joinpath(str(step), *_META)
+        meta = parse_json(shared_files.read(path), path)
         intact = has_checksum(meta)
     except (OSError, ValueError, AttributeError) as error:
         _raise_machine_fault(folder, step, error)
@@ -180,7 +190,7 @@ def _restore_tree(folder: pathlib.Path, step: int, name: str, abstract: Any) -> 
     try:
         # A manager's barriers would wait for a process that failed.
         restored = ocp.PyTreeCheckpointHandler().restore(
-            (folder / str(step) / name).resolve(),
+            bucket.url_of(folder / str(step) / name),
             args=ocp.args.PyTreeRestore(
                 target,
                 restore_args=ocp.checkpoint_utils.construct_restore_args(target),
@@ -212,6 +222,8 @@ def _verify_fingerprints(
 
 # Errors that a checkpoint with a missing part leads to.
 _MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
+# What tensorstore says of a bucket that cannot be read now.
+_UNREACHABLE = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED", "UNAUTHENTICATED")
 
 
 def _raise_machine_fault(folder: pathlib.Path, step: int, error: BaseException | None) -> None:
@@ -223,6 +235,8 @@ def _raise_machine_fault(folder: pathlib.Path, step: int, error: BaseException |
         codes = {int(code) for code in re.findall(r"os_error_code='(\d+)'", str(error))}
         if isinstance(error, OSError) and error.errno is not None:
             codes.add(error.errno)
+        if any(status in str(error) for status in _UNREACHABLE):
+            codes.add(errno.EIO)
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
             codes.add(errno.ENOMEM)
         if codes - _MISSING:

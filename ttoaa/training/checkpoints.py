@@ -18,10 +18,11 @@ import gin
 import jax
 import orbax.checkpoint as ocp
 
-from ttoaa import locks
+from ttoaa import bucket, locks, shared_files
 from ttoaa.checksums import with_checksum
 from ttoaa.config_fields import PositiveInt, config_class
 from ttoaa.training.checkpoint_io import (
+    COMMITTED,
     CheckpointError,
     DamagedCheckpoint,
     committed_steps,
@@ -76,12 +77,15 @@ def delete_checkpoints(folder: pathlib.Path, steps: Sequence[int]) -> None:
     """Delete the checkpoints that no reader has pinned; the others are left for a later call.
 
     A checkpoint is renamed before its files are removed, so none is ever half there. The next call
+    removes what a kill left. In a bucket the file that commits it is deleted first, and Orbax
     removes what a kill left. A failure is logged and does not end the run.
     """
     try:
         for step in steps:
             with locks.deletion_mark(folder, step) as free:
-                if free:
+                if free and bucket.find(folder):
+                    bucket.delete_folder(folder / str(step), first=COMMITTED)
+                elif free:
                     (folder / str(step)).rename(folder / f"deleting-{step}")
         for path in folder.glob("deleting-*"):
             shutil.rmtree(path)
@@ -116,7 +120,7 @@ class CheckpointWriter:
         from_primary(self._warn_of_unfinished)
         silence_orbax()
         self._manager = ocp.CheckpointManager(
-            folder.resolve(),
+            bucket.url_of(folder),
             options=ocp.CheckpointManagerOptions(
                 cleanup_tmp_directories=True, enable_async_checkpointing=not lazy
             ),
@@ -201,7 +205,7 @@ class CheckpointWriter:
 
     def _folder_names(self) -> list[str]:
         """List all folders named like a checkpoint, newest first."""
-        found = [path.name for path in self.folder.iterdir() if path.name.isdecimal()]
+        found = [name for name in shared_files.names(self.folder) if name.isdecimal()]
         return sorted(found, key=int, reverse=True)
 
     def _warn_of_unfinished(self) -> None:
@@ -209,6 +213,8 @@ class CheckpointWriter:
             logging.warning("%s: an unfinished checkpoint of a killed run, deleted", path)
 
     def _check_disk_space(self, step: int, needed: float) -> None:
+        if bucket.find(self.folder):
+            return
         try:
             check_room(
                 self.folder, needed, f"a checkpoint of step {step}", "free some, then run again"
@@ -219,8 +225,11 @@ class CheckpointWriter:
     def _set_aside(self, damaged: dict[str, DamagedCheckpoint]) -> None:
         for name, error in damaged.items():
             aside = self.folder / f"damaged-{name}"
-            shutil.rmtree(aside, ignore_errors=True)
-            (self.folder / name).rename(aside)
+            if bucket.find(aside):
+                bucket.move_folder(self.folder / name, aside)
+            else:
+                shutil.rmtree(aside, ignore_errors=True)
+                (self.folder / name).rename(aside)
             logging.warning("%s; renamed to %s, an older one is used", error, aside.name)
 
     @contextlib.contextmanager

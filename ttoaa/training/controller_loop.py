@@ -98,6 +98,10 @@ class ControllerLoop:
         """The digest of the primary's log, by its file's name; empty without controllers."""
         return {controller_log.LOG_NAME: self._log.digest} if self._log else {}
 
+    def sync(self) -> None:
+        if self._log:
+            self._log.sync()
+
     def close(self) -> None:
         if self._log:
             self._log.close()

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import gin
 
+from ttoaa import bucket, shared_files
 from ttoaa.config_fields import Count, Name, config_class
 from ttoaa.identity import SCHEMA, check, describe
 from ttoaa.locks import pin
@@ -42,8 +43,10 @@ def available_steps(folder: pathlib.Path, step: int | None = None) -> list[int]:
 
 def checkpoints_folder(folder: str) -> pathlib.Path:
     """Return the checkpoints of the folder of a run, or the folder itself."""
-    root = pathlib.Path(folder).expanduser()
-    return root / "checkpoints" if (root / "checkpoints").is_dir() else root
+    root = bucket.local_path(folder) if "://" in folder else pathlib.Path(folder).expanduser()
+    bucket.pull_once(root)
+    inner = root / "checkpoints"
+    return inner if inner.is_dir() or shared_files.names(inner) else root
 
 
 @gin.configurable

@@ -356,6 +356,7 @@ class _TrainingRun:
         self._check_ownership()
         with self.ledger.phase("checkpoint"):
             self.metrics_log.sync()
+            self.controllers.sync()
             meta = {
                 "step": step,
                 "seed": self.job.seed,

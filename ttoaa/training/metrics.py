@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ttoaa import bucket
 from ttoaa.checksums import FileDigest, RunningDigest
 from ttoaa.json_io import iterate_json_lines
 from ttoaa.workdir import write_bytes
@@ -138,7 +139,7 @@ class MetricsLog:
             write_bytes(path, content)  # a new file: a paused trainer writes into its old one
             self._digests[name] = RunningDigest(content)
         self._files = {
-            name: open(folder / f"{name}.jsonl", "ab")  # noqa: SIM115
+            name: open(folder / f"{name}.jsonl", "a+b")  # noqa: SIM115
             for name in FILES
         }
         import tensorboardX  # imports torch if it is installed
@@ -171,10 +172,11 @@ class MetricsLog:
         return {f"{name}.jsonl": digest.value for name, digest in self._digests.items()}
 
     def sync(self) -> None:
-        """Flush to disk, before a checkpoint that relies on it."""
+        """Flush to disk, and to a bucket, before a checkpoint that relies on it."""
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
+            bucket.upload(pathlib.Path(file.name), file)
 
     def close(self) -> None:
         with contextlib.ExitStack() as stack:  # close all, even if one finds the disk full

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import gin
 
+from ttoaa import shared_files
 from ttoaa.config_fields import Count, Name, PositiveInt, config_class
 from ttoaa.data.corpus import MANIFEST
 from ttoaa.identity import digest, restore
@@ -112,7 +113,7 @@ def is_deleted(reference: Reference | None, trained: pathlib.Path) -> bool:
     else:
         folder, step = trained / "checkpoints", None
     return not any(
-        path.name.isdecimal() and step in (None, int(path.name)) for path in folder.glob("*")
+        name.isdecimal() and step in (None, int(name)) for name in shared_files.names(folder)
     )
 
 

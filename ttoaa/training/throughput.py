@@ -20,6 +20,7 @@ from typing import Any, TypedDict
 
 import jax
 
+from ttoaa import bucket
 from ttoaa.accelerators import PEAK_FLOPS
 from ttoaa.json_io import read_json_lines
 from ttoaa.training.multihost import writes_records
@@ -118,6 +119,7 @@ class Attempts:
             with open(self._path, "a", encoding="utf-8") as file:
                 line = {"start": self._start, "time": round(seconds, 3), "step": step}
                 file.write(json.dumps(line) + "\n")
+            bucket.upload(self._path)
 
 
 class _Line(TypedDict):

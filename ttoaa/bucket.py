@@ -1,0 +1,399 @@
+"""Study folders in a bucket of Google Cloud Storage, such as gs://my-bucket/study.
+
+Commands work on a copy of the folder: <cache>/gs/my-bucket/study, where the cache is $TTOAA_CACHE,
+by default ~/.cache/ttoaa. A path in the copy belongs to the object of the same name; for all other
+paths the functions here do nothing. The bucket is always right:
+
+- A file is uploaded whole before it gets its name in the copy. A kill leaves the old or the new
+  object, and a copy that is at most behind; `pull` brings it up to date.
+- Files that grow line by line are uploaded before each checkpoint that relies on them.
+- Checkpoints, leases and pins exist in the bucket alone (`url_of`, `ttoaa.shared_files`).
+- XLA's cache, profiles and unfinished work stay on the machine that made them.
+
+Every process uploads what it writes. Of several processes of one run, only the primary writes.
+"""
+
+import base64
+import concurrent.futures
+import contextlib
+import errno
+import functools
+import os
+import pathlib
+import re
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, NamedTuple
+
+SCHEME = "gs://"
+_NOT_PULLED = {
+    *("checkpoints", "leases", "pins"),  # in the bucket alone
+    *("tensorboard", "profile", ".cache", "unfinished", "scans"),  # of one machine
+}
+_NOT_PUBLISHED = re.compile(r"\.tmp-|/corpus/(?:unfinished|scans)/|/\.cache/")
+_FLAT = re.compile(r"(?:^|/)(?:tables|plan|corpus|choices)(?:-s\d+)?/$")
+"""Folders with many folders and no checkpoints in them: listed in one request."""
+_UPLOADING = ".uploading"
+"""Object in a folder that is not whole yet."""
+_PARALLEL = 8
+
+
+class Object(NamedTuple):
+    """An object of a bucket, or the common beginning of the names of several, like a folder."""
+
+    bucket: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{SCHEME}{self.bucket}/{self.name}"
+
+    def look(self) -> Any:
+        """Return its metadata, or None where it does not exist."""
+        with _one_line_errors(self):
+            return _client(os.getpid()).bucket(self.bucket).get_blob(self.name)
+
+    def read(self) -> bytes:
+        """Return its content; raise FileNotFoundError where it does not exist."""
+        with _one_line_errors(self):
+            return bytes(self._blob().download_as_bytes())
+
+    def write(self, content: bytes, generation: int | None = None) -> int:
+        """Write it whole, and return its new generation.
+
+        Raises FileExistsError where `generation` is given and is not the present one; 0 means that
+        it must not exist.
+        """
+        blob = self._blob()
+        with _one_line_errors(self):
+            blob.upload_from_string(content, if_generation_match=generation)
+        return int(blob.generation)
+
+    def upload(self, file: BinaryIO) -> Any:
+        """Write a file's content; return its metadata."""
+        blob = self._blob()
+        with _one_line_errors(self):
+            blob.upload_from_file(file, rewind=True, size=os.fstat(file.fileno()).st_size)
+        return blob
+
+    def delete(self, generation: int | None = None) -> None:
+        """Delete it if it exists and, if one is given, has this generation."""
+        with contextlib.suppress(FileNotFoundError, FileExistsError), _one_line_errors(self):
+            self._blob().delete(if_generation_match=generation)
+
+    def children(self) -> list[str]:
+        """List the names of files and folders in a folder."""
+        start = f"{self.name}/"
+        with _one_line_errors(self):
+            found = _client(os.getpid()).list_blobs(self.bucket, prefix=start, delimiter="/")
+            names = [blob.name for blob in found]
+        inside = (name.removeprefix(start).rstrip("/") for name in (*names, *found.prefixes))
+        return sorted(filter(None, inside))
+
+    def files(self, keep: Callable[[str], bool] = lambda name: True) -> Iterator[tuple[str, Any]]:
+        """Yield (name in the folder, metadata) of all files in it and below that are to be kept."""
+        start = f"{self.name}/"
+        waiting = [""]
+        while waiting:
+            inner = waiting.pop()
+            delimiter = None if _FLAT.search(f"{self.name}/{inner}") else "/"
+            with _one_line_errors(self):
+                found = _client(os.getpid()).list_blobs(
+                    self.bucket, prefix=start + inner, delimiter=delimiter
+                )
+                blobs = [(blob.name.removeprefix(start), blob) for blob in found]
+            yield from ((name, blob) for name, blob in blobs if keep(name) and name != inner)
+            waiting += filter(keep, (name.removeprefix(start) for name in sorted(found.prefixes)))
+
+    def _blob(self) -> Any:
+        return _client(os.getpid()).bucket(self.bucket).blob(self.name)
+
+
+@functools.cache
+def _client(process: int) -> Any:
+    """Return the client of this process: a forked one cannot share connections."""
+    del process
+    try:
+        from google.cloud import storage
+    except ImportError as error:
+        raise ValueError("studies at gs:// need a driver: pip install 'ttoaa[gcs]'") from error
+    return storage.Client()
+
+
+@contextlib.contextmanager
+def _one_line_errors(where: Object) -> Iterator[None]:
+    """Turn what the client raises into an OSError of one line that names the object."""
+    from google.api_core import exceptions
+    from google.auth.exceptions import GoogleAuthError
+
+    try:
+        yield
+    except exceptions.NotFound as error:
+        raise FileNotFoundError(errno.ENOENT, "no such object or bucket", str(where)) from error
+    except exceptions.PreconditionFailed as error:
+        raise FileExistsError(errno.EEXIST, "another process changed it", str(where)) from error
+    except (exceptions.Forbidden, exceptions.Unauthorized, GoogleAuthError) as error:
+        reason = f"no access: {' '.join(str(error).split())[:200]}"
+        raise PermissionError(errno.EACCES, reason, str(where)) from error
+    except (exceptions.GoogleAPIError, OSError) as error:
+        reason = f"cannot be reached: {' '.join(str(error).split())[:200]}"
+        raise OSError(errno.EIO, reason, str(where)) from error
+
+
+@functools.cache
+def _copies() -> pathlib.Path:
+    """Return the folder that has the copies, by bucket."""
+    cache = os.environ.get("TTOAA_CACHE") or "~/.cache/ttoaa"
+    return pathlib.Path(cache).expanduser().resolve() / "gs"
+
+
+def local_path(folder: str) -> pathlib.Path:
+    """Return the path of a folder, or of its copy if it is in a bucket.
+
+    Raises ValueError for a URL of another kind.
+    """
+    if not folder.startswith(SCHEME):
+        if "://" in folder:
+            raise ValueError(f"{folder}: a study is in a folder or at gs:// (docs/pods.md)")
+        return pathlib.Path(folder).expanduser().resolve()
+    name = folder.removeprefix(SCHEME).strip("/")
+    parts = pathlib.PurePosixPath(name).parts
+    if len(parts) < 2 or {".", ".."} & {*parts}:
+        raise ValueError(f"{folder} must be gs://BUCKET/FOLDER")
+    return _copies().joinpath(*parts)
+
+
+def find(path: pathlib.Path) -> Object | None:
+    """Return the object that a path in a copy belongs to; None for all other paths."""
+    try:
+        bucket, *rest = path.relative_to(_copies()).parts
+    except ValueError:
+        return None
+    return Object(bucket, "/".join(rest)) if rest else None
+
+
+def url_of(path: pathlib.Path) -> Any:
+    """Return where Orbax and TensorStore read and write a folder: a path, or an epath at gs://."""
+    there = find(path)
+    if there is None:
+        return path.resolve()
+    _configure_fsspec()
+    from etils import epath
+
+    return epath.Path(str(there))
+
+
+@functools.cache
+def _configure_fsspec() -> None:
+    """Let epath read buckets through gcsfs, without TensorFlow and without remembered listings."""
+    os.environ["EPATH_USE_TF"] = "false"
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    import fsspec
+
+    for protocol in ("gs", "gcs"):
+        fsspec.config.conf.setdefault(protocol, {}).setdefault("use_listings_cache", False)
+
+
+def named_by_url(text: str) -> str:
+    """Return a message with the URLs of files in place of the paths of their copies."""
+    return text.replace(f"{_copies()}/", SCHEME)
+
+
+def unfinished_name(path: pathlib.Path) -> pathlib.Path:
+    """Return a name that ends in .tmp-host-process: what a kill leaves is easy to find."""
+    return path.with_name(f"{path.name}.tmp-{socket.gethostname()}-{os.getpid()}")
+
+
+def publish(unfinished: pathlib.Path, path: pathlib.Path) -> None:
+    """Upload a file that is about to be renamed to `path`."""
+    there = find(path)
+    if there is None or _NOT_PUBLISHED.search(f"/{there.name}"):
+        return
+    with open(unfinished, "rb") as file:
+        _mark(unfinished, there.upload(file))
+
+
+def publish_folder(unfinished: pathlib.Path, folder: pathlib.Path) -> None:
+    """Upload a folder that is about to be renamed to `folder`; others see it once it is whole.
+
+    Raises FileExistsError where the bucket has the folder already.
+    """
+    there = find(folder)
+    if there is None:
+        return
+    marker, there_now = Object(there.bucket, f"{there.name}/{_UPLOADING}"), there.children()
+    if there_now and _UPLOADING not in there_now:
+        raise FileExistsError(errno.EEXIST, "another process has made it", str(there))
+    marker.write(b"")
+    paths = [path for path in unfinished.rglob("*") if path.is_file()]
+    names = [folder / path.relative_to(unfinished) for path in paths]
+    with concurrent.futures.ThreadPoolExecutor(_PARALLEL) as pool:
+        list(pool.map(publish, paths, names))
+    marker.delete()
+
+
+def upload(path: pathlib.Path, file: BinaryIO | None = None) -> None:
+    """Upload a file that grows; `file` is its writer's, as another process may replace the path."""
+    there = find(path)
+    if there is None:
+        return
+    with contextlib.ExitStack() as stack:
+        there.upload(file or stack.enter_context(open(path, "rb")))
+
+
+def remove(path: pathlib.Path) -> None:
+    """Remove a file, and its object first."""
+    if there := find(path):
+        there.delete()
+    path.unlink(missing_ok=True)
+
+
+def delete_folder(folder: pathlib.Path, first: str) -> None:
+    """Delete all objects of a folder, beginning with the one whose absence makes it unfinished."""
+    there = find(folder)
+    assert there is not None
+    Object(there.bucket, f"{there.name}/{first}").delete()
+    names = [name for name, _ in there.files()]
+    objects = [Object(there.bucket, f"{there.name}/{name}") for name in names]
+    with concurrent.futures.ThreadPoolExecutor(_PARALLEL) as pool:
+        list(pool.map(Object.delete, objects))
+
+
+def move_folder(folder: pathlib.Path, target: pathlib.Path) -> None:
+    """Copy all objects of a folder into another one, then delete them."""
+    there, aside = find(folder), find(target)
+    assert there is not None and aside is not None
+    source = _client(os.getpid()).bucket(there.bucket)
+    with _one_line_errors(there):
+        for name, blob in list(there.files()):
+            source.copy_blob(blob, source, f"{aside.name}/{name}")
+            blob.delete()
+
+
+_pulled: set[pathlib.Path] = set()
+
+
+def pull_once(folder: pathlib.Path) -> None:
+    """Do what `pull` does, at the first call of a process."""
+    if folder not in _pulled:
+        pull(folder)
+        _pulled.add(folder)
+
+
+def pull(folder: pathlib.Path) -> None:
+    """Make the copy of a folder like the one in the bucket, but for what `_is_pulled` leaves out.
+
+    Raises OSError where the bucket cannot be reached or the disk is full.
+    """
+    there = find(folder)
+    if there is None:
+        return
+    # First: a file that appears in the copy after this look was in the bucket before.
+    here = {name: folder / name for name in _walk(folder)}
+    found = dict(there.files(_is_pulled))
+    partial = tuple(n.removesuffix(_UPLOADING) for n in found if n.endswith(f"/{_UPLOADING}"))
+    found = {name: blob for name, blob in found.items() if not name.startswith(partial or "//")}
+    with concurrent.futures.ThreadPoolExecutor(_PARALLEL) as pool:
+        list(pool.map(lambda name: _fetch(found[name], folder / name), found))
+    for name in here.keys() - found.keys():
+        here[name].unlink(missing_ok=True)
+        for parent in here[name].parents:
+            if parent == folder or any(parent.iterdir()):
+                break
+            parent.rmdir()
+
+
+def pull_file(path: pathlib.Path) -> None:
+    """Make the copy of one file like its object."""
+    if there := find(path):
+        blob = there.look()
+        if blob is None:
+            path.unlink(missing_ok=True)
+        else:
+            _fetch(blob, path)
+
+
+def _walk(folder: pathlib.Path) -> Iterator[str]:
+    """Yield the names of the files in a copy that `pull` may change."""
+    for where, folders, files in os.walk(folder):
+        inner = pathlib.Path(where).relative_to(folder).as_posix()
+        start = "" if inner == "." else f"{inner}/"
+        folders[:] = [name for name in folders if _is_pulled(f"{start}{name}/")]
+        yield from (start + name for name in files if _is_pulled(start + name))
+
+
+def _is_pulled(name: str) -> bool:
+    """Return whether the copy of a study has a file; a folder's name ends in a slash.
+
+    Shards of the corpus come when the corpus is opened. Experiments may be named like folders.
+    """
+    parts = name.split("/")
+    kinds = ["", *(part.partition("-s")[0] for part in parts)]
+    inner = zip(parts[:-1], kinds, strict=False)
+    if any(part in _NOT_PULLED and kind not in ("alone", "without") for part, kind in inner):
+        return False
+    return ".tmp-" not in name and not (parts[0] == "corpus" and name.endswith(".bin"))
+
+
+def _fetch(blob: Any, path: pathlib.Path) -> None:
+    """Download an object unless the copy has its content."""
+    if _has_content(path, blob):
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = unfinished_name(path)
+    try:
+        with _one_line_errors(Object(blob.bucket.name, blob.name)):
+            blob.download_to_filename(str(unfinished))
+        _mark(unfinished, blob)
+        if path.suffix != ".jsonl" or not _begins_like(path, unfinished):
+            os.replace(unfinished, path)
+    except FileNotFoundError:  # deleted since it was listed
+        return
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _has_content(path: pathlib.Path, blob: Any) -> bool:
+    """Return whether a file is like an object, or begins like it and grows line by line.
+
+    A file has the object's time as its own once it was compared.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        state = path.stat()
+        if state.st_size == blob.size and state.st_mtime_ns // 1000 == microseconds(blob):
+            return True
+        grows = path.suffix == ".jsonl" and state.st_size >= blob.size
+        if (grows or state.st_size == blob.size) and _crc32c(path, blob.size) == blob.crc32c:
+            if state.st_size == blob.size and not grows:
+                _mark(path, blob)
+            return True
+    return False
+
+
+def _begins_like(path: pathlib.Path, other: pathlib.Path) -> bool:
+    """Return whether a file begins with the content of another: its writer is ahead."""
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+        content = other.read_bytes()
+        return file.read(len(content)) == content
+    return False
+
+
+def _crc32c(path: pathlib.Path, size: int) -> str:
+    """Return the checksum of a file's first bytes as buckets write it."""
+    import google_crc32c
+
+    checksum = google_crc32c.Checksum()
+    with open(path, "rb") as file:
+        while size > 0 and (chunk := file.read(min(size, 1 << 22))):
+            checksum.update(chunk)
+            size -= len(chunk)
+    return base64.b64encode(checksum.digest()).decode()
+
+
+def _mark(path: pathlib.Path, blob: Any) -> None:
+    time = microseconds(blob) * 1000
+    os.utime(path, ns=(time, time))
+
+
+def microseconds(blob: Any) -> int:
+    """Return when an object was written, since 1970."""
+    return round(blob.updated.timestamp() * 1e6)
