@@ -4,10 +4,10 @@ A tiny run is over before a signal reaches it. What it has done can be read in <
 """
 
 import os
-import pathlib
 import sys
 import time
 
+from ttoaa import bucket
 from ttoaa.data import loader
 
 _SECONDS = float(os.environ.get("TTOAA_TEST_SLOW", 0))
@@ -23,5 +23,5 @@ class SlowRows(loader.Rows):
 
 if _SECONDS:
     (_WORKDIR,) = (a.partition("=")[2] for a in sys.argv if a.startswith("--workdir="))
-    _TAKEN = pathlib.Path(_WORKDIR) / "taken"
+    _TAKEN = bucket.local_path(_WORKDIR) / "taken"
     loader.Rows = SlowRows
