@@ -247,16 +247,15 @@ def test_a_checkpoint_that_another_machine_reads_is_not_deleted(there):
 )
 def test_a_folder_that_cannot_be_a_study(folder, problem):
     with pytest.raises(ValueError, match=problem):
-        bucket.local_path(folder)
+        bucket.expand(folder)
 
 
 def test_a_local_folder_has_no_object(tmp_path):
-    assert bucket.local_path(str(tmp_path)) == tmp_path and bucket.find(tmp_path / "x") is None
+    assert bucket.expand(str(tmp_path)) == tmp_path and bucket.find(tmp_path / "x") is None
     assert bucket.url_of(tmp_path) == pathlib.Path(tmp_path).resolve()
 
 
 def test_a_bucket_that_is_not_there_is_named(there):
     there()
-    lost = bucket.local_path("gs://no-such-bucket/study")
     with pytest.raises(OSError, match=r"no such object or bucket.*gs://no-such-bucket/study"):
-        bucket.pull(lost)
+        bucket.expand("gs://no-such-bucket/study")

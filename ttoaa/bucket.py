@@ -146,19 +146,13 @@ def _copies() -> pathlib.Path:
     return pathlib.Path(cache).expanduser().resolve() / "gs"
 
 
-def local_path(folder: str) -> pathlib.Path:
-    """Return the path of a folder, or of its copy if it is in a bucket.
-
-    Raises ValueError for a URL of another kind.
-    """
-    if not folder.startswith(SCHEME):
-        if "://" in folder:
-            raise ValueError(f"{folder}: a study is in a folder or at gs:// (docs/pods.md)")
-        return pathlib.Path(folder).expanduser().resolve()
-    name = folder.removeprefix(SCHEME).strip("/")
-    parts = pathlib.PurePosixPath(name).parts
-    if len(parts) < 2 or {".", ".."} & {*parts}:
-        raise ValueError(f"{folder} must be gs://BUCKET/FOLDER")
+def local_path(url: str) -> pathlib.Path:
+    """Return the path of the copy of a folder; raise ValueError for a URL of another kind."""
+    parts = pathlib.PurePosixPath(url.removeprefix(SCHEME).strip("/")).parts
+    if not url.startswith(SCHEME):
+        raise ValueError(f"{url}: a study is in a folder or at gs:// (docs/pods.md)")
+    if len(parts) < 2 or ".." in parts:
+        raise ValueError(f"{url} must be gs://BUCKET/FOLDER")
     return _copies().joinpath(*parts)
 
 
@@ -272,11 +266,18 @@ def move_folder(folder: pathlib.Path, target: pathlib.Path) -> None:
 _pulled: set[pathlib.Path] = set()
 
 
-def pull_once(folder: pathlib.Path) -> None:
-    """Do what `pull` does, at the first call of a process."""
-    if folder not in _pulled:
-        pull(folder)
-        _pulled.add(folder)
+def expand(name: str) -> pathlib.Path:
+    """Return the path that a user named; of a folder in a bucket its copy, which is up to date.
+
+    Raises ValueError for a URL of another kind, and OSError where the bucket cannot be reached.
+    """
+    if "://" not in name:
+        return pathlib.Path(name).expanduser()
+    path = local_path(name)
+    if path not in _pulled:  # once in a process
+        pull(path)
+        _pulled.add(path)
+    return path
 
 
 def pull(folder: pathlib.Path) -> None:

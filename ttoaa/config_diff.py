@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ttoaa import signals
+from ttoaa import bucket, signals
 from ttoaa.workdir import Workdir
 
 _LONGEST = 60
@@ -59,7 +59,7 @@ def differing(one: Sequence[pathlib.Path], other: Sequence[pathlib.Path]) -> Ite
 
 def _files(side: str) -> list[pathlib.Path]:
     """Return the config files of one side; raise ValueError for a folder without a study."""
-    files = [pathlib.Path(name).expanduser() for name in side.split(",")]
+    files = [bucket.expand(name) for name in side.split(",")]
     if not files[0].is_dir():
         return files
     saved = Workdir(files[0]).config

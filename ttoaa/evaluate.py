@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from ttoaa import command_line, study_flags
+from ttoaa import bucket, command_line, study_flags
 from ttoaa.locks import LEASE_STALE
 
 _EXPERIMENTS = flags.DEFINE_list(
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
     written, failures = evaluate(study, workdir, steps, patience)
     print(f"evaluate: {written} tables written in {workdir.tables}")
     for failure in failures:
-        print(f"evaluate: failed: {failure}", file=sys.stderr)
+        print(f"evaluate: failed: {bucket.named_by_url(failure)}", file=sys.stderr)
     sys.exit(1 if failures else 0)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from ttoaa import command_line, study_flags
+from ttoaa import bucket, command_line, study_flags
 from ttoaa.workdir import Workdir
 
 _TESTS = flags.DEFINE_bool(
@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
     print(f"report: wrote {summary} and {report}")
     if _TESTS.value:
         margins = hypothesis_tests.parse_margins(_MARGINS.value)
-        against = pathlib.Path(_AGAINST.value).expanduser() if _AGAINST.value else None
+        against = bucket.expand(_AGAINST.value) if _AGAINST.value else None
         tests = hypothesis_tests.write(root, study.experiments, set(without), margins, against)
         print(f"report: wrote {tests}")
 

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if folder is None:
         parser.error("name the study's folder")
     try:
-        state = read(bucket.local_path(folder))
+        state = read(bucket.expand(folder))
     except (ValueError, OSError) as error:
         sys.exit(f"status: {error}")
     print(json.dumps(state) if asked.json else "\n".join(lines(state)))
@@ -44,7 +44,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 def read(root: pathlib.Path) -> dict[str, Any]:
     """Return the state of the study in a folder; ValueError if it has no study or a bad config."""
     root = root.expanduser().resolve()
-    bucket.pull(root)
     if not Workdir(root).config.exists():
         raise ValueError(
             f"{root} holds no study: start one with python -m ttoaa.study --workdir={root} "
@@ -56,12 +55,13 @@ def read(root: pathlib.Path) -> dict[str, Any]:
 
     sources = sources_of(Workdir(root).config)
     state = study_status(config.load([Workdir(root).config])[0], root)
+    state["next"] = [bucket.named_by_url(command) for command in state["next"]]
     return {**state, "config": [source._asdict() for source in sources]}
 
 
 def lines(state: dict[str, Any]) -> Iterator[str]:
     """Yield the state as lines of text."""
-    yield f"{state['study']} in {state['workdir']}"
+    yield f"{state['study']} in {bucket.named_by_url(state['workdir'])}"
     sources = [f"{source['path']} ({source['sha256'][:12]})" for source in state["config"]]
     yield f"config     {', '.join(sources)}"
     yield f"corpus     {'made' if state['corpus'] else 'missing'}"

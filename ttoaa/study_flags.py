@@ -26,9 +26,8 @@ def workdir_from_flags() -> Workdir:
 
     That of a study in a bucket is its copy on this machine, up to date.
     """
-    workdir = Workdir(bucket.local_path(_WORKDIR.value), _SEED.value)
+    workdir = Workdir(bucket.expand(_WORKDIR.value).resolve(), _SEED.value)
     remove_leftovers(workdir.root)
-    bucket.pull_once(workdir.root)
     return workdir
 
 

@@ -43,8 +43,7 @@ def available_steps(folder: pathlib.Path, step: int | None = None) -> list[int]:
 
 def checkpoints_folder(folder: str) -> pathlib.Path:
     """Return the checkpoints of the folder of a run, or the folder itself."""
-    root = bucket.local_path(folder) if "://" in folder else pathlib.Path(folder).expanduser()
-    bucket.pull_once(root)
+    root = bucket.expand(folder)
     inner = root / "checkpoints"
     return inner if inner.is_dir() or shared_files.names(inner) else root
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import tqdm
 
-from ttoaa import identity
+from ttoaa import bucket, identity
 from ttoaa.checksums import FileDigest, digest_file, write_record
 from ttoaa.data.loader import Batch
 from ttoaa.experiments.context import ProbeList
@@ -370,8 +370,11 @@ class _TrainingRun:
             self.checkpoints.save(step, state["params"], state["opt"], meta, guard=state["guard"])
 
     def _digests(self) -> dict[str, FileDigest]:
-        attempts = self.job.folder / ATTEMPTS
-        own = {ATTEMPTS: digest_file(attempts)} if writes_records() else {}
+        own: dict[str, FileDigest] = {}
+        if writes_records():
+            attempts = self.job.folder / ATTEMPTS
+            bucket.upload(attempts)
+            own[ATTEMPTS] = digest_file(attempts)
         return {**self.metrics_log.digests, **self.controllers.digests, **own}
 
     def _check_ownership(self) -> None:

@@ -119,7 +119,8 @@ class Attempts:
             with open(self._path, "a", encoding="utf-8") as file:
                 line = {"start": self._start, "time": round(seconds, 3), "step": step}
                 file.write(json.dumps(line) + "\n")
-            bucket.upload(self._path)
+            with contextlib.suppress(OSError):  # the next heartbeat, or the next save, uploads it
+                bucket.upload(self._path)
 
 
 class _Line(TypedDict):
