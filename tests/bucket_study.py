@@ -7,6 +7,7 @@ as two processes on two other machines; the full run is killed, and resumes as o
 another machine; a further machine evaluates and reports. It prints a JSON line.
 """
 
+import argparse
 import json
 import pathlib
 import signal
@@ -67,22 +68,35 @@ def killed(process, folder, step):
 
 
 def main():
-    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        root = pathlib.Path(folder)
-        (root / "text").mkdir()
-        write_text(root / "text")
-        gin = studies.write_gin(root, [str(root / "text")])
-        local = root / "local"
-        for command, *flags in ((prepare, f"--gin_file={gin}"), (plan,), (train, "--run=control")):
-            run(command, local, *flags)
-        for command in (train, evaluate, report):
-            run(command, local)
-        with buckets.emulated(patch, root / "one"):
-            result = in_bucket(patch, root, gin)
-            here = bucket.local_path(URL)
-            result |= compare(Workdir(local), Workdir(here))
-            result["objects"] = len(list(bucket.Object("bucket", "groups").files()))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=pathlib.Path, help="keeps the local study for a next time")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary, pytest.MonkeyPatch.context() as patch:
+        root = asked.folder or pathlib.Path(temporary)
+        gin, local = make_local(root)
+        with tempfile.TemporaryDirectory() as caches:
+            machines = pathlib.Path(caches)
+            with buckets.emulated(patch, machines / "one"):
+                result = in_bucket(patch, machines, gin)
+                result |= compare(Workdir(local), Workdir(bucket.local_path(URL)))
+                result["objects"] = len(list(bucket.Object("bucket", "groups").files()))
         print(json.dumps(result, indent=1))
+
+
+def make_local(root):
+    """Make the study in a folder, unless it is there; return its config file and folder."""
+    local = root / "local"
+    if (local / "report.html").exists():
+        return root / "study.gin", local
+    (root / "text").mkdir(parents=True)
+    write_text(root / "text")
+    gin = studies.write_gin(root, [str(root / "text")])
+    run(prepare, local, f"--gin_file={gin}")
+    run(plan, local)
+    run(train, local, "--run=control")
+    for command in (train, evaluate, report):
+        run(command, local)
+    return gin, local
 
 
 def in_bucket(patch, root, gin):

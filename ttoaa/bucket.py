@@ -26,6 +26,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 SCHEME = "gs://"
+# Before the first use of epath, which remembers it: buckets are read without TensorFlow.
+os.environ.setdefault("EPATH_USE_TF", "false")
 _NOT_PULLED = {
     *("checkpoints", "leases", "pins"),  # in the bucket alone
     *("tensorboard", "profile", ".cache", "unfinished", "scans"),  # of one machine
@@ -178,8 +180,7 @@ def url_of(path: pathlib.Path) -> Any:
 
 @functools.cache
 def _configure_fsspec() -> None:
-    """Let epath read buckets through gcsfs, without TensorFlow and without remembered listings."""
-    os.environ["EPATH_USE_TF"] = "false"
+    """Let epath read buckets through gcsfs without remembered listings."""
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     import fsspec
 
