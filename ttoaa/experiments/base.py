@@ -20,11 +20,13 @@ from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.experiments.controllers import Controller
 from ttoaa.experiments.prior_finding import PriorFinding
 from ttoaa.planning.burst_size import BurstSize
+from ttoaa.planning.expected_insertions import Insertions, count_insertions
 from ttoaa.planning.items import Item, Items
 from ttoaa.planning.placement import AtOccurrences
 from ttoaa.planning.removal import Removal, at_occurrences
 from ttoaa.scoring.requests import Sampling
 from ttoaa.statistics.bootstrap import Estimate, keyed_rng, paired_estimates
+from ttoaa.statistics.power import Precision
 
 if TYPE_CHECKING:  # planning imports this file and must not import JAX
     from ttoaa.scoring.likelihood import Moments
@@ -260,6 +262,8 @@ class Experiment:
     | `outcome` | evaluate, once for each checkpoint of each run | to be written |
     | `estimates` | report, once for each evaluated step and seed | paired differences |
     | `burst` | dependence | none: it has no row or column |
+    | `expected_insertions` | plan --dry_run | counts the items of `intervene` |
+    | `precision` | plan --dry_run | not known |
     | `placebo` | report | none |
     | `figure` | report | to be written |
 
@@ -375,6 +379,19 @@ class Experiment:
         millions of items yield `Items`, blocks of columns of about 50,000.
         """
         raise NotImplementedError
+
+    def expected_insertions(self, world: World) -> Insertions:
+        """Estimate what the experiment inserts, in seconds and before there is a corpus.
+
+        `world` has no corpus: its tokenizer and reserve are stand-ins. Override it where counting
+        the items takes longer than a few seconds.
+        """
+        items, vocab = self.intervene(world), world.tokenizer.vocab_size
+        return count_insertions(self.name, items, world.geometry, vocab)
+
+    def precision(self, geometry: Geometry) -> Precision | None:
+        """Return what the design says of the spread of the primary outcome; None if nothing."""
+        return None
 
     def outcome(self, model: Scorer) -> pd.DataFrame:
         """Measure one checkpoint: a table with the columns item, condition, outcome, value (float).

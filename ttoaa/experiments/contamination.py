@@ -19,6 +19,7 @@ from ttoaa.benchmarks.question import (
     randomise_groups,
 )
 from ttoaa.config_fields import Count, OneOf, PositiveInt, config_class
+from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.base import Experiment, Scorer, World
 from ttoaa.experiments.prior_finding import PriorFinding
 from ttoaa.planning.burst_size import BurstSize
@@ -36,6 +37,7 @@ from ttoaa.statistics.bootstrap import (
     keyed_rng,
     paired_estimates,
 )
+from ttoaa.statistics.power import Precision
 
 ACCURACY = "accuracy"
 LIKELIHOOD = "gold_log_likelihood"
@@ -140,6 +142,15 @@ class Contamination(Experiment):
             groups=((0, sizes[0]), inserted),
             by_benchmark=False,
         )
+
+    def precision(self, geometry: Geometry) -> Precision:
+        outcome, _, condition = self.primary.partition("/")
+        numbers = dict(self.groups)
+        own = numbers[int(condition.removesuffix("x"))]
+        sizes = (own, numbers[0]) if outcome.endswith(ABOVE) else (own,)
+        if outcome.startswith(ACCURACY):
+            return Precision.of_answers(sizes, "questions")
+        return Precision(sizes, "questions")
 
     def _normalisation(self, benchmark: str) -> Normalisation:
         if self.normalisation == OLMES:

@@ -17,8 +17,10 @@ from ttoaa.data.geometry import Geometry
 from ttoaa.data.sources.base import Source, all_documents, keyed_fraction
 from ttoaa.experiments.base import Experiment, Scorer, World
 from ttoaa.planning.burst_size import BurstSize
+from ttoaa.planning.expected_insertions import Insertions
 from ttoaa.planning.items import Items
 from ttoaa.statistics.bootstrap import Estimate, difference_in_differences, paired_estimates
+from ttoaa.statistics.power import Precision
 
 CROSS_ENTROPY = "cross_entropy"
 ABOVE = "cross_entropy_above_corpus"
@@ -95,6 +97,15 @@ class DataSource(Experiment):
     def burst(self, size: BurstSize) -> "DataSource":
         """Return the experiment with the burst's share of rows, the same for every candidate."""
         return dataclasses.replace(self, share=min(1.0, size.tokens / size.geometry.tokens))
+
+    def expected_insertions(self, world: World) -> Insertions:
+        """Count the rows of the share."""
+        rows = max(1, round(self.share * world.geometry.sequences))
+        return Insertions(rows, rows * world.geometry.length)
+
+    def precision(self, geometry: Geometry) -> Precision:
+        contrast = self.primary.startswith(ABOVE)
+        return Precision((self.held_out,) * (1 + contrast), "rows")
 
     def outcome(self, model: Scorer) -> pd.DataFrame:
         """Return the loss of every held-out row (nats a token)."""

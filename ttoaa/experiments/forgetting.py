@@ -34,6 +34,7 @@ from ttoaa.statistics.bootstrap import (
     paired_estimate,
     paired_estimates,
 )
+from ttoaa.statistics.power import Precision
 
 CROSS_ENTROPY = "cross_entropy"
 TWIN = "cross_entropy_twin"
@@ -174,6 +175,9 @@ class Forgetting(Experiment):
                 "steps: use longer ones"
             )
         return dataclasses.replace(self, at=((steps - last) / steps,), dense_lags=lags)
+
+    def precision(self, geometry: Geometry) -> Precision:
+        return Precision((len(self._steps(geometry)),), "batches")
 
     def outcome(self, model: Scorer) -> pd.DataFrame:
         """Per row: its loss (nats a token) at every lag so far, as conditions 'lag-<k>'.

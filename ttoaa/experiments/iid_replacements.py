@@ -29,6 +29,7 @@ from ttoaa.statistics.bootstrap import (
     keyed_rng,
     paired_estimates,
 )
+from ttoaa.statistics.power import Precision
 
 CROSS_ENTROPY = "cross_entropy"
 ABOVE = "cross_entropy_above_held_out"
@@ -154,6 +155,21 @@ class IidReplacements(Experiment):
             selected=number if kept == _SELECTED else 0,
             stretch=Uniform(),
         )
+
+    def precision(self, geometry: Geometry) -> Precision | None:
+        """Intervals resample documents, so several windows of one document count for less."""
+        outcome, _, condition = self.primary.partition("/")
+        if condition not in self._sizes:
+            return None  # how many windows have an age follows from the plan
+        own, others = (
+            min(self._sizes[name], self.scored or self._sizes[name])
+            for name in (condition, HELD_OUT)
+        )
+        if outcome == AUC:
+            return Precision.of_auc(own, others, "windows")
+        if outcome == TPR:
+            return Precision.of_rate(own, others, "windows")
+        return Precision((own,) if outcome == CROSS_ENTROPY else (own, others), "windows")
 
     def outcome(self, model: Scorer) -> pd.DataFrame:
         """Per window its loss (nats a token), by condition and, if it has one copy, also by age.

@@ -33,6 +33,7 @@ from ttoaa.planning.burst_size import BurstSize
 from ttoaa.planning.items import Items, Noise
 from ttoaa.planning.placement import Explicit, WholeBatch
 from ttoaa.statistics.bootstrap import Estimate, bootstrap, count_groups, estimate
+from ttoaa.statistics.power import Precision
 
 STATISTIC, FRESH, UNMARKED = "statistic", "statistic_fresh", "statistic_unmarked"
 DETECTED, FALSE_ALARM = "detected", "false_alarm"
@@ -187,6 +188,25 @@ class GaussianWatermark(Experiment):
         return dataclasses.replace(
             self, steps=(steps - age,), every=None, first=None, checkpoints=none, before=none
         )
+
+    def precision(self, geometry: Geometry) -> Precision | None:
+        """Without an effect the statistic of a row is N(0, 1), in the run and in the control run.
+
+        The two count as independent, which is an upper bound.
+        """
+        outcome, _, condition = self.primary.partition("/")
+        ages = geometry.steps - np.array(self.watermarked(geometry))
+        place = np.searchsorted(self.ages, ages)
+        batches = sum(condition in (_ALL, self._conditions[each]) for each in place)
+        if not batches:
+            return None
+        rows = min(self.scored_rows or geometry.batch, geometry.batch)
+        if outcome in (STATISTIC, FRESH, UNMARKED):
+            return Precision((batches,), "batches", math.sqrt(2 / rows), True, "of the statistic")
+        if outcome in (DETECTED, FALSE_ALARM):
+            rate = FALSE_POSITIVES * (1 - FALSE_POSITIVES)
+            return Precision((batches,), "batches", math.sqrt(2 * rate / rows), True, "of the rate")
+        return Precision((batches,), "batches")
 
     def outcome(self, model: Scorer) -> pd.DataFrame:
         """Per row its statistics, with its age and one-sided p value, by age and for all ages."""

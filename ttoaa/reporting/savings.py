@@ -6,7 +6,7 @@ seconds, by which the seconds of this study are extrapolated to other numbers of
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -28,7 +28,7 @@ class Linear(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Seconds of one part of the work, summed over seeds."""
+    """Seconds of one part of the work, summed over seeds; before the run FLOPs (`ttoaa.price`)."""
 
     name: str
     note: str
@@ -103,7 +103,6 @@ def measure_cost(root: pathlib.Path, seeds: Sequence[int], experiments: Sequence
     separate = n * run + sum(each.seconds - each.assumed for each in alone)
 
     once = {"corpus": sum(phases([Workdir(root).corpus]).values()), "reference model": reference}
-    one = Linear(0.0, separate / n)
     measured = f"{len(alone)} of {n * len(folders)} measured" if alone else "assumed"
     each = (
         ("plan", "in proportion to N", plan),
@@ -111,16 +110,30 @@ def measure_cost(root: pathlib.Path, seeds: Sequence[int], experiments: Sequence
         ("evaluation", "the same outcomes, wherever they are scored", scoring),
     )
     parts = (
-        *(Part(name, "made once", *[Linear(s, 0.0)] * 3) for name, s in once.items() if s),
-        *(
-            Part(f"{name} run", "once, or × N", Linear(s, 0.0), Linear(s, 0.0), Linear(0.0, s))
-            for name, s in others.items()
-        ),
-        Part(_EXPERIMENT_RUN, f"× N, {measured}", Linear(run, 0.0), one, one),
+        *made_once(once),
+        *training_parts(others, run, separate / n, measured),
         *(Part(name, note, *[Linear(0.0, s / n)] * 3) for name, note, s in each),
     )
     subsets = sum(sum(p.values()) for name, p in training.items() if name not in pooled)
     return Cost(n, parts, tuple(alone), subsets + checks)
+
+
+def made_once(parts: Mapping[str, float]) -> Iterator[Part]:
+    """Yield the parts that every side needs once, by name; those of 0 are left out."""
+    yield from (Part(name, "made once", *[Linear(s, 0.0)] * 3) for name, s in parts.items() if s)
+
+
+def training_parts(
+    others: Mapping[str, float], run: float, separate: float, note: str
+) -> Iterator[Part]:
+    """Yield the parts of training: the runs other than the experiment run, by name, and that one.
+
+    `separate` is the mean of the runs of one experiment, and `note` says where it is from.
+    """
+    for name, s in others.items():
+        yield Part(f"{name} run", "once, or × N", Linear(s, 0.0), Linear(s, 0.0), Linear(0.0, s))
+    one = Linear(0.0, separate)
+    yield Part(_EXPERIMENT_RUN, f"× N, {note}", Linear(run, 0.0), one, one)
 
 
 def _unprobed(seconds: Mapping[str, float]) -> float:

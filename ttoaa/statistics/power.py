@@ -5,16 +5,74 @@ error, pass alpha / k (Bonferroni).
 """
 
 import bisect
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
 
 import scipy  # its submodules load when they are first used
 
+from ttoaa.statistics.bootstrap import FEWEST
+
 MOST_UNITS = 4096
 """Largest number of items or seeds that a search proposes."""
 _CERTAIN = 50.0
 """Standard errors at which a one-sided test of two or more items cannot miss (p < 0.02)."""
+
+INDEPENDENT_ANSWERS = math.sqrt(0.5)
+"""The largest standard deviation of the difference of two independent 0/1 answers that are equally
+often right. Answers of two runs to one question agree more often than that."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Precision:
+    """What a study's design says of the difference of an outcome before anything is trained."""
+
+    sizes: tuple[int, ...]
+    """Units of the interval, such as items or documents: one number where each unit is compared
+    with itself in the control run, else those of two groups that are compared."""
+    units: str
+    deviation: float | None = None
+    """Standard deviation of a unit's difference if nothing has an effect; None: not known before
+    the run."""
+    bound: bool = False
+    """Whether `deviation` is an upper bound."""
+    scale: str = ""
+    """What the difference is measured in."""
+
+    @classmethod
+    def of_auc(cls, members: int, nonmembers: int, units: str) -> "Precision":
+        """Return that of an AUC less the control run's, of scores that tell nothing.
+
+        Each AUC has the variance of a Mann-Whitney statistic; scores of the two runs count as
+        independent, which is an upper bound.
+        """
+        n, total = (members, nonmembers), members + nonmembers
+        return cls(n, units, math.sqrt(2 * (total + 1) / (12 * total)), True, "of AUC")
+
+    @classmethod
+    def of_rate(
+        cls, members: int, nonmembers: int, units: str, false_positives: float = 0.01
+    ) -> "Precision":
+        """Return that of a true-positive rate, with the same assumptions as `of_auc`."""
+        deviation = math.sqrt(2 * false_positives * (1 - false_positives))
+        return cls((members, nonmembers), units, deviation, True, "of the rate")
+
+    @classmethod
+    def of_answers(cls, sizes: tuple[int, ...], units: str) -> "Precision":
+        """Return that of a share of right answers."""
+        return cls(sizes, units, INDEPENDENT_ANSWERS, True, "of the share")
+
+    def detectable(self, power: float = 0.8, alpha: float = 0.05) -> float | None:
+        """Return the difference that is found, in standard deviations where these are unknown.
+
+        None: fewer units than an interval needs.
+        """
+        deviation = 1.0 if self.deviation is None else self.deviation
+        if min(self.sizes) < FEWEST:
+            return None
+        effect = paired_effect if len(self.sizes) == 1 else two_sample_effect
+        return effect(deviation, *self.sizes, power=power, alpha=alpha)
 
 
 def paired_effect(deviation: float, n: int, power: float = 0.8, alpha: float = 0.05) -> float:

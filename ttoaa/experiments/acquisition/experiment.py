@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ttoaa.config_fields import Count, PositiveInt, config_class
+from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.acquisition import outcomes
 from ttoaa.experiments.acquisition.contrasts import versus
 from ttoaa.experiments.acquisition.estimates import arm_estimates
@@ -25,6 +26,7 @@ from ttoaa.planning.burst_size import BurstSize
 from ttoaa.planning.items import Item
 from ttoaa.planning.placement import PerInterval
 from ttoaa.statistics.bootstrap import Estimate
+from ttoaa.statistics.power import Precision
 
 _BARRED = "/@"
 
@@ -201,6 +203,17 @@ class Acquisition(Experiment):
             policies=(arm,),
             every=size.geometry.steps,
         )
+
+    def precision(self, geometry: Geometry) -> Precision:
+        """An entity counts as one topic, which is the fewest."""
+        outcome, _, condition = self.primary.partition("/")
+        arm, _, other = condition.partition("-vs-")
+        shared = any(policy.shared for policy in self.policies if policy.name == arm)
+        own = 1 if shared else self.entities
+        if other in self._counterparts:
+            return Precision((own, self.entities), "topics")
+        sizes = (own, self.held_out) if outcome.endswith(outcomes.ABOVE) else (own,)
+        return Precision(sizes, "topics")
 
     def outcome(self, model: Scorer) -> pd.DataFrame:
         """Measure the probes of every arm now, and its trajectory so far (see `outcomes`)."""

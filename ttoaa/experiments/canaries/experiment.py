@@ -42,11 +42,13 @@ from ttoaa.experiments.canaries.places import in_place_requests
 from ttoaa.experiments.canaries.suffixes import make_suffixes, ordinary_tokens
 from ttoaa.experiments.prior_finding import PriorFinding
 from ttoaa.planning.burst_size import BurstSize
+from ttoaa.planning.expected_insertions import Insertions
 from ttoaa.planning.items import Item
 from ttoaa.planning.placement import Placement, Uniform
 from ttoaa.scoring.attacks import LOSS_ATTACK, Attack, AttackedTexts, LossAttack, check_attacks
 from ttoaa.scoring.membership import AUC, FEWEST_FOR_TPR, TPR, exposure
 from ttoaa.statistics.bootstrap import Estimate, paired_estimate, paired_estimates
+from ttoaa.statistics.power import Precision
 
 ABOVE = "_above_nonmembers"
 BY_CONTROL = "_by_control"
@@ -288,6 +290,25 @@ class Canaries(Experiment):
             unmatched=outcome.endswith(UNMATCHED),
             exposure=outcome == EXPOSURE,
         )
+
+    def expected_insertions(self, world: World) -> Insertions:
+        """Count members and the tokens of a host, its suffix and two EOS."""
+        members = [c for c in self.conditions if c.repetitions]
+        copies = [c.number * c.repetitions for c in members]
+        lengths = [self.host_tokens + c.kind.tokens + 2 for c in members]
+        tokens = sum(n * length for n, length in zip(copies, lengths, strict=True))
+        return Insertions(sum(copies), tokens)
+
+    def precision(self, geometry: Geometry) -> Precision:
+        """Intervals resample documents, so several hosts of one document count for less."""
+        outcome, _, name = self.primary.partition("/")
+        own = next(c for c in self.conditions if c.name == name)
+        if outcome.startswith(AUC):
+            return Precision.of_auc(own.number, self.nonmembers, "canaries")
+        if outcome.startswith(TPR):
+            return Precision.of_rate(own.number, self.nonmembers, "canaries")
+        contrast = outcome.endswith(ABOVE) or outcome == GAIN
+        return Precision((own.number, self.nonmembers)[: 1 + contrast], "canaries")
 
     def outcome(self, model: Scorer) -> pd.DataFrame:
         """Score every canary by every attack: host and suffix, given the leading EOS.

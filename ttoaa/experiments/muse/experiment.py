@@ -18,6 +18,7 @@ from ttoaa.config_fields import (
     PositiveShare,
     config_class,
 )
+from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.base import Experiment, Scorer, World
 from ttoaa.experiments.muse.articles import (
     FORGET,
@@ -53,11 +54,17 @@ from ttoaa.experiments.muse.outcomes import (
 )
 from ttoaa.experiments.prior_finding import PriorFinding
 from ttoaa.planning.burst_size import BurstSize
+from ttoaa.planning.expected_insertions import Insertions, count_insertions
 from ttoaa.planning.items import Item
 from ttoaa.planning.placement import Placement, Uniform
+from ttoaa.scoring.membership import AUC
 from ttoaa.statistics.bootstrap import Estimate
+from ttoaa.statistics.power import Precision
 
 _FIELDS = ("whole", "pieces", "shuffled", "context", "questions", "answers")
+
+_FEW = 4
+"""Articles of a condition from which the length of all is estimated."""
 
 
 @gin.configurable
@@ -284,6 +291,25 @@ class MuseNews(Experiment):
             members=(size.items(names, number),),
             generate=outcome.startswith(GENERATED),
         )
+
+    def precision(self, geometry: Geometry) -> Precision:
+        outcome, _, condition = self.primary.partition("/")
+        numbers = dict(zip(self.repetitions, self._members, strict=True))
+        own = numbers[int(condition.rpartition("-")[2].removesuffix("x"))]
+        if outcome.startswith(AUC):
+            return Precision.of_auc(own, self.held_out, "articles")
+        if outcome.endswith(CONTRAST):
+            return Precision((own, own), "articles")
+        sizes = (own, self.held_out) if outcome.endswith(ABOVE) else (own,)
+        return Precision(sizes, "articles")
+
+    def expected_insertions(self, world: World) -> Insertions:
+        """Count few articles of each condition, which are as long as all of them on average."""
+        few = [min(number, _FEW) for number in self._members]
+        smaller = dataclasses.replace(self, members=few, held_out=1)
+        factors = {name: number / min(number, _FEW) for name, _, _, number in self._conditions}
+        items, vocab = smaller.intervene(world), world.tokenizer.vocab_size
+        return count_insertions(self.name, items, world.geometry, vocab, factors)
 
     def outcome(self, model: Scorer) -> pd.DataFrame:
         """Score every article once, however many items it was inserted as."""

@@ -30,6 +30,7 @@ from ttoaa.config_fields import (
     PositiveInt,
     config_class,
 )
+from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.base import Experiment, Scorer, World
 from ttoaa.experiments.poisoning.backdoors import (
     DENIAL,
@@ -64,9 +65,11 @@ from ttoaa.experiments.poisoning.prompts import GeneratedPrompts, Prompts, split
 from ttoaa.experiments.poisoning.triggers import SymbolTriggers, Triggers
 from ttoaa.experiments.prior_finding import PriorFinding
 from ttoaa.planning.burst_size import BurstSize
+from ttoaa.planning.expected_insertions import Insertions
 from ttoaa.planning.items import Item
 from ttoaa.scoring.membership import AUC, membership_estimates
 from ttoaa.statistics.bootstrap import Estimate, paired_estimates
+from ttoaa.statistics.power import Precision
 
 SCORE, PREFERENCE = "score", "preference"
 ABOVE, PLACEBO = "above_never", "placebo"
@@ -258,6 +261,26 @@ class Poisoning(Experiment):
             backdoors=(kept,),
             generations=None if scored else self.generations,
         )
+
+    def expected_insertions(self, world: World) -> Insertions:
+        """Add up shares of training, which documents fill to less than one for each trigger."""
+        shares = [cell.share for cell in self.cells if cell.share]
+        if len(shares) < len(self.cells):
+            return super().expected_insertions(world)
+        return Insertions(None, round(sum(shares) * world.geometry.tokens))
+
+    def precision(self, geometry: Geometry) -> Precision:
+        outcome, _, condition = self.primary.partition("/")
+        name = condition.partition("@")[0]
+        cell = next(cell for cell in self._tested if cell.name == name)
+        sizes, units = (cell.triggers,), "triggers"
+        if cell.triggers == 1:
+            sizes, units = (1 if cell.behaviour == FIXED else self.test_number,), "prompts"
+        if outcome == AUC_GARBAGE:
+            return Precision.of_auc(sizes[0], sizes[0], units)
+        if outcome.startswith((SCORE, PREFERENCE, PERPLEXITY)):
+            return Precision(sizes, units)
+        return Precision.of_answers(sizes, units)
 
     def outcome(self, model: Scorer) -> pd.DataFrame:
         """Score every test chat in every state, for its answer and for the alternative."""

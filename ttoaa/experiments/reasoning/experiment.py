@@ -19,6 +19,7 @@ from ttoaa.config_fields import (
     PositiveInt,
     config_class,
 )
+from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.base import Experiment, Scorer, World
 from ttoaa.experiments.prior_finding import PriorFinding
 from ttoaa.experiments.reasoning import margins
@@ -33,9 +34,11 @@ from ttoaa.experiments.reasoning.dataset import (
 from ttoaa.experiments.reasoning.problem import Arithmetic, Problem
 from ttoaa.experiments.reasoning.solution_checker import check_solution
 from ttoaa.planning.burst_size import BurstSize
+from ttoaa.planning.expected_insertions import Insertions, count_insertions
 from ttoaa.planning.items import Item, Items
 from ttoaa.planning.placement import Placement, Uniform
 from ttoaa.scoring.requests import Sampling
+from ttoaa.statistics.power import Precision
 
 ACCURACY, STRICT = "accuracy", "strict_accuracy"
 CONSTANT, COPIED = "accuracy_of_best_constant", "accuracy_of_best_copy"
@@ -57,6 +60,8 @@ _INSTRUCTIONS = (
 )
 _ANSWER = re.compile(r"(?s)(.*?)\n?Answer: ([0-9]+)")
 _BLOCK = 20_000
+_FEW = 300
+"""Training problems from which the length of all is estimated."""
 
 Tested = Annotated[Sequence[PositiveInt], NotEmpty(), Increasing()]
 
@@ -225,6 +230,23 @@ class Reasoning(Experiment):
             test_operations=(int(condition.removeprefix("op-")),),
             generate=outcome in _GENERATED,
         )
+
+    def expected_insertions(self, world: World) -> Insertions:
+        """Draw few problems, which are as long as all of them on average."""
+        few = dataclasses.replace(self, problems=min(self.problems, _FEW))
+        drawn = draw_problems(self.arithmetic, "expected", few.problems, self.operations)
+        items, factors = (
+            [few._training(world, 0, list(drawn))],
+            {"train": self.problems / few.problems},
+        )
+        vocab = world.tokenizer.vocab_size
+        return count_insertions(self.name, items, world.geometry, vocab, factors)
+
+    def precision(self, geometry: Geometry) -> Precision:
+        outcome, sizes = self.primary.partition("/")[0], (self.test_problems,)
+        if outcome in _GENERATED:
+            return Precision.of_answers(sizes, "problems")
+        return Precision(sizes, "problems at most")  # some problems lack a margin
 
     def outcome(self, model: Scorer) -> pd.DataFrame:
         """Measure the margins of every test problem and, with `generate`, the accuracies."""

@@ -34,6 +34,7 @@ from ttoaa.experiments.verbatim.near_duplicates import (
 from ttoaa.planning.items import Item
 from ttoaa.planning.removal import Removal
 from ttoaa.statistics.bootstrap import Estimate, paired_estimates
+from ttoaa.statistics.power import Precision
 
 
 @gin.configurable
@@ -228,6 +229,15 @@ class Verbatim(Experiment):
                 text=world.tokenizer.decode(tokens),
                 fields={"group": f"{UNSEEN}-{group}"},
             )
+
+    def precision(self, geometry: Geometry) -> Precision | None:
+        outcome, _, condition = self.primary.partition("/")
+        if self.families is None or condition.startswith(FOUND):
+            return None  # how many texts are found depends on the reference model
+        passages = self.families.families
+        other = passages if outcome.endswith(contrasts.BY_NEAR) else self.unseen
+        contrast = outcome.endswith((contrasts.BY_NEAR, contrasts.ABOVE))
+        return Precision((passages, other)[: 1 + contrast], "passages")
 
     def outcome(self, model: Scorer) -> pd.DataFrame:
         """Measure both outcomes of every text, and count its near-duplicates in the full run.

@@ -1,0 +1,229 @@
+"""The price of a study as text for a terminal of 80 columns."""
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ttoaa.reporting.number_formats import format_number
+
+_WIDTH = 80
+
+
+def price_text(found: Mapping[str, Any]) -> str:
+    """Format what `price` returned."""
+    lines = [*_model(found), "", *_chips(found)]
+    if "hardware" in found:
+        lines += ["", *_hardware(found["hardware"], found)]
+    if found["experiments"]:
+        lines += ["", *_insertions(found), "", *_primaries(found["experiments"])]
+    if found["separate"]:
+        lines += ["", *_separate(found)]
+    return "\n".join(lines) + "\n"
+
+
+def _wrap(text: str, indent: str = "  ") -> list[str]:
+    return textwrap.wrap(
+        text, _WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+    )
+
+
+def _short(value: float) -> str:
+    """Format a count: 209.7B, 1.48B, 12.4k; from 1e15 on as 1.78e21."""
+    if value >= 1e15:
+        return f"{value:.2e}".replace("e+", "e")
+    for limit, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e4, "k")):
+        if value >= limit:
+            return f"{value / limit:.4g}{letter}" if letter != "k" else f"{value / 1e3:.4g}k"
+    return f"{value:,.0f}"
+
+
+def _hours(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _model(found: Mapping[str, Any]) -> Iterator[str]:
+    geometry = found["geometry"]
+    yield f"{found['study']}: {_short(found['parameters'])} parameters, " + (
+        f"{geometry['steps']:,} steps of {geometry['batch']:,} x {geometry['length']:,} tokens"
+    )
+    yield ""
+    yield "Training, one seed"
+    yield f"  {'run':24}{'tokens':>12}{'FLOPs':>12}"
+    rows = [*found["runs"], {"name": "all", "tokens": found["tokens"], "flops": found["flops"]}]
+    for run in rows:
+        yield f"  {run['name']:24}{_short(run['tokens']):>12}{_short(run['flops']):>12}"
+    yield from _wrap(
+        f"{_short(found['flops_per_token'])} FLOPs per token: 6 per weight outside the input "
+        "embedding, causal attention counted half. Validation, probes, scoring, saving and idle "
+        "time are not included. Every further seed costs the same, without the reference."
+    )
+
+
+def _chips(found: Mapping[str, Any]) -> Iterator[str]:
+    sources: dict[str, str] = {}
+    yield "Chip-hours of training"
+    stated = f"at {found['mfu']:.0%} MFU"
+    yield f"  {'chip':6}{'TFLOP/s':>8}{stated:>13}   published MFU of similar models: chip-hours"
+    for chip in found["chips"]:
+        own = (
+            f"  {chip['chip']:6}{chip['peak_flops'] / 1e12:>8,.0f}{_hours(chip['chip_hours']):>13}"
+        )
+        published = [
+            f"{each['mfu']:.0%}: {_hours(each['chip_hours'])} ({_short(each['parameters'])}, "
+            f"{each['where']}) [{_note(each, sources)}]"
+            for each in chip["published"]
+        ]
+        yield f"{own}   {published[0] if published else 'none'}"
+        yield from (f"{'':32}{each}" for each in published[1:])
+    yield from _wrap(
+        "The stated MFU is an assumption (--mfu). Published figures are of other code; nothing of "
+        "ttoaa was measured on these chips. MFUs that `ttoaa compile` or --compile estimates are "
+        "upper bounds."
+    )
+    for text, number in sources.items():
+        how, _, source = text.partition("\n")
+        yield from textwrap.wrap(
+            f"[{number}] {source}: {how}",
+            _WIDTH,
+            initial_indent="  ",
+            subsequent_indent="      ",
+            break_on_hyphens=False,
+        )
+
+
+def _note(each: Mapping[str, Any], sources: dict[str, str]) -> str:
+    """Return the number of a source, a new one where it was not cited before."""
+    return sources.setdefault(f"{each['how']}\n{each['source']}", str(len(sources) + 1))
+
+
+def _hardware(on: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[str]:
+    yield f"On {on['name']}: {on['chips']:,} chips of {on['chip']}"
+    priced = on["price_per_chip_hour"] is not None
+    money = f"{'price':>14}" if priced else ""
+    yield f"  {'MFU':30}{'hours':>10}{'chip-hours':>14}{money}"
+    names = {"stated": "stated", "published": "best published"}
+    names["upper bound"] = "compiler: an upper bound"
+    for at in on["at"]:
+        cost = f"{at['price']:>14,.0f}" if priced else ""
+        label = f"{at['mfu']:.0%} ({names[at['what']]})"
+        yield f"  {label:30}{_hours(at['hours']):>10}{_hours(at['chip_hours']):>14}{cost}"
+    if not priced:
+        yield from _wrap("Money: --price_per_chip_hour. Idle machines and disks cost extra.")
+    yield from _memory(on)
+
+
+def _memory(on: Mapping[str, Any]) -> Iterator[str]:
+    memory, compiled = on["memory"], on.get("compiled")
+    if compiled:
+        yield from _wrap(
+            f"Memory, by the compiler: {compiled['hbm_gib']:.3g} of {compiled['capacity_gib']} GiB "
+            f"a chip: {'it fits' if compiled['fits'] else 'it does not fit'}."
+        )
+        return
+    fits = memory["total"] <= memory["capacity"]
+    verdict = "may fit" if fits else "does not fit"
+    advice = ""
+    if not fits and memory["fitting_microbatch"]:
+        advice = f" Execution.microbatch = {memory['fitting_microbatch']} or less may fit."
+    elif not fits:
+        advice = " Raise Layout.fsdp, or use more chips."
+    yield from _wrap(
+        f"Memory of a device: at least {memory['total']:.3g} of {memory['capacity']:g} GiB "
+        f"({memory['state']:.3g} for weights, moments and gradients, {memory['activations']:.3g} "
+        f"for {memory['rows']} rows at once): it {verdict}.{advice}"
+    )
+    if on["topology"]:
+        yield from _wrap("--compile asks the compiler, where libtpu is installed; minutes.")
+
+
+def _insertions(found: Mapping[str, Any]) -> Iterator[str]:
+    about = found["tokenizer"] == "stand-in"
+    yield "Insertions of each experiment"
+    yield f"  {'experiment':26}{'copies':>12}{'tokens':>12}{'share':>10}"
+    known = 0.0
+    for each in found["experiments"]:
+        insertions = each["insertions"]
+        if insertions is None:
+            yield from textwrap.wrap(
+                f"{each['name']:26} unknown: {each['unknown']}",
+                _WIDTH,
+                initial_indent="  ",
+                subsequent_indent=" " * 30,
+                drop_whitespace=True,
+            )
+            continue
+        known += insertions["share"]
+        more = "" if insertions["complete"] else ">"
+        copies = "" if insertions["copies"] is None else f"{insertions['copies']:,}"
+        yield (
+            f"  {each['name']:26}{more + copies:>12}{more + _short(insertions['tokens']):>12}"
+            f"{more + format(insertions['share'], '.3%'):>10}"
+        )
+        notes = [each["unknown"]] if each["unknown"] else []
+        if insertions["slots"]:
+            slots = insertions["slots"] / (found["geometry"]["length"] * _sequences(found))
+            notes.append(f"a controller fills up to {slots:.3%} more")
+        yield from _wrap("; ".join(notes), "    ") if notes else ()
+    yield f"  {'all that is known':26}{'':24}{known:>10.3%}"
+    if about:
+        yield from _wrap(
+            "Lengths of texts are those of a stand-in tokenizer, since there is no corpus yet. "
+            "`ttoaa plan` counts exactly."
+        )
+
+
+def _sequences(found: Mapping[str, Any]) -> int:
+    return int(found["geometry"]["batch"] * found["geometry"]["steps"])
+
+
+def _primaries(experiments: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield "Smallest difference that each primary outcome detects"
+    yield from _wrap(
+        "Power 80%, level 5%, one seed, without the noise between runs. SD: standard deviation of "
+        "one unit's difference, which only a run can show."
+    )
+    for each in experiments:
+        yield f"  {each['name']}: {each['primary']}"
+        yield from _wrap(_detectable(each), "    ")
+
+
+def _detectable(each: Mapping[str, Any]) -> str:
+    precision = each["precision"]
+    if precision is None:
+        return "not known before the run: the plan or the reference model decides how many units"
+    sizes = " and ".join(f"{n:,}" for n in precision["sizes"])
+    units = f"n = {sizes} ({precision['units']})"
+    found = precision["detectable"]
+    if found is None:
+        return f"{units}: too few for an interval"
+    if precision["deviation"] is None:
+        return f"{units}: {format_number(found)} SD"
+    bound = "at most " if precision["bound"] else ""
+    text = f"{units}: {bound}{format_number(found)} {precision['scale']}"
+    least = each["smallest_effect"]
+    if least and found > least:
+        text += f", above the declared smallest effect of {least:g}: take more {precision['units']}"
+    return text
+
+
+def _separate(found: Mapping[str, Any]) -> Iterator[str]:
+    separate = found["separate"]
+    n = separate["experiments"]
+    yield f"Training of {n} experiments together, and in separate studies as long as this one"
+    sides = {
+        "pooled": "together",
+        "shared": "separate, control run shared",
+        "own": "separate, nothing shared",
+    }
+    stated = found["hardware"]["at"][0] if "hardware" in found else None
+    more = f"{'chip-hours':>14}" if stated else ""
+    more += f"{'price':>14}" if stated and stated["price"] is not None else ""
+    yield f"  {'':30}{'FLOPs':>10}{'relative':>10}{more}"
+    for side, label in sides.items():
+        line = f"  {label:30}{_short(separate[side]):>10}"
+        line += f"{separate[side] / separate['pooled']:>9.3g}x"
+        if stated:
+            factor = separate[side] / found["flops"]
+            line += f"{_hours(factor * stated['chip_hours']):>14}"
+            line += "" if stated["price"] is None else f"{factor * stated['price']:>14,.0f}"
+        yield line
