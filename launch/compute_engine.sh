@@ -31,7 +31,7 @@ required ZONE
 [[ -z "$TOPOLOGY$SPOT" || -n "$NFS" ]] || fail "a slice and --spot need --nfs= for the study"
 
 REGION="${ZONE%-*}"
-PROJECT="${PROJECT:-$(gcloud config get-value project 2>/dev/null)}"
+PROJECT="${PROJECT:-$(gcloud config get-value project 2>/dev/null || true)}"
 [[ -n "$PROJECT" ]] || fail "gcloud has no project: pass --project="
 zone=("--project=$PROJECT" "--zone=$ZONE")
 region=("--project=$PROJECT" "--region=$REGION")
