@@ -29,14 +29,21 @@ def load(*names):
     return config.load([CONFIGS / name for name in names])[0]
 
 
-@pytest.fixture(scope="module")
-def all_ten():
-    return load("all_ten.gin")
+COMPILED = {"hbm_gib": 54.6, "capacity_gib": 95.74, "fits": True, "implied_mfu": 0.72}
+STUDIES = ("paper.gin", "olmo2_1b_exp.gin", "all_ten.gin")
 
 
 @pytest.fixture(scope="module")
-def paper_experiments():
-    return load("olmo2_1b_exp.gin")
+def priced():
+    """The prices of three configs by name, the first two on v5p-128; and of the first on GPUs."""
+    pod = parse_hardware("v5p-128")
+    found = {name: price(load(name), 0.4, pod, 3.5, COMPILED) for name in STUDIES[:2]}
+    found["all_ten.gin"] = price(load("all_ten.gin"), 0.4)
+    return found | {"gpus": price(load("paper.gin"), 0.4, parse_hardware("8xH100"))}
+
+
+def insertions(found):
+    return {e["name"]: e["insertions"] for e in found["experiments"] if e["insertions"]}
 
 
 @pytest.mark.parametrize(
@@ -94,20 +101,20 @@ def test_published_figures_follow_from_what_their_sources_state():
     assert not comparable("v5p", 0.9e6), "no figure of a large model stands next to a small one"
 
 
-def test_the_papers_run_has_its_price():
-    found = price(load("paper.gin"), 0.4, parse_hardware("v5p-128"), 2.0)
+def test_the_papers_run_has_its_price(priced):
+    found = priced["paper.gin"]
     assert [run["name"] for run in found["runs"]] == ["control"]
     assert (found["tokens"], found["flops"]) == (209_715_200_000, PAPER_FLOPS)
-    stated, published = found["hardware"]["at"]
+    stated, published, compiled = found["hardware"]["at"]
     assert stated["chip_hours"] == pytest.approx(PAPER_FLOPS / (0.4 * 459e12) / 3600)
     assert stated["hours"] == pytest.approx(stated["chip_hours"] / 64)
-    assert stated["price"] == pytest.approx(2 * stated["chip_hours"])
-    assert published["mfu"] == 0.47
+    assert stated["price"] == pytest.approx(3.5 * stated["chip_hours"])
+    assert (published["mfu"], compiled["mfu"]) == (0.47, 0.72)
     assert found["separate"] is None and found["experiments"] == []
 
 
-def test_runs_and_separate_studies_are_those_of_the_report(all_ten):
-    found = price(all_ten, 0.5)
+def test_runs_and_separate_studies_are_those_of_the_report(priced, tiny_study):
+    found = priced["all_ten.gin"]
     flops = {run["name"]: run["flops"] for run in found["runs"]}
     assert [*flops] == ["reference", "control", "run", "sham", "reordered", "reinitialised"]
     one, reference = flops["run"], flops["reference"]
@@ -116,16 +123,17 @@ def test_runs_and_separate_studies_are_those_of_the_report(all_ten):
     assert separate["pooled"] == found["flops"] == reference + 5 * one
     assert separate["shared"] == reference + (4 + 10) * one
     assert separate["own"] == reference + (4 + 1) * 10 * one
-    longer = dataclasses.replace(all_ten, runs=["run@400", "alone/canaries"])
-    more = {run["name"]: run["tokens"] for run in price(longer, 0.5)["runs"]}
-    assert more["run@400"] * 5 == more["alone/canaries"] == all_ten.geometry.tokens
-    assert price(longer, 0.5)["separate"]["shared"] == reference + 11 * one
+    longer = price(dataclasses.replace(tiny_study, runs=["run@30", "alone/late"]), 0.4)
+    tokens = {run["name"]: run["tokens"] for run in longer["runs"]}
+    assert tokens["run@30"] * 4 == tokens["alone/late"] == tiny_study.geometry.tokens
+    assert longer["separate"]["pooled"] * 3.25 == longer["flops"] * 2, "checks are in no side"
+    with pytest.raises(ValueError, match="run@40 begins after the last step, 40"):
+        price(dataclasses.replace(tiny_study, runs=["run@40"]), 0.4)
 
 
-def test_insertions_are_known_before_there_is_a_corpus(all_ten):
-    expected, own = expected_insertions(all_ten)
-    found = {each.name: each.insertions for each in expected}
-    assert not own
+def test_insertions_are_known_before_there_is_a_corpus(priced):
+    found = insertions(priced["all_ten.gin"])
+    assert priced["all_ten.gin"]["tokenizer"] == "stand-in"
     exact = {  # of the plans of configs/all_ten.gin
         "contamination": 5_800,
         "canaries": 2_520,
@@ -135,24 +143,23 @@ def test_insertions_are_known_before_there_is_a_corpus(all_ten):
         "muse": 2_130,
         "iid": 156,
     }
-    assert {name: found[name].copies for name in exact} == exact
-    assert found["canaries"].tokens == 75_600 and found["iid"].tokens == 156 * 256
-    assert found["contamination"].tokens == pytest.approx(96_492, rel=0.15)
-    assert found["reasoning"].tokens == pytest.approx(76_553, rel=0.15)
-    assert found["poisoning"].tokens == pytest.approx(58_722, rel=0.15)
-    assert found["muse"].tokens == pytest.approx(64_215, rel=0.15)
-    assert found["acquisition"].tokens == 0
-    assert found["acquisition"].slots == pytest.approx(68_050, rel=0.15)
-    assert "depend on the corpus" in next(e.unknown for e in expected if e.name == "verbatim")
+    assert {name: found[name]["copies"] for name in exact} == exact
+    tokens = {name: each["tokens"] for name, each in found.items()}
+    assert tokens["canaries"] == 75_600 and tokens["iid"] == 156 * 256
+    planned = {"contamination": 96_492, "reasoning": 76_553, "poisoning": 58_722, "muse": 64_215}
+    assert {name: tokens[name] for name in planned} == pytest.approx(planned, rel=0.1)
+    assert tokens["acquisition"] == 0
+    assert found["acquisition"]["slots"] == pytest.approx(68_050, rel=0.1)
+    unknown = {e["name"]: e["unknown"] for e in priced["all_ten.gin"]["experiments"]}
+    assert "depend on the corpus" in unknown["verbatim"]
 
 
-def test_what_files_decide_is_unknown_and_the_rest_is_not(paper_experiments):
-    expected, _ = expected_insertions(paper_experiments)
-    unknown = {each.name: each.unknown for each in expected if each.insertions is None}
+def test_what_files_decide_is_unknown_and_the_rest_is_not(priced):
+    found = priced["olmo2_1b_exp.gin"]
+    unknown = {e["name"]: e["unknown"] for e in found["experiments"] if not e["insertions"]}
     assert [*unknown] == ["knowledge", "contamination", "contamination-window", "muse"]
     assert "corpora/contamination.parquet" in unknown["contamination"]
-    total = paper_experiments.geometry.tokens
-    share = {e.name: 1000 * e.insertions.tokens / total for e in expected if e.insertions}
+    share = {name: 1000 * each["share"] for name, each in insertions(found).items()}
     stated = {
         "memorization": 1.2,
         "watermark": 1.0,
@@ -190,18 +197,18 @@ PRECISIONS = {
 }
 
 
-def test_the_design_says_what_can_be_detected(all_ten, paper_experiments):
-    for experiment in all_ten.experiments:
-        found = experiment.precision(all_ten.geometry)
-        sizes, detectable = PRECISIONS[experiment.name]
-        assert found.sizes == sizes, experiment.name
-        assert (found.deviation is None) == (detectable is None), experiment.name
+def test_the_design_says_what_can_be_detected(priced):
+    for each in priced["all_ten.gin"]["experiments"]:
+        sizes, detectable = PRECISIONS[each["name"]]
+        found = each["precision"]
+        assert found["sizes"] == sizes, each["name"]
+        assert (found["deviation"] is None) == (detectable is None), each["name"]
         if detectable:  # above what the report of that study measured: 0.34, 0.11 and 0.48
-            assert found.detectable() == pytest.approx(detectable, rel=0.02)
-    by = {e.name: e.precision(paper_experiments.geometry) for e in paper_experiments.experiments}
+            assert found["detectable"] == pytest.approx(detectable, rel=0.02)
+    by = {e["name"]: e["precision"] for e in priced["olmo2_1b_exp.gin"]["experiments"]}
     assert by["verbatim"] is None  # how many texts are completed, the reference model decides
-    assert by["knowledge"].detectable() is None  # all topics share their decisions
-    assert by["memorization"].sizes == (4_000, 2_181)
+    assert by["knowledge"]["detectable"] is None  # all topics share their decisions
+    assert by["memorization"]["sizes"] == (4_000, 2_181)
 
 
 def test_bounds_hold_for_scores_that_tell_nothing():
@@ -224,41 +231,29 @@ def test_the_least_memory_is_below_the_compilers():
     table = (ROOT / "docs/results.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| ([\d.]+[BM]) \| (\w+):([\dx]+) .*? ([\d.]+) of", table, re.MULTILINE)
     assert len(rows) == 7
-    for size, chip, shape, compiled in rows:
+    for size, chip, shape, compiled in (rows[0], rows[1], rows[4]):  # two chips and two sizes
         study = load("paper.gin", f"sizes/olmo2-{size.lower()}.gin", f"pods/{chip}-{shape}.gin")
         found = least_memory(study, parse_hardware(f"{chip}:{shape}"))
         assert 0.5 * float(compiled) < found.total < float(compiled), (size, chip)
 
 
-def test_what_does_not_fit_is_said_with_what_may():
-    gpus = parse_hardware("8xH100")
-    whole = least_memory(load("paper.gin"), gpus)
-    assert whole.total > whole.capacity and whole.fitting_microbatch == 64
-    fitted = least_memory(load("paper.gin", "pods/h100-8.gin"), gpus)
+def test_what_does_not_fit_is_said_with_what_may(priced):
+    text = " ".join(price_text(priced["gpus"]).split())
+    assert "it does not fit. Execution.microbatch = 64 or less may fit." in text
+    fitted = least_memory(load("paper.gin", "pods/h100-8.gin"), parse_hardware("8xH100"))
     assert fitted.total < 0.7 * fitted.capacity
-    assert "Execution.microbatch = 64 or less may fit" in price_text(
-        price(load("paper.gin"), 0.4, gpus)
-    )
 
 
-COMPILED = {"hbm_gib": 54.6, "capacity_gib": 95.74, "fits": True, "implied_mfu": 0.72}
-
-
-@pytest.mark.parametrize("hardware", [None, "v5p-128", "8xH100"])
-def test_it_is_readable_in_80_columns(all_ten, paper_experiments, hardware):
-    where = hardware and parse_hardware(hardware)
-    compiled = COMPILED if hardware == "v5p-128" else None
-    texts = {
-        study.name: price_text(price(study, 0.4, where, 3.5 if where else None, compiled))
-        for study in (load("paper.gin"), paper_experiments, all_ten)
-        if study is not all_ten or not hardware
-    }
-    for text in texts.values():
+def test_a_price_is_readable_in_80_columns(priced):
+    for found in priced.values():
+        text = price_text(found)
         assert max(map(len, text.splitlines())) <= 80
         assert "upper bounds" in text and "None" not in text and "nan" not in text
-    if compiled:
-        assert "72% (compiler: an upper bound)" in texts["paper"]
-        assert "54.6 of 95.74 GiB a chip: it fits" in " ".join(texts["paper"].split())
+    text = price_text(priced["olmo2_1b_exp.gin"])
+    assert "72% (compiler: an upper bound)" in text
+    assert "54.6 of 95.74 GiB a chip: it fits" in " ".join(text.split())
+    assert "n = 4,000 and 2,181 (canaries): at most" in text
+    assert "n = 9 (batches): 1.07 SD" in text
 
 
 def test_the_command_needs_neither_a_folder_nor_a_corpus(capsys, tmp_path, monkeypatch):

@@ -271,6 +271,11 @@ def init_params(config: DecoderConfig, key: jax.Array) -> Params:
 
 def abstract_params(config: DecoderConfig) -> Params:
     """Return the shapes and types of the weights, without drawing them."""
+    return jax.tree.map(lambda leaf: leaf, _abstract_params(config))  # a tree of the caller's own
+
+
+@functools.lru_cache(maxsize=16)
+def _abstract_params(config: DecoderConfig) -> Params:
     return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
 
 

@@ -14,11 +14,10 @@ import jax
 from jax.sharding import AbstractMesh, AxisType
 
 from ttoaa.config import Study
-from ttoaa.model.decoder import DecoderConfig
+from ttoaa.model.decoder import DecoderConfig, abstract_params
 from ttoaa.model.sharding import AXES, row_parts, shardings
 from ttoaa.price.hardware import Hardware
 from ttoaa.training.optimizer import bind_schedule
-from ttoaa.training.step import init_state
 
 GIB = 2**30
 
@@ -69,9 +68,11 @@ def least_memory(study: Study, hardware: Hardware) -> LeastMemory:
             f"Execution.microbatch {rows} must divide the batch of {batch} rows and be a multiple "
             f"of {parts}, the parts that the rows are cut into on {hardware.name}"
         )
+    params = abstract_params(study.model)
     optimizer = bind_schedule(study.training.optimizer, study.geometry.steps)
-    state = jax.eval_shape(lambda: init_state(study.model, study.training, optimizer, 0))
-    leaves = [*_sharded(mesh, state), *_sharded(mesh, state["params"])]  # and the gradients
+    moments = jax.eval_shape(optimizer.init, params)
+    # Gradients are as large as the weights.
+    leaves = [*_sharded(mesh, params), *_sharded(mesh, params), *_sharded(mesh, moments)]
     tokens = rows // parts * study.geometry.length
     of_token = _saved_bytes(study) / mesh.shape["tensor"]
     return LeastMemory(

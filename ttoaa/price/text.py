@@ -31,9 +31,9 @@ def _short(value: float) -> str:
     """Format a count: 209.7B, 1.48B, 12.4k; from 1e15 on as 1.78e21."""
     if value >= 1e15:
         return f"{value:.2e}".replace("e+", "e")
-    for limit, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e4, "k")):
-        if value >= limit:
-            return f"{value / limit:.4g}{letter}" if letter != "k" else f"{value / 1e3:.4g}k"
+    for unit, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:.4g}{letter}"
     return f"{value:,.0f}"
 
 
@@ -149,7 +149,6 @@ def _insertions(found: Mapping[str, Any]) -> Iterator[str]:
                 _WIDTH,
                 initial_indent="  ",
                 subsequent_indent=" " * 30,
-                drop_whitespace=True,
             )
             continue
         known += insertions["share"]
