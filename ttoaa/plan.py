@@ -138,7 +138,7 @@ def _price(study: "Study | None" = None) -> None:
         study, _ = config.load(files, study_flags.GIN_BINDINGS.value)
     compiled = _compile(hardware.topology) if _COMPILE.value and hardware else None
     found = price(study, _MFU.value, hardware, _PRICE.value, compiled)
-    print(json.dumps(found) if _FORMAT.value == "json" else price_text(found), end="")
+    print(f"{json.dumps(found)}\n" if _FORMAT.value == "json" else price_text(found), end="")
 
 
 def _compile(topology: str | None) -> dict[str, Any]:
