@@ -171,6 +171,14 @@ TRAIN = ("--", "train", "--workdir=/studies/mine", "--gin_bindings=Study.name = 
 CONTAINER = ("--image=r/ttoaa:1", "--mount=studies:/studies:rw")
 
 
+def test_a_dry_run_without_gcloud_asks_for_the_project(tools):
+    tools.script("gcloud", "#!/bin/bash\nexit 127\n")
+    done = tools.launch("compute_engine.sh", "create", "s", *ONE, "--dry_run")
+    assert (done.returncode, "pass --project=" in done.stderr) == (1, True)
+    done = tools.launch("compute_engine.sh", "create", "s", *ONE, "--dry_run", "--project=mine")
+    assert done.returncode == 0 and "--project=mine" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("script", "arguments"),
     [
