@@ -6,13 +6,18 @@ Tables of an earlier plan or version of an outcome are left out, and named. With
 writes tests.json: permutation tests, equivalence within --margins, and detectable differences.
 """
 
+import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from ttoaa import bucket, command_line, study_flags
 from ttoaa.workdir import Workdir
+
+if TYPE_CHECKING:
+    from ttoaa.reporting.page import Dependence
 
 _TESTS = flags.DEFINE_bool(
     "tests", False, "also write tests.json, hypothesis tests of the outcomes"
@@ -49,12 +54,13 @@ def main(argv: Sequence[str]) -> None:
             for line in folder.strays():
                 print(f"report: {line}")
             without += stale_tables(folder, plan.hash, outcomes)
-    summary, report = page.write(root, study.name, study.experiments, without, study.comparison)
+    summary, report = page.write(
+        root, study.name, study.experiments, without, study.comparison, [*_dependence(root)]
+    )
     if without:
         print(f"report: {described(without)}")
     for sentence in missing_ledgers(root, Workdir(root).seeds()):
         print(f"report: {sentence}")
-    print("report: results, where differences from the control run are positive as expected:")
     for row in read_json(Workdir(root).replication, Replication)["experiments"]:
         print(f"report: {row['sentence']}")
     print(f"report: wrote {summary} and {report}")
@@ -63,6 +69,24 @@ def main(argv: Sequence[str]) -> None:
         against = bucket.expand(_AGAINST.value) if _AGAINST.value else None
         tests = hypothesis_tests.write(root, study.experiments, set(without), margins, against)
         print(f"report: wrote {tests}")
+
+
+def _dependence(root: pathlib.Path) -> Iterator["Dependence"]:
+    """Yield the dependence matrices of the study, if `ttoaa dependence` has made them."""
+    from ttoaa.interactions import figure, results
+    from ttoaa.reporting.page import Dependence
+    from ttoaa.reporting.svg import draw
+
+    if not (root / results.FILE).exists():
+        return
+    matrices, untestable = results.read_matrices(root)
+    for matrix in matrices:
+        verdicts = results.count_verdicts(matrix)
+        size = 1.6 + 0.5 * (len(matrix.experiments) + len(untestable))
+        paint = functools.partial(figure.paint, matrix, untestable=untestable)
+        name = f"Step {matrix.checkpoint}"
+        picture = draw(paint, f"dependence-{matrix.checkpoint}", verdicts, width=size, height=size)
+        yield Dependence(name, verdicts, picture)
 
 
 if __name__ == "__main__":

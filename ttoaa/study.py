@@ -7,6 +7,7 @@ that are trained and scored are skipped.
 """
 
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -47,6 +48,8 @@ def main(argv: Sequence[str]) -> None:
         _check_runs(study, Workdir(root, seed))
     left = [seed for seed in seeds if seed not in scored]
     if not left and status["report"] == "made":
+        for sentence in _findings(root):
+            print(f"study: {sentence}")
         print(f"study: everything is done already; open {root / 'report.html'}")
         return
     # All plans first: if one does not fit, the study ends before any run but the reference model's.
@@ -60,6 +63,17 @@ def main(argv: Sequence[str]) -> None:
         print(f"[{number}/{len(stages)}] {' '.join([module, *options])}", flush=True)
         runner.run([sys.executable, "-m", f"ttoaa.{module}", f"--workdir={root}", *options])
     print(f"study: done in {time.perf_counter() - started:.0f} s; open {root / 'report.html'}")
+
+
+def _findings(root: pathlib.Path) -> list[str]:
+    """Return the sentences of the report that is there."""
+    from ttoaa.json_io import read_json
+    from ttoaa.reporting.replication import Replication
+
+    path = Workdir(root).replication
+    if not path.exists():
+        return []
+    return [row["sentence"] for row in read_json(path, Replication)["experiments"]]
 
 
 def _check_runs(study: "Study", workdir: Workdir) -> None:

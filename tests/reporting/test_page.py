@@ -1,4 +1,3 @@
-import base64
 import dataclasses
 import html.parser
 import json
@@ -9,6 +8,7 @@ import xml.etree.ElementTree
 import pytest
 from reporting.synthetic import Fake, make_study
 
+from ttoaa.experiments.report_labels import Label, ReportLabels
 from ttoaa.reporting import page
 from ttoaa.reporting.number_formats import (
     format_duration,
@@ -24,7 +24,7 @@ HOSTILE = "<script>alert('x')</script> \"&$a_b$</pre>"
 class Reader(html.parser.HTMLParser):
     """Tags that are open at the end or closed out of turn, and every tag and attribute seen."""
 
-    VOID = ("meta", "source", "img", "line", "circle")
+    VOID = ("meta", "input")
 
     def __init__(self, text):
         super().__init__()
@@ -68,11 +68,37 @@ def test_hostile_text_is_shown_not_run(tmp_path):
 def test_self_contained_and_well_formed(tmp_path):
     reader = Reader(written(tmp_path, {"a": ["0x", "4x"]}))
     assert reader.open == []
-    assert reader.links and all(re.match(r"data:image/svg\+xml;base64,|#", x) for x in reader.links)
-    for link in reader.links:
-        if link.startswith("data:"):
-            svg = base64.b64decode(link.partition(",")[2])
-            assert xml.etree.ElementTree.fromstring(svg).tag.endswith("svg")
+    assert reader.links and all(re.fullmatch(r"#[\w-]+|[\w.]+/?", x) for x in reader.links)
+    html = (tmp_path / "report.html").read_text()
+    ids = re.findall(r'\bid="([^"]*)"', html)
+    assert len(ids) == len(set(ids))
+    for svg in re.findall(r"<svg.*?</svg>", html, re.DOTALL):
+        xml.etree.ElementTree.fromstring(svg.replace("xlink:href", "href"))
+
+
+def test_one_sentence_for_each_experiment_and_no_row_of_a_curve(tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Labelled(Fake):
+        labels = ReportLabels(
+            question="Does it learn?",
+            outcomes={"loss": Label("loss on it", "nats"), "accuracy": Label("accuracy", "%")},
+            curves=("accuracy/4x",),
+        )
+
+    make_study(tmp_path, {"a": ["0x", "4x", "16x"]})
+    _, report = page.write(tmp_path, "study", [Labelled("a", "loss/16x", -1, "loss/0x")])
+    text = Reader(report.read_text()).text()
+    finding = (
+        "Loss on it (16 repetitions) is 0.40 nats lower than in the control run, as expected (95% "
+        "interval over items of one run, without run-to-run noise: 0."
+    )
+    assert "Does it learn?" in text and finding in text
+    assert "; the placebo, which should be 0, is " in text
+    (row,) = json.loads((tmp_path / "replication.json").read_text())["experiments"]
+    assert row["sentence"] == f"a: Does it learn? Replicated: {row['finding']}"
+    assert row["finding"] in text
+    table = text.partition("Other outcomes of a")[2].partition("Examples of its items")[0]
+    assert table.count("4 repetitions") == 1  # of the loss
 
 
 def test_says_what_ran_and_what_it_cost(tmp_path):
@@ -80,7 +106,7 @@ def test_says_what_ran_and_what_it_cost(tmp_path):
     for words in (
         "2 experiments in one training run",
         "A second paragraph with a caveat.",
-        "do not include run-to-run noise",
+        "does not include run-to-run noise",
         "as expected",
         "Gross, of the experiment runs alone, that saves 50.0%",
         "against 2 separate studies with one shared control run",
@@ -102,23 +128,22 @@ def test_placebos_are_counted_and_experiments_without_one_named(tmp_path):
     _, report = page.write(tmp_path, "study", experiments)
     text = Reader(report.read_text()).text()
     assert re.search(r"\b[23] of 6 placebo intervals contain zero; 5\.7 are expected", text)
-    assert "c: loss/4x, seed 0; c: loss/4x, seed 1; c: loss/4x, seed 2." in text
+    assert "; ".join(f"c: loss (4 repetitions), seed {k}" for k in range(3)) + "." in text
     assert "Without a placebo: b." in text
-    for words in ("over items, given these runs", "over runs (seeds)", "run against control"):
-        assert words in text, words
+    assert "95% interval over runs" in text and "95% interval over items" in text
 
 
 def test_only_what_was_declared_is_judged(tmp_path):
     html = written(tmp_path, {"a": ["0x", "4x", "16x"]})
-    judged = re.findall(r'class="(?:bar|verdict) ?(\w*)"', html)
-    # The primary's bar and verdict in the headline; then 2 outcomes of 3 conditions, one primary.
-    assert len(judged) == 2 + 6
-    assert judged.count("expected") == 3 and judged.count("") == 5
+    # In the list of results, over its section, and in the table of replications.
+    assert re.findall(r'class="badge (\w*)"', html) == ["unresolved"] * 3  # it has no placebo
+    text = Reader(html).text()
+    assert "above the smallest effect, but no placebo is declared" in text
 
 
 def test_shows_the_plan_that_the_run_recorded(tmp_path):
     html = written(tmp_path, {"a": ["0x", "4x"]})
-    assert "<th>plan</th><td>run</td>" in html and "ab" * 32 not in html
+    assert '<th scope="row">plan</th><td>run</td>' in html and "ab" * 32 not in html
 
 
 def test_a_figure_that_fails_is_one_line(tmp_path):

@@ -110,7 +110,9 @@ def test_fewer_than_three_seeds_are_judged_over_items_and_say_so(seeds):
     own = rows((1.0, 0.2)[:seeds], placebos=(0.01, -0.01))
     (row,) = replication_table([experiment], own, {})["experiments"]
     assert (row["verdict"], row["decided_over"]) == (REPLICATED, "items")
-    assert f"over items, given {seeds} run" in row["sentence"] and row["over_runs"] is None
+    number = "one run" if seeds == 1 else f"{seeds} runs"
+    assert f"over items of {number}, without run-to-run noise" in row["sentence"]
+    assert row["over_runs"] is None
     unclear = rows((0.01, 0.02)[:seeds], placebos=(0.01, -0.01))
     (row,) = replication_table([experiment], unclear, {})["experiments"]
     assert row["verdict"] == UNRESOLVED and row["seeds_needed"] is None

@@ -19,6 +19,7 @@ from ttoaa.data.order import Order, training_order
 from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.experiments.controllers import Controller
 from ttoaa.experiments.prior_finding import PriorFinding
+from ttoaa.experiments.report_labels import ReportLabels
 from ttoaa.planning.burst_size import BurstSize
 from ttoaa.planning.expected_insertions import Insertions, count_insertions
 from ttoaa.planning.items import Item, Items
@@ -289,6 +290,8 @@ class Experiment:
 
     prior: ClassVar[PriorFinding | None] = None
     """The published finding that the experiment replicates, for the report's replication table."""
+    labels = ReportLabels()
+    """The question, and readable titles and units of outcomes and conditions, for the report."""
     signs: ClassVar[Mapping[str, int]] = {}
     """Every outcome that `estimates` returns, with the expected sign of (run - control)."""
     version: ClassVar[int] = 1

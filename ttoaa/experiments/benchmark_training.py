@@ -41,6 +41,10 @@ class BenchmarkTraining(Contamination):
         effect="16 to 36 points on the benchmark, at most 8.7 points on another one",
         source="arXiv 2509.23383, figure 4a",
     )
+    labels = dataclasses.replace(
+        Contamination.labels,
+        question="How much does training on a benchmark change the score on it?",
+    )
     signs: ClassVar[Mapping[str, int]] = {**Contamination.signs, ABOVE_WRONG: 1}
 
     def __post_init__(self) -> None:

@@ -22,6 +22,7 @@ from ttoaa.config_fields import Count, OneOf, PositiveInt, config_class
 from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.base import Experiment, Scorer, World
 from ttoaa.experiments.prior_finding import PriorFinding
+from ttoaa.experiments.report_labels import PERCENT, REPETITIONS, Label, ReportLabels
 from ttoaa.planning.burst_size import BurstSize
 from ttoaa.planning.items import Item
 from ttoaa.planning.placement import Placement, Uniform
@@ -81,6 +82,27 @@ class Contamination(Experiment):
         finding="Accuracy on benchmark questions rises with their repetitions in training.",
         effect="+1.0, +1.7, +5.2 and +19 points at 4, 12, 36 and 144 repetitions",
         source="arXiv 2509.23383, figure 3a",
+    )
+    labels = ReportLabels(
+        question="How much does training on a test question raise the accuracy on it?",
+        method="Questions are randomised to groups that occur in training with their right answer, "
+        "and to a held-out group. The gain of a group is its score above that of the held-out "
+        "questions, less the same difference in the control run.",
+        caption="Gain over held-out questions, less the same in the control run, for each number "
+        "of repetitions in training, with 95% intervals over questions.",
+        outcomes={
+            ACCURACY: Label("accuracy", PERCENT),
+            LIKELIHOOD: Label("log-likelihood of the right answer", "nats"),
+            ACCURACY + ABOVE: Label("accuracy above the held-out questions", PERCENT),
+            LIKELIHOOD + ABOVE: Label(
+                "log-likelihood of the right answer above the held-out questions", "nats"
+            ),
+            HALVES: Label("accuracy of half of the held-out questions above the rest", PERCENT),
+            "log_likelihood_above_wrong_options": Label(
+                "log-likelihood of the right answer above the wrong ones", "nats"
+            ),
+        },
+        conditions={**REPETITIONS, r"(\d+)x/(.+)": r"\1 repetitions, \2"},
     )
     signs: ClassVar[Mapping[str, int]] = {
         outcome + suffix: 1 for outcome in (ACCURACY, LIKELIHOOD) for suffix in ("", ABOVE)

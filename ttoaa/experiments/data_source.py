@@ -16,6 +16,7 @@ from ttoaa.config_fields import PositiveInt, PositiveShare, config_class
 from ttoaa.data.geometry import Geometry
 from ttoaa.data.sources.base import Source, all_documents, keyed_fraction
 from ttoaa.experiments.base import Experiment, Scorer, World
+from ttoaa.experiments.report_labels import Label, ReportLabels
 from ttoaa.planning.burst_size import BurstSize
 from ttoaa.planning.expected_insertions import Insertions
 from ttoaa.planning.items import Items
@@ -49,6 +50,18 @@ class DataSource(Experiment):
     held_out: PositiveInt = 32
     """Rows of the target, and as many of the corpus, that are scored."""
 
+    labels = ReportLabels(
+        question="How much does mixing in this source lower the loss on the target?",
+        method="A share of all rows is replaced by rows of the source, each once. Held-out rows of "
+        "the target and of the corpus are scored; a model that is better at all text gains on "
+        "both.",
+        caption="Gain on held-out rows over training, relative to the control run.",
+        outcomes={
+            CROSS_ENTROPY: Label("loss on held-out rows", "nats per token"),
+            ABOVE: Label("loss on the target above that on the corpus", "nats per token"),
+        },
+        conditions={},
+    )
     signs: ClassVar[Mapping[str, int]] = {CROSS_ENTROPY: -1, ABOVE: -1}
 
     def __post_init__(self) -> None:
@@ -147,7 +160,7 @@ class DataSource(Experiment):
                 axes.plot(own["step"], own["difference"], color=f"C{number}", label=label)
         axes.axhline(0, color="gray", linestyle="--")
         axes.set_xlabel("step")
-        axes.set_ylabel("gain over the control run (nats a token)")
+        axes.set_ylabel("gain over the control run (nats per token)")
         axes.legend()
 
 

@@ -24,6 +24,7 @@ from ttoaa.config_fields import (
 from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.base import Experiment, Probe, Scorer, World
 from ttoaa.experiments.prior_finding import PriorFinding
+from ttoaa.experiments.report_labels import Label, ReportLabels
 from ttoaa.planning.burst_size import BurstSize
 from ttoaa.planning.items import Item
 from ttoaa.planning.placement import Uniform, WholeBatch
@@ -80,6 +81,33 @@ class Forgetting(Experiment):
         finding="The loss on a batch falls after its update, and most of the gain is soon lost.",
         effect="0.2 nats some 20 steps later, 80 to 90% of it gone after 3,000 steps",
         source="arXiv 2509.23383, figures 19, 20",
+    )
+    labels = ReportLabels(
+        question="For how long does the model remember a batch that it was trained on once?",
+        method="Whole batches are replaced by text that nothing else contains. Probes measure the "
+        "loss on each batch, and on a twin of other text that no run trains on, before the update "
+        "and at growing lags after it.",
+        caption="How much lower the loss on a batch is than in the control run, after that of its "
+        "twin is subtracted, by steps since just before the update; 95% intervals over batches.",
+        outcomes={
+            CROSS_ENTROPY: Label("loss on the batches", "nats per token"),
+            TWIN: Label("loss on their twins, which no run trains on", "nats per token"),
+            ABOVE: Label("loss on the batches above their twins", "nats per token"),
+            PEAK_LAG: Label("lag of the largest gain", "steps"),
+            HALF_LIFE: Label(
+                "lag at which half of the largest gain is lost",
+                "steps",
+                help="missing if it is not reached",
+            ),
+        },
+        conditions={
+            r"lag-(\d+)": r"after \1 steps",
+            r"lag-(\d+)/early": r"after \1 steps, early batches",
+            "end": "at the largest lag of all batches",
+            _ALL: "all batches",
+            "early": "early batches",
+        },
+        curves=(rf"({CROSS_ENTROPY}|{TWIN}|{ABOVE})/lag-.*",),
     )
     signs: ClassVar[Mapping[str, int]] = {
         **dict.fromkeys((CROSS_ENTROPY, TWIN, ABOVE), -1),
@@ -261,7 +289,7 @@ class Forgetting(Experiment):
         axes.set_xscale("symlog", linthresh=1)
         axes.set_xlim(left=-0.1)
         axes.set_xlabel("lag (steps since just before the update)")
-        axes.set_ylabel("gain in cross-entropy (nats a token)")
+        axes.set_ylabel("gain (nats per token)")
         axes.legend()
 
 

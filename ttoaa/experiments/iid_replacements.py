@@ -16,6 +16,9 @@ from ttoaa.config_fields import Count, Increasing, NotEmpty, PositiveInt, config
 from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.base import Experiment, Scorer, World
 from ttoaa.experiments.prior_finding import PriorFinding
+from ttoaa.experiments.report_labels import AUC as AUC_LABEL
+from ttoaa.experiments.report_labels import TPR as TPR_LABEL
+from ttoaa.experiments.report_labels import Label, ReportLabels
 from ttoaa.planning.burst_size import BurstSize
 from ttoaa.planning.items import Items
 from ttoaa.planning.placement import Placement, Uniform, Within
@@ -83,6 +86,36 @@ class IidReplacements(Experiment):
         finding="Text of the training distribution is remembered after being seen once.",
         effect="cross-entropy of inserted windows 0.2 nats lower",
         source="arXiv 2509.23383, section 5",
+    )
+    labels = ReportLabels(
+        question="What does a model keep of rows of ordinary text that it was trained on?",
+        method="Rows of training are replaced by others of the same distribution, once or several "
+        "times. Their loss is compared with that of held-out rows, which no run trains on, and "
+        "with the same difference in the control run.",
+        caption="How much lower the loss of the rows is than that of held-out ones, less the same "
+        "in the control run, by the tenth of training that they replaced, with 95% intervals over "
+        "documents. Crosses: how far the loss has fallen since the row was trained on.",
+        outcomes={
+            CROSS_ENTROPY: Label("loss", "nats per token"),
+            ABOVE: Label("loss above the held-out rows", "nats per token"),
+            AUC: AUC_LABEL,
+            TPR: TPR_LABEL,
+            FALL: Label(
+                "fall of the loss since the row was trained on",
+                "nats per token",
+                against="for text that the model has not seen",
+            ),
+            HALVES: Label("loss of half of the held-out rows above the rest", "nats per token"),
+        },
+        conditions={
+            _UNIFORM: "one copy, anywhere in training",
+            _SELECTED: "several copies",
+            HELD_OUT: "held out",
+            r"decile-(\d)": r"one copy, in tenth \1 of training",
+            r"age-(\d+)-(\d+)": r"one copy, \1 to \2 steps ago",
+            r"age-over-(\d+)": r"one copy, more than \1 steps ago",
+        },
+        curves=(r".*/decile-\d",),
     )
     signs: ClassVar[Mapping[str, int]] = {
         **dict.fromkeys((CROSS_ENTROPY, ABOVE, HALVES), -1),
@@ -264,10 +297,11 @@ class IidReplacements(Experiment):
             label = "below its online loss" if number == 0 else None
             axes.plot(x, fall, "x", color=color, alpha=0.6, label=label)
         axes.axhline(0, color="gray", linestyle="--", label="held-out windows")
-        labels = [name.removeprefix("decile-") for name in names]
+        ends = {_UNIFORM: "anywhere", _SELECTED: "several copies"}
+        labels = [ends.get(name, name.removeprefix("decile-")) for name in names]
         axes.set_xticks(range(len(names)), labels, rotation=30)
-        axes.set_xlabel("tenth of training in which the row was trained on")
-        axes.set_ylabel("gain over held-out windows (nats a token)")
+        axes.set_xlabel("tenth of training that the row replaced")
+        axes.set_ylabel("gain (nats per token)")
         axes.legend()
 
 

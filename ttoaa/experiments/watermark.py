@@ -29,6 +29,7 @@ from ttoaa.config_fields import (
 from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.base import Experiment, Scorer, World
 from ttoaa.experiments.prior_finding import PriorFinding
+from ttoaa.experiments.report_labels import PERCENT, Label, ReportLabels
 from ttoaa.planning.burst_size import BurstSize
 from ttoaa.planning.items import Items, Noise
 from ttoaa.planning.placement import Explicit, WholeBatch
@@ -93,6 +94,35 @@ class GaussianWatermark(Experiment):
         finding="Noise added once to the embeddings of a batch is detected in the gradients.",
         effect="mean statistic 0.14 (oldest) to 0.69 (newest batches)",
         source="arXiv 2509.23383, figures 2c, 15",
+    )
+    labels = ReportLabels(
+        question="For how long does noise on the embeddings of one batch stay detectable?",
+        method="Whole batches are trained on once with Gaussian noise on their embeddings. The "
+        "statistic of a row is the scalar product of its gradient and that noise; without a "
+        "watermark it is standard normal.",
+        caption="Mean statistic of watermarked rows and of three kinds that have no watermark, by "
+        "age, with 95% intervals over batches (left), and the share of rows detected (right). Pale "
+        "bars: one standard deviation of single rows.",
+        outcomes={
+            STATISTIC: Label(
+                "watermark statistic",
+                "standard deviations",
+                help="standard normal for a row without a watermark",
+            ),
+            FRESH: Label("statistic of unused noise", "standard deviations"),
+            UNMARKED: Label("statistic of rows without a watermark", "standard deviations"),
+            DETECTED: Label("rows detected at 1% false positives", PERCENT),
+            FALSE_ALARM: Label("rows detected by unused noise", PERCENT, help="chance is 1%"),
+            CLOSED_FORM: Label("rows detected, computed from the mean statistic", PERCENT),
+            COMBINED_P: Label("p-value of all rows together"),
+            NEEDED: Label("rows that a test at 1% needs for power 0.9", "rows"),
+            SPREAD: Label("spread of the statistic of single rows", "standard deviations"),
+        },
+        conditions={
+            r"age-(\d+)-(\d+)": r"after \1 to \2 updates",
+            r"age-over-(\d+)": r"after more than \1 updates",
+            _ALL: "all ages",
+        },
     )
     signs: ClassVar[Mapping[str, int]] = {
         **dict.fromkeys((STATISTIC, FRESH, UNMARKED, DETECTED, FALSE_ALARM, CLOSED_FORM), 1),
@@ -300,19 +330,12 @@ class GaussianWatermark(Experiment):
             rows = final[final["outcome"] == outcome]
             rates.plot(rows["condition"].map(place) + 0.3, rows["value"], style, color="C3",
                        label=label)  # fmt: skip
-        primary = self.primary.partition("/")[2]
-        needed = final[(final["outcome"] == NEEDED) & (final["condition"] == primary)]
         axes.axhline(0, color="gray", linestyle="--")
         rates.axhline(FALSE_POSITIVES, color="C3", linestyle=":", linewidth=1)
-        axes.set_xticks(range(len(names)), names)
-        axes.set_xlabel("age of the watermark (updates since)")
+        axes.set_xticks(range(len(names)), map(self.labels.condition, names))
+        axes.set_xlabel("age of the watermark")
         axes.set_ylabel("mean statistic x")
-        rates.set_ylabel(f"rows detected at {FALSE_POSITIVES:.0%} false positives")
-        if len(needed):
-            row = needed.iloc[0]
-            axes.set_title(
-                f"{primary}: {row['n']:,.0f} rows, {row['value']:,.1f} needed for power {_POWER}"
-            )
+        rates.set_ylabel("share of rows detected")
         handles = [*axes.get_legend_handles_labels()[0], *rates.get_legend_handles_labels()[0]]
         axes.legend(handles=handles)
 

@@ -56,12 +56,12 @@ def paint(matrix: Matrix, axes: Axes, untestable: Sequence[str] = ()) -> None:
             share = _share(matrix, shown)
             rgba = colours(0.5 + 0.5 * max(-1.0, min(1.0, share)) if math.isfinite(share) else 0.5)
             bold = tested is not None and tested.verdict == INTERACTS
-            axes.add_patch(Rectangle((x, y), 1, 1, fc=rgba, ec="#20262e", lw=2.0 if bold else 0.4))
+            axes.add_patch(Rectangle((x, y), 1, 1, fc=rgba, ec="#111111", lw=2.0 if bold else 0.4))
             symbol = SYMBOLS[tested.verdict] if tested and tested.verdict else ""
             dark = sum(rgba[:3]) < 1.5
             axes.text(x + 0.5, y + 0.5, f"{format_effect(shown.estimate)}\n{symbol}".strip(),
                       ha="center", va="center", fontsize=8, weight="bold" if bold else "normal",
-                      color="#ffffff" if dark else "#20262e")  # fmt: skip
+                      color="#ffffff" if dark else "#111111")  # fmt: skip
     axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0), aspect="equal")
     axes.set_xticks([x + 0.5 for x in range(len(columns))], columns, rotation=40, ha="right")
     axes.set_yticks([y + 0.5 for y in range(len(rows))], [title for title, _ in rows])

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -22,10 +22,27 @@ from ttoaa.interactions.matrix import (
     measure,
 )
 from ttoaa.interactions.published import FIGURE_4
+from ttoaa.json_io import read_json
 from ttoaa.runs import CONTROL, RUN
 from ttoaa.workdir import write_json, write_text
 
+FILE = "dependence.json"
 NOT_TESTABLE = "not testable by continual training"
+
+
+class _Matrix(TypedDict):
+    checkpoint: int
+    seeds: list[int]
+    experiments: list[str]
+    cells: list[dict[str, Any]]
+
+
+class _Dependence(TypedDict):
+    """The parts of dependence.json that `read_matrices` reads."""
+
+    margin: float
+    untestable: dict[str, str]
+    matrices: list[_Matrix]
 
 
 def write(
@@ -61,7 +78,7 @@ def write(
             for kind, each in kinds.items()
         ],
     }
-    write_json(folder / "dependence.json", value)
+    write_json(folder / FILE, value)
     text = to_markdown(matrices, untestable, classes)
     if forecasts:
         text += "\n".join(["", *_forecast_table(forecasts)]) + "\n"
@@ -73,6 +90,26 @@ def write(
         path = folder / f"dependence-{matrix.checkpoint}.png"
         figure.savefig(path, dpi=150, bbox_inches="tight", metadata={"Software": None})
     return matrices
+
+
+def read_matrices(folder: pathlib.Path) -> tuple[list[Matrix], tuple[str, ...]]:
+    """Return the matrices of dependence.json, and the names of untestable experiments."""
+    value = read_json(folder / FILE, _Dependence, "run ttoaa dependence again")
+    required = [f.name for f in dataclasses.fields(Cell) if f.default is dataclasses.MISSING]
+    matrices = [
+        Matrix(
+            each["checkpoint"],
+            tuple(each["seeds"]),
+            tuple(each["experiments"]),
+            value["margin"],
+            tuple(
+                Cell(**cell | {name: math.nan for name in required if cell[name] is None})
+                for cell in each["cells"]
+            ),
+        )
+        for each in value["matrices"]
+    ]
+    return matrices, tuple(value["untestable"])
 
 
 def matrix_json(matrix: Matrix) -> dict[str, Any]:

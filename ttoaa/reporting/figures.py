@@ -1,21 +1,12 @@
-"""Figures of the report as self-contained SVG, in a light and a dark theme.
+"""Training curves of the report: the loss of both runs, and the online loss of every arm."""
 
-Training curves show the loss of both runs, and the online loss of every arm.
-"""
-
-import base64
-import dataclasses
-import io
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
-from cycler import cycler
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from ttoaa.json_io import read_json_lines
 from ttoaa.planning.plan import Plan
@@ -23,81 +14,6 @@ from ttoaa.training.run_records import ArmsLine, MetricsLine
 from ttoaa.workdir import RUNS, Workdir
 
 RUN, CONTROL = "#3f7fd4", "#8a929e"
-_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif"
-_STYLE: dict[str, Any] = {
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.8,
-    "axes.labelsize": 10,
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
-    "axes.prop_cycle": cycler(
-        color=["#3f7fd4", "#e07b39", "#2f9e7a", "#b659b0", "#c9a227", "#5aa9c9", "#d1495b"]
-    ),
-    "figure.constrained_layout.use": True,
-    "font.size": 10,
-    "grid.linewidth": 0.6,
-    "legend.fontsize": 9,
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-    "savefig.transparent": True,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "ttoaa",
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
-}
-
-
-def _theme(ink: str, line: str, grid: str, paper: str) -> dict[str, Any]:
-    inks = ("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.labelcolor")
-    lines = ("axes.edgecolor", "xtick.color", "ytick.color")
-    return (
-        _STYLE
-        | dict.fromkeys((*inks, "ytick.labelcolor"), ink)
-        | dict.fromkeys(lines, line)
-        | {"grid.color": grid, "axes.facecolor": paper, "figure.facecolor": paper}
-    )
-
-
-_LIGHT = _theme("#20262e", "#9aa3ad", "#e6e9ed", "#ffffff")
-_DARK = _theme("#e4e8ed", "#69737f", "#2c343d", "#171c22")
-
-
-@dataclasses.dataclass(frozen=True)
-class Picture:
-    """One figure as two data URIs, with its alternative text."""
-
-    light: str
-    dark: str
-    alt: str
-
-
-def draw(
-    paint: Callable[[Axes], None], alt: str, width: float = 5.8, height: float = 3.7
-) -> Picture:
-    """Draw a figure with `paint(axes)` in both themes; width and height are in inches."""
-    light, dark = (_data_uri(paint, theme, width, height) for theme in (_LIGHT, _DARK))
-    return Picture(light, dark, alt)
-
-
-def _data_uri(
-    paint: Callable[[Axes], None], theme: dict[str, Any], width: float, height: float
-) -> str:
-    file = io.StringIO()
-    with matplotlib.rc_context(theme):
-        figure = Figure(figsize=(width, height))
-        paint(figure.add_subplot())
-        # Tight, because layout engines do not see inset axes of an experiment.
-        figure.savefig(
-            file, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight"
-        )
-    # Text stays text, in the reader's font: crisper, and a third of the size of outlines.
-    svg = file.getvalue().replace("'DejaVu Sans'", _FONT.replace("'", "&apos;"))
-    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
-
-
 WEIGHT_GROUPS = ("embedding", "attention", "mlp", "norms", "head")
 _BINS = 120
 _ARM_BINS = 24
@@ -132,8 +48,8 @@ def paint_losses(table: pd.DataFrame, axes: Axes) -> None:
             axes.plot(held["step"], held["validation_loss"], color=_COLOURS[kind], ls="none",
                       marker="o", ms=4, mfc="none", alpha=1 if first else 0.4,
                       label=f"{kind}, validation" if first else None)  # fmt: skip
-    axes.set(xlabel="step", ylabel="loss (nats a token)")
-    axes.legend(ncols=2)
+    axes.set(xlabel="step", ylabel="loss (nats per token)")
+    axes.legend()
 
 
 def binned(rows: pd.DataFrame, column: str, bins: int = _BINS) -> tuple[np.ndarray, np.ndarray]:
@@ -176,20 +92,19 @@ def arm_losses(root: pathlib.Path, seeds: Sequence[int]) -> pd.DataFrame:
     return sums.assign(loss=sums["loss_sum"] / sums["tokens"]).sort_values(["arm", "step"])
 
 
-def paint_arms(table: pd.DataFrame, experiment: str, axes: Axes) -> None:
-    """Plot the online loss of an experiment's arms, and that of the corpus."""
+def paint_arms(
+    table: pd.DataFrame, experiment: str, title: Callable[[str], str], axes: Axes
+) -> None:
+    """Plot the online loss of an experiment's arms, and that of the corpus.
+
+    `title` gives the readable name of a condition.
+    """
     corpus = table[table["experiment"] == ""]
     axes.plot(corpus["step"], corpus["loss"], color=CONTROL, lw=1.2, label="corpus")
     arms = list(table[table["experiment"] == experiment].groupby("condition", sort=False))
     colours = matplotlib.colormaps["plasma"](np.linspace(0.3, 0.85, max(len(arms), 2)))
     for (condition, rows), colour in zip(arms, colours, strict=False):
-        axes.plot(
-            rows["step"], rows["loss"], color=colour, marker=".", ms=5, label=_plain(condition)
-        )
-    axes.set(xlabel="step", ylabel="online loss (nats per token)")
-    axes.legend(ncols=1 + len(arms) // 6, fontsize=8)
-
-
-def _plain(text: str) -> str:
-    """Escape dollar signs, which matplotlib would read as mathematics."""
-    return text.replace("$", r"\$")
+        name = title(str(condition)).replace("$", r"\$")  # not mathematics
+        axes.plot(rows["step"], rows["loss"], color=colour, marker=".", ms=5, label=name)
+    axes.set(xlabel="step", ylabel="loss before the update (nats per token)")
+    axes.legend()

@@ -21,8 +21,8 @@ from ttoaa.report_stamp import format_stamp, tables_digests
 from ttoaa.reporting import figures, replication
 from ttoaa.reporting.alone import compare_alone
 from ttoaa.reporting.cost import added, missing_ledgers, stages
-from ttoaa.reporting.estimates import ALL_SEEDS, StudyEstimates, collect, described, summary
-from ttoaa.reporting.figures import Picture, draw
+from ttoaa.reporting.estimates import StudyEstimates, collect, described, summary
+from ttoaa.reporting.findings import VERDICTS, format_p
 from ttoaa.reporting.insertions import Filled, filled_slots
 from ttoaa.reporting.number_formats import (
     format_duration,
@@ -31,12 +31,13 @@ from ttoaa.reporting.number_formats import (
     format_quantity,
 )
 from ttoaa.reporting.placebos import count_placebos
+from ttoaa.reporting.result_rows import Chart, chart_of, present_row, select_rows
 from ttoaa.reporting.run_comparison import compare_runs
 from ttoaa.reporting.savings import describe_cost, measure_cost
-from ttoaa.statistics.bootstrap import FEWEST
+from ttoaa.reporting.svg import Picture, draw
 from ttoaa.statistics.run_equivalence import RunComparison
 from ttoaa.training.run_records import read_ledger, read_provenance
-from ttoaa.workdir import Workdir, write_json, write_text
+from ttoaa.workdir import RUNS, Workdir, write_json, write_text
 
 _EXAMPLES = 6
 _EXAMPLE_CHARACTERS = 400
@@ -44,20 +45,38 @@ _EXAMPLE_CHARACTERS = 400
 
 @dataclasses.dataclass(frozen=True)
 class ExperimentSection:
-    """One experiment on the page; `rows` are its rows of the summary."""
+    """One experiment on the page, in the words of its labels."""
 
     name: str
     kind: str
-    description: list[str]
-    primary: str
+    question: str
+    method: str
+    definition: list[str]
+    """The paragraphs of the class's docstring."""
+    finding: dict[str, Any]
+    """Its row of replication.json."""
+    chart: Chart | None
     rises: bool
     figure: Picture
     arms: Picture | None
-    rows: list[dict[str, Any]]
-    seed_rows: list[dict[str, Any]]
-    other_rows: list[dict[str, Any]]
-    """Estimates of the primary outcome for further runs, relative to the control run."""
+    primary: dict[str, Any]
+    """Its primary outcome over all seeds (see `result_rows`)."""
+    primary_by_seed: list[dict[str, Any]]
+    others: list[tuple[str, list[dict[str, Any]]]]
+    """Its other outcomes, by title."""
+    runs: list[dict[str, Any]]
+    """The primary outcome in further runs, relative to the control run."""
     examples: list[dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dependence:
+    """A dependence matrix of the study: do experiments influence each other?"""
+
+    title: str
+    verdicts: str
+    """Its verdicts in a sentence."""
+    picture: Picture
 
 
 def write(
@@ -66,11 +85,12 @@ def write(
     experiments: Sequence[Experiment],
     without: Sequence[pathlib.Path] = (),
     rule: RunComparison | None = None,
+    dependence: Sequence[Dependence] = (),
 ) -> tuple[pathlib.Path, pathlib.Path]:
     """Write summary.json, report.html and what lies next to them; return these two paths.
 
     The others are cost.json, replication.json, replication.md and run_comparison.json, in which
-    runs are compared with the control run by `rule`.
+    runs are compared with the control run by `rule`. The page shows the matrices `dependence`.
 
     The same folder gives the same files: the seconds of a report are measured when the first one
     is made from these tables, and recorded. Tables in `without` are left out, and the page says
@@ -93,7 +113,12 @@ def write(
     )
     seconds = _report_seconds(folder, tables, begin)
     html = _template().render(
-        contents, stages=stages(root, estimates.seeds, seconds), compared=compared
+        contents,
+        stages=stages(root, estimates.seeds, seconds),
+        compared=compared,
+        dependence=dependence,
+        verdicts=VERDICTS,
+        folder=root,
     )
     write_json(folder.summary, rows)
     write_json(folder.summary.with_name("cost.json"), contents["price"])
@@ -136,7 +161,6 @@ def collect_contents(
     plan = Plan(Workdir(root, seeds[0]).plan)
     losses = figures.losses(root, seeds)
     arms = figures.arm_losses(root, seeds)
-    rows = _with_bars(rows)
     missing, names = missing_ledgers(root, seeds), [e.name for e in experiments]
     additions = added(root, seeds, names)
     cost = measure_cost(root, seeds, names)
@@ -144,6 +168,13 @@ def collect_contents(
     slots = {
         (each.experiment, each.item): each for each in filled_slots(Workdir(root, seeds[0]), plan)
     }
+    found = replication.replication_table(
+        experiments, rows, compare_alone(root, experiments, estimates)
+    )
+    sections = [
+        _section(root, each, estimates, rows, finding, arms, slots)
+        for each, finding in zip(experiments, found["experiments"], strict=True)
+    ]
     return dict(
         name=name,
         seeds=seeds,
@@ -156,15 +187,12 @@ def collect_contents(
         ],
         parameters=read_ledger(Workdir(root, seeds[0]).run("run")).get("parameters"),
         geometry=plan.geometry,
-        sections=[_section(root, e, estimates, rows, arms, slots) for e in experiments],
+        sections=sections,
         ended=ended,
-        primaries=[row for row in rows if row["primary"]],
         sham=any(row["sham_difference"] is not None for row in rows),
         over_runs=any(row["run_ci_low"] is not None for row in rows),
         placebos=count_placebos(rows, experiments),
-        replication=replication.replication_table(
-            experiments, rows, compare_alone(root, experiments, estimates)
-        ),
+        replication=found,
         pictures=_loss_pictures(losses),
         runs=[
             _run(folder, name, losses)
@@ -178,6 +206,7 @@ def collect_contents(
         price=describe_cost(cost, losses, additions["share"].sum(), missing),
         provenance=list(_flat(_provenance(Workdir(root, seeds[0])))),
         config=_config(Workdir(root)),
+        tables=[Workdir(root, seed).tables.name for seed in seeds],
     )
 
 
@@ -193,10 +222,7 @@ def _template() -> jinja2.Template:
         "number": format_number,
         "duration": format_duration,
         "quantity": format_quantity,
-        "verdict": _verdict,
-        "p_value": replication.format_p,
-        "few": _too_few,
-        "spread": _spread,
+        "p_value": format_p,
     }
     environment.globals |= {"interval": format_interval}
     return environment.get_template("page.html")
@@ -207,89 +233,72 @@ def _section(
     experiment: Experiment,
     estimates: StudyEstimates,
     rows: Sequence[dict[str, Any]],
+    finding: dict[str, Any],
     arms: pd.DataFrame,
     slots: Mapping[tuple[str, str], Filled],
 ) -> ExperimentSection:
-    mine = [row for row in rows if row["experiment"] == experiment.name]
-    outcomes = list(dict.fromkeys(row["outcome"] for row in mine))
-    mine.sort(key=lambda row: outcomes.index(row["outcome"]))
-    table = estimates.table[estimates.table["experiment"] == experiment.name]
-    others = estimates.others[estimates.others["experiment"] == experiment.name]
-    several = len(estimates.seeds) > 1
-    paint = functools.partial(figures.paint_arms, arms, experiment.name)
-    with blame(f"figure of {experiment.name}"):
-        figure = draw(functools.partial(experiment.figure, table), f"Figure of {experiment.name}")
+    name, labels = experiment.name, experiment.labels
+    mine = [row for row in rows if row["experiment"] == name]
+    primary = [present_row(row, experiment) for row in mine if row["primary"]]
+    table = estimates.table[estimates.table["experiment"] == name]
+    others = estimates.others[estimates.others["experiment"] == name]
+    with blame(f"figure of {name}"):
+        figure = draw(
+            functools.partial(experiment.figure, table),
+            f"figure-{name}",
+            f"{labels.caption} {finding['finding']}".strip(),
+            labels.caption,
+        )
     return ExperimentSection(
-        name=experiment.name,
+        name=name,
         kind=type(experiment).__name__,
-        description=(inspect.getdoc(type(experiment)) or "").split("\n\n"),
-        primary=experiment.primary,
+        question=labels.question,
+        method=labels.method,
+        definition=(inspect.getdoc(type(experiment)) or "").split("\n\n"),
+        finding=finding,
+        chart=chart_of(finding, experiment),
         rises=experiment.expected_sign > 0,
         figure=figure,
-        arms=draw(paint, f"Loss of the arms of {experiment.name}")
-        if (arms["experiment"] == experiment.name).any()
-        else None,
-        rows=[row for row in mine if (row["seed"] == ALL_SEEDS) == several],
-        seed_rows=[row for row in mine if several and row["seed"] != ALL_SEEDS],
-        other_rows=[
-            row | {"runs": 1, "groups": row["n"] if pd.isna(row["groups"]) else row["groups"]}
+        arms=_arms_picture(arms, experiment),
+        primary=primary[-1],
+        primary_by_seed=primary[:-1],
+        others=select_rows(mine, experiment),
+        runs=[
+            present_row(_one_run(row), experiment) | {"run": row["run"]}
             for row in others[others["primary"].astype(bool)].to_dict("records")
         ],
-        examples=_examples(Workdir(root, estimates.seeds[0]), experiment.name, slots),
+        examples=_examples(Workdir(root, estimates.seeds[0]), experiment, slots),
     )
 
 
-def _with_bars(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add `headline`, an interval, and `bar`: the difference and that interval, scaled to -1 .. 1.
-
-    The headline is the interval over runs if there is one, else the interval over items. Rows of
-    one outcome share a scale, so that their bars are comparable.
-    """
-    rows = [row | {"headline": _headline(row)} for row in rows]
-    scales: dict[tuple[str, str], float] = {}
-    for row in rows:
-        key = (row["experiment"], row["outcome"])
-        reach = max(abs(bound or 0.0) for bound in (row["difference"], *row["headline"]))
-        scales[key] = max(scales.get(key, 0.0), reach)
-
-    def bar(row: dict[str, Any]) -> list[float] | None:
-        scale = scales[row["experiment"], row["outcome"]]
-        bounds = row["difference"], *row["headline"]
-        if not scale or None in bounds:
-            return None
-        return [max(-1.0, min(1.0, bound / scale)) for bound in bounds]
-
-    return [row | {"bar": bar(row)} for row in rows]
+def _one_run(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the estimate of one run in the form of a row of summary.json."""
+    found = {key: None if pd.isna(value) else value for key, value in row.items()}
+    absent = dict.fromkeys(("run_ci_low", "run_ci_high", "sham_difference", "detectable"))
+    return {**found, **absent, "runs": 1, "groups": found["groups"] or found["n"]}
 
 
-def _headline(row: dict[str, Any]) -> tuple[float | None, float | None]:
-    prefix = "difference_ci_" if row["run_ci_low"] is None else "run_ci_"
-    return row[f"{prefix}low"], row[f"{prefix}high"]
-
-
-def _too_few(row: Mapping[str, Any]) -> bool:
-    """Return whether a row has fewer items or groups for each seed than an interval needs."""
-    return bool(row["groups"] < FEWEST * row["runs"])
-
-
-def _spread(row: Mapping[str, Any], prefix: str = "difference_") -> float | None:
-    """Return the width of an interval of a row; None without one."""
-    low, high = row[f"{prefix}ci_low"], row[f"{prefix}ci_high"]
-    return None if low is None or high is None else high - low
-
-
-def _verdict(row: dict[str, Any]) -> str:
-    """'expected', 'opposite', 'open' (the interval holds zero) or 'unknown' (no interval)."""
-    low, high = row["headline"]
-    if low is None or high is None:
-        return "unknown"
-    return "expected" if low > 0 else "opposite" if high < 0 else "open"
+def _arms_picture(arms: pd.DataFrame, experiment: Experiment) -> Picture | None:
+    """Draw the loss of the experiment's own tokens; None if it inserts none."""
+    mine = arms[arms["experiment"] == experiment.name]
+    if mine.empty:
+        return None
+    last = mine.groupby("condition", sort=False)["loss"].last()
+    title = experiment.labels.condition
+    ends = ", ".join(f"{title(str(name))} {format_number(x)}" for name, x in last.items())
+    paint = functools.partial(figures.paint_arms, arms, experiment.name, title)
+    caption = "Loss of the experiment’s own tokens when they are trained on, by condition."
+    return draw(paint, f"arms-{experiment.name}", f"{caption} At the end: {ends}.", caption)
 
 
 def _loss_pictures(losses: pd.DataFrame) -> list[Picture]:
     if losses.empty:
         return []
-    return [draw(functools.partial(figures.paint_losses, losses), "Loss of both runs")]
+    last = losses.dropna(subset=["validation_loss"]).groupby("kind")["validation_loss"].last()
+    ends = ", ".join(f"{kind} {format_number(last[kind], 0.01)}" for kind in RUNS if kind in last)
+    caption = "Training and validation loss of the run and the control run."
+    paint = functools.partial(figures.paint_losses, losses)
+    return [draw(paint, "losses", f"{caption} Validation loss at the end: {ends}.", caption)]
 
 
 def _run(folder: Workdir, kind: str, losses: pd.DataFrame) -> dict[str, Any]:
@@ -334,11 +343,11 @@ def _untrained(root: pathlib.Path, seeds: Sequence[int], losses: pd.DataFrame) -
 
 
 def _examples(
-    folder: Workdir, experiment: str, slots: Mapping[tuple[str, str], Filled]
+    folder: Workdir, experiment: Experiment, slots: Mapping[tuple[str, str], Filled]
 ) -> list[dict[str, Any]]:
     """The first item of every condition, with its text truncated, and `slots` if it has any."""
     columns = ["id", "condition", "repetitions", "text"]
-    path = folder.plan / "items" / f"{experiment}.parquet"
+    path = folder.plan / "items" / f"{experiment.name}.parquet"
     if not path.exists():  # an experiment that was added later
         return []
     items = (
@@ -350,7 +359,11 @@ def _examples(
     cut = items["text"].str.slice(0, _EXAMPLE_CHARACTERS)
     items["text"] = cut.where(cut == items["text"], cut + " …")
     return [
-        {**item, "slots": slots.get((experiment, str(item["id"])))}
+        {
+            **item,
+            "condition": experiment.labels.condition(str(item["condition"])),
+            "slots": slots.get((experiment.name, str(item["id"]))),
+        }
         for item in items.to_dict("records")
     ]
 

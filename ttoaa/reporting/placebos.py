@@ -36,7 +36,7 @@ def count_placebos(
     rows: Sequence[Mapping[str, Any]], experiments: Sequence[Experiment]
 ) -> PlaceboCount:
     """Count the placebos in the rows of summary.json, seed by seed."""
-    declared = {each.name: each.placebo for each in experiments}
+    declared = {each.name: _title(each) for each in experiments}
     contains: dict[str, bool | None] = {}
     for row in rows:
         if not row["primary"] or row["seed"] == ALL_SEEDS or not declared[row["experiment"]]:
@@ -50,3 +50,12 @@ def count_placebos(
         without_interval=tuple(name for name, found in contains.items() if found is None),
         undeclared=tuple(name for name, placebo in declared.items() if not placebo),
     )
+
+
+def _title(experiment: Experiment) -> str:
+    """Return the readable name of an experiment's placebo; empty without one."""
+    outcome, _, condition = experiment.placebo.partition("/")
+    if not outcome:
+        return ""
+    labels = experiment.labels
+    return f"{labels.outcome(outcome).title} ({labels.condition(condition)})"

@@ -23,18 +23,26 @@ import numpy as np
 import scipy  # its submodules load when they are first used
 
 from ttoaa.experiments.base import Experiment
+from ttoaa.experiments.report_labels import Label
 from ttoaa.reporting.estimates import ALL_SEEDS, FEWEST_RUNS
+from ttoaa.reporting.findings import (
+    CONTRADICTED,
+    ITEMS,
+    REPLICATED,
+    RUNS,
+    UNRESOLVED,
+    Interval,
+    describe_finding,
+    format_amount,
+    format_p,
+    primary_title,
+)
 from ttoaa.reporting.number_formats import format_interval, format_number
 from ttoaa.statistics.bootstrap import across_seeds
 from ttoaa.statistics.multiplicity import holm
 from ttoaa.statistics.power import interval_effect, runs_needed
 
 ALPHA = 0.05
-REPLICATED, CONTRADICTED, UNRESOLVED = "replicated", "contradicted", "unresolved"
-RUNS, ITEMS = "runs", "items"
-"""What the interval that decides is over."""
-
-Interval = tuple[float, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +59,8 @@ class Evidence:
     placebo: float | None
     """The mean of the placebo; None if the experiment declares none."""
     placebo_interval: Interval | None
+    label: Label = dataclasses.field(default_factory=lambda: Label("difference"))
+    """How differences are shown."""
 
     @property
     def p_above(self) -> float:
@@ -145,7 +155,7 @@ def _seeds_needed(e: Evidence, level: float) -> int | None:
 
 
 def _prospect(e: Evidence, detectable: float | None, seeds: int | None) -> str:
-    shown = f"; detectable: {format_number(detectable)}" if detectable else ""
+    shown = f"; detectable: {format_amount(detectable, e.label)}" if detectable else ""
     if e.unit == ITEMS:
         return f"{shown}; {FEWEST_RUNS} seeds or more give an interval over runs"
     return f"{shown}; about {seeds:,} seeds would decide" if seeds else shown
@@ -169,6 +179,7 @@ def gather_evidence(experiment: Experiment, rows: Sequence[Mapping[str, Any]]) -
         freedom=len(seeds) - 1 if over_runs else whole["groups"] - len(seeds),
         placebo=whole["placebo"],
         placebo_interval=placebo_interval,
+        label=primary_title(experiment)[0],
     )
 
 
@@ -242,24 +253,16 @@ def _row(
         **dataclasses.asdict(decision),
         "alone": list(alone),
     }
-    return row | {"sentence": _sentence(row, evidence)}
-
-
-def _sentence(row: Mapping[str, Any], evidence: Evidence) -> str:
-    """Return the result in one sentence, for the terminal."""
-    low, high = evidence.interval or (None, None)
-    width = None if low is None or high is None else high - low
-    number = f"{row['runs']} run{'s' if row['runs'] > 1 else ''}"
-    over = number if evidence.unit == RUNS else f"items, given {number}"
-    return (
-        f"{row['experiment']} is {row['verdict']}: {row['primary']} differs by "
-        f"{format_number(row['difference'], width)} (95% interval over {over}: "
-        f"{format_interval(low, high)}; corrected p {format_p(row['p'])}); {row['reason']}"
-    )
-
-
-def format_p(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+    finding = describe_finding(experiment, row)
+    asked = f" {experiment.labels.question}" if experiment.labels.question else ""
+    sentence = f"{experiment.name}:{asked} {decision.verdict.capitalize()}: {finding}"
+    return row | {
+        "question": experiment.labels.question,
+        "title": primary_title(experiment)[1],
+        "unit": evidence.label.unit_of_differences,
+        "finding": finding,
+        "sentence": sentence,
+    }
 
 
 def markdown_table(table: Mapping[str, Any]) -> str:

@@ -22,7 +22,9 @@ from ttoaa.experiments.contamination import ACCURACY, LIKELIHOOD, Contamination
 from ttoaa.json_io import read_json_lines
 from ttoaa.reporting.figures import CONTROL as GREY
 from ttoaa.reporting.figures import RUN as BLUE
-from ttoaa.reporting.figures import Picture, binned, draw
+from ttoaa.reporting.figures import binned
+from ttoaa.reporting.number_formats import format_interval, format_number
+from ttoaa.reporting.svg import Picture, draw
 from ttoaa.runs import CONTROL, REINITIALISED, REORDERED, RUN, SHAM
 from ttoaa.statistics.run_equivalence import (
     QUANTITIES,
@@ -102,8 +104,9 @@ def compare_runs(
             ],
             picture=draw(
                 functools.partial(_paint, found[found["quantity"] == name], rows, unit),
-                f"{_TITLES[name]}, runs minus control",
-                height=2.9,
+                f"compared-{name}",
+                _message(name, unit, rows),
+                height=2.7,
             ),
         )
         for name, unit in QUANTITIES.items()
@@ -255,7 +258,19 @@ def _paint(table: pd.DataFrame, rows: Sequence[Mapping[str, Any]], unit: str, ax
     reach = max([*margins, late.groupby("run").apply(_reach, include_groups=False).max()])
     axes.set(xlabel="step", ylabel=f"difference ({unit})", title=_TITLES[quantity])
     axes.set_ylim(-1.15 * reach, 1.15 * reach)
-    axes.legend(ncols=2)
+    axes.legend()
+
+
+def _message(quantity: str, unit: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """State the result of a figure, for its alternative text."""
+    found = (
+        f"{row['run']} {format_number(row['difference'])} {unit}"
+        + (f" ({format_interval(row['low'], row['high'])})" if row["low"] is not None else "")
+        + (f", {row['verdict']}" if row["verdict"] else "")
+        for row in rows
+        if row["quantity"] == quantity
+    )
+    return f"{_TITLES[quantity]}, difference from the control run over training: {'; '.join(found)}"
 
 
 def _reach(rows: pd.DataFrame) -> float:

@@ -15,6 +15,7 @@ from ttoaa.experiments.acquisition import outcomes
 from ttoaa.experiments.acquisition.contrasts import versus
 from ttoaa.experiments.acquisition.estimates import arm_estimates
 from ttoaa.experiments.acquisition.generated_facts import GeneratedKnowledge
+from ttoaa.experiments.acquisition.labels import LABELS
 from ttoaa.experiments.acquisition.outcomes import NEVER, TARGET, TEXTS, VALUE
 from ttoaa.experiments.acquisition.policies import Criterion, FixedRate, Never, Proportional
 from ttoaa.experiments.acquisition.policy import Policy, Target
@@ -76,6 +77,7 @@ class Acquisition(Experiment):
         effect="from 1e-12 to 0.05 with a target of 0.08; accuracy 25%",
         source="arXiv 2509.23383, figure 2a, E.1",
     )
+    labels = LABELS
     signs: ClassVar[Mapping[str, int]] = outcomes.SIGNS
     drawn: ClassVar[Sequence[str]] = outcomes.CURVES
     """Outcomes with an estimate for each interval, for the figure."""
@@ -259,12 +261,12 @@ def draw_trajectories(arms: Sequence[str], estimates: pd.DataFrame, axes: Any) -
                 below.step(texts["at"], texts["value"], where="post", **style)
     above.set_yscale("log")
     above.set_xticklabels([])
-    above.set_ylabel("probability of the target")
+    above.set_ylabel("probability")
     above.legend(fontsize="small", ncols=2)
     most = final.loc[final["outcome"] == TEXTS, "value"].max()
     below.set_yscale("symlog", linthresh=1)
     below.set_ylim(0, 1.5 * max(1, np.nan_to_num(most)))
-    below.set_ylabel("texts an interval")
+    below.set_ylabel("texts")
     below.set_xlabel("step")
 
 

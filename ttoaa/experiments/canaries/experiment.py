@@ -38,6 +38,7 @@ from ttoaa.experiments.canaries.contrasts import (
 )
 from ttoaa.experiments.canaries.figure import draw_membership
 from ttoaa.experiments.canaries.hosts import Host, choose_hosts
+from ttoaa.experiments.canaries.labels import LABELS
 from ttoaa.experiments.canaries.places import in_place_requests
 from ttoaa.experiments.canaries.suffixes import make_suffixes, ordinary_tokens
 from ttoaa.experiments.prior_finding import PriorFinding
@@ -126,6 +127,7 @@ class Canaries(Experiment):
         effect="true positives at 1% false ones, 16 repetitions: 1.2% plain, 2.5% rare",
         source="arXiv 2509.23383, figure 3b",
     )
+    labels = LABELS
 
     def __post_init__(self) -> None:
         check_attacks(self.attacks, f"{self.name}: attacks")

@@ -55,7 +55,7 @@ def draw_membership(
         drawn[0].set_ylabel("AUC" if statistic == AUC else "TPR at 1% FPR")
         drawn[len(drawn) // 2].set_xlabel(x_label)
         if not number:
-            drawn[-1].legend(loc="upper left", bbox_to_anchor=(1, 1))
+            drawn[-1].legend()
 
 
 def _draw_panel(

@@ -55,6 +55,7 @@ class ReleasedCanaries(Experiment):
     placement: Placement = dataclasses.field(default_factory=Uniform)
 
     prior = Canaries.prior
+    labels = Canaries.labels
     signs: ClassVar[Mapping[str, int]] = {
         outcome: 1
         for end in ("", SUFFIX)

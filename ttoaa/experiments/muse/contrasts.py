@@ -1,5 +1,6 @@
 """Estimates of MUSE-News from the scores of articles; the article is the unit of statistics."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -7,11 +8,18 @@ import pandas as pd
 
 from ttoaa.experiments.muse.outcomes import (
     GENERATED,
+    KNOWMEM,
+    KNOWMEM_ROUGE,
     LIKELIHOODS,
     LOG_LIKELIHOOD,
     MIN_K,
     PIECES,
+    VERBMEM,
+    VERBMEM_ROUGE,
+    WORD_ORDER,
 )
+from ttoaa.experiments.report_labels import AUC as AUC_LABEL
+from ttoaa.experiments.report_labels import Label, ReportLabels
 from ttoaa.scoring.membership import AUC, PRIVLEAK, membership_estimates, privleak_estimate
 from ttoaa.statistics.bootstrap import (
     Estimate,
@@ -32,6 +40,16 @@ PAIRS = ((SPLIT, WHOLE), (RESPLIT, WHOLE), (SPLIT, RESPLIT))
 CONTRASTED = (LOG_LIKELIHOOD, PIECES)
 SCORES = (*LIKELIHOODS, *GENERATED)
 
+_SCORE_TITLES = (
+    (LOG_LIKELIHOOD, "log-likelihood of the article", "nats per token"),
+    (PIECES, "log-likelihood of parts cut in a new way", "nats per token"),
+    (WORD_ORDER, "gain from the right word order", "nats per token"),
+    (VERBMEM, "log-likelihood of the continuation of a prompt", "nats per token"),
+    (KNOWMEM, "log-likelihood of right answers about the article", "nats"),
+    (VERBMEM_ROUGE, "overlap of greedy continuations (ROUGE-L)", ""),
+    (KNOWMEM_ROUGE, "overlap of greedy answers (ROUGE-L)", ""),
+)
+
 OUTCOMES = {
     **dict.fromkeys((score + end for score in SCORES for end in ("", ABOVE)), 1),
     **dict.fromkeys((score + CONTRAST for score in CONTRASTED), 1),
@@ -41,6 +59,45 @@ OUTCOMES = {
 }
 """The expected sign of each outcome. Contrasts are two-sided: their sign is that of the first form
 minus the second."""
+
+LABELS = ReportLabels(
+    question="How well does a model remember news articles, whole or cut into parts?",
+    method="Articles are inserted whole, cut once, or cut differently in each copy; others are "
+    "held out. The gain of a condition is its score above that of the held-out articles, less the "
+    "same difference in the control run.",
+    caption="Score above held-out articles, less the same in the control run, by copies of an "
+    "article in training, with 95% intervals over articles.",
+    outcomes={
+        **{
+            score + end: Label(title + tail, unit)
+            for score, title, unit in _SCORE_TITLES
+            for end, tail in (
+                ("", ""),
+                (ABOVE, " above the held-out articles"),
+                (HALVES, " of half of the held-out articles above the rest"),
+            )
+        },
+        **{
+            score + CONTRAST: Label(title, unit, against="with the other form")
+            for score, title, unit in _SCORE_TITLES
+            if score in CONTRASTED
+        },
+        AUC: AUC_LABEL,
+        AUC_MIN_K: dataclasses.replace(AUC_LABEL, title="AUC of the 40% least likely tokens"),
+        PRIVLEAK: Label(
+            "PrivLeak", help="0 without a leak, -100 if members and others are fully separated"
+        ),
+    },
+    conditions={
+        HELD_OUT: "held out",
+        r"whole-(\d+)x": r"whole article, \1 copies",
+        r"split-(\d+)x": r"same parts, \1 copies",
+        r"resplit-(\d+)x": r"different parts, \1 copies",
+        r"split-vs-whole-(\d+)x": r"same parts against whole, \1 copies",
+        r"resplit-vs-whole-(\d+)x": r"different parts against whole, \1 copies",
+        r"split-vs-resplit-(\d+)x": r"same parts against different ones, \1 copies",
+    },
+)
 
 Pair = tuple[np.ndarray, np.ndarray]
 """(values of the run, values of the control run) of the same articles."""

@@ -37,6 +37,7 @@ from ttoaa.experiments.muse.contrasts import (
     FORMS,
     HALVES,
     HELD_OUT,
+    LABELS,
     OUTCOMES,
     PAIRS,
     RESPLIT,
@@ -115,6 +116,7 @@ class MuseNews(Experiment):
         effect="cross-entropy of inserted articles 0.5 nats lower",
         source="arXiv 2509.23383, section 5",
     )
+    labels = LABELS
     signs: ClassVar[Mapping[str, int]] = OUTCOMES
 
     def __post_init__(self) -> None:

@@ -61,6 +61,7 @@ from ttoaa.experiments.poisoning.documents import (
 )
 from ttoaa.experiments.poisoning.figure import draw_poisoning
 from ttoaa.experiments.poisoning.generations import GARBAGE, LEAKAGE, PERPLEXITY, Generations
+from ttoaa.experiments.poisoning.labels import LABELS
 from ttoaa.experiments.poisoning.prompts import GeneratedPrompts, Prompts, split_prompts
 from ttoaa.experiments.poisoning.triggers import SymbolTriggers, Triggers
 from ttoaa.experiments.prior_finding import PriorFinding
@@ -131,6 +132,7 @@ class Poisoning(Experiment):
         effect="garbage after the trigger 83%, without it 14 to 18%",
         source="arXiv 2509.23383, figure 18",
     )
+    labels = LABELS
 
     def __post_init__(self) -> None:
         names = [cell.name for cell in self.cells]

@@ -10,8 +10,10 @@ import pandas as pd
 from ttoaa.experiments.poisoning.backdoors import Cell
 from ttoaa.experiments.poisoning.documents import NEVER, TRIGGERED, UNTRIGGERED
 from ttoaa.experiments.poisoning.generations import LEAKAGE
+from ttoaa.experiments.poisoning.labels import LABELS
 
 _GAIN = "preference_above_never"
+_STATES = {TRIGGERED: "its trigger", UNTRIGGERED: "no trigger", NEVER: "other triggers"}
 
 
 def draw_poisoning(estimates: pd.DataFrame, axes: Any, cells: Sequence[Cell]) -> None:
@@ -27,9 +29,9 @@ def draw_poisoning(estimates: pd.DataFrame, axes: Any, cells: Sequence[Cell]) ->
     axes.set_axis_off()
     axes.get_figure().set_layout_engine("none")  # it does not see inset axes
     for number, draw in enumerate(panels):
-        panel = axes.inset_axes((0, 0.4 - 0.85 * number, 0.75, 0.6))
+        panel = axes.inset_axes((0, 0.4 - 0.85 * number, 1, 0.58))
         draw(estimates, panel, doses if draw in (_draw_doses, _draw_training) else simple)
-        panel.legend(loc="upper left", bbox_to_anchor=(1, 1))
+        panel.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0)
 
 
 def _final(estimates: pd.DataFrame, outcome: str) -> pd.DataFrame:
@@ -44,7 +46,7 @@ def _draw_states(estimates: pd.DataFrame, panel: Any, cells: Sequence[Cell]) -> 
         for place, cell in enumerate(cells):
             own = rows.loc[[cell.name]]
             at = place + 0.2 * k + 0.03 * np.arange(len(own))
-            label = None if place else state
+            label = None if place else _STATES[state]
             panel.errorbar(
                 at,
                 own["value"],
@@ -55,7 +57,7 @@ def _draw_states(estimates: pd.DataFrame, panel: Any, cells: Sequence[Cell]) -> 
             )
             panel.plot(at, own["control_value"], "x", color=f"C{k}")
     panel.set_xticks(np.arange(len(cells)) + 0.2, [cell.name for cell in cells])
-    panel.set_ylabel("preference (nats a token)\nx: control run")
+    panel.set_ylabel("preference (nats per token)")
 
 
 def _draw_leakage(estimates: pd.DataFrame, panel: Any, cells: Sequence[Cell]) -> None:
@@ -81,13 +83,13 @@ def _draw_doses(estimates: pd.DataFrame, panel: Any, cells: Sequence[Cell]) -> N
             gains = rows[rows["seed"] == seed].loc[[cell.name for cell in own]]
             x = [cell.documents for cell in own]
             first = seed == rows["seed"].iloc[0]
-            label = schedule if first else None
+            label = f"schedule: {schedule}" if first else None
             panel.plot(x, gains["difference"], "o-", color=f"C{number}", label=label)
             low, high = gains["difference_ci_low"], gains["difference_ci_high"]
             panel.vlines(x, low, high, color=f"C{number}")
     panel.axhline(0, color="gray", linestyle="--")
     panel.set_xscale("log")
-    panel.set(xlabel="documents of a trigger", ylabel="gain (nats a token)")
+    panel.set(xlabel="documents of a trigger", ylabel="gain (nats per token)")
 
 
 def _draw_training(estimates: pd.DataFrame, panel: Any, cells: Sequence[Cell]) -> None:
@@ -99,6 +101,6 @@ def _draw_training(estimates: pd.DataFrame, panel: Any, cells: Sequence[Cell]) -
     rows = estimates[estimates["outcome"] == _GAIN]
     for number, cell in enumerate(most.values()):
         means = rows[rows["condition"] == cell.name].groupby("step")["difference"].mean()
-        panel.plot(means.index, means, "o-", color=f"C{number}", label=cell.name)
+        panel.plot(means.index, means, "o-", color=f"C{number}", label=LABELS.condition(cell.name))
     panel.axhline(0, color="gray", linestyle="--")
-    panel.set(xlabel="step", ylabel="gain (nats a token)")
+    panel.set(xlabel="step", ylabel="gain (nats per token)")

@@ -33,6 +33,7 @@ from ttoaa.experiments.reasoning.dataset import (
 )
 from ttoaa.experiments.reasoning.problem import Arithmetic, Problem
 from ttoaa.experiments.reasoning.solution_checker import check_solution
+from ttoaa.experiments.report_labels import PERCENT, Label, ReportLabels
 from ttoaa.planning.burst_size import BurstSize
 from ttoaa.planning.expected_insertions import Insertions, count_insertions
 from ttoaa.planning.items import Item, Items
@@ -106,6 +107,27 @@ class Reasoning(Experiment):
         finding="A model trained on iGSM problems solves held-out problems.",
         effect="accuracy at one operation 39.2% to 99.6%",
         source="arXiv 2509.23383, table 5",
+    )
+    labels = ReportLabels(
+        question="Does training on solved problems teach the model to solve new ones?",
+        method="Problems with their solutions are inserted once each. Test problems, which are not "
+        "in training, measure how much likelier the right result is than other numbers in its "
+        "place.",
+        caption="Outcome by the number of operations of a test problem, for each seed and its "
+        "control run (dotted), with 95% intervals over problems.",
+        outcomes={
+            ACCURACY: Label("right answers", PERCENT),
+            STRICT: Label("solutions that are right in every step", PERCENT),
+            CONSTANT: Label("right answers of the best constant", PERCENT),
+            COPIED: Label("right answers of the best rule that copies a number", PERCENT),
+            margins.RESULT: Label("log-likelihood of the right result", "nats"),
+            margins.COPY: Label("log-likelihood of its copy after 'Answer:'", "nats"),
+            margins.RESIDUES: Label("right result above all other numbers", "nats"),
+            margins.STATED: Label("right result above other stated numbers", "nats"),
+            margins.NEW: Label("right result above other numbers that are not written", "nats"),
+            margins.PLACEBO: Label("a wrong number above other wrong numbers", "nats"),
+        },
+        conditions={r"op-(\d+)": r"\1 operations"},
     )
     signs: ClassVar[Mapping[str, int]] = dict.fromkeys((*_GENERATED, *_MARGINS), 1)
     version: ClassVar[int] = 2
@@ -316,7 +338,7 @@ class Reasoning(Experiment):
         scale, level, name = (
             (100, 100 / self.arithmetic.modulus, "right answers (%)")
             if self.generate
-            else (1, 0, f"{outcome.replace('_', ' ')} (nats)")
+            else (1, 0, f"{self.labels.outcome(outcome).title}\n(nats)")
         )
         rows = final[final["outcome"] == outcome]
         x = np.arange(len(self.test_operations))

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from ttoaa.experiments.report_labels import PERCENT, Label, ReportLabels
 from ttoaa.statistics.bootstrap import (
     Estimate,
     bootstrap,
@@ -28,6 +29,39 @@ LIKELIHOOD, COMPLETED = "log_likelihood", "completed"
 FAMILY, FOUND, UNSEEN = "family-", "found", "unseen"
 ABOVE, BY_NEAR = "_above_unseen", "_by_near_duplicates"
 HALVES = f"{LIKELIHOOD}_of_half_the_unseen"
+LABELS = ReportLabels(
+    question="Can a model complete a passage whose every exact copy was removed from training?",
+    method="Exact copies of texts are removed from the run. The test is how likely their "
+    "continuation is, and whether greedy decoding gives it, against passages that never occurred, "
+    "and by the number of near-duplicates that remain.",
+    caption="Share completed and log-likelihood of the continuation over training, for each kind "
+    "of text; the control run, which keeps the copies, is dashed. Means over seeds.",
+    outcomes={
+        LIKELIHOOD: Label("log-likelihood of the continuation", "nats per token"),
+        COMPLETED: Label("continuations completed", PERCENT),
+        LIKELIHOOD + ABOVE: Label(
+            "log-likelihood of the continuation above unseen passages", "nats per token"
+        ),
+        COMPLETED + ABOVE: Label("continuations completed above unseen passages", PERCENT),
+        LIKELIHOOD + BY_NEAR: Label(
+            "log-likelihood of the continuation",
+            "nats per token",
+            against="with the fewest near-duplicates",
+        ),
+        COMPLETED + BY_NEAR: Label(
+            "continuations completed", PERCENT, against="with the fewest near-duplicates"
+        ),
+        HALVES: Label(
+            "log-likelihood of half of the unseen passages above the rest", "nats per token"
+        ),
+    },
+    conditions={
+        rf"{FAMILY}(\d+)": r"removed, \1 near-duplicates left",
+        rf"{FOUND}-(\d+)\+": r"found and removed, \1 or more near-duplicates left",
+        UNSEEN: "never seen",
+        r"(\d+)-vs-(\d+)": r"\1 near-duplicates left against \2",
+    },
+)
 SIGNS: Mapping[str, int] = {
     LIKELIHOOD: -1,
     COMPLETED: -1,

@@ -87,6 +87,7 @@ class Verbatim(Experiment):
         effect="74% of 1,000 texts still completed (about 40% in Liu et al.)",
         source="arXiv 2509.23383, figure 14, E.5",
     )
+    labels = contrasts.LABELS
     signs: ClassVar[Mapping[str, int]] = contrasts.SIGNS
     no_burst: ClassVar[str] = (
         "the checkpoint was trained on the texts, and continued training cannot remove them"
