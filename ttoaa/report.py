@@ -4,6 +4,7 @@
 
 Tables of an earlier plan or version of an outcome are left out, and named. With --tests it also
 writes tests.json: permutation tests, equivalence within --margins, and detectable differences.
+With --compare=DIR,DIR the page also shows the primary outcomes that other studies have as well.
 """
 
 import functools
@@ -27,6 +28,9 @@ _MARGINS = flags.DEFINE_list(
 )
 _AGAINST = flags.DEFINE_string(
     "against", None, "with --tests: the workdir of another study to compare with, seed by seed"
+)
+_COMPARE = flags.DEFINE_list(
+    "compare", [], "reported studies whose primary outcomes are shown next to these, such as sizes"
 )
 
 
@@ -54,8 +58,10 @@ def main(argv: Sequence[str]) -> None:
             for line in folder.strays():
                 print(f"report: {line}")
             without += stale_tables(folder, plan.hash, outcomes)
+    others = [pathlib.Path(folder).expanduser() for folder in _COMPARE.value]
+    matrices = [*_dependence(root)]
     summary, report = page.write(
-        root, study.name, study.experiments, without, study.comparison, [*_dependence(root)]
+        root, study.name, study.experiments, without, study.comparison, matrices, others
     )
     if without:
         print(f"report: {described(without)}")

@@ -16,7 +16,7 @@ from ttoaa.interactions.matrix import (
     family_places,
     measure,
 )
-from ttoaa.interactions.results import write
+from ttoaa.interactions.results import matrix_json, read_matrices, write
 
 
 def one(frame, **options):
@@ -130,3 +130,5 @@ def test_files_have_every_cell_verdicts_and_the_published_matrix(tmp_path):
     assert "●" in text and "| alone/e0 → e1 |" in text
     assert "- `gone`: not testable by continual training. r" in text
     assert (tmp_path / "dependence-10.png").stat().st_size > 1000
+    (read,), untestable = read_matrices(tmp_path)
+    assert matrix_json(read) == matrix_json(one(frame)) and untestable == ("gone",)

@@ -22,5 +22,5 @@ def test_every_seed_of_every_experiment_counts_once():
     ]
     found = count_placebos(rows, experiments)
     assert (found.containing, found.intervals, found.expected) == (2, 4, 0.95 * 4)
-    assert found.excluding == ("a: loss/0x, seed 1", "a: loss/0x, seed 3")
-    assert found.without_interval == ("a: loss/0x, seed 2",) and found.undeclared == ("b",)
+    assert found.excluding == ("a: loss (held out), seed 1", "a: loss (held out), seed 3")
+    assert found.without_interval == ("a: loss (held out), seed 2",) and found.undeclared == ("b",)

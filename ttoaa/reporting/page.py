@@ -30,6 +30,7 @@ from ttoaa.reporting.number_formats import (
     format_number,
     format_quantity,
 )
+from ttoaa.reporting.other_studies import compare_primaries
 from ttoaa.reporting.placebos import count_placebos
 from ttoaa.reporting.result_rows import Chart, chart_of, present_row, select_rows
 from ttoaa.reporting.run_comparison import compare_runs
@@ -41,6 +42,8 @@ from ttoaa.workdir import RUNS, Workdir, write_json, write_text
 
 _EXAMPLES = 6
 _EXAMPLE_CHARACTERS = 400
+_FILTERS = 24
+"""Conditions of an experiment up to which its numbers can be filtered by condition."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,11 +89,13 @@ def write(
     without: Sequence[pathlib.Path] = (),
     rule: RunComparison | None = None,
     dependence: Sequence[Dependence] = (),
+    others: Sequence[pathlib.Path] = (),
 ) -> tuple[pathlib.Path, pathlib.Path]:
     """Write summary.json, report.html and what lies next to them; return these two paths.
 
     The others are cost.json, replication.json, replication.md and run_comparison.json, in which
-    runs are compared with the control run by `rule`. The page shows the matrices `dependence`.
+    runs are compared with the control run by `rule`. The page shows the matrices `dependence`, and
+    the primary outcomes that the reported studies in the folders `others` share.
 
     The same folder gives the same files: the seconds of a report are measured when the first one
     is made from these tables, and recorded. Tables in `without` are left out, and the page says
@@ -111,14 +116,16 @@ def write(
         estimates.final_step,
         without,
     )
+    shared = compare_primaries(root, contents["replication"]["experiments"], experiments, others)
     seconds = _report_seconds(folder, tables, begin)
     html = _template().render(
         contents,
         stages=stages(root, estimates.seeds, seconds),
         compared=compared,
         dependence=dependence,
+        shared=shared,
         verdicts=VERDICTS,
-        folder=root,
+        filters=_FILTERS,
     )
     write_json(folder.summary, rows)
     write_json(folder.summary.with_name("cost.json"), contents["price"])

@@ -7,6 +7,7 @@ from typing import Any
 from matplotlib.ticker import MaxNLocator
 
 from ttoaa.experiments.base import Experiment
+from ttoaa.experiments.report_labels import Label
 from ttoaa.reporting.estimates import ALL_SEEDS
 from ttoaa.reporting.number_formats import format_interval, format_number
 from ttoaa.statistics.bootstrap import FEWEST
@@ -103,9 +104,16 @@ def chart_of(finding: Mapping[str, Any], experiment: Experiment) -> Chart | None
     ]
     if placebo.unit == label.unit:
         lines.append(("placebo", finding["placebo"]["difference"], finding["placebo"]["interval"]))
+    return None if finding["difference"] is None else make_chart(lines, label)
+
+
+def make_chart(
+    lines: Sequence[tuple[str, float | None, Sequence[float] | None]], label: Label
+) -> Chart | None:
+    """Return a chart of (name, difference, interval); None if all differences are None."""
     drawn = [(n, v * label.scale, [b * label.scale for b in i or ()]) for n, v, i in lines
              if v is not None]  # fmt: skip
-    if not drawn or drawn[0][0] != "difference":
+    if not drawn:
         return None
     reach = [0.0, *(value for _, value, _ in drawn), *(b for _, _, i in drawn for b in i)]
     ticks = MaxNLocator(nbins=4, min_n_ticks=2).tick_values(min(reach), max(reach)).tolist()
