@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
             for line in folder.strays():
                 print(f"report: {line}")
             without += stale_tables(folder, plan.hash, outcomes)
-    others = [pathlib.Path(folder).expanduser() for folder in _COMPARE.value]
+    others = [bucket.expand(folder) for folder in _COMPARE.value]
     matrices = [*_dependence(root)]
     summary, report = page.write(
         root, study.name, study.experiments, without, study.comparison, matrices, others

@@ -74,7 +74,7 @@ def compare_primaries(
 
 def _title(folder: pathlib.Path) -> str:
     """Return the name of a study's folder, with the parameters of its run if they are known."""
-    name = folder.expanduser().resolve().name
+    name = folder.resolve().name
     parameters = read_ledger(Workdir(folder).run("run")).get("parameters")
     return f"{name}, {format_quantity(parameters)}" if parameters else name
 
