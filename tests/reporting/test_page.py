@@ -16,6 +16,7 @@ from ttoaa.reporting.number_formats import (
     format_number,
     format_quantity,
 )
+from ttoaa.reporting.other_studies import compare_primaries
 from ttoaa.reporting.svg import draw
 from ttoaa.workdir import Workdir
 
@@ -59,6 +60,12 @@ def written(root, *args, **kwargs):
     return report.read_text()
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """The page of a study of one seed."""
+    return written(tmp_path_factory.mktemp("plain"), {"a": ["0x", "4x", "16x"]})
+
+
 def test_hostile_text_is_shown_not_run(tmp_path):
     reader = Reader(written(tmp_path, {"a": ["0x", HOSTILE.replace("/", "|")]}, text=HOSTILE))
     assert "script" not in reader.tags and reader.open == []
@@ -66,14 +73,13 @@ def test_hostile_text_is_shown_not_run(tmp_path):
     assert HOSTILE.replace("/", "|") in reader.text()
 
 
-def test_self_contained_and_well_formed(tmp_path):
-    reader = Reader(written(tmp_path, {"a": ["0x", "4x"]}))
+def test_self_contained_and_well_formed(plain):
+    reader = Reader(plain)
     assert reader.open == []
     assert reader.links and all(re.fullmatch(r"#[\w-]+|[\w.]+/?", x) for x in reader.links)
-    html = (tmp_path / "report.html").read_text()
-    ids = re.findall(r'\bid="([^"]*)"', html)
+    ids = re.findall(r'\bid="([^"]*)"', plain)
     assert len(ids) == len(set(ids))
-    for svg in re.findall(r"<svg.*?</svg>", html, re.DOTALL):
+    for svg in re.findall(r"<svg.*?</svg>", plain, re.DOTALL):
         xml.etree.ElementTree.fromstring(svg.replace("xlink:href", "href"))
 
 
@@ -135,17 +141,15 @@ def test_placebos_are_counted_and_experiments_without_one_named(tmp_path):
     assert "95% interval over runs" in text and "95% interval over items" in text
 
 
-def test_only_what_was_declared_is_judged(tmp_path):
-    html = written(tmp_path, {"a": ["0x", "4x", "16x"]})
+def test_only_what_was_declared_is_judged(plain):
     # In the list of results, over its section, and in the table of replications.
-    assert re.findall(r'class="badge (\w*)"', html) == ["unresolved"] * 3  # it has no placebo
-    text = Reader(html).text()
+    assert re.findall(r'class="badge (\w*)"', plain) == ["unresolved"] * 3  # it has no placebo
+    text = Reader(plain).text()
     assert "above the smallest effect, but no placebo is declared" in text
 
 
-def test_shows_the_plan_that_the_run_recorded(tmp_path):
-    html = written(tmp_path, {"a": ["0x", "4x"]})
-    assert '<th scope="row">plan</th><td>run</td>' in html and "ab" * 32 not in html
+def test_shows_the_plan_that_the_run_recorded(plain):
+    assert '<th scope="row">plan</th><td>run</td>' in plain and "ab" * 32 not in plain
 
 
 def test_a_figure_that_fails_is_one_line(tmp_path):
@@ -164,9 +168,8 @@ def test_a_figure_that_fails_is_one_line(tmp_path):
 
 def test_other_studies_and_dependence_matrices_are_shown(tmp_path):
     small, large = tmp_path / "small", tmp_path / "large"
-    for folder, effect in ((small, 0.1), (large, 0.2)):
-        experiments = make_study(folder, {"a": ["0x", "4x"]}, effect=effect)
-        page.write(folder, folder.name, experiments)
+    experiments = make_study(small, {"a": ["0x", "4x"]}, effect=0.1)
+    page.write(large, "large", make_study(large, {"a": ["0x", "4x"]}, effect=0.2))
     picture = draw(lambda axes: axes.plot([1, 2], "o-"), "matrix", "2 tested cells")
     matrices = [page.Dependence("Step 10", "2 tested cells.", picture)]
     _, report = page.write(small, "small", experiments, (), None, matrices, [large])
@@ -175,7 +178,7 @@ def test_other_studies_and_dependence_matrices_are_shown(tmp_path):
     gains = re.findall(r"(small|large) 0\.(\d)\d+ 0\.\d+ to 0\.\d+ over items 1 unresolved", text)
     assert gains == [("small", "1"), ("large", "2")]
     with pytest.raises(ValueError, match="is missing: run ttoaa report there first"):
-        page.write(small, "small", experiments, (), None, matrices, [tmp_path])
+        compare_primaries(small, [], experiments, [tmp_path])
 
 
 def test_same_folder_same_files(tmp_path):

@@ -1,5 +1,6 @@
 """Training curves of the report: the loss of both runs, and the online loss of every arm."""
 
+import functools
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -8,8 +9,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from ttoaa.experiments.base import Experiment
 from ttoaa.json_io import read_json_lines
 from ttoaa.planning.plan import Plan
+from ttoaa.reporting.number_formats import format_number
+from ttoaa.reporting.svg import Picture, draw
 from ttoaa.training.run_records import ArmsLine, MetricsLine
 from ttoaa.workdir import RUNS, Workdir
 
@@ -108,3 +112,27 @@ def paint_arms(
         axes.plot(rows["step"], rows["loss"], color=colour, marker=".", ms=5, label=name)
     axes.set(xlabel="step", ylabel="loss before the update (nats per token)")
     axes.legend()
+
+
+def draw_losses(losses: pd.DataFrame) -> list[Picture]:
+    """Draw the losses of the run and the control run, if there are any."""
+    if losses.empty:
+        return []
+    last = losses.dropna(subset=["validation_loss"]).groupby("kind")["validation_loss"].last()
+    ends = ", ".join(f"{kind} {format_number(last[kind], 0.01)}" for kind in RUNS if kind in last)
+    caption = "Training and validation loss of the run and the control run."
+    paint = functools.partial(paint_losses, losses)
+    return [draw(paint, "losses", f"{caption} Validation loss at the end: {ends}.", caption)]
+
+
+def draw_arms(arms: pd.DataFrame, experiment: Experiment) -> Picture | None:
+    """Draw the loss of the experiment's own tokens; None if it inserts none."""
+    mine = arms[arms["experiment"] == experiment.name]
+    if mine.empty:
+        return None
+    last = mine.groupby("condition", sort=False)["loss"].last()
+    title = experiment.labels.condition
+    ends = ", ".join(f"{title(str(name))} {format_number(x)}" for name, x in last.items())
+    paint = functools.partial(paint_arms, arms, experiment.name, title)
+    caption = "Loss of the experiment’s own tokens when they are trained on, by condition."
+    return draw(paint, f"arms-{experiment.name}", f"{caption} At the end: {ends}.", caption)

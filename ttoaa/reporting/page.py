@@ -38,7 +38,7 @@ from ttoaa.reporting.savings import describe_cost, measure_cost
 from ttoaa.reporting.svg import Picture, draw
 from ttoaa.statistics.run_equivalence import RunComparison
 from ttoaa.training.run_records import read_ledger, read_provenance
-from ttoaa.workdir import RUNS, Workdir, write_json, write_text
+from ttoaa.workdir import Workdir, write_json, write_text
 
 _EXAMPLES = 6
 _EXAMPLE_CHARACTERS = 400
@@ -200,7 +200,7 @@ def collect_contents(
         over_runs=any(row["run_ci_low"] is not None for row in rows),
         placebos=count_placebos(rows, experiments),
         replication=found,
-        pictures=_loss_pictures(losses),
+        pictures=figures.draw_losses(losses),
         runs=[
             _run(folder, name, losses)
             for folder in (Workdir(root, seed) for seed in seeds)
@@ -266,7 +266,7 @@ def _section(
         chart=chart_of(finding, experiment),
         rises=experiment.expected_sign > 0,
         figure=figure,
-        arms=_arms_picture(arms, experiment),
+        arms=figures.draw_arms(arms, experiment),
         primary=primary[-1],
         primary_by_seed=primary[:-1],
         others=select_rows(mine, experiment),
@@ -283,29 +283,6 @@ def _one_run(row: Mapping[str, Any]) -> dict[str, Any]:
     found = {key: None if pd.isna(value) else value for key, value in row.items()}
     absent = dict.fromkeys(("run_ci_low", "run_ci_high", "sham_difference", "detectable"))
     return {**found, **absent, "runs": 1, "groups": found["groups"] or found["n"]}
-
-
-def _arms_picture(arms: pd.DataFrame, experiment: Experiment) -> Picture | None:
-    """Draw the loss of the experiment's own tokens; None if it inserts none."""
-    mine = arms[arms["experiment"] == experiment.name]
-    if mine.empty:
-        return None
-    last = mine.groupby("condition", sort=False)["loss"].last()
-    title = experiment.labels.condition
-    ends = ", ".join(f"{title(str(name))} {format_number(x)}" for name, x in last.items())
-    paint = functools.partial(figures.paint_arms, arms, experiment.name, title)
-    caption = "Loss of the experiment’s own tokens when they are trained on, by condition."
-    return draw(paint, f"arms-{experiment.name}", f"{caption} At the end: {ends}.", caption)
-
-
-def _loss_pictures(losses: pd.DataFrame) -> list[Picture]:
-    if losses.empty:
-        return []
-    last = losses.dropna(subset=["validation_loss"]).groupby("kind")["validation_loss"].last()
-    ends = ", ".join(f"{kind} {format_number(last[kind], 0.01)}" for kind in RUNS if kind in last)
-    caption = "Training and validation loss of the run and the control run."
-    paint = functools.partial(figures.paint_losses, losses)
-    return [draw(paint, "losses", f"{caption} Validation loss at the end: {ends}.", caption)]
 
 
 def _run(folder: Workdir, kind: str, losses: pd.DataFrame) -> dict[str, Any]:
