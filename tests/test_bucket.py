@@ -14,6 +14,7 @@ import buckets
 import pytest
 
 from ttoaa import bucket, locks, shared_files, workdir
+from ttoaa.gcs_objects import Object
 from ttoaa.locks import CheckpointGone, Leases, deletion_mark, list_leases, pin
 
 STUDY = "gs://bucket/mine"
@@ -36,7 +37,7 @@ def names(folder):
 
 
 def objects():
-    return sorted(name for name, _ in bucket.Object("bucket", "mine").files())
+    return sorted(name for name, _ in Object("bucket", "mine").files())
 
 
 def test_what_one_machine_writes_another_reads_and_removes(there):
@@ -142,7 +143,7 @@ def test_a_kill_during_an_upload_leaves_the_old_or_the_new_file(there, tmp_path)
 
 def test_of_writers_that_compete_one_wins(there):
     there()
-    target = bucket.Object("bucket", "mine/lease")
+    target = Object("bucket", "mine/lease")
     generation = 0
     for round_ in range(10):
         gate = threading.Barrier(4)
@@ -235,6 +236,25 @@ def test_a_checkpoint_that_another_machine_reads_is_not_deleted(there):
     with pytest.raises(CheckpointGone), pin(one, 5):
         pass
     assert objects() == []
+
+
+def test_a_damaged_checkpoint_is_set_aside(there):
+    checkpoints = there() / "run/checkpoints"
+    for name in ("5/meta/metadata", "5/commit_success.txt"):
+        bucket.find(checkpoints / name).write(name.encode())
+    bucket.move_folder(checkpoints / "5", checkpoints / "damaged-5")
+    assert shared_files.names(checkpoints) == ["damaged-5"]
+    assert shared_files.read(checkpoints / "damaged-5/meta/metadata") == b"5/meta/metadata"
+
+
+def test_objects_that_stand_for_folders_are_no_files(there):
+    one = there()
+    for name in ("mine/", "mine/tables/", "mine/tables/run/", "mine/run/"):
+        Object("bucket", name).write(b"")
+    workdir.write_text(one / "config.gin", "x")
+    two = there("two")
+    bucket.pull(two)
+    assert names(two) == ["config.gin"]
 
 
 @pytest.mark.parametrize(

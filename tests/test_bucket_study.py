@@ -9,6 +9,7 @@ import studies
 
 from ttoaa import bucket, evaluate, train
 from ttoaa.evaluation.study_status import study_status
+from ttoaa.gcs_objects import Object
 from ttoaa.parquet_io import read_outcomes
 from ttoaa.training.checkpoint_io import committed_steps, read_meta
 from ttoaa.workdir import Workdir
@@ -26,7 +27,7 @@ def there(finished, monkeypatch, tmp_path):
             for path in [local / name, *(local / name).rglob("*")]:
                 inner = path.relative_to(local).as_posix()
                 if path.is_file() and not inner.startswith(tuple(f"run/{x}" for x in MADE_LATER)):
-                    bucket.Object("bucket", f"study/{inner}").write(path.read_bytes())
+                    Object("bucket", f"study/{inner}").write(path.read_bytes())
 
         def go(machine):
             buckets.enter(monkeypatch, tmp_path / machine)
@@ -38,7 +39,7 @@ def there(finished, monkeypatch, tmp_path):
 def test_it_ends_in_the_same_bits_and_tables(finished, there, capsys):
     local, one = Workdir(finished[0]), there("one")
     checkpoints = one.run("run") / "checkpoints"
-    bucket.Object("bucket", "study/run/checkpoints/20/meta/metadata").write(b"of a kill")
+    Object("bucket", "study/run/checkpoints/20/meta/metadata").write(b"of a kill")
     assert studies.main(train, URL) in (0, None)
     assert "is finished at step 30" in capsys.readouterr().out
     assert committed_steps(checkpoints) == [10, 20, 30]

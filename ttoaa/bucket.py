@@ -22,10 +22,11 @@ import os
 import pathlib
 import re
 import socket
-from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Iterator
+from typing import Any, BinaryIO
 
-SCHEME = "gs://"
+from ttoaa.gcs_objects import SCHEME, Object, one_line_errors
+
 # Before the first use of epath, which remembers it: buckets are read without TensorFlow.
 os.environ.setdefault("EPATH_USE_TF", "false")
 _NOT_PULLED = {
@@ -33,112 +34,9 @@ _NOT_PULLED = {
     *("tensorboard", "profile", ".cache", "unfinished", "scans"),  # of one machine
 }
 _NOT_PUBLISHED = re.compile(r"\.tmp-|/corpus/(?:unfinished|scans)/|/\.cache/")
-_FLAT = re.compile(r"(?:^|/)(?:tables|plan|corpus|choices)(?:-s\d+)?/$")
-"""Folders with many folders and no checkpoints in them: listed in one request."""
 _UPLOADING = ".uploading"
 """Object in a folder that is not whole yet."""
 _PARALLEL = 8
-
-
-class Object(NamedTuple):
-    """An object of a bucket, or the common beginning of the names of several, like a folder."""
-
-    bucket: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{SCHEME}{self.bucket}/{self.name}"
-
-    def look(self) -> Any:
-        """Return its metadata, or None where it does not exist."""
-        with _one_line_errors(self):
-            return _client(os.getpid()).bucket(self.bucket).get_blob(self.name)
-
-    def read(self) -> bytes:
-        """Return its content; raise FileNotFoundError where it does not exist."""
-        with _one_line_errors(self):
-            return bytes(self._blob().download_as_bytes())
-
-    def write(self, content: bytes, generation: int | None = None) -> int:
-        """Write it whole, and return its new generation.
-
-        Raises FileExistsError where `generation` is given and is not the present one; 0 means that
-        it must not exist.
-        """
-        blob = self._blob()
-        with _one_line_errors(self):
-            blob.upload_from_string(content, if_generation_match=generation)
-        return int(blob.generation)
-
-    def upload(self, file: BinaryIO) -> Any:
-        """Write a file's content; return its metadata."""
-        blob = self._blob()
-        with _one_line_errors(self):
-            blob.upload_from_file(file, rewind=True, size=os.fstat(file.fileno()).st_size)
-        return blob
-
-    def delete(self, generation: int | None = None) -> None:
-        """Delete it if it exists and, if one is given, has this generation."""
-        with contextlib.suppress(FileNotFoundError, FileExistsError), _one_line_errors(self):
-            self._blob().delete(if_generation_match=generation)
-
-    def children(self) -> list[str]:
-        """List the names of files and folders in a folder."""
-        start = f"{self.name}/"
-        with _one_line_errors(self):
-            found = _client(os.getpid()).list_blobs(self.bucket, prefix=start, delimiter="/")
-            names = [blob.name for blob in found]
-        inside = (name.removeprefix(start).rstrip("/") for name in (*names, *found.prefixes))
-        return sorted(filter(None, inside))
-
-    def files(self, keep: Callable[[str], bool] = lambda name: True) -> Iterator[tuple[str, Any]]:
-        """Yield (name in the folder, metadata) of all files in it and below that are to be kept."""
-        start = f"{self.name}/"
-        waiting = [""]
-        while waiting:
-            inner = waiting.pop()
-            delimiter = None if _FLAT.search(f"{self.name}/{inner}") else "/"
-            with _one_line_errors(self):
-                found = _client(os.getpid()).list_blobs(
-                    self.bucket, prefix=start + inner, delimiter=delimiter
-                )
-                blobs = [(blob.name.removeprefix(start), blob) for blob in found]
-            yield from ((name, blob) for name, blob in blobs if keep(name) and name != inner)
-            waiting += filter(keep, (name.removeprefix(start) for name in sorted(found.prefixes)))
-
-    def _blob(self) -> Any:
-        return _client(os.getpid()).bucket(self.bucket).blob(self.name)
-
-
-@functools.cache
-def _client(process: int) -> Any:
-    """Return the client of this process: a forked one cannot share connections."""
-    del process
-    try:
-        from google.cloud import storage
-    except ImportError as error:
-        raise ValueError("studies at gs:// need a driver: pip install 'ttoaa[gcs]'") from error
-    return storage.Client()
-
-
-@contextlib.contextmanager
-def _one_line_errors(where: Object) -> Iterator[None]:
-    """Turn what the client raises into an OSError of one line that names the object."""
-    from google.api_core import exceptions
-    from google.auth.exceptions import GoogleAuthError
-
-    try:
-        yield
-    except exceptions.NotFound as error:
-        raise FileNotFoundError(errno.ENOENT, "no such object or bucket", str(where)) from error
-    except exceptions.PreconditionFailed as error:
-        raise FileExistsError(errno.EEXIST, "another process changed it", str(where)) from error
-    except (exceptions.Forbidden, exceptions.Unauthorized, GoogleAuthError) as error:
-        reason = f"no access: {' '.join(str(error).split())[:200]}"
-        raise PermissionError(errno.EACCES, reason, str(where)) from error
-    except (exceptions.GoogleAPIError, OSError) as error:
-        reason = f"cannot be reached: {' '.join(str(error).split())[:200]}"
-        raise OSError(errno.EIO, reason, str(where)) from error
 
 
 @functools.cache
@@ -257,11 +155,8 @@ def move_folder(folder: pathlib.Path, target: pathlib.Path) -> None:
     """Copy all objects of a folder into another one, then delete them."""
     there, aside = find(folder), find(target)
     assert there is not None and aside is not None
-    source = _client(os.getpid()).bucket(there.bucket)
-    with _one_line_errors(there):
-        for name, blob in list(there.files()):
-            source.copy_blob(blob, source, f"{aside.name}/{name}")
-            blob.delete()
+    for name, _ in list(there.files()):
+        Object(there.bucket, f"{there.name}/{name}").move(f"{aside.name}/{name}")
 
 
 _pulled: set[pathlib.Path] = set()
@@ -343,7 +238,7 @@ def _fetch(blob: Any, path: pathlib.Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = unfinished_name(path)
     try:
-        with _one_line_errors(Object(blob.bucket.name, blob.name)):
+        with one_line_errors(Object(blob.bucket.name, blob.name)):
             blob.download_to_filename(str(unfinished))
         _mark(unfinished, blob)
         if path.suffix != ".jsonl" or not _begins_like(path, unfinished):

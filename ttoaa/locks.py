@@ -1,8 +1,8 @@
 """Locks between the processes, on one machine or several, that share a study's folder.
 
 Every lock is a file, or an object in a bucket (`ttoaa.shared_files`). Its owner renews the file's
-modification time, or writes the object again, which is the owner's heartbeat;
-a file whose heartbeat is too old is stale, and its owner counts as dead. On this come:
+modification time, or writes the object again, which is the owner's heartbeat; a file whose
+heartbeat is too old is stale, and its owner counts as dead. On this come:
 
 - lease: of all jobs that share a folder, at most one holds a name (contract C10).
 - exclusive lock: a lease that a process waits for if its holder may be dead, and is refused

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ttoaa import bucket
+from ttoaa.gcs_objects import Object
 
 
 class _Written(NamedTuple):
@@ -94,7 +95,7 @@ def create(path: pathlib.Path, sign: Callable[[int], bytes]) -> int:
     return file
 
 
-def _create_object(there: bucket.Object, content: bytes) -> int:
+def _create_object(there: Object, content: bytes) -> int:
     """Create an object; it is ours too if the first reply was lost and the creation repeated."""
     try:
         return there.write(content, generation=0)
