@@ -4,6 +4,7 @@ import logging
 import shutil
 import time
 
+import aiohttp
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
@@ -189,6 +190,8 @@ def wrapped(error):
         (wrapped(PermissionError(errno.EACCES, "x")), "Permission denied"),
         (MemoryError(), "Cannot allocate memory"),
         (RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying"), "Cannot allocate memory"),
+        (wrapped(ValueError("UNAVAILABLE: CURL error")), "Input/output error"),
+        (wrapped(aiohttp.ClientError("x")), "Input/output error"),
         (wrapped(FileNotFoundError(errno.ENOENT, "x")), None),
         (KeyError("x"), None),
     ],

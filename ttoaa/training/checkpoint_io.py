@@ -222,8 +222,9 @@ def _verify_fingerprints(
 
 # Errors that a checkpoint with a missing part leads to.
 _MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
-# What tensorstore says of a bucket that cannot be read now.
+# What tensorstore says of a bucket that cannot be read now, and packages whose errors say the same.
 _UNREACHABLE = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED", "UNAUTHENTICATED")
+_NETWORK = ("aiohttp", "gcsfs", "google")
 
 
 def _raise_machine_fault(folder: pathlib.Path, step: int, error: BaseException | None) -> None:
@@ -235,7 +236,8 @@ def _raise_machine_fault(folder: pathlib.Path, step: int, error: BaseException |
         codes = {int(code) for code in re.findall(r"os_error_code='(\d+)'", str(error))}
         if isinstance(error, OSError) and error.errno is not None:
             codes.add(error.errno)
-        if any(status in str(error) for status in _UNREACHABLE):
+        package = type(error).__module__.partition(".")[0]
+        if package in _NETWORK or any(status in str(error) for status in _UNREACHABLE):
             codes.add(errno.EIO)
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
             codes.add(errno.ENOMEM)
