@@ -49,6 +49,8 @@ EXTRAS = {
     "hf": ["transformers>=5", "torch>=2.6", "lm_eval>=0.4.9", "accelerate>=0.26"],
     "beam": BEAM,
     "docs": DOCS,
+    "wandb": ["wandb>=0.31"],
+    "trackio": ["trackio>=0.43"],
     "test": [
         *BEAM,
         *DOCS,

@@ -24,6 +24,7 @@ from ttoaa import checksums
 from ttoaa.training import checkpoints, controller_loop, loop
 from ttoaa.training import checkpoints as retention
 from ttoaa.training.metrics import MetricsLog
+from ttoaa.training.recorder import Recorder
 
 _TARGET = os.environ.get("TTOAA_TEST_KILL")
 _visits = collections.Counter()
@@ -70,7 +71,7 @@ if _TARGET is not None:
     retention.shutil = types.SimpleNamespace(rmtree=shutil.rmtree)
     _watch(loop._TrainingRun, "_init_state", "init")
     _watch(checkpoints, "read_checkpoint", "restore")
-    _watch(loop._TrainingRun, "_record_provenance", "note")
+    _watch(Recorder, "_record_provenance", "note")
     _watch(loop._TrainingRun, "_compile", "compile")
     _watch(controller_loop.ControllerLoop, "decide", "decide")
     _watch(MetricsLog, "arms", "step")  # its metrics are written then
@@ -84,6 +85,6 @@ if _TARGET is not None:
     )
     _watch(retention.shutil, "rmtree", "delete")
     _watch(checksums, "write_json", "write")  # provenance.json, ledger.json, finished.json
-    _watch(loop._TrainingRun, "_write_final_records", "finish")
+    _watch(Recorder, "write_final_records", "finish")
     if choices := sys.modules.get("ttoaa.choices"):  # of the command choose
         _watch(choices, "write_table", "choice")

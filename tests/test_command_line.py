@@ -1,7 +1,9 @@
 """What every command shares: `ttoaa NAME`, its help, and errors of one line."""
 
+import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -125,6 +127,17 @@ def test_a_mistake_in_the_command_line_is_one_line(greet, arguments, message):
 def test_an_expected_error_is_one_line(greet):
     done = greet("--to=nobody")
     assert (done.returncode, done.stderr) == (1, "greet: --to=nobody is not a person: name one\n")
+
+
+@pytest.mark.parametrize("argument", ["--help", "--to=Ada"])
+def test_a_reader_that_leaves_early_causes_no_error(greet, tmp_path, argument):
+    greet("--help")  # writes the command
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-u", "-m", "greet", argument]
+    done = subprocess.run(command, cwd=tmp_path, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
 def test_a_command_may_take_arguments_and_the_flags_of_others(greet):

@@ -257,6 +257,7 @@ def test_what_is_accepted_of_the_values_at_the_edge_of_sense(given, fields):
         ("IidReplacements.ages", [[1], [4, 9]], [[], [0], [9, 4], [4, 4]]),
         ("IidReplacements.scored", [None, 1], [0, -1]),
         ("Keep.milestones", [[], [1, 9]], [[0], [-1], ["a"], 100]),
+        ("Keep.per_doubling", [0, 1, 4], [-1, 1.5, "a"]),
         ("MinK.share", [0.01, 1.0], [0.0, 1.01]),
         ("Mixture.weights", [[0.1], [3]], [[0.0], [-1], [math.nan], [math.inf], 1]),
         ("Prepare.reserve_fraction", [0.01, 0.99], [0.0, 1.0, "0.1"]),

@@ -96,7 +96,7 @@ def lines(path):
 
 def test_the_extras_are_those_that_the_readme_and_launchers_name(arguments):
     assert set(arguments["extras_require"]) == {
-        *("tpu", "cuda12", "cuda13", "gcs", "hf", "beam", "docs", "test"),
+        *("tpu", "cuda12", "cuda13", "gcs", "hf", "beam", "docs", "wandb", "trackio", "test"),
     }
 
 

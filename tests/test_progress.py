@@ -1,7 +1,7 @@
 import io
 
 from ttoaa import progress
-from ttoaa.progress import progress_bar
+from ttoaa.progress import StepProgress, progress_bar
 
 
 class Terminal(io.StringIO):
@@ -34,3 +34,43 @@ def test_a_log_shows_every_state_that_is_due(monkeypatch):
 def test_a_terminal_has_one_line_that_changes(monkeypatch):
     text = shown(monkeypatch, Terminal())
     assert text.count("\n") == 1 and text.startswith("\r") and "500/500" in text
+
+
+def train(monkeypatch, stream, until=10):
+    """What a run of 10 steps from step 2 on shows, with probes before 5 and 9, a save at 10."""
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setenv("COLUMNS", "200")
+    values = {"loss": 2.5, "tokens_per_second": 12_300.0, "mfu": 0.41}
+    due = {"probe": [0, 5, 9], "checkpoint": [10]}
+    with StepProgress("run-s1", 2, 10, due, shown=True) as progress:
+        compiling = stream.getvalue().strip()
+        progress.begin()
+        for step in range(2, until):
+            progress.update(values if step > 2 else {})
+    return compiling, stream.getvalue()
+
+
+def test_a_training_run_says_what_it_does(monkeypatch):
+    compiling, text = train(monkeypatch, io.StringIO(), until=7)
+    assert compiling == "run-s1: 2/10, ETA ?, compiling…"
+    line = text.splitlines()[-1]
+    assert line.startswith("run-s1: 7/10, ETA 00:0")
+    shown = "loss 2.500, 12.3k tokens/s, MFU 41.0%, next probe 9, next checkpoint 10"
+    assert line.endswith(shown) and len(text.splitlines()) == 2
+    assert train(monkeypatch, io.StringIO())[1].endswith("MFU 41.0%\n"), "nothing more is due"
+
+
+def test_it_fits_into_a_terminal(monkeypatch):
+    text = train(monkeypatch, Terminal(), until=7)[1]
+    assert text.count("\n") == 1 and "compiling…" in text
+    last = text.split("\r")[-1]
+    assert "next checkpoint 10" in last and "█" in last
+
+
+def test_a_process_that_writes_no_records_shows_nothing(monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+    with StepProgress("run", 0, 3, {}, shown=False) as progress:
+        progress.begin()
+        progress.update({"loss": 1.0})
+    assert stream.getvalue() == ""

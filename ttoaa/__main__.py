@@ -31,7 +31,8 @@ def main() -> None:
     arguments = sys.argv[1:]
     signals.install(" ".join(arguments[:1]) or "ttoaa")
     if not arguments or arguments[0] in ("--help", "-h", "help"):
-        print(overview())
+        with signals.reader_may_leave():
+            print(overview())
     elif arguments[0] == "--version":
         print(f"ttoaa {__version__}")
     elif arguments[0] not in COMMANDS:

@@ -31,7 +31,7 @@ from ttoaa.gcs_objects import SCHEME, Object, one_line_errors
 os.environ.setdefault("EPATH_USE_TF", "false")
 _NOT_PULLED = {
     *("checkpoints", "leases", "pins"),  # in the bucket alone
-    *("tensorboard", "profile", ".cache", "unfinished", "scans"),  # of one machine
+    *("tensorboard", "wandb", "profile", ".cache", "unfinished", "scans"),  # of one machine
 }
 _NOT_PUBLISHED = re.compile(r"\.tmp-|/corpus/(?:unfinished|scans)/|/\.cache/")
 _UPLOADING = ".uploading"

@@ -37,7 +37,8 @@ def run(
     signals.install(name)
     parse = functools.partial(_parse, name, main, shared, arguments, unknown_flags, without)
     try:
-        app.run(functools.partial(call, name, main), flags_parser=parse)
+        with signals.reader_may_leave():
+            app.run(functools.partial(call, name, main), flags_parser=parse)
     except SystemExit as ended:
         if not ended.code:
             signals.succeeded()
@@ -49,6 +50,8 @@ def call(name: str, main: Callable[[Sequence[str]], None], argv: Sequence[str]) 
     try:
         main(argv)
     except (ValueError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and signals.reader_left():
+            raise
         sys.exit(f"{name}: {one_line(error)}")
 
 

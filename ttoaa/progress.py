@@ -1,6 +1,8 @@
 """Progress bars: one line that changes on a terminal, a line every half minute in a log."""
 
+import bisect
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 import tqdm
@@ -18,6 +20,66 @@ def progress_bar(**settings: Any) -> "tqdm.tqdm[Any]":
         return tqdm.tqdm(dynamic_ncols=True, **settings)
     pace = {"mininterval": LOG_SECONDS, "maxinterval": LOG_SECONDS}
     return tqdm.tqdm(file=_Lines(sys.stderr), **pace, **settings)
+
+
+class StepProgress:
+    """The line of a training run: step, time left, loss, speed, next probe and next checkpoint.
+
+    It says "compiling…" until `begin`. Use it as a context.
+    """
+
+    def __init__(
+        self, label: str, start: int, total: int, due: Mapping[str, Sequence[int]], shown: bool
+    ) -> None:
+        """`due` has the steps of every event that is announced, ascending, by its name."""
+        self._due, self._rate, self._mfu = due, 0.0, 0.0  # the MFU of one token per second
+        space = " {bar}" if sys.stderr.isatty() else ""  # tqdm cuts only lines with a bar to fit
+        self._bar = progress_bar(
+            desc=label,
+            initial=start,
+            total=total,
+            disable=not shown,
+            postfix="compiling…",
+            bar_format="{desc}: {n_fmt}/{total_fmt}, ETA {remaining}{postfix}" + space,
+        )
+
+    def begin(self) -> None:
+        """Count the time from now on."""
+        self._bar.unpause()
+        self._bar.set_postfix_str("", refresh=False)
+
+    def update(self, values: Mapping[str, float]) -> None:
+        """Count a step; `values` has "loss", "tokens_per_second" and "mfu" of it, as far as known.
+
+        The speed shown is a running average.
+        """
+        bar = self._bar
+        if bar.disable:
+            return
+        if values:
+            rate = values.get("tokens_per_second", 0.0)
+            if rate:
+                self._rate += (rate - self._rate) * (0.1 if self._rate else 1.0)
+                self._mfu = values["mfu"] / rate if "mfu" in values else 0.0
+            bar.set_postfix_str(", ".join(self._describe(values["loss"])), refresh=False)
+        bar.update()
+
+    def _describe(self, loss: float) -> Iterator[str]:
+        yield f"loss {loss:.3f}"
+        if self._rate:
+            yield f"{tqdm.tqdm.format_sizeof(self._rate)} tokens/s"
+        if self._mfu:
+            yield f"MFU {self._mfu * self._rate:.1%}"
+        for name, steps in self._due.items():
+            coming = bisect.bisect_left(steps, self._bar.n + 1)
+            if coming < len(steps):
+                yield f"next {name} {steps[coming]}"
+
+    def __enter__(self) -> "StepProgress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
 
 
 class _Lines:

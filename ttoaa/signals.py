@@ -13,6 +13,7 @@ import atexit
 import contextlib
 import os
 import pathlib
+import select
 import shutil
 import signal
 import sys
@@ -194,6 +195,26 @@ def blocked_in_children() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """Exit quietly, with the code of SIGPIPE, if the reader of stdout, such as `head`, has left."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not reader_left():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        leave(128 + signal.SIGPIPE)
+
+
+def reader_left() -> bool:
+    """Return whether stdout is a pipe that nobody reads any more."""
+    poll = select.poll()
+    poll.register(1, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def leave(code: int) -> None:

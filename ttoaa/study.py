@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from ttoaa import command_line, signals, study_flags
+from ttoaa.training import tracker_flags
 from ttoaa.workdir import RUNS, Workdir
 
 if TYPE_CHECKING:
@@ -38,7 +39,10 @@ def main(argv: Sequence[str]) -> None:
     from ttoaa import config
     from ttoaa.evaluation.study_status import study_status
     from ttoaa.experiments.context import chooses
+    from ttoaa.training import trackers
 
+    tracker = tracker_flags.TRACKER.value
+    trackers.check(tracker)
     started = time.perf_counter()
     study = config.load_from_flags()  # a bad config ends here, before anything starts
     root = config.workdir_from_flags().root
@@ -58,6 +62,8 @@ def main(argv: Sequence[str]) -> None:
     plans = [[stage, f"--seed={seed}"] for seed in left for stage in (*choosing, "plan")]
     runs = [stage for seed in left for stage in _runs(study.runs, seed)]
     stages = [["prepare"], *first, *plans, *runs, ["report"]]
+    if tracker:
+        stages = [[*each, f"--tracker={tracker}"] if "train" in each else each for each in stages]
     runner = _Runner()
     for number, (module, *options) in enumerate(stages, start=1):
         print(f"[{number}/{len(stages)}] {' '.join([module, *options])}", flush=True)
@@ -135,4 +141,6 @@ class _Runner:
 
 
 if __name__ == "__main__":
-    command_line.run("study", main, study_flags, without={"seed": "list them with --seeds=0,1,2"})
+    command_line.run(
+        "study", main, study_flags, tracker_flags, without={"seed": "list them with --seeds=0,1,2"}
+    )

@@ -5,7 +5,8 @@
   ttoaa train --workdir=runs/mine --run=alone/canaries
   ttoaa train --workdir=runs/mine --run=without/canaries@300
 
-Training continues from the newest checkpoint; a finished run is left as it is.
+Training continues from the newest checkpoint; a finished run is left as it is. --tracker shows the
+run live; with a finished run, it sends the records.
 """
 
 import sys
@@ -16,7 +17,7 @@ from absl import flags
 
 from ttoaa import command_line, signals, study_flags
 from ttoaa.runs import RUN
-from ttoaa.training import train_flags
+from ttoaa.training import tracker_flags, train_flags
 
 _RUN = flags.DEFINE_string(
     "run",
@@ -44,7 +45,8 @@ def main(argv: Sequence[str]) -> None:
         with multihost.exit_on_lone_failure("train", *AGREED):
             study, workdir = config.load_from_flags(), config.workdir_from_flags()
             profile = train_flags.PROFILE_STEPS.value
-            message = training_job.run(study, workdir, _RUN.value, profile, _BEGAN)
+            tracker = tracker_flags.TRACKER.value
+            message = training_job.run(study, workdir, _RUN.value, profile, _BEGAN, tracker)
     except Stopped as stopped:
         message, code = str(stopped), stopped.exit_code
     if multihost.primary():
@@ -55,4 +57,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run("train", main, study_flags, train_flags)
+    command_line.run("train", main, study_flags, tracker_flags, train_flags)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import pathlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,15 +19,18 @@ from ttoaa.planning.injection import Overlay, SlotOverlay, write_sham_windows
 from ttoaa.planning.noise import NoiseRows
 from ttoaa.runs import CONTROL, REFERENCE, RUN, RunSpec
 from ttoaa.study_handle import StudyHandle
-from ttoaa.training import init_from, multihost, throughput
+from ttoaa.training import init_from, multihost, throughput, trackers
 from ttoaa.training.branch import Branch, find_branch
 from ttoaa.training.checkpoint_io import newest_meta
 from ttoaa.training.controller_loop import ControllerSet
 from ttoaa.training.device_feed import apply_transforms
-from ttoaa.training.loop import Job, train
-from ttoaa.training.run_records import FINISHED, read_finished
+from ttoaa.training.job import Job
+from ttoaa.training.loop import train
+from ttoaa.training.run_records import Finished, read_finished
 from ttoaa.training.step import CompiledStep
 from ttoaa.training.topology import pin_cores, split_cpu
+from ttoaa.training.tracker_rows import TrackerRows
+from ttoaa.training.trackers import Tracking, open_tracker
 from ttoaa.workdir import Workdir
 
 
@@ -124,7 +128,25 @@ def make_job(
         branch=branch_of(handle, spec),
         config=config,
         ours=ours,
+        tracking=make_tracking(handle, spec),
     )
+
+
+def make_tracking(handle: StudyHandle, spec: RunSpec, kind: str | None = None) -> Tracking:
+    """Return what trackers show of a run; `kind` is one in addition to TensorBoard."""
+    arms = handle.plan.arms if spec.experiments else []
+    names = {arm["id"]: f"{arm['experiment']}/loss/{arm['condition']}" for arm in arms}
+    project = re.sub(r"[^\w.-]+", "-", handle.config.name)
+    return Tracking(kind, project, handle.workdir.root.name, {0: "corpus/loss", **names})
+
+
+def _send_records(folder: pathlib.Path, label: str, made: Finished, to: Tracking) -> str:
+    """Send a finished run's records to a tracker, which may have a part; return how it went."""
+    trackers.check(to.kind)
+    rows = TrackerRows(open_tracker(folder, label, made["identity"], to), to.arms)
+    rows.fill_up(folder, made["step"])
+    rows.close(finished=True)
+    return f"its records are {'not all ' if rows.failed else ''}in {to.kind}"
 
 
 def make_controls(handle: StudyHandle, spec: RunSpec) -> ControllerSet:
@@ -171,10 +193,15 @@ def run(
     name: str,
     profile_steps: str | None = None,
     began: float | None = None,
+    tracker: str | None = None,
 ) -> str:
     """Train the run of this name to its end; return the line to print.
 
-    `began` is time.time() when the process began, by default now.
+    Args:
+        profile_steps: as of `throughput.parse_profile_steps`.
+        began: time.time() when the process began, by default now.
+        tracker: where the run is shown in addition to TensorBoard. A finished run's records are
+            sent there.
     """
     if name == REFERENCE:
         study, workdir = study.of_reference(), Workdir(workdir.root)
@@ -183,15 +210,21 @@ def run(
     check_run(handle, spec)
     controls = make_controls(handle, spec)
     made_of = identity_of(handle, spec, controls)
-    if (folder / FINISHED).exists():
-        identity.check(folder, _made(folder) or {}, made_of, identity.RETRAIN)
-        return f"{folder} is finished already"
+    tracking = make_tracking(handle, spec, tracker)
+    finished = read_finished(folder)
+    if finished:
+        identity.check(folder, finished["identity"], made_of, identity.RETRAIN)
+        sent = ""
+        if tracker and multihost.primary():
+            sent = "; " + _send_records(folder, workdir.label(name), finished, tracking)
+        return f"{folder} is finished already{sent}"
     config.cache_compilations(workdir)
     profile = throughput.parse_profile_steps(profile_steps, study.geometry.steps)
     with contextlib.ExitStack() as stack:
         taken: list[Callable[[], bool]] = []
 
         def take() -> None:
+            trackers.check(tracker)
             taken.append(stack.enter_context(exclusive_trainer(folder)))
 
         # Before any device is touched: a trainer that lives may hold them.
@@ -208,5 +241,5 @@ def run(
         is_ours = taken[0] if taken else lambda: True  # only the primary process holds the lock
         resolved = workdir.config.read_text(encoding="utf-8")
         job = make_job(handle, spec, controls, made_of, is_ours, compiled_step(study), resolved)
-        train(dataclasses.replace(job, profile=profile, began=began))
+        train(dataclasses.replace(job, profile=profile, began=began, tracking=tracking))
     return f"{folder} is finished at step {study.geometry.steps:,}"

@@ -17,7 +17,7 @@ from ttoaa.model.sharding import Layout, make_mesh
 from ttoaa.training.checkpoint_io import read_checkpoint
 from ttoaa.training.checkpoints import Keep
 from ttoaa.training.config import Training
-from ttoaa.training.loop import Job
+from ttoaa.training.job import Job
 from ttoaa.training.lr_schedules import ConstantLinear
 from ttoaa.training.metrics import FILES
 from ttoaa.training.optimizer import AdamW

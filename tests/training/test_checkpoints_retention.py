@@ -30,6 +30,7 @@ def kept(keep, steps, bad=()):
         (Keep(last=30), [1, 2, 3, 4, 5, 6, 7]),
         (Keep(every=3), [3, 6, 7]),
         (Keep(last=2, every=3, milestones=[1]), [1, 3, 6, 7]),
+        (Keep(last=1, per_doubling=1), [1, 2, 4, 7]),
     ],
 )
 def test_what_stays(keep, left):
@@ -37,6 +38,19 @@ def test_what_stays(keep, left):
     assert kept(keep, steps) == left
     assert kept(keep, left) == left, "a second look takes no more"
     assert kept(keep, []) == []
+
+
+@pytest.mark.parametrize(
+    ("per_doubling", "steps"),
+    [
+        (0, []),
+        (1, [1, 2, 4, 8, 16, 32]),
+        (2, [1, 2, 3, 4, 6, 8, 11, 16, 23, 32]),
+        (4, [1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 13, 16, 19, 23, 27, 32, 38]),
+    ],
+)
+def test_log_spaced_steps(per_doubling, steps):
+    assert Keep(per_doubling=per_doubling).saved(40) == {*steps}
 
 
 def test_damaged_ones_do_not_count_and_the_newest_good_one_stays():

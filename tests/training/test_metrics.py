@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import struct
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,6 @@ import numpy as np
 import optax
 import pytest
 import studies
-from tensorboardX.proto.event_pb2 import Event
 from training.conftest import TRAINING, make_job, make_program, params_at, records, same_bits
 
 from ttoaa.model.compute_config import PLAIN
@@ -163,25 +161,3 @@ def test_sync_puts_everything_where_another_process_reads_it(tmp_path):
     assert all(text.endswith("\n") for text in written.values())
     records.close()
     assert lines(tmp_path) == written
-
-
-def events(path):
-    """The events of a TFRecord file: length, its checksum, content, its checksum."""
-    content, at = path.read_bytes(), 0
-    while at < len(content):
-        (length,) = struct.unpack_from("<Q", content, at)
-        yield Event.FromString(content[at + 12 : at + 12 + length])
-        at += length + 16
-
-
-def test_tensorboard_has_the_scalars_of_every_start(tmp_path):
-    write(tmp_path, [1, 2, 3]).close()
-    write(tmp_path, [3, 4], keep=2).close()
-    folders = sorted((tmp_path / "tensorboard").iterdir())
-    assert len(folders) == 2
-    found = [
-        {e.step: v.simple_value for e in events(path) for v in e.summary.value if v.tag == "loss"}
-        for folder in folders
-        for path in folder.iterdir()
-    ]
-    assert found == [pytest.approx({k: 1 / k for k in steps}) for steps in ([1, 2, 3], [3, 4])]

@@ -59,7 +59,7 @@ def trained_with(folder, **changes):
     ("keep", "left"),
     [
         (Keep(last=2, milestones=(1, 6)), [1, 6, 8, 12]),
-        (Keep(every=8), [8, 12]),
+        (Keep(every=8, per_doubling=1), [1, 2, 4, 8, 12]),
     ],
 )
 def test_what_is_kept_and_that_milestones_are_saved(whole, tmp_path, keep, left):

@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 
 from ttoaa import bucket, locks, shared_files
 from ttoaa.checksums import with_checksum
-from ttoaa.config_fields import PositiveInt, config_class
+from ttoaa.config_fields import Count, PositiveInt, config_class
 from ttoaa.training.checkpoint_io import (
     COMMITTED,
     CheckpointError,
@@ -51,9 +51,18 @@ class Keep:
     """Keep those whose step is a multiple of it."""
     milestones: tuple[PositiveInt, ...] = ()
     """Save and keep these steps."""
+    per_doubling: Count = 0
+    """Save and keep log-spaced steps, this many per doubling of the step: with 1, steps 1, 2, 4, 8,
+    … (as Pythia until step 512); with 2, steps 1, 2, 3, 4, 6, 8, 11, …; with 0, none."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "milestones", tuple(self.milestones))
+
+    def saved(self, last: int) -> set[int]:
+        """Return the steps up to `last` that are saved and kept in any case."""
+        log_spaced = (round(2 ** (k / self.per_doubling)) for k in itertools.count())
+        until_last = itertools.takewhile(lambda step: step <= last, log_spaced)
+        return {*self.milestones, *(until_last if self.per_doubling else ())}
 
     def surplus(self, steps: Sequence[int], good: Callable[[int], bool]) -> list[int]:
         """Return the steps of finished checkpoints that may be deleted, of all in ascending order.
@@ -63,12 +72,13 @@ class Keep:
         if self.last is None and self.every is None:
             return []
         newest = list(itertools.islice(filter(good, reversed(steps)), self.last or 1))
+        kept = self.saved(max(steps, default=0)).union(newest)
         return [
             step
             for step in steps
             if newest
             and step < newest[0]
-            and not (step in newest or step in self.milestones)
+            and step not in kept
             and not (self.every and step % self.every == 0)
         ]
 

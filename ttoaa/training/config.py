@@ -34,7 +34,8 @@ class Training:
     """May change when a run is resumed, except for its window."""
     checkpoint_every: PositiveInt = 1000
     keep: Keep = dataclasses.field(default_factory=Keep)
-    """Which checkpoints stay; its milestones are saved in addition to `checkpoint_every`."""
+    """Which checkpoints stay; its milestones and log-spaced steps are saved in addition to
+    `checkpoint_every`."""
     validate_every: PositiveInt = 1000
     metrics: Sequence[Metric] = ()
     """Scalars of every step that are logged in addition to the built-in ones."""
@@ -48,6 +49,11 @@ class Training:
         late = [step for step in self.keep.milestones if step > steps]
         if late:
             raise ValueError(f"Keep.milestones has {late[0]}, beyond {steps} steps")
+
+    def checkpoint_steps(self, steps: int) -> frozenset[int]:
+        """Return the steps at which a run of this many steps saves; the last is one of them."""
+        regular = range(self.checkpoint_every, steps + 1, self.checkpoint_every)
+        return frozenset({*regular, *self.keep.saved(steps), steps})
 
     def numerics(self) -> dict[str, Any]:
         """Return the parts that a checkpoint can only be continued with, unchanged."""

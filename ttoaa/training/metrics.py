@@ -6,8 +6,8 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, BinaryIO, Protocol, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +17,6 @@ from ttoaa import bucket
 from ttoaa.checksums import FileDigest, RunningDigest
 from ttoaa.json_io import iterate_json_lines
 from ttoaa.workdir import write_bytes
-
-if TYPE_CHECKING:
-    from tensorboardX import SummaryWriter
 
 FILES = ("metrics", "arms", "probes")
 """Record files of a run, `<name>.jsonl` in its folder."""
@@ -50,7 +47,7 @@ class Metric(Protocol):
 
     @property
     def name(self) -> str:
-        """Key in metrics.jsonl and TensorBoard; unlike those of the built-in metrics."""
+        """Key in metrics.jsonl and trackers; unlike those of the built-in metrics."""
         ...
 
     def value(self, step: StepValues) -> jax.Array:
@@ -121,12 +118,21 @@ class MetricsLog:
     """
 
     def __init__(
-        self, folder: pathlib.Path | None, step: int, kept: Mapping[str, bytes] | None = None
+        self,
+        folder: pathlib.Path | None,
+        step: int,
+        kept: Mapping[str, bytes] | None = None,
+        show: Callable[[str, Mapping[str, Any]], None] = lambda name, line: None,
     ) -> None:
-        """`kept` is the verified content of files up to `step`, by name; others are cut by step."""
+        """Open the files.
+
+        Args:
+            kept: the verified content of files up to `step`, by name; others are cut by step.
+            show: called with the name of the file and every line that is written.
+        """
         self._files: dict[str, BinaryIO] = {}
         self._digests: dict[str, RunningDigest] = {}
-        self._board: SummaryWriter | None = None
+        self._show = show
         if folder is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -142,20 +148,9 @@ class MetricsLog:
             name: open(folder / f"{name}.jsonl", "a+b")  # noqa: SIM115
             for name in FILES
         }
-        import tensorboardX  # imports torch if it is installed
-
-        # Two writers in one folder overwrite each other: every start gets a new folder.
-        starts = len(list((folder / "tensorboard").glob("*")))
-        self._board = tensorboardX.SummaryWriter(
-            str(folder / "tensorboard" / f"{starts:03d}-from-{max(step, 0):08d}"),
-            purge_step=max(step, 0),
-        )
 
     def metrics(self, step: int, **values: float) -> None:
         self._write("metrics", {"step": step, **values})
-        if self._board:
-            for name, value in values.items():
-                self._board.add_scalar(name, value, step)
 
     def arms(self, step: int, sums: dict[int, tuple[float, float]]) -> None:
         """Write each arm's (loss summed over its targets, number of targets) of one step."""
@@ -182,8 +177,6 @@ class MetricsLog:
         with contextlib.ExitStack() as stack:  # close all, even if one finds the disk full
             for file in self._files.values():
                 stack.callback(file.close)
-            if self._board:
-                stack.callback(self._board.close)
             self.sync()
 
     def _write(self, name: str, record: dict[str, Any]) -> None:
@@ -191,6 +184,7 @@ class MetricsLog:
             raw = json.dumps(_replace_nonfinite(record)).encode() + b"\n"
             self._files[name].write(raw)
             self._digests[name].update(raw)
+            self._show(name, record)
 
 
 def _replace_nonfinite(value: Any) -> Any:
