@@ -10,7 +10,8 @@ import os
 import pathlib
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Mapping
 from typing import Any, Protocol, TypedDict
 
 from ttoaa.checksums import read_record, write_record
@@ -18,6 +19,8 @@ from ttoaa.training.multihost import first_line
 
 TRACKER = "tracker.json"
 """File of a run: its id in trackers, so that a resume continues the same run there."""
+_FLUSH_SECONDS = 30.0
+"""Between two updates of TensorBoard."""
 _FINISH_SECONDS = 60
 """For the upload at the end of a run; the next start sends what is left."""
 
@@ -68,31 +71,39 @@ def check(kind: str | None) -> None:
 
 
 class TensorBoard:
-    """Event files in `<run>/tensorboard`, a folder for every start."""
+    """Event files in `<run>/tensorboard`, a folder for every start.
+
+    Events are written at once: the queue of tensorboardX's SummaryWriter cannot be waited for, and
+    takes many times as long.
+    """
 
     def __init__(self, folder: pathlib.Path, step: int) -> None:
         """`step` is that of the checkpoint that the run resumes from; -1 for a fresh run."""
-        import tensorboardX  # imports torch if it is installed
-        from tensorboardX.proto.summary_pb2 import Summary
+        from tensorboardX.event_file_writer import EventsWriter  # imports torch if installed
 
-        # Two writers in one folder overwrite each other: every start gets a new folder.
         starts = len(list(folder.glob("*")))
         self.last = step if starts else -1
-        first = max(self.last, 0)
-        path = str(folder / f"{starts:03d}-from-{first:08d}")
-        self._board = tensorboardX.SummaryWriter(path, purge_step=first)
-        self._summary: Callable[..., Any] = Summary
+        path = folder / f"{starts:03d}-from-{max(self.last, 0):08d}"
+        path.mkdir(parents=True)
+        self._writer = EventsWriter(str(path / "events"))
+        self._flushed = time.monotonic()
 
     def log(self, step: int, row: Mapping[str, float]) -> None:
-        # One event per step: an event per scalar costs 24 times as much.
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+
         values = [{"tag": name, "simple_value": value} for name, value in row.items()]
-        self._board.file_writer.add_summary(self._summary(value=values), step)
+        event = Event(step=step, wall_time=time.time(), summary=Summary(value=values))
+        self._writer.write_event(event)
+        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+            self.sync()
 
     def sync(self) -> None:
-        self._board.flush()
+        self._writer.flush()
+        self._flushed = time.monotonic()
 
     def close(self, finished: bool) -> None:
-        self._board.close()
+        self._writer.close()
 
 
 class WandB:
