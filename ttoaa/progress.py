@@ -32,7 +32,8 @@ class StepProgress:
         self, label: str, start: int, total: int, due: Mapping[str, Sequence[int]], shown: bool
     ) -> None:
         """`due` has the steps of every event that is announced, ascending, by its name."""
-        self._due, self._rate, self._mfu = due, 0.0, 0.0  # the MFU of one token per second
+        self._due, self._loss = due, ""
+        self._rate, self._mfu = 0.0, 0.0  # tokens per second, and the MFU of one of them
         space = " {bar}" if sys.stderr.isatty() else ""  # tqdm cuts only lines with a bar to fit
         self._bar = progress_bar(
             desc=label,
@@ -61,11 +62,13 @@ class StepProgress:
             if rate:
                 self._rate += (rate - self._rate) * (0.1 if self._rate else 1.0)
                 self._mfu = values["mfu"] / rate if "mfu" in values else 0.0
-            bar.set_postfix_str(", ".join(self._describe(values["loss"])), refresh=False)
+            self._loss = f"loss {values['loss']:.3f}"
+        bar.set_postfix_str(", ".join(self._describe()), refresh=False)
         bar.update()
 
-    def _describe(self, loss: float) -> Iterator[str]:
-        yield f"loss {loss:.3f}"
+    def _describe(self) -> Iterator[str]:
+        if self._loss:
+            yield self._loss
         if self._rate:
             yield f"{tqdm.tqdm.format_sizeof(self._rate)} tokens/s"
         if self._mfu:
