@@ -23,7 +23,7 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "configs/README.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-PROGRAMS = "ttoaa python pip bash ruff lint-imports pre-commit tensorboard gcloud taskset"
+PROGRAMS = "ttoaa python pip bash ruff lint-imports pre-commit tensorboard wandb gcloud taskset"
 STAND_IN = r"""#!/bin/bash
 printf '%s\0' "${0##*/}" "$@" $'\n' >>"$CALLS"
 """
