@@ -12,6 +12,7 @@ from ttoaa.experiments.base import World
 from ttoaa.experiments.contamination import Contamination
 from ttoaa.experiments.prior_finding import PriorFinding
 from ttoaa.planning.burst_size import BurstSize
+from ttoaa.planning.expected_insertions import Insertions
 from ttoaa.planning.items import Item
 
 ABOVE_WRONG = "log_likelihood_above_wrong_options"
@@ -70,6 +71,12 @@ class BenchmarkTraining(Contamination):
                 "raise the number of questions in groups, or lower tokens (in bursts --share) or "
                 "the repetitions"
             )
+
+    def expected_insertions(self, world: World) -> Insertions:
+        """Return `tokens`, if they are set: questions fill them to less than 5%."""
+        if self.tokens is None:
+            return super().expected_insertions(world)
+        return Insertions(None, self.tokens)
 
     def burst(self, size: BurstSize) -> "BenchmarkTraining":
         """Return questions of as many tokens as every experiment inserts, with all repetitions."""

@@ -24,6 +24,7 @@ from ttoaa.experiments.base import Experiment, Scorer, World
 from ttoaa.experiments.prior_finding import PriorFinding
 from ttoaa.experiments.report_labels import PERCENT, REPETITIONS, Label, ReportLabels
 from ttoaa.planning.burst_size import BurstSize
+from ttoaa.planning.expected_insertions import Insertions, count_insertions
 from ttoaa.planning.items import Item
 from ttoaa.planning.placement import Placement, Uniform
 from ttoaa.scoring.multiple_choice import (
@@ -46,6 +47,8 @@ ABOVE = "_above_holdout"
 HALVES = "accuracy_of_half_the_holdout"
 """The placebo: accuracy of one random half of the holdout above that of the other half."""
 _KEYS = ["item", "condition", "outcome"]
+_FEW = 50
+"""Questions of a group from which the length of all is estimated."""
 OLMES = "olmes"
 """The normalisation that OLMES reports for a question's benchmark."""
 _BY_OUTCOME = {each.outcome: each for each in NORMALISATIONS.values()}
@@ -164,6 +167,14 @@ class Contamination(Experiment):
             groups=((0, sizes[0]), inserted),
             by_benchmark=False,
         )
+
+    def expected_insertions(self, world: World) -> Insertions:
+        """Draw few questions of each group, which are as long as all of them on average."""
+        few = [(r, min(n, _FEW)) for r, n in self.groups]
+        smaller = dataclasses.replace(self, groups=few)
+        factors = {f"{r}x": n / min(n, _FEW) for r, n in self.groups}
+        items, vocab = smaller.intervene(world), world.tokenizer.vocab_size
+        return count_insertions(self.name, items, world.geometry, vocab, factors)
 
     def precision(self, geometry: Geometry) -> Precision:
         outcome, _, condition = self.primary.partition("/")

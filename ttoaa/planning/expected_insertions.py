@@ -40,7 +40,9 @@ def count_insertions(
     """
     until = time.process_time() + _SECONDS
     copies = tokens = slots = 0.0
-    for block in blocks(name, items, geometry.length, vocab):
+    for number, block in enumerate(blocks(name, items, geometry.length, vocab)):
+        if number and time.process_time() > until:
+            return Insertions(round(copies), round(tokens), round(slots), complete=False)
         factor = np.array([factors.get(condition, 1.0) for condition in block.conditions])
         edits = block.repetitions * factor[block.code]
         edits = np.where(block.kind == MARK, 0, edits)  # a mark keeps the text of the corpus
@@ -49,6 +51,4 @@ def count_insertions(
         copies += edits[~slot].sum()
         tokens += (edits * length)[~slot].sum()
         slots += (edits * length)[slot].sum()
-        if time.process_time() > until:
-            return Insertions(round(copies), round(tokens), round(slots), complete=False)
     return Insertions(round(copies), round(tokens), round(slots))

@@ -48,10 +48,10 @@ def _model(found: Mapping[str, Any]) -> Iterator[str]:
     )
     yield ""
     yield "Training, one seed"
-    yield f"  {'run':24}{'tokens':>12}{'FLOPs':>12}"
+    yield f"  {'run':40}{'tokens':>12}{'FLOPs':>12}"
     rows = [*found["runs"], {"name": "all", "tokens": found["tokens"], "flops": found["flops"]}]
     for run in rows:
-        yield f"  {run['name']:24}{_short(run['tokens']):>12}{_short(run['flops']):>12}"
+        yield f"  {run['name']:40}{_short(run['tokens']):>12}{_short(run['flops']):>12}"
     yield from _wrap(
         f"{_short(found['flops_per_token'])} FLOPs per token: 6 per weight outside the input "
         "embedding, causal attention counted half. Validation, probes, scoring, saving and idle "
@@ -136,43 +136,49 @@ def _memory(on: Mapping[str, Any]) -> Iterator[str]:
         yield from _wrap("--compile asks the compiler, where libtpu is installed; minutes.")
 
 
+_NAME = 26
+"""Columns for the name of an experiment; a longer one has a line of its own."""
+
+
 def _insertions(found: Mapping[str, Any]) -> Iterator[str]:
-    about = found["tokenizer"] == "stand-in"
+    geometry = found["geometry"]
+    tokens = geometry["length"] * geometry["batch"] * geometry["steps"]
     yield "Insertions of each experiment"
-    yield f"  {'experiment':26}{'copies':>12}{'tokens':>12}{'share':>10}"
-    known = 0.0
+    yield f"  {'experiment':{_NAME}}{'copies':>12}{'tokens':>12}{'share':>10}"
     for each in found["experiments"]:
-        insertions = each["insertions"]
-        if insertions is None:
-            yield from textwrap.wrap(
-                f"{each['name']:26} unknown: {each['unknown']}",
-                _WIDTH,
-                initial_indent="  ",
-                subsequent_indent=" " * 30,
-            )
-            continue
-        known += insertions["share"]
-        more = "" if insertions["complete"] else ">"
-        copies = "" if insertions["copies"] is None else f"{insertions['copies']:,}"
-        yield (
-            f"  {each['name']:26}{more + copies:>12}{more + _short(insertions['tokens']):>12}"
-            f"{more + format(insertions['share'], '.3%'):>10}"
-        )
-        notes = [each["unknown"]] if each["unknown"] else []
-        if insertions["slots"]:
-            slots = insertions["slots"] / (found["geometry"]["length"] * _sequences(found))
-            notes.append(f"a controller fills up to {slots:.3%} more")
-        yield from _wrap("; ".join(notes), "    ") if notes else ()
-    yield f"  {'all that is known':26}{'':24}{known:>10.3%}"
-    if about:
+        name = each["name"]
+        if len(name) > _NAME:
+            yield f"  {name}"
+            name = ""
+        yield from _inserted(name, each["insertions"], each["unknown"], tokens)
+    known = sum(e["insertions"]["share"] for e in found["experiments"] if e["insertions"])
+    yield f"  {'all that is known':{_NAME}}{'':24}{known:>10.3%}"
+    if found["tokenizer"] == "stand-in":
         yield from _wrap(
             "Lengths of texts are those of a stand-in tokenizer, since there is no corpus yet. "
             "`ttoaa plan` counts exactly."
         )
 
 
-def _sequences(found: Mapping[str, Any]) -> int:
-    return int(found["geometry"]["batch"] * found["geometry"]["steps"])
+def _inserted(
+    name: str, insertions: Mapping[str, Any] | None, unknown: str, tokens: int
+) -> Iterator[str]:
+    """Yield the lines of one experiment, in a run of so many tokens."""
+    if insertions is None:
+        indent = " " * (_NAME + 3)
+        reason = textwrap.wrap(unknown, _WIDTH - len(indent), break_on_hyphens=False)
+        yield f"  {name:{_NAME}} unknown:"
+        yield from (indent + line for line in reason)
+        return
+    more = "" if insertions["complete"] else ">"
+    copies = "" if insertions["copies"] is None else f"{more}{insertions['copies']:,}"
+    cells = f"{copies:>12}{more + _short(insertions['tokens']):>12}"
+    yield f"  {name:{_NAME}}{cells}{more + format(insertions['share'], '.3%'):>10}"
+    notes = [unknown] if unknown else []
+    if insertions["slots"]:
+        notes.append(f"a controller fills up to {insertions['slots'] / tokens:.3%} more")
+    if notes:
+        yield from _wrap("; ".join(notes), "    ")
 
 
 def _primaries(experiments: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -182,7 +188,7 @@ def _primaries(experiments: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         "one unit's difference, which only a run can show."
     )
     for each in experiments:
-        yield f"  {each['name']}: {each['primary']}"
+        yield from _wrap(f"{each['name']}: {each['primary']}")
         yield from _wrap(_detectable(each), "    ")
 
 
@@ -208,7 +214,7 @@ def _detectable(each: Mapping[str, Any]) -> str:
 def _separate(found: Mapping[str, Any]) -> Iterator[str]:
     separate = found["separate"]
     n = separate["experiments"]
-    yield f"Training of {n} experiments together, and in separate studies as long as this one"
+    yield f"Training of {n} experiments, together and in separate studies of this length"
     sides = {
         "pooled": "together",
         "shared": "separate, control run shared",
