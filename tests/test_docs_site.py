@@ -19,8 +19,8 @@ CODE = re.compile(r"^(`{3,}).*?^\1|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 
 @pytest.fixture(scope="module")
 def site():
-    """What docs/site.py defines."""
-    return types.SimpleNamespace(**runpy.run_path(str(ROOT / "docs/site.py")))
+    """What docs/conf.py defines."""
+    return types.SimpleNamespace(**runpy.run_path(str(ROOT / "docs/conf.py")))
 
 
 @functools.cache
