@@ -1,7 +1,7 @@
 """Code in the documentation that no other test runs: shell lines, configs and Python.
 
-bash runs every shell block with stand-ins for all programs. The commands of ttoaa that were called
-are then parsed by ttoaa, and the launchers' lines by the launchers.
+bash runs every shell block, and records the programs that it calls instead of running them. The
+commands of ttoaa are then parsed by ttoaa, and the lines of the launchers by the launchers.
 """
 
 import json
@@ -22,10 +22,11 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "configs/README.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-PROGRAMS = "ttoaa python pip bash ruff lint-imports pre-commit tensorboard wandb gcloud taskset"
-STAND_IN = r"""#!/bin/bash
-printf '%s\0' "${0##*/}" "$@" $'\n' >>"$CALLS"
+RECORD = r"""
+command_not_found_handle() { printf '%s\0' "$@" $'\n' >>"$CALLS"; }
+set -eu
 """
+"""Called instead of every program, since PATH has none."""
 PARSE = """
 import json, os, runpy, sys
 from ttoaa import command_line
@@ -60,11 +61,8 @@ def calls(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shell")
     (folder / ".venv/bin").mkdir(parents=True)
     (folder / ".venv/bin/activate").touch()
-    for name in PROGRAMS.split():
-        (folder / name).write_text(STAND_IN)
-        (folder / name).chmod(0o755)
     for page in PAGES:
-        script = "\n".join(["set -eu", *blocks(page, "sh"), "wait"])
+        script = "\n".join([RECORD, *blocks(page, "sh"), "wait"])
         done = subprocess.run(
             ["/bin/bash", "-c", script],
             cwd=folder,
