@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import inspect
 import io
 import pathlib
@@ -61,13 +60,11 @@ def _world(experiment: Experiment, study: Study, tokenizer: Tokenizer) -> World:
     geometry = study.geometry
     sizes = experiment.reserve_windows(geometry)
     windows = np.arange(sizes if isinstance(sizes, int) else sum(sizes))
-    read = functools.partial(
-        np.random.default_rng(0).integers,
-        1,
-        tokenizer.reserved_ids.start,
-        (len(windows), geometry.length),
-        np.int32,
-    )
+
+    def read() -> np.ndarray:
+        shape = len(windows), geometry.length
+        return np.random.default_rng(0).integers(1, tokenizer.reserved_ids.start, shape, np.int32)
+
     order = Order(0, geometry.sequences)
     return World(
         0, experiment.name, tokenizer, geometry, windows, read, windows, None, stream=order

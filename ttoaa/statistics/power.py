@@ -71,8 +71,10 @@ class Precision:
         deviation = 1.0 if self.deviation is None else self.deviation
         if min(self.sizes) < FEWEST:
             return None
-        effect = paired_effect if len(self.sizes) == 1 else two_sample_effect
-        return effect(deviation, *self.sizes, power=power, alpha=alpha)
+        first, *second = self.sizes
+        if not second:
+            return paired_effect(deviation, first, power, alpha)
+        return two_sample_effect(deviation, first, second[0], power, alpha)
 
 
 def paired_effect(deviation: float, n: int, power: float = 0.8, alpha: float = 0.05) -> float:
