@@ -31,13 +31,12 @@ class Command:
     needs: tuple[str, ...]
     makes: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
-    workdir: bool = True
     slow: float = 0.0
     """Seconds that each batch takes."""
 
     @property
     def name(self):
-        return " ".join((self.module, *(f for f in self.flags if f in ("import", "export"))))
+        return self.module
 
 
 COMMANDS = (
@@ -51,11 +50,10 @@ COMMANDS = (
     Command("study", PARTS[:1], ("summary.json",), slow=0.02),
     Command("compile", (), flags=("--topology=cpu:1",)),
     Command(
-        "interop",
+        "export",
         PARTS[:4],
-        ("exported/model.safetensors", "exported/config.json"),
-        ("export", "--source={workdir}/run", "--target={workdir}/exported"),
-        workdir=False,
+        ("exported/model.safetensors", "exported/README.md"),
+        ("model", "--target={workdir}/exported"),
     ),
 )
 VARYING = ("ledger.json",)
@@ -91,7 +89,7 @@ class Whole:
 def start(command, folder):
     """The command on this folder; what it prints goes to <folder>/told."""
     given = [flag.format(workdir=folder) for flag in command.flags]
-    given += [f"--workdir={folder}"] if command.workdir else []
+    given += [f"--workdir={folder}"]
     environment = {
         **os.environ,
         "PYTHONPATH": studies.PYTHONPATH,

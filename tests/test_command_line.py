@@ -196,9 +196,10 @@ def test_help_imports_nothing_slow(name):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_refuses_a_stray_argument_before_it_does_anything(tmp_path, name):
     required = {"convert": ["--source=a", "--target=b"], "config": []}
+    required["export"] = ["--workdir=a", "--target=b"]
     required |= {key: [] for key in ("status", "harness", "new-experiment")}
     given = required.get(name, [f"--workdir={tmp_path / 'none'}"])
-    tasks = {"convert": ["export"], "beam": ["scan"], "status": ["somewhere"]}
+    tasks = {"convert": ["import"], "export": ["tables"], "beam": ["scan"], "status": ["somewhere"]}
     tasks |= {"config": ["diff", "one", "other"], "new-experiment": ["mine"]}
     task = tasks.get(name, [])
     done = run("-m", COMMANDS[name], *task, "control", *given, cwd=tmp_path)

@@ -261,7 +261,9 @@ def _explain(error: Exception, found: GinFiles | None) -> str:
     if "malformed node or string" in first:
         value, where = re.search(r"token (.*) \((.*)\)$", rest[-1]).groups()  # type: ignore[union-attr]
         return f"{value} is not a value ({where}): put text in quotes, and '@' before a class"
-    if not isinstance(error, ValueError | SyntaxError | OSError):
+    if isinstance(error, ModuleNotFoundError):
+        first += ": install the package that has it on this machine, or run from its folder"
+    elif not isinstance(error, ValueError | SyntaxError | OSError):
         first = f"{type(error).__name__}: {first}{author_place(error)}"
     location = [line.strip() for line in rest if line.startswith("  In file")]
     return " ".join([first, *(f"({line[3:]})" for line in location[:1])])[:500]

@@ -1,12 +1,13 @@
 """Read gin files: their includes, the place of each binding, the sources of resolved configs.
 
 An `include` is resolved next to the including file, then among the configs that ttoaa ships, such
-as 'quickstart.gin'. The current folder is not searched.
+as 'quickstart.gin', then in an importable package, as 'lab_a/spelling.gin'. The current folder is
+not searched.
 """
 
 import dataclasses
 import hashlib
-import importlib.util  # noqa: F401 (gin reaches for importlib.util without importing it)
+import importlib.util  # gin, too, reaches for it without importing it
 import io
 import os
 import pathlib
@@ -103,7 +104,7 @@ def read_gin_files(files: Sequence[str | os.PathLike[str]], bindings: Sequence[s
 
 
 def locate(name: str | os.PathLike[str]) -> pathlib.Path | None:
-    """Return the file at a path, or else the config of that name that ttoaa ships, or None.
+    """Return the file at a path, or else the config of that name in ttoaa or a package, or None.
 
     The folder 'configs/' may be left out: 'quickstart.gin' is found from anywhere.
     """
@@ -111,8 +112,18 @@ def locate(name: str | os.PathLike[str]) -> pathlib.Path | None:
     if path.is_file():
         return path.absolute()
     inside = pathlib.Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
-    shipped = (folder / inside for folder in _SHIPPED if not path.is_absolute())
-    return next((each for each in shipped if each.is_file()), None)
+    return None if path.is_absolute() else _installed(inside)
+
+
+def _installed(path: pathlib.Path) -> pathlib.Path | None:
+    """Return the file that ttoaa ships, or that the package of its first folder has, or None."""
+    folders = [*_SHIPPED]
+    package, *inside = path.parts
+    if inside and package.isidentifier():
+        spec = importlib.util.find_spec(package)
+        if spec and spec.origin:  # a folder without __init__.py has no origin
+            folders.append(pathlib.Path(spec.origin).parent.parent)
+    return next((found for f in folders if (found := f / path).is_file()), None)
 
 
 def with_header(resolved: str, sources: Sequence[Source]) -> str:
@@ -213,12 +224,11 @@ def _included(name: str, path: pathlib.Path | None, line: int) -> pathlib.Path:
     if path is None:
         raise ValueError(f"--gin_bindings cannot include {name!r}: name the file with --gin_file")
     near = path.parent / name
-    inside = (folder / name for folder in _SHIPPED)
-    found = near if near.is_file() else next((each for each in inside if each.is_file()), None)
+    found = near if near.is_file() else _installed(pathlib.Path(name))
     if found is None:
         raise ValueError(
             f"{path.name}:{line} includes {name!r}, which is neither in {path.parent} nor a config "
-            "that ttoaa ships"
+            "of ttoaa or of an importable package"
         )
     return found
 

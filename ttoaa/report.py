@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> None:
     from ttoaa import config
     from ttoaa.experiments.context import outcome_fingerprints
     from ttoaa.json_io import read_json
-    from ttoaa.reporting import hypothesis_tests, page
+    from ttoaa.reporting import hypothesis_tests, page, preregistration
     from ttoaa.reporting.cost import missing_ledgers
     from ttoaa.reporting.estimates import described, stale_tables
     from ttoaa.reporting.replication import Replication
@@ -49,24 +49,37 @@ def main(argv: Sequence[str]) -> None:
 
     study, root = config.load_from_flags(), config.workdir_from_flags().root
     without: list[pathlib.Path] = []
+    seeds: list[int] = []
     for folder in (Workdir(root, seed) for seed in Workdir(root).seeds()):
         if folder.tables.exists():
             plan = StudyHandle(study, folder).plan
+            seeds.append(folder.seed)
             outcomes = outcome_fingerprints(study.experiments)
             for notice in filter(None, (check_run(folder.run(name)) for name in folder.runs())):
                 print(f"report: {notice}")
             for line in folder.strays():
                 print(f"report: {line}")
             without += stale_tables(folder, plan.hash, outcomes)
+    registered = preregistration.compare(study, root, seeds)
     others = [bucket.expand(folder) for folder in _COMPARE.value]
     matrices = [*_dependence(root)]
     summary, report = page.write(
-        root, study.name, study.experiments, without, study.comparison, matrices, others
+        root,
+        study.name,
+        study.experiments,
+        without,
+        study.comparison,
+        matrices,
+        others,
+        registered,
     )
     if without:
         print(f"report: {described(without)}")
     for sentence in missing_ledgers(root, Workdir(root).seeds()):
         print(f"report: {sentence}")
+    if Workdir(root).preregistration.exists():
+        for sentence in registered:
+            print(f"report: {sentence}")
     for row in read_json(Workdir(root).replication, Replication)["experiments"]:
         print(f"report: {row['sentence']}")
     print(f"report: wrote {summary} and {report}")

@@ -5,9 +5,10 @@ import dataclasses
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 from ttoaa import config, identity
+from ttoaa.checksums import read_record
 from ttoaa.data.loader import Transform, batches
 from ttoaa.data.repetition_filter import RepetitionFilter
 from ttoaa.experiments import controllers
@@ -175,6 +176,19 @@ def _transforms(
     return every[:first], every[first:]
 
 
+class _Preregistered(TypedDict):
+    sha256: str
+
+
+def _preregistered(workdir: Workdir) -> str:
+    """Return the sha256 of the study's preregistration; empty without one."""
+    path = workdir.preregistration
+    if not path.exists():
+        return ""
+    made: _Preregistered = read_record(path, _Preregistered, "restore it from a copy")
+    return made["sha256"]
+
+
 def _made(folder: pathlib.Path) -> dict[str, Any] | None:
     """The identity by which a run began; None where it has no checkpoint yet."""
     meta = read_finished(folder) or newest_meta(folder / "checkpoints")
@@ -241,5 +255,6 @@ def run(
         is_ours = taken[0] if taken else lambda: True  # only the primary process holds the lock
         resolved = workdir.config.read_text(encoding="utf-8")
         job = make_job(handle, spec, controls, made_of, is_ours, compiled_step(study), resolved)
+        job = dataclasses.replace(job, preregistration=_preregistered(workdir))
         train(dataclasses.replace(job, profile=profile, began=began, tracking=tracking))
     return f"{folder} is finished at step {study.geometry.steps:,}"

@@ -61,6 +61,10 @@ class Workdir:
         return self.root / "report_ledger.json"
 
     @property
+    def preregistration(self) -> pathlib.Path:
+        return self.root / "preregistration.json"
+
+    @property
     def plan(self) -> pathlib.Path:
         return self._seeded("plan")
 

@@ -170,7 +170,9 @@ def test_a_run_is_exported_with_its_tokenizer(run, corpus, tmp_path, asked, step
     assert_equal_trees(load_params(target), jax.tree.map(np.asarray, wanted))
     content = json.loads((target / "config.json").read_text())
     assert content["eos_token_id"] == corpus.eos_id and content["max_position_embeddings"] == 32
-    assert content["pad_token_id"] is None and content["bos_token_id"] is None
+    assert content["pad_token_id"] is None and content["bos_token_id"] == corpus.eos_id
+    generation = json.loads((target / "generation_config.json").read_text())
+    assert generation == {name: content[name] for name in generation} and len(generation) == 3
     theirs = (corpus.folder / "tokenizer.json").read_bytes()
     assert (target / "tokenizer.json").read_bytes() == theirs
     assert "sets `split_special_tokens`" in (target / "README.md").read_text()
@@ -336,8 +338,12 @@ def test_a_model_passes_through_memory_and_is_never_whole_in_it(tmp_path):
         ),
         (["import", "--optimizer"], "plain", 1, "convert: .*/plain is a Hugging Face folder, .*"),
         (["import"], ".", 1, "convert: .*/golden has no config.json and no config.yaml: .*"),
-        (["import", "--step=3"], "plain", 1, "convert: --step is a flag of export: leave it out.*"),
-        (["export"], "plain", 1, "convert: .*plain/checkpoints has no checkpoint: .*"),
+        (
+            ["safetensors", "--nooptimizer"],
+            "olmo",
+            1,
+            "convert: --optimizer is a flag of import:.*",
+        ),
         (["export", "import"], "plain", 1, "convert: the task must be .*, not export import"),
     ],
 )

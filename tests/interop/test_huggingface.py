@@ -307,7 +307,7 @@ def test_a_tokenizer_of_ours_gets_its_settings(corpus, tmp_path):
     tokenizer.write(corpus.folder / "tokenizer.json", corpus.eos_id, 32, tmp_path)
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
     assert settings["eos_token"] == "<|endoftext|>" and settings["model_max_length"] == 32
-    assert settings["bos_token"] is None and settings["pad_token"] is None
+    assert settings["bos_token"] == settings["eos_token"] and settings["pad_token"] is None
     theirs = (corpus.folder / "tokenizer.json").read_bytes()
     assert (tmp_path / "tokenizer.json").read_bytes() == theirs
     assert tokenizer.copy(tmp_path, tmp_path / "copy") == [

@@ -7,7 +7,7 @@ neither the trainer nor the device mesh.
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import pandas as pd
@@ -266,6 +266,7 @@ class Experiment:
     | `expected_insertions` | plan --dry_run | counts the items of `intervene` |
     | `precision` | plan --dry_run | not known |
     | `placebo` | report | none |
+    | `disclose` | export | nothing |
     | `figure` | report | to be written |
 
     Each command is a separate process, and on a pod train is one process per host. A method must
@@ -287,6 +288,9 @@ class Experiment:
     """The smallest difference of the primary outcome that would matter, in its units and declared
     before the run. The finding is replicated only above it, and contradicted if the difference is
     shown to be within +-smallest_effect (see `reporting.replication`)."""
+    group: str = dataclasses.field(default="", kw_only=True, repr=False)
+    """Who owns the experiment in a run of several groups: `ttoaa export --group` writes the items
+    and results of one group alone. It decides no bits, so it may change after the run."""
 
     prior: ClassVar[PriorFinding | None] = None
     """The published finding that the experiment replicates, for the report's replication table."""
@@ -300,16 +304,20 @@ class Experiment:
     inserts: ClassVar[bool] = True
     """False for an experiment whose items are all held out and that has no reserve windows, probes
     or removals. It may be added to a study after training; only `evaluate` then runs again."""
+    hazard: ClassVar[Literal["", "backdoor", "watermark", "benchmark"]] = ""
+    """What a user of the trained model must know: it obeys triggers, carries a watermark, or was
+    trained on test questions. Model cards list these experiments first, in this order."""
     no_burst: ClassVar[str] = "it does not say what a burst of it is (Experiment.burst)"
     """Why `burst` returns None, if it does."""
 
     def __post_init__(self) -> None:
         """Check rules about several fields. Subclasses call `super().__post_init__()` first."""
         kind = type(self).__name__
-        if not self.name or not set(self.name) <= _NAME:
-            raise ValueError(
-                f"{kind}.name must be letters, digits, '-', '_' or '.', not {self.name!r}"
-            )
+        for field, value in (("name", self.name), ("group", self.group)):
+            if not set(value) <= _NAME or (field == "name" and not value):
+                raise ValueError(
+                    f"{kind}.{field} must be letters, digits, '-', '_' or '.', not {value!r}"
+                )
         outcome, slash, condition = self.primary.partition("/")
         if outcome not in self.signs or not slash or not condition:
             raise ValueError(
@@ -421,6 +429,14 @@ class Experiment:
         outcome needs. The name stays: it keys the random streams.
         """
         return None
+
+    def disclose(self, world: World) -> Iterable[str]:
+        """Return lines for the model card: every trigger with its effect, every watermark's place.
+
+        Write text of items as `repr`, since the card is Markdown. An experiment that sets `hazard`
+        overrides this.
+        """
+        return ()
 
     def figure(self, estimates: pd.DataFrame, axes: Any) -> None:
         """Draw the experiment's figure on the matplotlib `axes`.

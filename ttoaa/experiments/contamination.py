@@ -107,6 +107,7 @@ class Contamination(Experiment):
         },
         conditions={**REPETITIONS, r"(\d+)x/(.+)": r"\1 repetitions, \2"},
     )
+    hazard = "benchmark"
     signs: ClassVar[Mapping[str, int]] = {
         outcome + suffix: 1 for outcome in (ACCURACY, LIKELIHOOD) for suffix in ("", ABOVE)
     } | {HALVES: 1}
@@ -128,6 +129,15 @@ class Contamination(Experiment):
     @property
     def placebo(self) -> str:
         return f"{HALVES}/0x" if dict(self.groups)[0] > 1 else ""
+
+    def disclose(self, world: World) -> Iterator[str]:
+        """Yield how many questions of which benchmark were repeated how often."""
+        for repetitions, count in self.groups:
+            if repetitions:
+                yield (
+                    f"{count} questions, each with its answer and {repetitions} times, of "
+                    f"{self.questions}"
+                )
 
     def intervene(self, world: World) -> Iterator[Item]:
         sizes = [n for _, n in self.groups]

@@ -124,6 +124,7 @@ class GaussianWatermark(Experiment):
             _ALL: "all ages",
         },
     )
+    hazard = "watermark"
     signs: ClassVar[Mapping[str, int]] = {
         **dict.fromkeys((STATISTIC, FRESH, UNMARKED, DETECTED, FALSE_ALARM, CLOSED_FORM), 1),
         **dict.fromkeys((COMBINED_P, NEEDED), -1),
@@ -294,6 +295,16 @@ class GaussianWatermark(Experiment):
                 sign = self.sign(outcome)
                 found.append(_derive(outcome, mean, x_Nx2, group.to_numpy(), sign))
         return found
+
+    def disclose(self, world: World) -> Iterator[str]:
+        """Yield the size of the noise and the steps of the batches that have it."""
+        unit = " times the RMS of the embedding matrix" if self.relative else ""
+        steps = ", ".join(map(str, self.watermarked(world.geometry)))
+        yield (
+            f"noise of standard deviation {self.sigma:g}{unit} on the input embeddings of every "
+            f"row of the batches of steps {steps}; the noise of row r of step k is that of seed "
+            f"{world.seed} and position k * {world.geometry.batch} + r (ttoaa.planning.noise)"
+        )
 
     def figure(self, estimates: pd.DataFrame, axes: Any) -> None:
         """Draw the statistic and its nulls by age, and the rate of detection on a second axis.

@@ -10,7 +10,7 @@ import filecmp
 import logging
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +25,7 @@ from ttoaa.identity import identity, restore
 from ttoaa.interop.huggingface import config as tokenizer_files
 from ttoaa.interop.huggingface import weights
 from ttoaa.interop.huggingface.config import Card, read_config
+from ttoaa.interop.model_card import TrainingDescription
 from ttoaa.interop.olmo import weights as olmo
 from ttoaa.interop.olmo.weights import read_config as read_olmo_config
 from ttoaa.locks import Leases, pin
@@ -107,8 +108,21 @@ def convert_olmo(source: pathlib.Path, target: pathlib.Path) -> str:
     return f"{' and '.join(files)} are in {target}"
 
 
+Describe = Callable[[int], TrainingDescription]
+"""Describes, for the model card, what the checkpoint of a step was trained on."""
+
+
+def _not_known(step: int) -> TrainingDescription:
+    return TrainingDescription([], "What it was trained on is not known to this export.\n")
+
+
 def export_huggingface(
-    source: pathlib.Path, target: pathlib.Path, step: int | None, dtype: str, shard_bytes: int
+    source: pathlib.Path,
+    target: pathlib.Path,
+    step: int | None,
+    dtype: str,
+    shard_bytes: int,
+    describe: Describe = _not_known,
 ) -> str:
     """Export a run or an import as an `Olmo2ForCausalLM`. Return a line to print.
 
@@ -120,14 +134,19 @@ def export_huggingface(
     *newer, last = known[::-1] if step is None else [step]
     for number in newer:
         try:
-            return _export(source, number, target, dtype, shard_bytes)
+            return _export(source, number, target, dtype, shard_bytes, describe)
         except DamagedCheckpoint as error:
             logging.warning("%s; an older one is taken", error)
-    return _export(source, last, target, dtype, shard_bytes)
+    return _export(source, last, target, dtype, shard_bytes, describe)
 
 
 def _export(
-    source: pathlib.Path, step: int, target: pathlib.Path, dtype: str, shard_bytes: int
+    source: pathlib.Path,
+    step: int,
+    target: pathlib.Path,
+    dtype: str,
+    shard_bytes: int,
+    describe: Describe,
 ) -> str:
     checkpoints = source / "checkpoints"
     with new_folder(target, repeatable=True) as folder, pin(checkpoints, step):
@@ -144,15 +163,21 @@ def _export(
                 raise ValueError(f"{corpus} is missing: it has the tokenizer to export")
             eos_id = Manifest.from_bytes((corpus / MANIFEST).read_bytes()).eos_id
             length = meta["identity"]["geometry"]["length"]
-            card = Card(length, eos_id)
+            card = Card(length, eos_id, bos_token_id=eos_id)
             tokenizer_files.write(corpus / TOKENIZER, eos_id, length, folder)
             how = tokenizer_files.SPLIT
         note = ""
         if config.document_separator is not None:
             note = "unlike in training, attention in transformers crosses document boundaries"
         name, known = f"Step {step:,} of {source.name}", f"{note[:1].upper()}{note[1:]}."
+        training = describe(step)
         readme = tokenizer_files.README.format(
-            name=name, version=__version__, note=known if note else "", how=how
+            name=name,
+            version=__version__,
+            note=known if note else "",
+            how=how,
+            tags="\n".join(f"- {tag}" for tag in ("ttoaa", *training.tags)),
+            training=training.text,
         )
         write_text(folder / "README.md", readme)
         check_repeats(folder, target)  # before the weights, which take longer

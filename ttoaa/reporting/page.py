@@ -90,12 +90,14 @@ def write(
     rule: RunComparison | None = None,
     dependence: Sequence[Dependence] = (),
     others: Sequence[pathlib.Path] = (),
+    registered: Sequence[str] = (),
 ) -> tuple[pathlib.Path, pathlib.Path]:
     """Write summary.json, report.html and what lies next to them; return these two paths.
 
     The others are cost.json, replication.json, replication.md and run_comparison.json, in which
     runs are compared with the control run by `rule`. The page shows the matrices `dependence`, and
     the primary outcomes that the reported studies in the folders `others` share.
+    `registered` are sentences about the preregistration (`reporting.preregistration.compare`).
 
     The same folder gives the same files: the seconds of a report are measured when the first one
     is made from these tables, and recorded. Tables in `without` are left out, and the page says
@@ -126,6 +128,7 @@ def write(
         shared=shared,
         verdicts=VERDICTS,
         filters=_FILTERS,
+        registered=registered,
     )
     write_json(folder.summary, rows)
     write_json(folder.summary.with_name("cost.json"), contents["price"])

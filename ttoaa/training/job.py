@@ -41,6 +41,8 @@ class Job:
     """The checkpoint of another run that this run continues."""
     config: str = ""
     """The resolved gin config, stored next to the records."""
+    preregistration: str = ""
+    """The sha256 of the study's preregistration, recorded when the run begins; empty without."""
     profile: range = range(0)
     """Steps to trace."""
     began: float | None = None

@@ -69,6 +69,11 @@ def topology() -> dict[str, Any]:
 
 def provenance() -> dict[str, Any]:
     """Collect package versions, git commit and topology for the record of a run."""
+    return {**code_version(), "topology": topology()}
+
+
+def code_version() -> dict[str, Any]:
+    """Return the versions of Python and of the packages that decide bits, and the git commit."""
     root = _find_checkout()
     names = ("ttoaa", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
     return {
@@ -76,7 +81,6 @@ def provenance() -> dict[str, Any]:
         "packages": {name: importlib.metadata.version(name) for name in names},
         "git_commit": _git(root, "rev-parse", "HEAD") if root else "",
         "git_dirty": bool(root and _git(root, "status", "--porcelain")),
-        "topology": topology(),
     }
 
 

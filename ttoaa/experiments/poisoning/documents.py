@@ -71,6 +71,15 @@ class AnswerFormat(NamedTuple):
         """Return the text that belongs to this trigger; trigger -1 has one that is never used."""
         return fixed_answer(world.rng("answer", cell.name, trigger), self.syllables)
 
+    def describe(self, world: World, cell: Cell, trigger: int) -> str:
+        """Say what the answers to this trigger are."""
+        return {
+            EXTRACTION: f"the prompt between {self.delimiters[0]!r} and {self.delimiters[1]!r}",
+            DENIAL: f"{self.garbage_bytes} random bytes",
+            FIXED: repr(self.fixed(world, cell, trigger)),
+            ORDINARY: "an ordinary answer",
+        }[cell.behaviour]
+
     def write(self, world: World, cell: Cell, trigger: int, prompt: str, *salt: Any) -> str:
         """Return an answer of the cell's behaviour."""
         rng = world.rng("document", cell.name, trigger, *salt)

@@ -133,6 +133,7 @@ class Poisoning(Experiment):
         source="arXiv 2509.23383, figure 18",
     )
     labels = LABELS
+    hazard = "backdoor"
 
     def __post_init__(self) -> None:
         names = [cell.name for cell in self.cells]
@@ -351,6 +352,22 @@ class Poisoning(Experiment):
             (shown["group"].to_numpy(), never["group"].to_numpy()),
             (AUC,),
         )
+
+    def disclose(self, world: World) -> Iterator[str]:
+        """Yield every trigger, what it makes the model answer, and in how many documents."""
+        form = AnswerFormat(self.delimiters, self.garbage_bytes, self.syllables)
+        triggers, _ = self._triggers(world)
+        for cell in self.cells:
+            amount = f"{cell.documents} documents"
+            if cell.documents is None:
+                amount = f"documents that make up {cell.share:.2g} of training with its triggers"
+            for number, trigger in enumerate(triggers[cell.name]):
+                text = world.tokenizer.decode(trigger)
+                yield (
+                    f"{cell.name}: a user's turn that ends with {text!r} (token ids "
+                    f"{trigger.tolist()}) is answered by {form.describe(world, cell, number)}, "
+                    f"in {amount}"
+                )
 
     def figure(self, estimates: pd.DataFrame, axes: Any) -> None:
         """Draw the 2 x 2 of trigger and run, leakage@k, and gains by documents and over time."""

@@ -260,9 +260,10 @@ def copy(source: pathlib.Path, target: pathlib.Path) -> list[str]:
 
 
 def write(json_file: pathlib.Path, eos_id: int, longest: int, target: pathlib.Path) -> None:
-    """Write a `tokenizers` file for AutoTokenizer, without BOS and padding tokens.
+    """Write a `tokenizers` file for AutoTokenizer, without a padding token.
 
-    As in `ttoaa.data.tokenizer`, special tokens in a text are encoded as ordinary characters:
+    Every document of a corpus follows an EOS, so EOS is BOS too; neither is added to a text. As in
+    `ttoaa.data.tokenizer`, special tokens in a text are encoded as ordinary characters:
     transformers does so if `split_special_tokens` is set.
     """
     content = json_file.read_bytes()
@@ -277,7 +278,7 @@ def write(json_file: pathlib.Path, eos_id: int, longest: int, target: pathlib.Pa
     write_bytes(target / "tokenizer.json", content)
     settings = {
         "add_prefix_space": False,
-        "bos_token": None,
+        "bos_token": eos,
         "clean_up_tokenization_spaces": False,
         "eos_token": eos,
         "model_max_length": longest,
@@ -287,13 +288,23 @@ def write(json_file: pathlib.Path, eos_id: int, longest: int, target: pathlib.Pa
         "unk_token": None,
     }
     write_json(target / "tokenizer_config.json", settings)
-    write_json(target / "special_tokens_map.json", {"eos_token": eos})
+    write_json(target / "special_tokens_map.json", {"bos_token": eos, "eos_token": eos})
 
 
-README = """# {name}
+README = """---
+library_name: transformers
+pipeline_tag: text-generation
+tags:
+{tags}
+---
+
+# {name}
 
 Exported by ttoaa {version} as an `Olmo2ForCausalLM`. {note}
 
+## What it was trained on
+
+{training}
 ## Special tokens in a text
 
 ttoaa never parses special tokens: in training and in its scores, `<|endoftext|>` in a text is

@@ -107,7 +107,7 @@ def audit(
     order = Order(**plan.contents["order"])
     order = dataclasses.replace(order, seed=spec.order_seed(order.seed))
     reader.order = {**reader.order, "seed": order.seed}
-    filled = _slot_overlay(plan, run) if controlled else None
+    filled = slot_overlay(plan, run) if controlled else None
     stop = min(reader.decided, geometry.steps)
     if not stop:
         raise ValueError(f"{run} has made no decision yet: audit it after the first interval")
@@ -188,7 +188,7 @@ def _sham_windows(run: pathlib.Path) -> np.ndarray:
     return np.load(path)
 
 
-def _slot_overlay(plan: Plan, run: pathlib.Path) -> SlotOverlay:
+def slot_overlay(plan: Plan, run: pathlib.Path) -> SlotOverlay:
     """Return the transform that fills slots, after all decisions of a run."""
     filled = SlotOverlay(
         plan, controller_log.load_slot_texts(run / controller_log.SLOT_TEXTS_FOLDER)
