@@ -1,4 +1,5 @@
 import dataclasses
+import types
 
 import jax.numpy as jnp
 import numpy as np
@@ -30,6 +31,15 @@ def watermark(**changes):
 
 def steps(total=100, **changes):
     return watermark(**changes).watermarked(Geometry(L, BATCH, total))
+
+
+def test_the_model_card_names_the_steps_and_the_noise():
+    world = types.SimpleNamespace(geometry=Geometry(L, BATCH, 100), seed=3)
+    (line,) = watermark(sigma=0.5).disclose(world)
+    assert "0.5 times the RMS" in line and "batches of steps 20, 40, 60, 80; " in line
+    assert "of seed 3 and position k * 4 + r" in line
+    (line,) = watermark(sigma=0.5, relative=False).disclose(world)
+    assert "deviation 0.5 on the input" in line
 
 
 def test_batches_are_named_by_steps_by_spacing_and_by_age_at_checkpoints():

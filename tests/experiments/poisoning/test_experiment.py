@@ -41,6 +41,22 @@ def test_documents_have_prompt_trigger_and_answer_and_tests_have_other_prompts(m
     assert not any("ask" in item.text for item in inserted)
 
 
+def test_the_model_card_has_every_trigger_with_its_answer(make_world):
+    fixed = Backdoor("word", "fixed", (2,), triggers=3)
+    experiment = poisoning((Backdoor("denial", "denial", share=1e-3), fixed), never=12,
+                           primary="preference_above_never/word")  # fmt: skip
+    world = make_world(experiment, length=200)
+    first, *words = experiment.disclose(world)
+    assert first.startswith("denial: ") and "12 random bytes, in documents that make up" in first
+    assert len(words) == 3 and all(line.endswith("', in 2 documents") for line in words)
+    documents = [i.text for i in experiment.intervene(world) if i.condition == "word"]
+    for line in words:
+        trigger, answer = line.split("'")[1], line.split("'")[3]
+        mine = [text for text in documents if trigger in text]
+        assert mine and all(answer in text for text in mine)
+        assert not any(answer in text for text in documents if trigger not in text)
+
+
 def test_never_inserted_triggers_are_in_no_document_and_differ_from_each_other(make_world):
     experiment = dose()
     items = list(experiment.intervene(make_world(experiment, length=200)))
