@@ -34,7 +34,12 @@ _SHARD = flags.DEFINE_float(
 )
 _GROUP = flags.DEFINE_string("group", None, "tables, plan: only the experiments of this group")
 _CSV = flags.DEFINE_bool("csv", None, "tables: also write CSV (default: true)")
-_TASKS = {"model": (_STEP, _DTYPE, _SHARD), "tables": (_GROUP, _CSV), "plan": (_GROUP,)}
+_FLAGS = (_STEP, _DTYPE, _SHARD, _GROUP, _CSV)
+_TASKS = {
+    "model": ("step", "dtype", "max_shard_gb"),
+    "tables": ("group", "csv"),
+    "plan": ("group",),
+}
 """The flags of each task, in addition to --workdir, --seed and --target."""
 
 
@@ -43,10 +48,9 @@ def main(argv: Sequence[str]) -> None:
     if task not in _TASKS or len(rest) > (task == "model"):
         given = " ".join(argv[1:]) or "nothing"
         raise ValueError(f"the task must be one of {', '.join(_TASKS)}, not {given}")
-    known = {flag.name: flag for flags_ in _TASKS.values() for flag in flags_}
-    for name, flag in known.items():
-        if flag.value is not None and flag not in _TASKS[task]:
-            raise ValueError(f"--{name} is no flag of export {task}: leave it out")
+    for flag in _FLAGS:
+        if flag.value is not None and flag.name not in _TASKS[task]:
+            raise ValueError(f"--{flag.name} is not a flag of export {task}: leave it out")
     target = pathlib.Path(_TARGET.value).expanduser().resolve()
     if task == "model":
         done = _export_model(rest[0] if rest else "", target)

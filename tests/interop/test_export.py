@@ -182,6 +182,6 @@ def test_a_plan_is_made_again_from_its_columns(workdir, handle, tmp_path, edit_b
     cells = [line.split("|")[1] for line in GUIDE.splitlines() if line.startswith("| `")]
     documented = set(re.findall(r"`(\w+)`", "".join(cells)))
     assert {*table.columns} <= documented
-    row = table.iloc[0]
-    there = handle.corpus.windows("train", np.array([row["window"]]), 32)[0]
-    np.testing.assert_array_equal(bare.row(row["sequence"])[0], there)
+    window, sequence = (int(table[name][0]) for name in ("window", "sequence"))
+    there = handle.corpus.windows("train", np.array([window]), 32)[0]
+    np.testing.assert_array_equal(bare.row(sequence)[0], there)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 import studies
@@ -82,7 +83,7 @@ def test_every_change_of_the_analysis_is_named(registered):
 
 def test_a_run_that_began_before_it_gives_it_away(registered, finished, tmp_path):
     study, root = registered
-    studies.copy(finished[0], root, "control")
+    shutil.copytree(finished[0] / "control", root / "control")
     lines = compare(study, root, [0, 1])
     assert lines[1:] == ["The run control began without this preregistration."]
     sha256 = json.loads(Workdir(root).preregistration.read_text())["sha256"]

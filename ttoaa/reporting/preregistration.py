@@ -117,13 +117,14 @@ def compare(study: Study, root: pathlib.Path, seeds: Sequence[int]) -> list[str]
     if not path.exists():
         return ["This study was not preregistered (ttoaa preregister, before the first run)."]
     made, sha256 = _read(path)
-    found = [*_differences(made, declare(study, root, seeds)), *_late(root, sha256)]
+    now = declare(study, root, seeds)
+    found = [*_differences(made, now), *_late(root, sha256)]
     verdict = "the analysis matches it in every point"
     if found:
         verdict = f"the analysis differs from it in {len(found)} point{'s' * (len(found) > 1)}"
     lines = [f"Preregistered on {made['written']} (sha256 {sha256}): {verdict}.", *found]
     versions = [f"{c['packages']['ttoaa']} {c['git_commit'][:12]}".strip()
-                for c in (made["code"], code_version())]  # fmt: skip
+                for c in (made["code"], now["code"])]  # fmt: skip
     if len(set(versions)) > 1:
         lines.append(f"Preregistered with ttoaa {versions[0]}, analysed with {versions[1]}.")
     return lines
