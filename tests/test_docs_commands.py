@@ -126,10 +126,11 @@ def test_the_launchers_take_their_lines(calls, tmp_path):
         assert done.returncode == 0, (script, action, done.stderr)
 
 
+_TESTED = ("gin", "data", "benchmarks", "experiments", "pooled")
 CONFIGS = {
     page.stem: blocks(page, "gin")
     for page in PAGES
-    if page.parent.name == "docs" and page.stem not in ("gin", "data", "benchmarks", "experiments")
+    if page.parent.name == "docs" and page.stem not in _TESTED
 }
 """{page: its blocks}; the other pages have tests of their own."""
 

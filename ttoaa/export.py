@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from ttoaa import command_line, study_flags
+from ttoaa import bucket, command_line, study_flags
 
 _TARGET = flags.DEFINE_string("target", None, "folder to create", required=True)
 _STEP = flags.DEFINE_integer(
@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
     for flag in _FLAGS:
         if flag.value is not None and flag.name not in _TASKS[task]:
             raise ValueError(f"--{flag.name} is not a flag of export {task}: leave it out")
-    target = pathlib.Path(_TARGET.value).expanduser().resolve()
+    target = bucket.expand(_TARGET.value).resolve()
     if task == "model":
         done = _export_model(rest[0] if rest else "", target)
     else:
