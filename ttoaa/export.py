@@ -19,7 +19,7 @@ from absl import flags
 
 from ttoaa import bucket, command_line, study_flags
 
-_TARGET = flags.DEFINE_string("target", None, "folder to create", required=True)
+_TARGET = flags.DEFINE_string("target", None, "folder to create; it must be named")
 _STEP = flags.DEFINE_integer(
     "step", None, "model: step of the checkpoint; by default the newest valid one"
 )
@@ -51,6 +51,8 @@ def main(argv: Sequence[str]) -> None:
     for flag in _FLAGS:
         if flag.value is not None and flag.name not in _TASKS[task]:
             raise ValueError(f"--{flag.name} is not a flag of export {task}: leave it out")
+    if not _TARGET.value:
+        raise ValueError("name the folder to create with --target")
     target = bucket.expand(_TARGET.value).resolve()
     if task == "model":
         done = _export_model(rest[0] if rest else "", target)
