@@ -10,7 +10,7 @@ import pathlib
 import posixpath
 import re
 import runpy
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from pygments.lexers import PythonLexer
 from sphinx.application import Sphinx
@@ -38,9 +38,10 @@ html_theme = "furo"
 html_title = f"ttoaa {release}"
 html_show_sphinx = False
 
-INDEXES = {"docs/extending/README", "docs/results", "docs/api/README"}
+INDEXES = {"docs/extending/README", "docs/results", "docs/api/README", "notebooks/README"}
 LINK = re.compile(r"\]\(([^)#:\s]+)(#[^)\s]*)?\)")
-ENTRY = re.compile(r"^- \[[^\]]+\]\(([^)#:]+)\.(?:md|ipynb)\)", re.MULTILINE)
+ENTRY = re.compile(r"^- \[([^\]]+)\]\(([^)#:]+)\.(?:md|ipynb)\)", re.MULTILINE)
+PAGE = re.compile(r"\]\(([\w/]+)\.(?:md|ipynb)\)")
 MODULE = re.compile(r"^- \[`(ttoaa[\w.]*)`\]\([^)]+\): (.*(?:\n  .+)*)", re.MULTILINE)
 API_PAGES = {
     name: f"docs/api/{path.name}"
@@ -57,32 +58,31 @@ def read_source(app: Sphinx, page: str, source: list[str]) -> None:
     if page.startswith("docs/api/"):
         text = MODULE.sub(_module, text)
     if page == root_doc:
-        text += _tree(["docs/README"])
-        text += "".join(_tree(pages, caption) for caption, pages in navigation().items())
+        trees = {"": {"docs/README": "Documentation"}, **navigation()}
+        text += "".join(_tree(pages, caption) for caption, pages in trees.items())
     if page in INDEXES:
-        found = (_absolute(page, link) for link in re.findall(r"\]\(([\w/]+)\.md\)", source[0]))
+        found = (_absolute(page, link) for link in PAGE.findall(source[0]))
+        listed = {each for pages in navigation().values() for each in pages}
         inside = [each for each in found if posixpath.dirname(each) != "docs"]
-        text += _tree(dict.fromkeys(each for each in inside if each not in _listed()))
+        text += _tree(dict.fromkeys((each for each in inside if each not in listed), ""))
     source[0] = text
 
 
-def navigation() -> dict[str, list[str]]:
-    """Return {heading: pages} of the lists of docs/README.md."""
+def navigation() -> dict[str, dict[str, str]]:
+    """Return {heading: {page: title}} of the lists of docs/README.md."""
     parts = (ROOT / "docs/README.md").read_text(encoding="utf-8").split("\n## ")[1:]
     found = {part.partition("\n")[0]: ENTRY.findall(part) for part in parts}
     return {
-        caption: [_absolute("docs/README", link) for link in links]
-        for caption, links in found.items()
+        caption: {_absolute("docs/README", link): title for title, link in entries}
+        for caption, entries in found.items()
     }
 
 
-def _listed() -> set[str]:
-    return {page for pages in navigation().values() for page in pages}
-
-
-def _tree(pages: Iterable[str], caption: str = "") -> str:
+def _tree(pages: Mapping[str, str], caption: str = "") -> str:
+    """Return a table of contents; a page without a title is listed by its heading."""
     lines = ["```{toctree}", ":hidden:", f":caption: {caption}" if caption else ":maxdepth: 1", ""]
-    return "\n".join(["", "", *lines, *(f"/{page}" for page in pages), "```"])
+    entries = [f"{title} </{page}>" if title else f"/{page}" for page, title in pages.items()]
+    return "\n".join(["", "", *lines, *entries, "```"])
 
 
 def _module(entry: re.Match[str]) -> str:
