@@ -101,7 +101,7 @@ def _dependence(root: pathlib.Path) -> Iterator["Dependence"]:
     matrices, untestable = results.read_matrices(root)
     for matrix in matrices:
         verdicts = results.count_verdicts(matrix)
-        size = 1.6 + 0.5 * (len(matrix.experiments) + len(untestable))
+        size = 1.8 + 0.72 * (len(matrix.experiments) + len(untestable))
         paint = functools.partial(figure.paint, matrix, untestable=untestable)
         name = f"Step {matrix.checkpoint}"
         picture = draw(paint, f"dependence-{matrix.checkpoint}", verdicts, width=size, height=size)

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from ttoaa.experiments.base import Experiment
@@ -111,8 +112,11 @@ def make_chart(
     lines: Sequence[tuple[str, float | None, Sequence[float] | None]], label: Label
 ) -> Chart | None:
     """Return a chart of (name, difference, interval); None if all differences are None."""
-    drawn = [(n, v * label.scale, [b * label.scale for b in i or ()]) for n, v, i in lines
-             if v is not None]  # fmt: skip
+    drawn = [
+        (name, value * label.scale, [bound * label.scale for bound in interval or ()])
+        for name, value, interval in lines
+        if value is not None and np.isfinite([value, *(interval or ())]).all()
+    ]
     if not drawn:
         return None
     reach = [0.0, *(value for _, value, _ in drawn), *(b for _, _, i in drawn for b in i)]

@@ -29,7 +29,7 @@ def draw_poisoning(estimates: pd.DataFrame, axes: Any, cells: Sequence[Cell]) ->
     axes.set_axis_off()
     axes.get_figure().set_layout_engine("none")  # it does not see inset axes
     for number, draw in enumerate(panels):
-        panel = axes.inset_axes((0, 0.4 - 0.85 * number, 1, 0.58))
+        panel = axes.inset_axes((0, 0.4 - 0.95 * number, 1, 0.58))
         draw(estimates, panel, doses if draw in (_draw_doses, _draw_training) else simple)
         panel.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0)
 
