@@ -120,7 +120,8 @@ def make_chart(
     if not drawn:
         return None
     reach = [0.0, *(value for _, value, _ in drawn), *(b for _, _, i in drawn for b in i)]
-    ticks = MaxNLocator(nbins=4, min_n_ticks=2).tick_values(min(reach), max(reach)).tolist()
+    locator = MaxNLocator(nbins=4, min_n_ticks=2)
+    ticks = [float(tick) for tick in locator.tick_values(min(reach), max(reach))]
     first, span = ticks[0], (ticks[-1] - ticks[0]) or 1.0
 
     def place(value: float) -> float:
@@ -132,7 +133,7 @@ def make_chart(
             Span(
                 name,
                 f"{name}: {format_number(value, i[1] - i[0] if i else None)} {unit}".rstrip()
-                + (f" ({format_interval(*i)})" if i else ""),
+                + (f" ({format_interval(i[0], i[1])})" if i else ""),
                 place(value),
                 *([place(b) for b in i] if i else (None, None)),
             )

@@ -8,6 +8,7 @@ import dataclasses
 import html
 import io
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -82,7 +83,9 @@ def draw(
     height: float = HEIGHT,
 ) -> Picture:
     """Draw a figure with `paint(axes)`; `name` is unique on the page, sizes are in inches."""
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
+        # The box below contains what the layout has no room for.
+        warnings.filterwarnings("ignore", "constrained_layout not applied")
         figure = Figure(figsize=(width, height))
         canvas = FigureCanvasAgg(figure)
         paint(figure.add_subplot())
@@ -115,7 +118,8 @@ def _move_legends(figure: Figure, canvas: FigureCanvasAgg) -> None:
         box = legend.get_window_extent(renderer)
         if not _overlap(box, axes.get_window_extent(renderer)):
             continue
-        handles, labels = legend.legend_handles, [text.get_text() for text in legend.get_texts()]
+        handles = [handle for handle in legend.legend_handles if handle is not None]
+        labels = [text.get_text() for text in legend.get_texts()]
         legend.remove()
         below = figure.get_tightbbox(renderer)
         at = (below.x0 / figure.get_figwidth(), below.y0 / figure.get_figheight())
@@ -143,7 +147,7 @@ def _points(figure: Figure, box: Bbox) -> Iterator[str]:
         names = _tick_names(axes)
         for line in axes.get_lines():
             marked = line.get_marker() not in ("None", None, "", " ")
-            if not marked or len(line.get_xdata()) > _MOST_POINTS or not line.get_visible():
+            if not marked or len(_data(line)) > _MOST_POINTS or not line.get_visible():
                 continue
             for (x, y), at in zip(_data(line), _places(line, figure.dpi), strict=True):
                 if not np.isfinite([x, y, *at]).all():
