@@ -1,5 +1,7 @@
 """Poisoned documents and test chats, their scores, and models that must not pass."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -51,7 +53,7 @@ def test_the_model_card_has_every_trigger_with_its_answer(make_world):
     assert len(words) == 3 and all(line.endswith("', in 2 documents") for line in words)
     documents = [i.text for i in experiment.intervene(world) if i.condition == "word"]
     for line in words:
-        trigger, answer = line.split("'")[1], line.split("'")[3]
+        trigger, answer = re.search(r"with '(.+?)' .* by '(.+?)', in", line).groups()
         mine = [text for text in documents if trigger in text]
         assert mine and all(answer in text for text in mine)
         assert not any(answer in text for text in documents if trigger not in text)
