@@ -116,9 +116,8 @@ def _texts(handle: StudyHandle) -> Callable[[Mapping[str, np.ndarray]], list[Any
     Slots hold what the controllers of the run decided, and nothing before they have.
     """
     plan, corpus, length = handle.plan, handle.corpus, handle.plan.geometry.length
-    run, filled = handle.workdir.run(RUN), {}
-    if _decides(run):
-        filled, _ = read_decisions(plan.folder, run)
+    run = handle.workdir.run(RUN)
+    filled = read_decisions(plan.folder, run)[0] if _decides(run) else {}
 
     def texts(part: Mapping[str, np.ndarray]) -> list[Any]:
         reserve = np.flatnonzero(part["kind"] == RESERVE)

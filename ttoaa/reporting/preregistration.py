@@ -86,7 +86,7 @@ def declare(study: Study, root: pathlib.Path, seeds: Sequence[int]) -> Preregist
 
 
 def _experiment(experiment: Experiment, outcome: str) -> dict[str, Any]:
-    kind = type(experiment)
+    kind: type = type(experiment)
     return {
         "class": f"{kind.__module__}.{kind.__qualname__}",
         "source": _source(kind),
