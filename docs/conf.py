@@ -37,16 +37,18 @@ suppress_warnings = ["ref.python"]  # the type of a field may be the name of two
 html_theme = "furo"
 html_title = f"ttoaa {release}"
 html_show_sphinx = False
+html_copy_source = False
 
 INDEXES = {"docs/extending/README", "docs/results", "docs/api/README", "notebooks/README"}
 LINK = re.compile(r"\]\(([^)#:\s]+)(#[^)\s]*)?\)")
+FILE_NAME = re.compile(r"\[[\w./]+\.md\]\((?=[^):]+\.md)")  # on the site the title, which MyST adds
 ENTRY = re.compile(r"^- \[([^\]]+)\]\(([^)#:]+)\.(?:md|ipynb)\)", re.MULTILINE)
 PAGE = re.compile(r"\]\(([\w/]+)\.(?:md|ipynb)\)")
-MODULE = re.compile(r"^- \[`(ttoaa[\w.]*)`\]\([^)]+\): (.*(?:\n  .+)*)", re.MULTILINE)
+MODULE = re.compile(r"^- \[`(ttoaa[\w.]*)`\]\([^)]+\): .*(?:\n  .+)*", re.MULTILINE)
 API_PAGES = {
     name: f"docs/api/{path.name}"
     for path in sorted((ROOT / "docs/api").glob("*.md"))
-    for name, _ in MODULE.findall(path.read_text(encoding="utf-8"))
+    for name in MODULE.findall(path.read_text(encoding="utf-8"))
 }
 """Module: the page with its documentation."""
 
@@ -54,7 +56,7 @@ API_PAGES = {
 def read_source(app: Sphinx, page: str, source: list[str]) -> None:
     """Add to a page what Markdown cannot say: navigation, and the documentation of modules."""
     del app
-    text = LINK.sub(lambda link: _site_link(page, link), source[0])
+    text = FILE_NAME.sub("[](", LINK.sub(lambda link: _site_link(page, link), source[0]))
     if page.startswith("docs/api/"):
         text = MODULE.sub(_module, text)
     if page == root_doc:
@@ -86,9 +88,8 @@ def _tree(pages: Mapping[str, str], caption: str = "") -> str:
 
 
 def _module(entry: re.Match[str]) -> str:
-    name, about = entry.groups()
-    path = ROOT / f"{name.replace('.', '/')}.py"
-    return f"## `{name}`\n\n{about}\n\n{describe_module(name, path)}\n"
+    path = ROOT / f"{entry[1].replace('.', '/')}.py"
+    return f"## `{entry[1]}`\n\n{describe_module(entry[1], path)}\n"
 
 
 def _site_link(page: str, link: re.Match[str]) -> str:
