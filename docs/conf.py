@@ -39,11 +39,11 @@ html_title = f"ttoaa {release}"
 html_show_sphinx = False
 html_copy_source = False
 
-INDEXES = {"docs/extending/README", "docs/results", "docs/api/README", "notebooks/README"}
+INDEXES = {"docs/extending/README", "docs/results", "docs/api/README"}
 LINK = re.compile(r"\]\(([^)#:\s]+)(#[^)\s]*)?\)")
 FILE_NAME = re.compile(r"\[[\w./]+\.md\]\((?=[^):]+\.md)")  # on the site the title, which MyST adds
 ENTRY = re.compile(r"^- \[([^\]]+)\]\(([^)#:]+)\.(?:md|ipynb)\)", re.MULTILINE)
-PAGE = re.compile(r"\]\(([\w/]+)\.(?:md|ipynb)\)")
+PAGE = re.compile(r"\]\(([\w/]+)\.md\)")
 MODULE = re.compile(r"^- \[`(ttoaa[\w.]*)`\]\([^)]+\): .*(?:\n  .+)*", re.MULTILINE)
 API_PAGES = {
     name: f"docs/api/{path.name}"
