@@ -79,6 +79,7 @@ class Planted(Experiment):
 
     def figure(self, estimates, axes):
         axes.plot(estimates["step"], estimates["difference"], ".")
+        axes.set(xlabel="step", ylabel="difference")
 
 
 @gin.configurable

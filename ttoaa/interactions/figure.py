@@ -20,6 +20,7 @@ LEGEND = (
     "hatched: not testable by continual training"
 )
 _COLOURS = "PuOr_r"
+_BLUE, _GREY = "#3f7fd4", "#8a929e"
 
 
 def layout(matrix: Matrix) -> list[tuple[str, list[tuple[Cell | None, Cell | None]]]]:
@@ -72,6 +73,49 @@ def paint(matrix: Matrix, axes: Axes, untestable: Sequence[str] = ()) -> None:
         f"Effect on the outcome of …, {len(matrix.seeds)} seeds, step {matrix.checkpoint}"
     )
     axes.set_xlabel(LEGEND, fontsize=8)
+
+
+def paint_pooled(matrix: Matrix, axes: Axes) -> None:
+    """Draw what all other experiments do to the effect of each, as a share of the effect alone.
+
+    Intervals are at 90%, as for equivalence within the margin, which is shaded. Experiments without
+    an effect alone have no share and are left out.
+    """
+    cells = [matrix.find(RUN, name, f"alone/{name}") for name in matrix.experiments]
+    known = [(c, c.share) for c in cells if c and c.share is not None and math.isfinite(c.share)]
+    axes.axvspan(-100 * matrix.margin, 100 * matrix.margin, color=_GREY, alpha=0.18, lw=0)
+    axes.axvline(0, color=_GREY, lw=0.9)
+    for place, (cell, share) in enumerate(known):
+        axes.plot(100 * share, place, "o", color=_BLUE)
+        if cell.share_low is not None and cell.share_high is not None:
+            axes.hlines(place, 100 * cell.share_low, 100 * cell.share_high, color=_BLUE)
+    axes.set_yticks(range(len(known)), [cell.column for cell, _ in known])
+    axes.set_ylim(len(known) - 0.4, -0.6)
+    axes.set_xlabel("effect with all others, less the effect alone\n(% of the effect alone)")
+    axes.set_title(f"from step {matrix.checkpoint}")
+
+
+def paint_detectable(matrix: Matrix, axes: Axes) -> None:
+    """Draw the smallest effect of one experiment on another one that would have been found.
+
+    Columns as in `paint_pooled`, each with a point for every row of the matrix.
+    """
+    shown = []
+    for column in matrix.experiments:
+        own = matrix.find(f"alone/{column}", column)
+        cells = [matrix.find(f"alone/{row}", column) for row in matrix.experiments if row != column]
+        known = [c.detectable for c in cells if c and c.detectable and math.isfinite(c.share or 0)]
+        if own and known and own.estimate > 0:
+            shown.append((column, [100 * value / own.estimate for value in known]))
+    shown.sort(key=lambda each: max(each[1]))
+    axes.axvline(100 * matrix.margin, color=_GREY, ls="--", label="margin")
+    for place, (_, values) in enumerate(shown):
+        axes.plot(values, [place] * len(values), "o", ms=4, alpha=0.5, color=_BLUE)
+    axes.set_yticks(range(len(shown)), [column for column, _ in shown])
+    axes.set_xlim(left=0)
+    axes.set_xlabel("detectable effect of another experiment\n(% of the effect alone)")
+    axes.set_title(f"from step {matrix.checkpoint}")
+    axes.legend()
 
 
 def _share(matrix: Matrix, cell: Cell) -> float:

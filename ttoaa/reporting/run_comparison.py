@@ -75,6 +75,42 @@ def compare_runs(
 
     `losses` is the table of `figures.losses`. Outcome tables in `without` are left out.
     """
+    found = run_differences(root, losses, experiments, final_step, without)
+    seeds = [int(seed) for seed in losses["seed"].unique()]
+    floor = _at_floor(root, seeds, experiments, final_step)
+    rows = summarise(found, rule, final_step)
+    return [
+        ComparedQuantity(
+            title=_TITLES[name],
+            unit=unit,
+            rows=[
+                row | {"at_floor": floor if name in _HELD_OUT.values() else False}
+                for row in rows
+                if row["quantity"] == name
+            ],
+            picture=draw(
+                functools.partial(paint_difference, found[found["quantity"] == name], rows, unit),
+                f"compared-{name}",
+                _message(name, unit, rows),
+                height=2.7,
+            ),
+        )
+        for name, unit in QUANTITIES.items()
+        if any(row["quantity"] == name for row in rows)
+    ]
+
+
+def run_differences(
+    root: pathlib.Path,
+    losses: pd.DataFrame,
+    experiments: Sequence[Experiment],
+    final_step: int,
+    without: Collection[pathlib.Path] = (),
+) -> pd.DataFrame:
+    """Return the table of `differences` for everything that the runs recorded up to a step.
+
+    The arguments are those of `compare_runs`.
+    """
     seeds = [int(seed) for seed in losses["seed"].unique()]
     measured = pd.concat(
         [
@@ -90,28 +126,7 @@ def compare_runs(
     )
     measured = measured[measured["step"] <= final_step]
     keys = ["run", *_KEYS]  # two sets of questions count as one
-    found = differences(measured.groupby(keys, as_index=False)["value"].mean())
-    floor = _at_floor(root, seeds, experiments, final_step)
-    rows = summarise(found, rule, final_step)
-    return [
-        ComparedQuantity(
-            title=_TITLES[name],
-            unit=unit,
-            rows=[
-                row | {"at_floor": floor if name in _HELD_OUT.values() else False}
-                for row in rows
-                if row["quantity"] == name
-            ],
-            picture=draw(
-                functools.partial(_paint, found[found["quantity"] == name], rows, unit),
-                f"compared-{name}",
-                _message(name, unit, rows),
-                height=2.7,
-            ),
-        )
-        for name, unit in QUANTITIES.items()
-        if any(row["quantity"] == name for row in rows)
-    ]
+    return differences(measured.groupby(keys, as_index=False)["value"].mean())
 
 
 def _logged(losses: pd.DataFrame) -> pd.DataFrame:
@@ -234,14 +249,18 @@ def _finite(compared: Compared) -> dict[str, Any]:
     return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in fields.items()}
 
 
-def _paint(table: pd.DataFrame, rows: Sequence[Mapping[str, Any]], unit: str, axes: Axes) -> None:
+def paint_difference(
+    table: pd.DataFrame, rows: Sequence[Mapping[str, Any]], unit: str, axes: Axes
+) -> None:
     """Draw differences in bins of steps: a line for each run, the experiment run also by seed.
 
     The shaded band is the margin, over the steps that are compared.
     """
     quantity = table["quantity"].iloc[0]
     last = table["step"].max()
-    margins = [row["margin"] for row in rows if row["quantity"] == quantity and row["margin"]]
+    margins = [
+        row["margin"] for row in rows if row["quantity"] == quantity and (row["margin"] or 0) > 0
+    ]
     if margins:
         axes.axhspan(-margins[0], margins[0], color=GREY, alpha=0.18, lw=0, label="margin")
     axes.axhline(0, color=GREY, lw=0.9)

@@ -30,7 +30,7 @@ _INK, _LINE, _GRID = "#20262e", "#9aa3ad", "#e6e9ed"
 _VARIABLES = {_INK: "var(--ink)", _LINE: "var(--axis)", _GRID: "var(--line)"}
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif"
 _INKS = ("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.labelcolor", "ytick.labelcolor")
-_STYLE: dict[str, Any] = {
+STYLE: dict[str, Any] = {
     **dict.fromkeys(_INKS, _INK),
     **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), _LINE),
     "grid.color": _GRID,
@@ -83,7 +83,7 @@ def draw(
     height: float = HEIGHT,
 ) -> Picture:
     """Draw a figure with `paint(axes)`; `name` is unique on the page, sizes are in inches."""
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
         # The box below contains what the layout has no room for.
         warnings.filterwarnings("ignore", "constrained_layout not applied")
         figure = Figure(figsize=(width, height))

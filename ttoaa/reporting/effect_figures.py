@@ -1,0 +1,162 @@
+"""Figures of differences from the control run, from the frames of `reporting.frames`.
+
+A gain is the difference of a run from the control run, positive in the direction that the
+experiment expects.
+"""
+
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ttoaa.experiments.base import Experiment
+from ttoaa.experiments.report_labels import Label
+from ttoaa.reporting.figures import CONTROL, RUN
+from ttoaa.reporting.svg import STYLE
+
+NOTEBOOK_STYLE = {
+    **STYLE,
+    **dict.fromkeys(("axes.facecolor", "figure.facecolor", "savefig.facecolor"), "#ffffff"),
+    "savefig.transparent": False,
+    "figure.dpi": 110,
+}
+"""For matplotlib.rcParams: the look of the report, on white also where a notebook is dark."""
+MOST_ENTRIES = 6
+"""Entries of a legend, apart from that of the control run."""
+_KINDS = {"run": RUN, "sham": "#e07b39", "placebo": CONTROL}
+
+
+def grid(count: int, columns: int = 3, width: float = 3.6, height: float = 3.0) -> list[Axes]:
+    """Return `count` axes of a new figure, row by row; sizes of each are in inches."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(width * columns, height * rows),
+                                squeeze=False)  # fmt: skip
+    for unused in axes.flat[count:]:
+        figure.delaxes(unused)
+    return list(axes.flat[:count])
+
+
+def paint_primaries(primaries: pd.DataFrame, experiments: dict[str, Experiment]) -> Figure:
+    """Draw the primary outcome of every experiment, next to its sham run and its placebo.
+
+    `primaries` is the frame of that name. Every experiment has a scale of its own.
+    """
+    names = list(primaries["experiment"].unique())
+    places = grid(len(names), columns=2, width=4.8, height=1.55)
+    for axes, name in zip(places, names, strict=True):
+        rows = primaries[primaries["experiment"] == name]
+        label, condition = describe(experiments[name], rows.iloc[0])
+        axes.axvline(0, color=CONTROL, lw=0.9)
+        for place, row in enumerate(rows.itertuples()):
+            value, low, high = (label.scale * v for v in (row.difference, row.low, row.high))
+            axes.plot(value, place, "o", color=_KINDS[row.kind], ms=5)
+            axes.hlines(place, low, high, color=_KINDS[row.kind])
+        axes.set_yticks(range(len(rows)), rows["kind"])
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.grid(axis="y", visible=False)
+        axes.set_title(f"{name}: {rows['verdict'].iloc[0]}")
+        unit = f" ({label.unit_of_differences})" if label.unit_of_differences else ""
+        axes.set_xlabel(wrap(f"{label.title}, {condition}{unit}", 52))
+    return places[0].get_figure()
+
+
+def wrap(text: str, width: int = 38) -> str:
+    """Break a title into lines of at most `width` characters; 38 fit a panel of `grid`."""
+    return "\n".join(textwrap.wrap(text, width))
+
+
+def describe(experiment: Experiment, row: Any) -> tuple[Label, str]:
+    """Return the label of a row's outcome, and the title of its condition."""
+    labels = experiment.labels
+    return labels.outcome(row["outcome"]), labels.condition(row["condition"])
+
+
+def paint_gains(
+    rows: pd.DataFrame,
+    axes: Axes,
+    label: Label,
+    *,
+    x: str = "step",
+    by: str = "condition",
+    names: Callable[[str], str] = str,
+    ordered: bool = True,
+) -> None:
+    """Draw gains with their intervals against column `x`, one line for each value of `by`.
+
+    `rows` are estimates, `label` is that of their outcome. Steps and lags are numbers; other values
+    of `x`, such as repetitions, have equal distances. Lines that are `ordered` have shades, of
+    which every second or third is named if they are many.
+    """
+    lines = list(rows.groupby(by, sort=False, observed=True))
+    numeric = x in ("step", "lag")
+    values = sorted(rows[x].unique())
+    shades = _shades(len(lines)) if ordered and len(lines) > 1 else None
+    every = -(-len(lines) // MOST_ENTRIES)
+    axes.axhline(0, color=CONTROL, lw=0.9, ls="--")
+    for number, (name, line) in enumerate(lines):
+        line = line.sort_values(x)
+        aside = 0 if numeric else 0.08 * (number - (len(lines) - 1) / 2)
+        at = np.array([v if numeric else values.index(v) + aside for v in line[x]])
+        gain, low, high = (
+            label.scale * line[c].to_numpy(float) for c in ("difference", "low", "high")
+        )
+        colour = shades[number] if shades else f"C{number}"
+        named = len(lines) > 1 and number % every == 0
+        axes.plot(at, gain, "o-", ms=3.5, color=colour, label=names(str(name)) if named else None)
+        if numeric:
+            axes.fill_between(at, low, high, color=colour, alpha=0.18, lw=0)
+        if not numeric or len(at) == 1:
+            axes.vlines(at, low, high, color=colour)
+    if not numeric:
+        axes.set_xticks(range(len(values)), [f"{value:,}" for value in values])
+        axes.set_xlim(-0.4, len(values) - 0.6)
+    elif x == "lag":
+        axes.set_xscale("symlog", linthresh=1)
+        decades = [0, *(10**k for k in range(len(str(int(values[-1])))))]
+        axes.set_xticks(decades, [f"{value:,}" for value in decades])
+        axes.set_xlim(left=-0.05)
+    else:
+        axes.set_xlim(left=0)
+    axes.set_xlabel({"step": "training step", "lag": "steps since the update"}.get(x, x))
+    axes.set_ylabel(_unit("gain over the control run", label))
+    if len(lines) > 1:
+        axes.legend()
+
+
+def paint_items(gains: pd.DataFrame, means: pd.DataFrame, axes: Axes, label: Label) -> None:
+    """Draw the gain of every item by its number of repetitions, and the means with intervals.
+
+    Both frames have the column `repetitions`; `means` are estimates of one step.
+    """
+    counts = sorted(means["repetitions"].unique())
+    rng = np.random.default_rng(0)
+    axes.axhline(0, color=CONTROL, lw=0.9, ls="--")
+    for place, count in enumerate(counts):
+        values = label.scale * gains.loc[gains["repetitions"] == count, "difference"]
+        at = place + rng.uniform(-0.25, 0.25, len(values))
+        axes.plot(at, values, ".", ms=4, alpha=0.4, color=RUN)
+    at = [counts.index(count) for count in means["repetitions"]]
+    mean, low, high = (
+        label.scale * means[c].to_numpy(float) for c in ("difference", "low", "high")
+    )
+    axes.vlines(at, low, high, color="#20262e", lw=2)
+    axes.plot(at, mean, "D", color="#20262e", ms=5)
+    axes.set_xticks(range(len(counts)), [f"{count:,}" for count in counts])
+    axes.set_xlabel("repetitions")
+    axes.set_ylabel(_unit("gain over the control run", label))
+
+
+def _shades(count: int) -> Sequence[Any]:
+    return list(matplotlib.colormaps["plasma"](np.linspace(0.05, 0.85, count)))
+
+
+def _unit(text: str, label: Label) -> str:
+    unit = label.unit_of_differences
+    return f"{text}\n({unit})" if unit else text
