@@ -1,4 +1,6 @@
 import io
+import os
+import termios
 
 from ttoaa import progress
 from ttoaa.progress import StepProgress, progress_bar
@@ -36,35 +38,42 @@ def test_a_terminal_has_one_line_that_changes(monkeypatch):
     assert text.count("\n") == 1 and text.startswith("\r") and "500/500" in text
 
 
-def train(monkeypatch, stream, until=10):
+def train(monkeypatch, stream):
     """What a run of 10 steps from step 2 on shows, with probes before 5 and 9, a save at 10."""
     monkeypatch.setattr("sys.stderr", stream)
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(progress, "LOG_SECONDS", 0)
     values = {"loss": 2.5, "tokens_per_second": 12_300.0, "mfu": 0.41}
     due = {"probe": [0, 5, 9], "checkpoint": [10]}
-    with StepProgress("run-s1", 2, 10, due, shown=True) as progress:
-        compiling = stream.getvalue().strip()
-        progress.begin()
-        for step in range(2, until):
-            progress.update(values if step == 3 else {})  # none are read after a pause
-    return compiling, stream.getvalue()
+    with StepProgress("run-s1", 2, 10, due, shown=True) as line:
+        line.begin()
+        for step in range(2, 10):
+            line.update(values if step == 3 else {})  # none are read after a pause
 
 
 def test_a_training_run_says_what_it_does(monkeypatch):
-    compiling, text = train(monkeypatch, io.StringIO(), until=7)
-    assert compiling == "run-s1: 2/10, ETA ?, compiling…"
-    line = text.splitlines()[-1]
+    stream = io.StringIO()
+    train(monkeypatch, stream)
+    first, *lines, last = stream.getvalue().splitlines()
+    assert first == "run-s1: 2/10, ETA ?, compiling…"
+    (line,) = [line for line in lines if "7/10" in line]
     assert line.startswith("run-s1: 7/10, ETA 00:0")
-    shown = "loss 2.500, 12.3k tokens/s, MFU 41.0%, next probe 9, next checkpoint 10"
-    assert line.endswith(shown) and len(text.splitlines()) == 2
-    assert train(monkeypatch, io.StringIO())[1].endswith("MFU 41.0%\n"), "nothing more is due"
+    known = "loss 2.500, 12.3k tokens/s, MFU 41.0%"
+    assert line.endswith(f"{known}, next probe 9, next checkpoint 10")
+    assert last.startswith("run-s1: 10/10, ETA 00:00") and last.endswith(known)
 
 
 def test_it_fits_into_a_terminal(monkeypatch):
-    text = train(monkeypatch, Terminal(), until=7)[1]
-    assert text.count("\n") == 1 and "compiling…" in text
-    last = text.split("\r")[-1]
-    assert "next checkpoint 10" in last and "█" in last
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (20, 50))
+    with open(theirs, "w", encoding="utf-8") as stream:
+        train(monkeypatch, stream)
+        stream.flush()
+        text = os.read(ours, 10_000).decode()
+    os.close(ours)
+    states = [state.strip() for state in text.split("\r")]
+    assert any("compiling…" in state for state in states)
+    assert max(map(len, states)) <= 50
+    assert any(state.startswith("run-s1: 10/10, ETA 00:00, loss 2.500") for state in states)
 
 
 def test_a_process_that_writes_no_records_shows_nothing(monkeypatch):

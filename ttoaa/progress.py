@@ -82,6 +82,9 @@ class StepProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Leave a last line, without what was to come next."""
+        self._due = {}
+        self._bar.set_postfix_str(", ".join(self._describe()), refresh=False)
         self._bar.close()
 
 
