@@ -1,7 +1,14 @@
+import numpy as np
 import pandas as pd
 import pytest
 
-from ttoaa.reporting.frames import StudyFrames, by_lag, by_period, by_repetitions
+from ttoaa.reporting.frames import (
+    StudyFrames,
+    above_held_out,
+    by_lag,
+    by_period,
+    by_repetitions,
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +41,17 @@ def test_groups_by_condition_have_the_estimates_of_the_experiment(study):
 def test_items_of_the_other_sign_gain_when_they_fall(study):
     gains = study.gains("forgetting", "cross_entropy")
     assert gains["difference"].equals(gains["control_value"] - gains["value"])
+
+
+def test_what_held_out_items_gain_is_subtracted_from_those_of_their_kind(study):
+    gains = by_repetitions(study.gains("planted", "log_likelihood"))
+    above = above_held_out(gains.assign(sign=-1, difference=-gains["difference"]))
+    means = above.groupby(["seed", "step", "repetitions"])["difference"].mean().unstack()
+    before = -gains.groupby(["seed", "step", "repetitions"])["difference"].mean().unstack()
+    np.testing.assert_allclose(means, before.sub(before[0], axis=0), atol=1e-9)
+    np.testing.assert_allclose(above["difference"], above["control_value"] - above["value"])
+    with pytest.raises(ValueError, match="1x has no held-out items"):
+        above_held_out(gains[gains["repetitions"] > 0])
 
 
 def test_primaries_have_a_placebo_and_a_verdict_for_each_experiment(study):

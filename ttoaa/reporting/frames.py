@@ -88,9 +88,12 @@ class StudyFrames:
 
     @functools.cached_property
     def steps(self) -> list[int]:
-        """The checkpoints of the run that were evaluated, ascending."""
-        found = (path for folder in self.folders for path in (folder.tables / RUN).glob("*"))
-        return sorted({int(path.name) for path in found if path.name.isdecimal()})
+        """The checkpoints of the run that were evaluated in every seed, ascending."""
+        found = [
+            {int(path.name) for path in (folder.tables / RUN).glob("*") if path.name.isdecimal()}
+            for folder in self.folders
+        ]
+        return sorted(set.intersection(*found))
 
     def experiment(self, name: str) -> Experiment:
         if name not in self.experiments:
@@ -207,21 +210,21 @@ class StudyFrames:
         """Return the difference of each item, the run less the control run, positive as expected.
 
         Columns experiment, outcome, seed, step, item, condition, value, control_value, difference,
-        group if the items have groups; and, of items that the plan names alike, repetitions,
-        first_copy, last_copy and text.
+        sign (that of the expected difference), group if the items have groups; and, of items that
+        the plan names alike, repetitions, first_copy, last_copy and text.
         """
-        sign = self.experiment(experiment).sign(outcome)
         table = self.outcomes(experiment)
         table = table[table["outcome"] == outcome]
-        if table.empty:
+        if table.empty or outcome not in self.experiment(experiment).signs:
             raise ValueError(
                 f"{experiment} has no outcome {outcome!r} of single items: it has "
                 f"{self.item_outcomes(experiment)}"
             )
+        sign = self.experiment(experiment).sign(outcome)
         run, control = (table[table["run"] == name].drop(columns="run") for name in (RUN, CONTROL))
         control = control[[*_PAIR, "value"]].rename(columns={"value": "control_value"})
         pairs = run.merge(control, on=_PAIR, validate="one_to_one")
-        pairs["difference"] = sign * (pairs["value"] - pairs["control_value"])
+        pairs["sign"], pairs["difference"] = sign, sign * (pairs["value"] - pairs["control_value"])
         items = self.items(experiment).rename(columns={"id": "item"})
         known = items[["seed", "item", "repetitions", "first_copy", "last_copy", "text"]]
         return pairs.assign(experiment=experiment).merge(known, on=["seed", "item"], how="left")
@@ -287,6 +290,24 @@ def by_repetitions(rows: pd.DataFrame) -> pd.DataFrame:
     first = pd.Series({name: place for place, name in enumerate(rows["experiment"].unique())})
     order = pd.DataFrame({"experiment": rows["experiment"].map(first), "n": rows["repetitions"]})
     return rows.loc[order.sort_values(["experiment", "n"], kind="stable").index]
+
+
+def above_held_out(gains: pd.DataFrame) -> pd.DataFrame:
+    """Return the gains less the mean gain of held-out items of the same seed, step and series.
+
+    `gains` are rows of `by_repetitions`. What the model learned about all texts of this kind is
+    thereby left out. Intervals over items do not include the error of the mean that is subtracted.
+    Raises ValueError for a series without held-out items, that is with 0 repetitions.
+    """
+    keys = ["experiment", "outcome", "seed", "step", "series"]
+    held_out = gains[gains["repetitions"] == 0].groupby(keys)["difference"].mean()
+    general = held_out.reindex(pd.MultiIndex.from_frame(gains[keys])).to_numpy()
+    if np.isnan(general).any():
+        missing = gains["condition"][np.isnan(general)].iloc[0]
+        raise ValueError(f"{missing} has no held-out items to compare with")
+    return gains.assign(
+        value=gains["value"] - gains["sign"] * general, difference=gains["difference"] - general
+    )
 
 
 def by_lag(rows: pd.DataFrame) -> pd.DataFrame:
