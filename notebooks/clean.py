@@ -59,7 +59,7 @@ def clean(name: str, notebook: dict[str, Any]) -> dict[str, Any]:
         cells.append({**own, "source": text.rstrip("\n").splitlines(keepends=True)})
     metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
+        "language_info": {"name": "python", "pygments_lexer": "ipython3"},
     }
     return {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
 

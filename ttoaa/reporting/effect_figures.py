@@ -64,7 +64,7 @@ def paint_primaries(primaries: pd.DataFrame, experiments: dict[str, Experiment])
         axes.set_title(f"{name}: {rows['verdict'].iloc[0]}")
         unit = f" ({label.unit_of_differences})" if label.unit_of_differences else ""
         axes.set_xlabel(wrap(f"{label.title}, {condition}{unit}", 52))
-    return places[0].get_figure()
+    return places[0].figure.get_figure(root=True)
 
 
 def wrap(text: str, width: int = 38) -> str:
@@ -142,12 +142,12 @@ def paint_items(gains: pd.DataFrame, means: pd.DataFrame, axes: Axes, label: Lab
         values = label.scale * gains.loc[gains["repetitions"] == count, "difference"]
         at = place + rng.uniform(-0.25, 0.25, len(values))
         axes.plot(at, values, ".", ms=4, alpha=0.4, color=RUN)
-    at = [counts.index(count) for count in means["repetitions"]]
+    places = [counts.index(count) for count in means["repetitions"]]
     mean, low, high = (
         label.scale * means[c].to_numpy(float) for c in ("difference", "low", "high")
     )
-    axes.vlines(at, low, high, color="#20262e", lw=2)
-    axes.plot(at, mean, "D", color="#20262e", ms=5)
+    axes.vlines(places, low, high, color="#20262e", lw=2)
+    axes.plot(places, mean, "D", color="#20262e", ms=5)
     axes.set_xticks(range(len(counts)), [f"{count:,}" for count in counts])
     axes.set_xlabel("repetitions")
     axes.set_ylabel(_unit("gain over the control run", label))

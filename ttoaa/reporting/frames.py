@@ -238,11 +238,11 @@ class StudyFrames:
         """
         parts = []
         for (name, seed, step, value), rows in gains.groupby(["experiment", "seed", "step", by]):
-            values = (rows[column].to_numpy(float) for column in ("value", "control_value"))
+            run, control = (rows[column].to_numpy(float) for column in ("value", "control_value"))
             groups = rows["group"].to_numpy() if "group" in rows and rows["group"].all() else None
             outcome = rows["outcome"].iloc[0]
             sign = self.experiment(name).sign(outcome)
-            found = paired_estimate(outcome, str(value), *values, sign, groups)
+            found = paired_estimate(outcome, str(value), run, control, sign, groups)
             where = {"experiment": name, "seed": seed, "step": step, "primary": False}
             parts.append({**dataclasses.asdict(found), **where, **dict.fromkeys(PLACEBO, np.nan)})
         return _over_seeds(_with_seeds(pd.DataFrame(parts)))
