@@ -184,7 +184,8 @@ ZERO = """
     DecoderConfig.document_separator Doubling.band Doubling.least Doubling.limits[0,0]
     Forgetting.at[0] Forgetting.at[1] Forgetting.at[2] Forgetting.dense_lags[0]
     Families.sizes[0] GaussianWatermark.first GaussianWatermark.steps[0] GeneratedNews.examples
-    IidReplacements.decile IidReplacements.selected InitFrom.step Injections.begin MuseNews.shots
+    IidReplacements.decile IidReplacements.selected InitFrom.step Injections.begin
+    Keep.per_doubling MuseNews.shots
     OlmoCorpus.eos_id OlmoCorpus.first PartOf.key PartOf.part Proportional.integral
     Proportional.proportional Proportional.smoothing Reasoning.shots ReferenceCheckpoint.step
     Rehearsal.batches[0]
