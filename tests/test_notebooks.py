@@ -15,6 +15,7 @@ from interactions.effect_frames import effects
 
 from ttoaa import new_experiment, plan, prepare, study
 from ttoaa.interactions import results
+from ttoaa.reporting import figures, page, run_comparison, svg
 
 sys.path.append(str(notebook_cells.FOLDER))
 import clean
@@ -103,6 +104,8 @@ def test_the_own_experiment_is_written_planned_trained_and_read(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(study, "_Runner", studies.InThisProcess)
+    for module in (figures, page, run_comparison):  # the report's figures take most of the time
+        monkeypatch.setattr(module, "draw", lambda *_, **__: svg.Picture("", "not drawn"))
     modules = {"prepare": prepare, "plan": plan, "study": study}
     ran = []
 
