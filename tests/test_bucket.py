@@ -201,6 +201,33 @@ def test_a_lease_is_renewed_and_lost_to_another_machine(there, monkeypatch):
         there()
 
 
+def test_a_renewal_whose_reply_is_lost_or_that_is_late_leaves_no_lease(there, monkeypatch):
+    one, write = there() / "leases", Object.write
+
+    def write_twice(self, content, generation=None):
+        write(self, content, generation)
+        return write(self, content, generation)  # as the client does when no reply comes
+
+    with Leases(one, stale=600) as mine:
+        assert mine.acquire("a") and mine.acquire("b")
+        with monkeypatch.context() as lossy:
+            lossy.setattr(Object, "write", write_twice)
+            shared_files.renew(one / "a.0")
+        shared_files.renew(one / "a.0")
+        assert mine.holds("a")
+
+        def write_late(self, content, generation=None):
+            monkeypatch.setattr(Object, "write", write)
+            new = write(self, content, generation)
+            mine.release("b")
+            return new
+
+        monkeypatch.setattr(Object, "write", write_late)
+        shared_files.renew(one / "b.0")
+        assert [name for name in objects() if "/b." in f"/{name}"] == []
+    assert objects() == []
+
+
 def test_a_killed_owner_on_this_machine_is_known_at_once(there, tmp_path):
     code = "import pathlib, sys, time; from ttoaa import bucket; from ttoaa.locks import Leases\n"
     code += f"held = Leases(bucket.local_path({STUDY!r}) / 'leases').__enter__()\n"

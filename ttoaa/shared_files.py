@@ -86,7 +86,7 @@ def create(path: pathlib.Path, sign: Callable[[int], bytes]) -> int:
         if there is None:
             os.write(file, content)
         else:
-            _written[path] = _Written(content, _create_object(there, content))
+            _written[path] = _Written(content, _write_own(there, content, generation=0))
     except BaseException as error:
         if not isinstance(error, FileExistsError):  # the file may be another process's
             path.unlink(missing_ok=True)
@@ -95,10 +95,14 @@ def create(path: pathlib.Path, sign: Callable[[int], bytes]) -> int:
     return file
 
 
-def _create_object(there: Object, content: bytes) -> int:
-    """Create an object; it is ours too if the first reply was lost and the creation repeated."""
+def _write_own(there: Object, content: bytes, generation: int) -> int:
+    """Write an object that has this generation; it is ours too if a lost reply made us repeat it.
+
+    No other process writes the same content under this name. Raises FileExistsError where another
+    one was faster.
+    """
     try:
-        return there.write(content, generation=0)
+        return there.write(content, generation)
     except FileExistsError:
         found = there.look()
         if found is None or there.read() != content:
@@ -118,8 +122,12 @@ def touch(path: pathlib.Path) -> None:
 def renew(path: pathlib.Path) -> None:
     """Make a file that this process made new; raise OSError where another process changed it."""
     if there := bucket.find(path):
-        content, generation = _written[path]
-        _written[path] = _Written(content, there.write(content, generation))
+        before = _written[path]
+        generation = _write_own(there, before.content, before.generation)
+        if _written.get(path) is not before:  # removed meanwhile, by another thread
+            there.delete(generation)
+            return
+        _written[path] = _Written(before.content, generation)
     os.utime(path)
 
 
