@@ -93,6 +93,17 @@ def test_each_verdict_over_three_runs(differences, smallest, verdict, reason):
     assert found.verdict == verdict and reason in found.reason
 
 
+def test_a_contradiction_says_which_of_the_two_it_is():
+    experiment = Fake("a", "loss/x", -1, "loss/0x", smallest_effect=0.5)
+    for sign in (1, -1):
+        small = rows(tuple(sign * d for d in (0.02, -0.01, 0.03)))
+        (row,) = replication_table([experiment], small, {})["experiments"]
+        assert row["verdict"] == CONTRADICTED and "against expectation" not in row["finding"]
+        assert "; the difference is within the smallest effect of zero" in row["finding"]
+    (row,) = replication_table([experiment], rows((-1.0, -1.1, -0.9)), {})["experiments"]
+    assert "against expectation" in row["finding"] and row["reason"] not in row["finding"]
+
+
 def test_the_interval_over_runs_decides_although_that_over_items_is_narrow():
     found = judge((1.0, 0.2, 0.1), reach=0.01)
     assert found.verdict == UNRESOLVED and "seeds would decide" in found.reason

@@ -15,6 +15,8 @@ REPLICATED, CONTRADICTED, UNRESOLVED = "replicated", "contradicted", "unresolved
 VERDICTS = (REPLICATED, CONTRADICTED, UNRESOLVED)
 RUNS, ITEMS = "runs", "items"
 """What the interval that decides is over."""
+OPPOSITE = "the difference has the opposite sign"
+"""The reason of one of the two ways to be contradicted."""
 
 Interval = tuple[float, float]
 
@@ -30,12 +32,13 @@ def describe_finding(experiment: Experiment, row: Mapping[str, Any]) -> str:
     amount, bounds = abs(difference), _ordered(interval, way)
     direction = "higher" if way * row["expected_sign"] > 0 else "lower"
     shown = format_amount(amount, label, _width(interval))
-    expected = {REPLICATED: ", as expected", CONTRADICTED: ", against expectation" * (way < 0)}
+    against = row["reason"] == OPPOSITE
+    expected = {REPLICATED: ", as expected", CONTRADICTED: ", against expectation" * against}
     parts = [
         f"{title} is {shown} {direction} than {label.against}"
         f"{expected.get(row['verdict'], '')} ({_certainty(row, label, bounds)})"
     ]
-    if row["verdict"] == UNRESOLVED or (row["verdict"] == CONTRADICTED and way > 0):
+    if row["verdict"] == UNRESOLVED or (row["verdict"] == CONTRADICTED and not against):
         first, *more = row["reason"].split("; ")
         parts.append(f"{first} ({', '.join(more)})" if more else first)
     parts.append(placebo)

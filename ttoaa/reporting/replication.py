@@ -28,6 +28,7 @@ from ttoaa.reporting.estimates import ALL_SEEDS, FEWEST_RUNS
 from ttoaa.reporting.findings import (
     CONTRADICTED,
     ITEMS,
+    OPPOSITE,
     REPLICATED,
     RUNS,
     UNRESOLVED,
@@ -129,7 +130,7 @@ def _judge(e: Evidence, p: float, p_within: float) -> tuple[str, str]:
     if e.interval is None:
         return UNRESOLVED, "the difference has no interval"
     if p <= ALPHA and e.p_below < e.p_above:
-        return CONTRADICTED, "the difference has the opposite sign"
+        return CONTRADICTED, OPPOSITE
     if p <= ALPHA:
         if e.placebo is None:
             return UNRESOLVED, "above the smallest effect, but no placebo is declared"
