@@ -91,7 +91,11 @@ def test_a_run_that_began_before_it_gives_it_away(registered, finished, tmp_path
     write_record(run / "provenance.json", read_provenance(run) | {"preregistration": sha256})
     assert len(compare(study, root, [0, 1])) == 1
 
+    (run / "provenance.json").unlink()
+    assert compare(study, root, [0, 1])[1:] == lines[1:]
+
     late = studies.copy(finished[0], tmp_path / "late", "plan", "run")
+    (late / "run" / "provenance.json").unlink()
     wrong = studies.main(preregister, late)
     assert "run has begun training: a preregistration comes before every run" in wrong
     assert not Workdir(late).preregistration.exists()

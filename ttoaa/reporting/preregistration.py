@@ -22,12 +22,14 @@ from ttoaa.identity import describe, differences, digest
 from ttoaa.planning.plan import Plan
 from ttoaa.reporting import replication
 from ttoaa.runs import REFERENCE
-from ttoaa.training.run_records import PROVENANCE, read_provenance
+from ttoaa.training.run_records import ATTEMPTS, FINISHED, PROVENANCE, read_provenance
 from ttoaa.training.topology import code_version
 from ttoaa.workdir import Workdir
 
 _FIX = "restore it from a copy"
 _NOT_COMPARED = ("written", "code")
+_BEGUN = (PROVENANCE, ATTEMPTS, FINISHED)
+"""Files of a run, each of which shows that it has begun, should another one be missing."""
 
 
 class Preregistration(TypedDict):
@@ -157,7 +159,7 @@ def _begun(root: pathlib.Path) -> Iterator[pathlib.Path]:
     for seed in Workdir(root).seeds():
         folder = Workdir(root, seed)
         runs = (folder.run(name) for name in folder.runs() if name != REFERENCE)
-        yield from (run for run in runs if (run / PROVENANCE).exists())
+        yield from (run for run in runs if any((run / name).exists() for name in _BEGUN))
 
 
 def _planned(root: pathlib.Path) -> list[int]:

@@ -75,7 +75,7 @@ class Recorder:
         path = self._job.folder / PROVENANCE
         now = {**provenance(), "topology": self._job.topology}
         if self._fresh or not path.exists():
-            if self._job.preregistration:
+            if self._fresh and self._job.preregistration:
                 now["preregistration"] = self._job.preregistration
             write_record(path, {**now, **self._job.identity, "source": source})
             return
