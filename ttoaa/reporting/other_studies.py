@@ -57,7 +57,10 @@ def compare_primaries(
     for folder in others:
         check_summary(folder)
         value = read_json(Workdir(folder).replication, _Findings, "run ttoaa report there again")
-        studies[_title(folder)] = value["experiments"]
+        title = _title(folder)
+        if title in studies:  # a folder of the same name elsewhere
+            title = f"{title} ({folder})"
+        studies[title] = value["experiments"]
     shared = []
     for experiment in experiments:
         place = experiment.name, experiment.primary
