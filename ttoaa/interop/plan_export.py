@@ -53,8 +53,8 @@ def export_plan(
 ) -> int:
     """Write plan.parquet and plan.json of `chosen` experiments (with their groups) to a folder.
 
-    Unless `whole`, nothing in the files names or depends on the other experiments, so there is no
-    hash of a batch. Returns the number of rows.
+    Unless `whole`, nothing in the files names the other experiments, and only the plan's hash
+    depends on them: there is no hash of a batch. Returns the number of rows.
     """
     count = 0
     with pq.ParquetWriter(folder / "plan.parquet", COLUMNS) as writer:

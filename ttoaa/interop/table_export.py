@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -12,9 +12,11 @@ import pyarrow.parquet as pq
 
 from ttoaa import __version__
 from ttoaa.experiments.base import Experiment
+from ttoaa.experiments.context import outcome_fingerprints
 from ttoaa.interop.plan_export import export_plan
 from ttoaa.json_io import read_json
 from ttoaa.parquet_io import read_outcomes, read_parquet
+from ttoaa.reporting.estimates import described, stale_tables
 from ttoaa.runs import SUBSETS
 from ttoaa.study_handle import StudyHandle
 from ttoaa.workdir import Workdir, write_json
@@ -35,16 +37,19 @@ def export_tables(
 ) -> list[str]:
     """Write the tables of all seeds, one handle each, into a folder; return what was missing.
 
-    With a `group`, no file holds an item, a name or a number of another group's experiments. Raises
-    ValueError for a damaged table.
+    With a `group`, no file holds an item, a name or a number of another group's experiments. Tables
+    that a report leaves out are left out. Raises ValueError for a damaged or stale table.
     """
     study, root = handles[0].config, handles[0].workdir.root
     chosen = experiments_of(study.experiments, group)
     names = {e.name: e.group for e in chosen}
-    missing = []
+    fingerprints, stale = outcome_fingerprints(chosen), list[pathlib.Path]()
+    for handle in handles:
+        stale += stale_tables(handle.workdir, handle.plan.hash, fingerprints)
+    missing = [described(stale)] if stale else []
     for experiment in chosen:
         name = experiment.name
-        outcomes = [*_outcomes(handles, name, names)]
+        outcomes = [*_outcomes(handles, name, names, set(stale))]
         if outcomes:
             _write(folder / "outcomes" / name, pd.concat(outcomes, ignore_index=True), csv)
         else:
@@ -66,19 +71,25 @@ def export_tables(
         there = folder / f"plan-s{handle.workdir.seed}"
         there.mkdir()
         export_plan(handle, there, names, whole=group is None)
-    described = [
+    chosen_rows = [
         {"name": e.name, "group": e.group, "primary": e.primary, "expected_sign": e.expected_sign}
         for e in chosen
     ]
-    about = {"study": study.name, "ttoaa": __version__, "group": group, "experiments": described}
+    about = {"study": study.name, "ttoaa": __version__, "group": group, "experiments": chosen_rows}
     write_json(folder / "export.json", about)
     return missing
 
 
 def _outcomes(
-    handles: Sequence[StudyHandle], name: str, names: dict[str, str]
+    handles: Sequence[StudyHandle],
+    name: str,
+    names: Collection[str],
+    without: Collection[pathlib.Path],
 ) -> Iterator[pd.DataFrame]:
-    """Yield the outcome tables of an experiment in every seed, run and step."""
+    """Yield the outcome tables of an experiment in every seed, run and step, but those `without`.
+
+    `names` are the experiments whose names may be seen.
+    """
     for handle in handles:
         workdir = handle.workdir
         for run in workdir.runs():
@@ -86,6 +97,8 @@ def _outcomes(
             if kind in SUBSETS and one not in names:
                 continue  # its name would reveal an experiment of another group
             for path in sorted((workdir.tables / run).glob(f"*/{name}.parquet")):
+                if path in without:
+                    continue
                 table = read_outcomes(path)
                 keys = {"seed": workdir.seed, "run": run, "step": int(path.parent.name)}
                 for place, (key, value) in enumerate({**keys, "experiment": name}.items()):
