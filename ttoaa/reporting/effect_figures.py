@@ -29,6 +29,8 @@ NOTEBOOK_STYLE = {
 """For matplotlib.rcParams: the look of the report, on white also where a notebook is dark."""
 MOST_ENTRIES = 6
 """Entries of a legend, apart from that of the control run."""
+_FEW_PLACES = 6
+"""Values of x up to which several lines have bars side by side, as shades would overlap."""
 _KINDS = {"run": RUN, "sham": "#e07b39", "placebo": CONTROL}
 
 
@@ -99,20 +101,22 @@ def paint_gains(
     values = sorted(rows[x].unique())
     shades = _shades(len(lines)) if ordered and len(lines) > 1 else None
     every = -(-len(lines) // MOST_ENTRIES)
+    shaded = numeric and (len(lines) == 1 or len(values) > _FEW_PLACES)
+    apart = 0.0 if shaded else 0.012 * (values[-1] - values[0]) if numeric else 0.08
     axes.axhline(0, color=CONTROL, lw=0.9, ls="--")
     for number, (name, line) in enumerate(lines):
         line = line.sort_values(x)
-        aside = 0 if numeric else 0.08 * (number - (len(lines) - 1) / 2)
-        at = np.array([v if numeric else values.index(v) + aside for v in line[x]])
+        aside = apart * (number - (len(lines) - 1) / 2)
+        at = np.array([(v if numeric else values.index(v)) + aside for v in line[x]])
         gain, low, high = (
             label.scale * line[c].to_numpy(float) for c in ("difference", "low", "high")
         )
         colour = shades[number] if shades else f"C{number}"
         named = len(lines) > 1 and number % every == 0
         axes.plot(at, gain, "o-", ms=3.5, color=colour, label=names(str(name)) if named else None)
-        if numeric:
+        if shaded and len(at) > 1:
             axes.fill_between(at, low, high, color=colour, alpha=0.18, lw=0)
-        if not numeric or len(at) == 1:
+        else:
             axes.vlines(at, low, high, color=colour)
     if not numeric:
         axes.set_xticks(range(len(values)), [f"{value:,}" for value in values])
