@@ -84,7 +84,7 @@ class TensorBoard:
         starts = len(list(folder.glob("*")))
         self.last = step if starts else -1
         path = folder / f"{starts:03d}-from-{max(self.last, 0):08d}"
-        path.mkdir(parents=True)
+        path.mkdir(parents=True, exist_ok=True)  # the user may have removed an earlier start's
         self._writer = EventsWriter(str(path / "events"))
         self._flushed = time.monotonic()
 
