@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ttoaa.author_errors import blame
 from ttoaa.config import Study
 from ttoaa.price.hardware import CHIP_TYPES, Hardware
 from ttoaa.price.memory import least_memory
@@ -161,7 +162,9 @@ def _experiments(study: Study) -> dict[str, Any]:
             "smallest_effect": experiment.smallest_effect or None,
             "precision": None,
         }
-        if precision := experiment.precision(study.geometry):
+        with blame(f"the precision of {experiment.name}"):
+            precision = experiment.precision(study.geometry)
+        if precision:
             row["precision"] = dataclasses.asdict(precision)
             row["precision"]["detectable"] = precision.detectable()
         found.append(row)

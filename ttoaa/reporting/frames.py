@@ -31,13 +31,14 @@ from ttoaa.reporting.estimates import (
     estimate_run,
     summary,
 )
+from ttoaa.reporting.findings import ITEMS as OVER_ITEMS
+from ttoaa.reporting.findings import RUNS as OVER_RUNS
 from ttoaa.reporting.findings import describe_finding
 from ttoaa.reporting.run_comparison import run_differences
 from ttoaa.runs import CONTROL, RUN
 from ttoaa.statistics.bootstrap import across_seeds, paired_estimate
 from ttoaa.workdir import RUNS, Workdir
 
-RUN_INTERVAL, ITEM_INTERVAL = "runs", "items"
 _KEYS = ["experiment", "step", "outcome", "condition"]
 _PAIR = ["seed", "step", "item", "condition"]
 
@@ -358,7 +359,7 @@ def _with_interval(rows: pd.DataFrame) -> pd.DataFrame:
         name: rows[f"run_ci_{name}"].where(over_runs, rows[f"difference_ci_{name}"]).astype(float)
         for name in ("low", "high")
     }
-    return rows.assign(**bounds, interval=np.where(over_runs, RUN_INTERVAL, ITEM_INTERVAL))
+    return rows.assign(**bounds, interval=np.where(over_runs, OVER_RUNS, OVER_ITEMS))
 
 
 def _over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
