@@ -131,7 +131,7 @@ def paint_gains(
     axes.set_xlabel({"step": "training step", "lag": "steps since the update"}.get(x, x))
     axes.set_ylabel(_unit("gain over the control run", label))
     if len(lines) > 1:
-        axes.legend()
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))  # bars are no obstacle to "best"
 
 
 def paint_items(gains: pd.DataFrame, means: pd.DataFrame, axes: Axes, label: Label) -> None:
