@@ -4,6 +4,7 @@ A tiny run is over before a signal reaches it. What it has done can be read in <
 """
 
 import os
+import pathlib
 import sys
 import time
 
@@ -23,5 +24,6 @@ class SlowRows(loader.Rows):
 
 if _SECONDS:
     (_WORKDIR,) = (a.partition("=")[2] for a in sys.argv if a.startswith("--workdir="))
-    _TAKEN = bucket.local_path(_WORKDIR) / "taken"
+    _FOLDER = bucket.local_path(_WORKDIR) if "://" in _WORKDIR else pathlib.Path(_WORKDIR)
+    _TAKEN = _FOLDER / "taken"
     loader.Rows = SlowRows

@@ -252,8 +252,9 @@ def test_evaluate_status_and_report_know_the_runs(trained, capsys):
     assert studies.main(report, trained) == 0
     page = (trained / "report.html").read_text()
     for name in NAMES:
-        assert page.count(f"<tr><td>{name} against control</td>") == 3, "each experiment"
-        assert page.count(f"<tr><td>{name}</td>") == 1 == page.count(f"<td>train {name}</td>")
+        row = '<tr><th scope="row">'
+        assert page.count(f"{row}{name}</th>") == 4, "three experiments, and training"
+        assert page.count(f"{row}train {name}</th>") == 1
     rows = json.loads((trained / "summary.json").read_text())
     experiment = next(e for e in load(trained).experiments if e.name == "planted")
     tables = [read_outcomes(Workdir(trained).table(k, 30, "planted")) for k in ("sham", "control")]

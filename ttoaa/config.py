@@ -235,6 +235,22 @@ def load(
         gin.clear_config()  # bindings must not apply to objects that are made by hand later
 
 
+def _bound_to_itself(bindings: Sequence[tuple[str, str, str]]) -> str:
+    """Return the fields through which an object of a class contains one of the same class."""
+    parts = {
+        kind + field: (kind, re.findall(r"@(?:\w+/)?(\w+)\(\)", v)) for kind, field, v in bindings
+    }
+
+    def reached(kinds: Sequence[str], seen: frozenset[str]) -> frozenset[str]:
+        for kind in set(kinds) - seen:
+            inner = [k for owner, found in parts.values() if owner == kind for k in found]
+            seen = reached(inner, seen | {kind})
+        return seen
+
+    circular = [name for name, (kind, used) in parts.items() if kind in reached(used, frozenset())]
+    return ", ".join(circular) or "a field"
+
+
 def _explain(error: Exception, found: GinFiles | None) -> str:
     """Say in one line what is wrong, and in which file and line if that is known."""
     first, *rest = str(error).splitlines() or [repr(error)]
@@ -242,8 +258,7 @@ def _explain(error: Exception, found: GinFiles | None) -> str:
         where = found.where(error.kind, error.field.partition("[")[0]) if found else ""
         return first + where
     if isinstance(error, RecursionError):
-        direct = re.search(r"\b(\w+)(\.\w+) = .*@\1\(\)", gin.config_str())
-        name = direct[1] + direct[2] if direct else "a field"
+        name = _bound_to_itself(re.findall(r"\b(\w+)(\.\w+) = (.*)", gin.config_str()))
         return f"{name} is bound to its own class, directly or through its parts"
     if match := re.search(r"(\w+)\.__init__\(\) missing \d+ required .*?: (.*)", first):
         kind, names = match[1], match[2].replace("'", "").replace(" and ", ", ").replace(",,", ",")

@@ -261,7 +261,7 @@ def test_figure_shows_ages_nulls_and_rates(tables, final_table):
         "rows without watermark",
     ]
     assert labels[4:] == ["detected, counted", "detected, closed form"]
-    assert axes.get_xticklabels()[0].get_text() == "age-1-16"
+    assert axes.get_xticklabels()[0].get_text() == "after 1 to 16 updates"
     assert "16 rows" in axes.get_title() and "needed for power 0.9" in axes.get_title()
 
 
