@@ -262,7 +262,6 @@ def test_figure_shows_ages_nulls_and_rates(tables, final_table):
     ]
     assert labels[4:] == ["detected, counted", "detected, closed form"]
     assert axes.get_xticklabels()[0].get_text() == "after 1 to 16 updates"
-    assert "16 rows" in axes.get_title() and "needed for power 0.9" in axes.get_title()
 
 
 def test_another_author_perturbs_rows_with_one_field(plan_of):
