@@ -41,7 +41,7 @@ Study.experiments = [@planted/Planted(), @late/Planted(), @Forgetting(), @Spelli
 def site(tmp_path_factory):
     """A folder with the packages lab_a and lab_b, from which modules are imported."""
     folder = tmp_path_factory.mktemp("site")
-    for package, module in (("lab_a", "spelling"), ("lab_b", "arithmetic")):
+    for package, module in (("lab_a", "spelling"), ("lab_b", "counting")):
         (folder / package).mkdir()
         (folder / package / "__init__.py").touch()
         for name, text in ((f"{module}.py", SPELLING), (f"{module}.gin", GIN)):
@@ -87,9 +87,9 @@ def test_the_config_of_the_guide_is_one_of_two_packages(site, tmp_path):
     study, resolved = config.load([tmp_path / "pooled.gin"])
     assert [(e.name, e.group) for e in study.experiments] == [
         ("spelling", "lab-a"),
-        ("arithmetic", "lab-b"),
+        ("counting", "lab-b"),
     ]
-    assert "import lab_a.spelling" in resolved and "import lab_b.arithmetic" in resolved
+    assert "import lab_a.spelling" in resolved and "import lab_b.counting" in resolved
 
 
 def test_only_regular_packages_are_searched(site, tmp_path, monkeypatch):
