@@ -233,10 +233,12 @@ class GaussianWatermark(Experiment):
             return None
         rows = min(self.scored_rows or geometry.batch, geometry.batch)
         if outcome in (STATISTIC, FRESH, UNMARKED):
-            return Precision((batches,), "batches", math.sqrt(2 / rows), True, "of the statistic")
+            return Precision((batches,), "batches", math.sqrt(2 / rows), True, "(statistic)")
         if outcome in (DETECTED, FALSE_ALARM):
             rate = FALSE_POSITIVES * (1 - FALSE_POSITIVES)
-            return Precision((batches,), "batches", math.sqrt(2 * rate / rows), True, "of the rate")
+            return Precision(
+                (batches,), "batches", math.sqrt(2 * rate / rows), True, "(rate of detection)"
+            )
         return Precision((batches,), "batches")
 
     def outcome(self, model: Scorer) -> pd.DataFrame:

@@ -195,7 +195,10 @@ def _primaries(experiments: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _detectable(each: Mapping[str, Any]) -> str:
     precision = each["precision"]
     if precision is None:
-        return "not known before the run: the plan or the reference model decides how many units"
+        return (
+            "not known before the run: the experiment does not say how many units it has "
+            "(Experiment.precision), or its plan or the reference model decides"
+        )
     sizes = " and ".join(f"{n:,}" for n in precision["sizes"])
     units = f"n = {sizes} ({precision['units']})"
     found = precision["detectable"]
@@ -214,7 +217,8 @@ def _detectable(each: Mapping[str, Any]) -> str:
 def _separate(found: Mapping[str, Any]) -> Iterator[str]:
     separate = found["separate"]
     n = separate["experiments"]
-    yield f"Training of {n} experiments, together and in separate studies of this length"
+    many = "s" * (n != 1)
+    yield f"Training of {n} experiment{many}, together and in separate studies of this length"
     sides = {
         "pooled": "together",
         "shared": "separate, control run shared",

@@ -48,7 +48,7 @@ class Precision:
         independent, which is an upper bound.
         """
         n, total = (members, nonmembers), members + nonmembers
-        return cls(n, units, math.sqrt(2 * (total + 1) / (12 * total)), True, "of AUC")
+        return cls(n, units, math.sqrt(2 * (total + 1) / (12 * total)), True, "(AUC)")
 
     @classmethod
     def of_rate(
@@ -56,12 +56,12 @@ class Precision:
     ) -> "Precision":
         """Return that of a true-positive rate, with the same assumptions as `of_auc`."""
         deviation = math.sqrt(2 * false_positives * (1 - false_positives))
-        return cls((members, nonmembers), units, deviation, True, "of the rate")
+        return cls((members, nonmembers), units, deviation, True, "(true-positive rate)")
 
     @classmethod
     def of_answers(cls, sizes: tuple[int, ...], units: str) -> "Precision":
         """Return that of a share of right answers."""
-        return cls(sizes, units, INDEPENDENT_ANSWERS, True, "of the share")
+        return cls(sizes, units, INDEPENDENT_ANSWERS, True, "(share of right answers)")
 
     def detectable(self, power: float = 0.8, alpha: float = 0.05) -> float | None:
         """Return the difference that is found, in standard deviations where these are unknown.
