@@ -1,4 +1,4 @@
-"""Clear the outputs of all notebooks, and write their setup cells and badges anew.
+"""Clear the outputs of all notebooks, and rewrite their setup cells and badges.
 
   python notebooks/clean.py
 

@@ -1,4 +1,4 @@
-"""A study in an emulated bucket: a run that goes on there, and is scored on another machine.
+"""A study in an emulated bucket: a run that resumes there, and is scored on another machine.
 
 `bucket_study.py` does the same with kills, two processes and a report, by hand.
 """

@@ -132,7 +132,7 @@ CONFIGS = {
     for page in PAGES
     if page.parent.name == "docs" and page.stem not in _TESTED
 }
-"""{page: its blocks}; the other pages have tests of their own."""
+"""{page: its blocks}; the other pages have separate tests."""
 
 
 @pytest.mark.parametrize("page", [page for page, found in CONFIGS.items() if found])

@@ -142,7 +142,7 @@ def _price(study: "Study | None" = None) -> None:
 
 
 def _compile(topology: str | None) -> dict[str, Any]:
-    """Return what `ttoaa compile` prints for the study of the flags, in a process of its own.
+    """Return what `ttoaa compile` prints for the study of the flags, in a separate process.
 
     One layer and two are compiled, and all of them extrapolated. Raises ValueError with its error.
     """

@@ -1,7 +1,7 @@
 """Small files through which processes agree: on a disk that all see, or objects in a bucket.
 
 For a path in the copy of a study in a bucket (see `ttoaa.bucket`) the object counts. A file of the
-same name in the copy holds the kernel's lock, which tells other processes of this machine whether
+same name in the copy holds the kernel's lock, by which other processes of this machine see whether
 its owner is alive.
 """
 

@@ -61,7 +61,7 @@ def test_results_show_how_good_a_forecast_was(tmp_path):
             "row": np.repeat(names, 5),
             "column": np.tile(names, 5),
             "containment": 0.0,
-            "gradient": 3 * shares.ravel(),  # in units of its own
+            "gradient": 3 * shares.ravel(),  # in other units
             "preconditioned": -shares.ravel(),  # no column has an own effect
         }
     )

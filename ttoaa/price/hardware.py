@@ -54,7 +54,7 @@ class Hardware:
     chip: ChipType
     chips: int
     topology: str | None = None
-    """The name by which libtpu knows a slice; None if it is none."""
+    """The name by which libtpu knows a slice; None for other hardware."""
 
     @property
     def devices(self) -> int:

@@ -51,7 +51,7 @@ def least_memory(study: Study, hardware: Hardware) -> LeastMemory:
     """Return the least memory of a training step on one device of the hardware.
 
     Raises:
-        ValueError: the study's layout or batch cannot be cut into so many parts.
+        ValueError: the study's layout or batch cannot be cut into that many parts.
     """
     mesh = AbstractMesh(
         study.layout.shape(hardware.devices), AXES, axis_types=(AxisType.Auto,) * len(AXES)

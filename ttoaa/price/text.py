@@ -137,7 +137,7 @@ def _memory(on: Mapping[str, Any]) -> Iterator[str]:
 
 
 _NAME = 26
-"""Columns for the name of an experiment; a longer one has a line of its own."""
+"""Columns for the name of an experiment; a longer one takes a separate line."""
 
 
 def _insertions(found: Mapping[str, Any]) -> Iterator[str]:
@@ -163,7 +163,7 @@ def _insertions(found: Mapping[str, Any]) -> Iterator[str]:
 def _inserted(
     name: str, insertions: Mapping[str, Any] | None, unknown: str, tokens: int
 ) -> Iterator[str]:
-    """Yield the lines of one experiment, in a run of so many tokens."""
+    """Yield the lines of one experiment, in a run of `tokens` tokens."""
     if insertions is None:
         indent = " " * (_NAME + 3)
         reason = textwrap.wrap(unknown, _WIDTH - len(indent), break_on_hyphens=False)

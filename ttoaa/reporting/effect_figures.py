@@ -48,7 +48,7 @@ def grid(count: int, columns: int = 3, width: float = 3.6, height: float = 3.0) 
 def paint_primaries(primaries: pd.DataFrame, experiments: dict[str, Experiment]) -> Figure:
     """Draw the primary outcome of every experiment, next to its sham run and its placebo.
 
-    `primaries` is the frame of that name. Every experiment has a scale of its own.
+    `primaries` is the frame of that name. Every experiment has a separate scale.
     """
     names = list(primaries["experiment"].unique())
     places = grid(len(names), columns=2, width=4.8, height=1.55)
