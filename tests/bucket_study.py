@@ -3,8 +3,8 @@
   PYTHONPATH=.:tests python tests/bucket_study.py
 
 Each machine is a process with a separate cache. The control run is killed during a save, and
-resumes as two processes on two other machines; the full run is killed, and resumes as one process on
-another machine; a further machine evaluates and reports. It prints a JSON line.
+resumes as two processes on two other machines; the full run is killed, and resumes as one process
+on another machine; a further machine evaluates and reports. It prints a JSON line.
 """
 
 import argparse
