@@ -16,6 +16,7 @@ from ttoaa.json_io import read_json
 from ttoaa.report_stamp import tables_digests
 from ttoaa.reporting import page
 from ttoaa.reporting.estimates import collect, summary
+from ttoaa.reporting.frames import StudyFrames
 from ttoaa.statistics.power import paired_effect
 from ttoaa.workdir import RUNS, Workdir
 
@@ -244,6 +245,10 @@ def test_what_nobody_can_make_again_is_left_out_and_all_else_made(workdir, capsy
         *("planted", "late", "forgetting")
     }
     assert status.read(workdir)["next"] == [] and status.read(workdir)["done"]
+    frames = StudyFrames(workdir)
+    assert (
+        {*frames.estimates("late")["step"]} == {*frames.outcomes("late", ["run"])["step"]} == {30}
+    )
 
 
 def test_tables_of_what_is_no_longer_in_the_study_do_not_matter(workdir):

@@ -64,7 +64,7 @@ def test_primaries_have_a_placebo_and_a_verdict_for_each_experiment(study):
 
 def test_what_does_not_exist_is_refused_in_one_line(study, tmp_path):
     with pytest.raises(ValueError, match="holds no finished study"):
-        StudyFrames(tmp_path).summary  # noqa: B018
+        StudyFrames(tmp_path).estimates()
     assert not StudyFrames(tmp_path).exists and study.exists
     with pytest.raises(ValueError, match="has no experiment 'canaries'"):
         study.estimates("canaries")

@@ -20,6 +20,7 @@ import pandas as pd
 
 from ttoaa import bucket, config
 from ttoaa.experiments.base import Experiment
+from ttoaa.experiments.context import outcome_fingerprints
 from ttoaa.json_io import read_json
 from ttoaa.parquet_io import read_outcomes
 from ttoaa.planning.plan import Plan
@@ -29,6 +30,7 @@ from ttoaa.reporting.estimates import (
     PLACEBO,
     StudyEstimates,
     estimate_run,
+    stale_tables,
     summary,
 )
 from ttoaa.reporting.findings import ITEMS as OVER_ITEMS
@@ -96,6 +98,20 @@ class StudyFrames:
         ]
         return sorted(set.intersection(*found))
 
+    @functools.cached_property
+    def _left_out(self) -> set[pathlib.Path]:
+        """The stale tables that the report leaves out too."""
+        outcomes = outcome_fingerprints(self.config.experiments)
+        return {
+            path
+            for folder in self.folders
+            for path in stale_tables(folder, Plan(folder.plan).hash, outcomes)
+        }
+
+    def _has(self, folder: Workdir, run: str, step: int, experiment: str) -> bool:
+        path = folder.table(run, step, experiment)
+        return path.exists() and path not in self._left_out
+
     def experiment(self, name: str) -> Experiment:
         if name not in self.experiments:
             raise ValueError(f"{self.root} has no experiment {name!r}: {sorted(self.experiments)}")
@@ -144,7 +160,7 @@ class StudyFrames:
             for step in self.steps
             for experiment in chosen
             for folder in self.folders
-            if all(folder.table(run, step, experiment.name).exists() for run in RUNS)
+            if all(self._has(folder, run, step, experiment.name) for run in RUNS)
         ]
         if not parts:
             raise ValueError(f"{self.root} has no outcomes of {', '.join(e.name for e in chosen)}")
@@ -182,11 +198,13 @@ class StudyFrames:
         Columns seed, run, step, item, condition, outcome, value, and what the experiment adds.
         """
         parts = [
-            read_outcomes(path).assign(seed=folder.seed, run=run, step=step)
+            read_outcomes(folder.table(run, step, experiment)).assign(
+                seed=folder.seed, run=run, step=step
+            )
             for folder in self.folders
             for run in runs
             for step in self.steps
-            if (path := folder.table(run, step, self.experiment(experiment).name)).exists()
+            if self._has(folder, run, step, self.experiment(experiment).name)
         ]
         if not parts:
             raise ValueError(f"{self.root} has no outcomes of {experiment} in {', '.join(runs)}")
