@@ -79,13 +79,13 @@ def judge(differences, smallest=0.0, placebo="loss/0x", **kwargs):
     [
         ((1.0, 1.1, 0.9), 0.0, REPLICATED, "above the smallest effect"),
         ((1.0, 1.1, 0.9), 0.5, REPLICATED, "above the smallest effect"),
-        ((1.0, 1.1, 0.9), 0.9, UNRESOLVED, "neither direction is shown; detectable: "),
+        ((1.0, 1.1, 0.9), 0.9, UNRESOLVED, "after Holm's correction; detectable: "),
         ((-1.0, -1.1, -0.9), 0.0, CONTRADICTED, "opposite sign"),
         ((-1.0, -1.1, -0.9), 2.0, CONTRADICTED, "opposite sign"),
         ((0.02, -0.01, 0.03), 0.5, CONTRADICTED, "within the smallest effect of zero"),
-        ((0.02, -0.01, 0.03), 0.0, UNRESOLVED, "neither direction is shown"),
-        ((1.0, -1.0, 0.3), 0.5, UNRESOLVED, "neither direction is shown"),
-        ((0.0, 0.0, 0.0), 0.5, UNRESOLVED, "neither direction is shown"),
+        ((0.02, -0.01, 0.03), 0.0, UNRESOLVED, "neither direction is significant"),
+        ((1.0, -1.0, 0.3), 0.5, UNRESOLVED, "neither direction is significant"),
+        ((0.0, 0.0, 0.0), 0.5, UNRESOLVED, "neither direction is significant"),
     ],
 )
 def test_each_verdict_over_three_runs(differences, smallest, verdict, reason):

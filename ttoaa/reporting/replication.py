@@ -141,7 +141,7 @@ def _judge(e: Evidence, p: float, p_within: float) -> tuple[str, str]:
         return REPLICATED, "above the smallest effect; the placebo's interval contains zero"
     if p_within <= ALPHA:
         return CONTRADICTED, "the difference is within the smallest effect of zero"
-    return UNRESOLVED, "neither direction is shown"
+    return UNRESOLVED, "neither direction is significant after Holm's correction"
 
 
 def _seeds_needed(e: Evidence, level: float) -> int | None:
