@@ -74,9 +74,9 @@ def test_what_it_writes_plans_and_passes_its_own_test(here, plan_of, capsys, tmp
         (["radio"], "json", "'json' is a Python module already"),
         (["radio"], "my-study", "cannot import a folder named 'my-study'"),
         (["radio"], "..", "--folder=.. must be below"),
-        (["canaries"], ".", "Canaries is a name that ttoaa uses already"),
-        (["item"], ".", "Item is a name that ttoaa uses already"),
-        (["sequence"], ".", "Sequence is a name that ttoaa uses already"),
+        (["canaries"], ".", "Canaries is already a name in ttoaa"),
+        (["item"], ".", "Item is already a name in ttoaa"),
+        (["sequence"], ".", "Sequence is already a name in ttoaa"),
         (["taken"], ".", "taken.gin exists"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Write a new experiment that works: a file, a config for it alone, and a test.
+"""Write a new, working experiment: its class, a config for it alone, and a test.
 
   ttoaa new-experiment phone-calls
   ttoaa new-experiment phone-calls --folder=my_lab
@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> None:
     name = " ".join(argv[1:])
     if not _NAME.fullmatch(name):
         raise ValueError(
-            "give one NAME, of lower-case letters and digits with '-' between words, such as "
+            "give one NAME of lower-case letters and digits, with '-' between words, such as "
             f"phone-calls, not {name or 'nothing'!r}"
         )
     here, module = pathlib.Path.cwd(), name.replace("-", "_")
@@ -96,7 +96,7 @@ def _check_names(
     made = re.compile(rf"^class {kind}\b", re.MULTILINE)
     sources = (path.read_text("utf-8") for path in _PACKAGE.rglob("*.py"))
     if any(map(imported.search, files.values())) or any(map(made.search, sources)):
-        raise ValueError(f"{kind} is a name that ttoaa uses already: choose another NAME")
+        raise ValueError(f"{kind} is already a name in ttoaa: choose another NAME")
 
 
 if __name__ == "__main__":

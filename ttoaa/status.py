@@ -1,4 +1,4 @@
-"""Say what of a study is done, running, missing, or damaged, and what to run next.
+"""Show what is done, running, missing or damaged in a study, and what to run next.
 
   ttoaa status runs/mine
 
@@ -16,7 +16,7 @@ from ttoaa import bucket, signals
 from ttoaa.workdir import Workdir
 
 _MOST = 12
-"""Lines about missing tables at most."""
+"""Maximum number of lines about missing tables."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("workdir", nargs="?", help="the study's folder, or gs://BUCKET/FOLDER")
-    parser.add_argument("--workdir", dest="named", help="another way to name the folder")
+    parser.add_argument("--workdir", dest="named", help="the same, as a flag")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     asked = parser.parse_args(argv)
     if asked.workdir and asked.named:
@@ -81,7 +81,7 @@ def lines(state: dict[str, Any]) -> Iterator[str]:
     if state["next"]:
         yield from ("next:", *(f"  {command}" for command in state["next"]))
     if any(of["tables"]["damaged"] for of in state["seeds"]):
-        yield "next: repair what is damaged, as its line says"
+        yield "next: repair the damaged files as their lines say"
     elif state["done"]:
         report = Workdir(pathlib.Path(state["workdir"])).report
         yield f"next: nothing, everything is done; open {report}"

@@ -55,7 +55,7 @@ def _model(found: Mapping[str, Any]) -> Iterator[str]:
     yield from _wrap(
         f"{_short(found['flops_per_token'])} FLOPs per token: 6 per weight outside the input "
         "embedding, causal attention counted half. Validation, probes, scoring, saving and idle "
-        "time are not included. Every further seed costs the same, without the reference."
+        "time are not included. Each further seed costs the same, except for the reference model."
     )
 
 
@@ -76,8 +76,8 @@ def _chips(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"{own}   {published[0] if published else 'none'}"
         yield from (f"{'':32}{each}" for each in published[1:])
     yield from _wrap(
-        "The stated MFU is an assumption (--mfu). Published figures are of other code; nothing of "
-        "ttoaa was measured on these chips. MFUs that `ttoaa compile` or --compile estimates are "
+        "The stated MFU is an assumption (--mfu). Published figures are from other code; ttoaa has "
+        "not been measured on these chips. MFUs that `ttoaa compile` or --compile estimates are "
         "upper bounds."
     )
     for text, number in sources.items():
@@ -108,7 +108,7 @@ def _hardware(on: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[str]:
         label = f"{at['mfu']:.0%} ({names[at['what']]})"
         yield f"  {label:30}{_hours(at['hours']):>10}{_hours(at['chip_hours']):>14}{cost}"
     if not priced:
-        yield from _wrap("Money: --price_per_chip_hour. Idle machines and disks cost extra.")
+        yield from _wrap("For a price: --price_per_chip_hour. Idle machines and disks cost extra.")
     yield from _memory(on)
 
 
@@ -133,7 +133,7 @@ def _memory(on: Mapping[str, Any]) -> Iterator[str]:
         f"for {memory['rows']} rows at once): it {verdict}.{advice}"
     )
     if on["topology"]:
-        yield from _wrap("--compile asks the compiler, where libtpu is installed; minutes.")
+        yield from _wrap("--compile asks the compiler; it needs libtpu and takes minutes.")
 
 
 _NAME = 26
@@ -152,11 +152,11 @@ def _insertions(found: Mapping[str, Any]) -> Iterator[str]:
             name = ""
         yield from _inserted(name, each["insertions"], each["unknown"], tokens)
     known = sum(e["insertions"]["share"] for e in found["experiments"] if e["insertions"])
-    yield f"  {'all that is known':{_NAME}}{'':24}{known:>10.3%}"
+    yield f"  {'total, where known':{_NAME}}{'':24}{known:>10.3%}"
     if found["tokenizer"] == "stand-in":
         yield from _wrap(
-            "Lengths of texts are those of a stand-in tokenizer, since there is no corpus yet. "
-            "`ttoaa plan` counts exactly."
+            "There is no corpus yet, so text lengths come from a stand-in tokenizer. "
+            "`ttoaa plan` gives exact counts."
         )
 
 
@@ -182,7 +182,7 @@ def _inserted(
 
 
 def _primaries(experiments: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    yield "Smallest difference that each primary outcome detects"
+    yield "Smallest detectable difference of each primary outcome"
     yield from _wrap(
         "Power 80%, level 5%, one seed, without the noise between runs. SD: standard deviation of "
         "one unit's difference, which only a run can show."
@@ -196,8 +196,8 @@ def _detectable(each: Mapping[str, Any]) -> str:
     precision = each["precision"]
     if precision is None:
         return (
-            "not known before the run: the experiment does not say how many units it has "
-            "(Experiment.precision), or its plan or the reference model decides"
+            "not known before the run: the experiment does not declare its number of units "
+            "(Experiment.precision), or its plan or the reference model determines it"
         )
     sizes = " and ".join(f"{n:,}" for n in precision["sizes"])
     units = f"n = {sizes} ({precision['units']})"
@@ -210,7 +210,7 @@ def _detectable(each: Mapping[str, Any]) -> str:
     text = f"{units}: {bound}{format_number(found)} {precision['scale']}"
     least = each["smallest_effect"]
     if least and found > least:
-        text += f", above the declared smallest effect of {least:g}: take more {precision['units']}"
+        text += f", above the declared smallest effect of {least:g}: use more {precision['units']}"
     return text
 
 
