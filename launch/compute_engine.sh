@@ -12,8 +12,9 @@
 #
 #   --machine_type=ct6e-standard-8t    v6e with 8 chips; ct5p-hightpu-4t is v5p with 4
 #   --topology=4x4 --hosts=4           a slice: chips, and machines; v6e needs ct6e-standard-4t
-#   --nfs=10.0.0.2:/studies            mounted at /studies on every machine; a slice needs it
-#   --spot=yes                         preemptible and deleted when preempted: needs --nfs
+#   --nfs=10.0.0.2:/studies            mounted at /studies on every machine; a slice needs it, or a study
+#                                      in a bucket (--workdir=gs://…)
+#   --spot=yes                         preemptible and deleted when preempted: needs the same
 #   --image_family=FAMILY              for TPU7x: ubuntu-accel-2404-amd64-tpu-tpu7x
 #   --disk=200GB
 #   --project=PROJECT                  default: that of gcloud
@@ -28,7 +29,8 @@ read_arguments 'create install start watch status healthy logs stop delete' \
 required ZONE
 [[ "$HOSTS" =~ ^[1-9][0-9]*$ ]] || fail "--hosts=$HOSTS must be a number"
 [[ -n "$TOPOLOGY" || "$HOSTS" == 1 ]] || fail "--hosts=$HOSTS needs the --topology= of the slice"
-[[ -z "$TOPOLOGY$SPOT" || -n "$NFS" ]] || fail "a slice and --spot need --nfs= for the study"
+[[ -z "$TOPOLOGY$SPOT" || -n "$NFS" || ${#JOB[@]} -eq 0 ]] || in_bucket ||
+  fail "a slice and --spot need --nfs= or a study in a bucket (--workdir=gs://…)"
 
 REGION="${ZONE%-*}"
 PROJECT="${PROJECT:-$(gcloud config get-value project 2>/dev/null || true)}"

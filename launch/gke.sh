@@ -13,7 +13,7 @@
 #                                    ct5p-hightpu-4t and 4x4x4; evaluation needs a single machine
 #   --slices=1
 #   --mount=STUDIES:/studies:rw      such as the claim of a Filestore volume; written as your
-#                                    version of gcluster wants it
+#                                    version of gcluster wants it. A study in a bucket needs none
 #   --restarts=100
 #   --cluster= --location= --project= --queue=   default: those of `gcluster job config`
 #   --dry_run                        print the commands
@@ -38,12 +38,13 @@ text() {
       quote docker push "$IMAGE"
       ;;
     start)
-      required IMAGE MOUNT
+      required IMAGE
+      in_bucket || required MOUNT
       # SIGTERM comes two minutes before the end of a pod, so that training saves.
       unless "$(quote kubectl get jobset "$NAME")" "$(command_of gcluster job submit \
         "--name=$NAME" "${place[@]}" ${QUEUE:+"--queue=$QUEUE"} "--image=$IMAGE" \
         "--compute-type=$COMPUTE_TYPE" ${TOPOLOGY:+"--topology=$TOPOLOGY"} \
-        "--num-slices=$SLICES" "--mount=$MOUNT" "--restarts=$RESTARTS" --grace-period=2m \
+        "--num-slices=$SLICES" ${MOUNT:+"--mount=$MOUNT"} "--restarts=$RESTARTS" --grace-period=2m \
         "--command=$(quote ttoaa "${JOB[@]}")")"
       ;;
     status) quote kubectl get pods "--selector=jobset.sigs.k8s.io/jobset-name=$NAME" --output=wide ;;

@@ -52,9 +52,14 @@ read_arguments() {
     [[ " train evaluate dependence " == *" ${JOB[0]} "* ]] ||
       fail "${JOB[0]} is not a job: use train, evaluate or dependence"
     [[ "${JOB[*]}" == *--workdir=* ]] || fail "${JOB[0]} needs --workdir=, the folder of the study"
+    [[ " ${JOB[*]} " != *" --dry_run "* ]] || fail "--dry_run is a flag of the launcher: put it before --"
   elif [[ ${#JOB[@]} -gt 0 ]]; then
     fail "$ACTION takes no command: ${JOB[*]}"
   fi
+}
+
+in_bucket() { # whether the job's study is in a bucket, which all machines see
+  [[ " ${JOB[*]} " == *" --workdir=gs://"* ]]
 }
 
 required() { # the variables in capitals of the flags $@ must have values
@@ -107,7 +112,8 @@ watch_text() { # make the machines again when they were preempted, until the com
   local self job arguments
   self="$(quote bash "$0")" job="$(quote "${JOB[@]}")" arguments="$(quote "$NAME" "${FLAGS[@]}")"
   # A new machine has an empty disk.
-  [[ -n "${NFS-}" ]] || fail "watch deletes and creates machines, so it needs --nfs= for the study"
+  [[ -n "${NFS-}" ]] || in_bucket ||
+    fail "watch deletes and creates machines, so it needs --nfs= or a study in a bucket"
   cat <<EOT
 while true; do
   if test "\$($self healthy $arguments)" = no; then

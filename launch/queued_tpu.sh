@@ -13,25 +13,38 @@
 #   watch      the three above, and again after a preemption, until the command has ended
 #   status, logs, stop, delete, and healthy: whether all machines run
 #
-#   --accelerator_type=v6e-8 --runtime_version=v2-alpha-tpuv6e
-#                              v5p-128 takes v2-alpha-tpuv5, v5litepod-16 v2-alpha-tpuv5-lite
-#   --nfs=10.0.0.2:/studies    mounted at /studies on every machine; several machines need it
-#   --spot=yes                 preemptible: needs --nfs
+#   --accelerator_type=v6e-8   or v5p-128, v5litepod-16, v4-128
+#   --runtime_version=         default: the one for v6e, v5p, v5e or v4
+#   --nfs=10.0.0.2:/studies    mounted at /studies on every machine; several machines need it, or a study
+#                              in a bucket (--workdir=gs://…)
+#   --spot=yes                 preemptible: needs the same
 #   --project=PROJECT          default: that of gcloud
 #   --dry_run                  print the commands
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/jobs.sh"
 
-ACCELERATOR_TYPE=v6e-8 RUNTIME_VERSION=v2-alpha-tpuv6e SPOT='' PROJECT='' ZONE='' NFS=''
+ACCELERATOR_TYPE=v6e-8 RUNTIME_VERSION='' SPOT='' PROJECT='' ZONE='' NFS=''
 read_arguments 'create install start watch status healthy logs stop delete' \
   'zone accelerator_type runtime_version nfs spot project' "$@"
 required ZONE
-[[ -z "$SPOT" || -n "$NFS" ]] || fail "--spot needs --nfs= for the study"
+[[ -z "$SPOT" || -n "$NFS" || ${#JOB[@]} -eq 0 ]] || in_bucket ||
+  fail "--spot needs --nfs= or a study in a bucket (--workdir=gs://…)"
 zone=("--zone=$ZONE" ${PROJECT:+"--project=$PROJECT"})
 
 resource() { quote gcloud compute tpus queued-resources "$1" "$NAME" "${zone[@]}"; }
 
+runtime_version() { # of the machine image
+  case "$ACCELERATOR_TYPE" in
+    v6e-*) echo v2-alpha-tpuv6e ;;
+    v5p-*) echo v2-alpha-tpuv5 ;;
+    v5litepod-*) echo v2-alpha-tpuv5-lite ;;
+    v4-*) echo tpu-ubuntu2204-base ;;
+    *) fail "--accelerator_type=$ACCELERATOR_TYPE needs its --runtime_version=" ;;
+  esac
+}
+
 create_text() {
+  RUNTIME_VERSION="${RUNTIME_VERSION:-$(runtime_version)}"
   unless "$(resource describe)" "$(command_of gcloud compute tpus queued-resources create "$NAME" \
     "${zone[@]}" "--node-id=$NAME" "--accelerator-type=$ACCELERATOR_TYPE" \
     "--runtime-version=$RUNTIME_VERSION" ${SPOT:+--spot})"

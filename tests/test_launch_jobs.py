@@ -257,6 +257,30 @@ def test_all_machines_get_the_checkout_and_the_whole_command(tools, script, argu
     assert commands == [["bash", "ttoaa/launch/worker.sh", "start", *TRAIN[1:]]] * len(machines)
 
 
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        ("compute_engine.sh", ("start", "s", *ONE, "--topology=4x4", "--hosts=4", "--spot=yes")),
+        ("compute_engine.sh", ("watch", "s", *ONE)),
+        ("queued_tpu.sh", ("start", "s", *ONE, "--spot=yes")),
+        ("gke.sh", ("start", "s", "--image=r/ttoaa:1")),
+    ],
+)
+def test_a_study_in_a_bucket_needs_no_shared_file_system(tools, script, arguments):
+    done = tools.launch(script, *arguments, "--dry_run", "--", "train", "--workdir=gs://b/mine")
+    assert (done.returncode, done.stderr) == (0, "") and "gs://b/mine" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("kind", "version"), [("v5p-128", "v2-alpha-tpuv5"), ("v4-8", "tpu-ubuntu2204-base")]
+)
+def test_a_queued_tpu_gets_the_runtime_version_of_its_type(tools, kind, version):
+    done = tools.launch("queued_tpu.sh", "create", "s", *ONE, f"--accelerator_type={kind}")
+    assert done.returncode == 0
+    (created,) = tools.calls_of("create")
+    assert {f"--accelerator-type={kind}", f"--runtime-version={version}"} < set(created)
+
+
 def test_watch_makes_preempted_machines_again_and_ends_with_the_command(tools):
     (tools.folder / "job").write_text("inactive")
     done = tools.launch("compute_engine.sh", "watch", "s", *SLICE, *TRAIN, WATCH_SECONDS="0")
@@ -310,14 +334,19 @@ def test_a_slurm_job_that_was_stopped_goes_back_into_the_queue(tools, code, agai
         ("compute_engine.sh", ("create", "My_machine"), "needs a name"),
         ("compute_engine.sh", ("create", "s"), "--zone="),
         ("compute_engine.sh", ("create", "s", "--size=2"), "not a flag"),
-        ("compute_engine.sh", ("create", "s", *ONE, "--spot=yes"), "--nfs="),
+        ("compute_engine.sh", ("start", "s", *ONE, "--spot=yes", *TRAIN), "--nfs="),
+        ("compute_engine.sh", ("start", "s", *ONE, "--topology=4x4", *TRAIN), "--nfs="),
         ("compute_engine.sh", ("create", "s", *ONE, "--hosts=2"), "--topology="),
         ("compute_engine.sh", ("watch", "s", *ONE, *TRAIN), "--nfs="),
         ("queued_tpu.sh", ("start", "s", *ONE), "needs a command"),
+        ("queued_tpu.sh", ("start", "s", *ONE, "--spot=yes", *TRAIN), "--nfs="),
+        ("queued_tpu.sh", ("start", "s", *ONE, *TRAIN, "--dry_run"), "before --"),
+        ("queued_tpu.sh", ("create", "s", *ONE, "--accelerator_type=v9-8"), "--runtime_version="),
         ("queued_tpu.sh", ("start", "s", *ONE, "--", "train"), "--workdir="),
         ("queued_tpu.sh", ("start", "s", *ONE, "--", "plan"), "not a job"),
         ("queued_tpu.sh", ("stop", "s", *ONE, *TRAIN), "takes no command"),
         ("gke.sh", ("start", "s", "--mount=a:/b:rw", *TRAIN), "--image="),
+        ("gke.sh", ("start", "s", "--image=r/ttoaa:1", *TRAIN), "--mount="),
         ("processes.sh", ("start", "s", "--processes=two", *TRAIN), "must be a number"),
     ],
 )
