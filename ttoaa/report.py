@@ -43,6 +43,7 @@ def main(argv: Sequence[str]) -> None:
     from ttoaa.reporting import hypothesis_tests, page, preregistration
     from ttoaa.reporting.cost import missing_ledgers
     from ttoaa.reporting.estimates import described, stale_tables
+    from ttoaa.reporting.findings import terminal_lines
     from ttoaa.reporting.replication import Replication
     from ttoaa.study_handle import StudyHandle
     from ttoaa.training.run_records import check_run
@@ -80,8 +81,8 @@ def main(argv: Sequence[str]) -> None:
     if Workdir(root).preregistration.exists():
         for sentence in registered:
             print(f"report: {sentence}")
-    for row in read_json(Workdir(root).replication, Replication)["experiments"]:
-        print(f"report: {row['sentence']}")
+    for line in terminal_lines(read_json(Workdir(root).replication, Replication)["experiments"]):
+        print(line)
     print(f"report: wrote {summary} and {report}")
     if _TESTS.value:
         margins = hypothesis_tests.parse_margins(_MARGINS.value)

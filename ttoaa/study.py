@@ -52,8 +52,8 @@ def main(argv: Sequence[str]) -> None:
         _check_runs(study, Workdir(root, seed))
     left = [seed for seed in seeds if seed not in scored]
     if not left and status["report"] == "made":
-        for sentence in _findings(root):
-            print(f"study: {sentence}")
+        for line in _findings(root):
+            print(line)
         print(f"study: everything is done already; open {root / 'report.html'}")
         return
     # All plans first: if one does not fit, the study ends before any run but the reference model's.
@@ -72,14 +72,15 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _findings(root: pathlib.Path) -> list[str]:
-    """Return the sentences of the report that is there."""
+    """Return what the report that is there found, in lines."""
     from ttoaa.json_io import read_json
+    from ttoaa.reporting.findings import terminal_lines
     from ttoaa.reporting.replication import Replication
 
     path = Workdir(root).replication
     if not path.exists():
         return []
-    return [row["sentence"] for row in read_json(path, Replication)["experiments"]]
+    return [*terminal_lines(read_json(path, Replication)["experiments"])]
 
 
 def _check_runs(study: "Study", workdir: Workdir) -> None:

@@ -10,6 +10,7 @@ from reporting.synthetic import Fake, make_study
 
 from ttoaa.experiments.report_labels import Label, ReportLabels
 from ttoaa.reporting import page
+from ttoaa.reporting.findings import NO_RUN_NOISE, terminal_lines
 from ttoaa.reporting.number_formats import (
     format_duration,
     format_interval,
@@ -83,7 +84,7 @@ def test_self_contained_and_well_formed(plain):
         xml.etree.ElementTree.fromstring(svg.replace("xlink:href", "href"))
 
 
-def test_one_sentence_for_each_experiment_and_no_row_of_a_curve(tmp_path):
+def test_the_finding_of_each_experiment_and_no_row_of_a_curve(tmp_path, monkeypatch):
     @dataclasses.dataclass(frozen=True)
     class Labelled(Fake):
         labels = ReportLabels(
@@ -98,13 +99,17 @@ def test_one_sentence_for_each_experiment_and_no_row_of_a_curve(tmp_path):
     assert "Does it learn?" in text
     assert re.search(
         r"Loss on it \(16 repetitions\) is 0\.\d+ nats lower than in the control run, as expected "
-        r"\(95% interval over items of one run, without run-to-run noise: 0\.\d+ to 0",
+        r"\(95% interval over items of one run: 0\.\d+ to 0\.\d+; corrected p .*\)\. "
+        r"Placebo, expected to be 0: ",
         text,
     )
-    assert "; the placebo, which should be 0, is " in text
     (row,) = json.loads((tmp_path / "replication.json").read_text())["experiments"]
-    assert row["sentence"] == f"a: Does it learn? Replicated: {row['finding']}"
-    assert row["finding"] in text
+    assert row["finding"] in text and NO_RUN_NOISE in text
+    monkeypatch.setenv("COLUMNS", "60")
+    first, *rest, _, _ = terminal_lines([row])
+    assert all(len(line) <= 60 for line in rest)
+    assert first == "a: replicated" and all(line.startswith("  ") for line in rest)
+    assert " ".join(map(str.strip, rest)) == f"Does it learn? {row['finding']}"
     table = text.partition("Other outcomes of a")[2].partition("Examples of its items")[0]
     assert table.count("4 repetitions") == 1  # of the loss
 
@@ -225,6 +230,9 @@ def test_number(value, spread, text):
 
 def test_interval():
     assert format_interval(-0.0123, 0.0456) == "−0.012 to 0.046"
+    assert format_interval(0.00026, 0.38) == "0.00026 to 0.38"  # excludes zero
+    assert format_interval(-0.38, -0.00026) == "−0.38 to −0.00026"
+    assert format_interval(-0.00026, 0.38) == "0.00 to 0.38"
     assert format_interval(None, 1.0) == format_interval(math.nan, 1.0) == "no interval"
     assert format_interval(None, None, few=True) == "too few"
 

@@ -79,7 +79,7 @@ def judge(differences, smallest=0.0, placebo="loss/0x", **kwargs):
     [
         ((1.0, 1.1, 0.9), 0.0, REPLICATED, "above the smallest effect"),
         ((1.0, 1.1, 0.9), 0.5, REPLICATED, "above the smallest effect"),
-        ((1.0, 1.1, 0.9), 0.9, UNRESOLVED, "after Holm's correction; detectable: "),
+        ((1.0, 1.1, 0.9), 0.9, UNRESOLVED, "Holm's correction; detectable after correction: "),
         ((-1.0, -1.1, -0.9), 0.0, CONTRADICTED, "opposite sign"),
         ((-1.0, -1.1, -0.9), 2.0, CONTRADICTED, "opposite sign"),
         ((0.02, -0.01, 0.03), 0.5, CONTRADICTED, "within the smallest effect of zero"),
@@ -99,7 +99,7 @@ def test_a_contradiction_says_which_of_the_two_it_is():
         small = rows(tuple(sign * d for d in (0.02, -0.01, 0.03)))
         (row,) = replication_table([experiment], small, {})["experiments"]
         assert row["verdict"] == CONTRADICTED and "against expectation" not in row["finding"]
-        assert "; the difference is within the smallest effect of zero" in row["finding"]
+        assert ". The difference is within the smallest effect of zero" in row["finding"]
     (row,) = replication_table([experiment], rows((-1.0, -1.1, -0.9)), {})["experiments"]
     assert "against expectation" in row["finding"] and row["reason"] not in row["finding"]
 
@@ -122,7 +122,7 @@ def test_fewer_than_three_seeds_are_judged_over_items_and_say_so(seeds):
     (row,) = replication_table([experiment], own, {})["experiments"]
     assert (row["verdict"], row["decided_over"]) == (REPLICATED, "items")
     number = "one run" if seeds == 1 else f"{seeds} runs"
-    assert f"over items of {number}, without run-to-run noise" in row["sentence"]
+    assert f"over items of {number}: " in row["finding"]
     assert row["over_runs"] is None
     unclear = rows((0.01, 0.02)[:seeds], placebos=(0.01, -0.01))
     (row,) = replication_table([experiment], unclear, {})["experiments"]
@@ -141,6 +141,8 @@ def test_nothing_is_replicated_without_a_placebo_that_contains_zero():
     assert none.verdict == UNRESOLVED and "no placebo is declared" in none.reason
     shifted = judge(clear, placebos=(0.5, 0.51, 0.49))
     assert shifted.verdict == UNRESOLVED and "placebo differs from zero" in shifted.reason
+    unclear = judge((1.0, -1.0, 0.3), placebos=(0.5, 0.51, 0.49))
+    assert "; its placebo differs from zero; detectable" in unclear.reason
     # The opposite sign needs no placebo.
     assert judge((-1.0, -1.1, -0.9), placebos=(0.5, 0.51, 0.49)).verdict == CONTRADICTED
 

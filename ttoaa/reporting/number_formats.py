@@ -13,10 +13,19 @@ def format_number(value: float | None, spread: float | None = None) -> str:
 
 
 def format_interval(low: float | None, high: float | None, few: bool = False) -> str:
-    """Format an interval; without one, say whether there are too `few` items or groups."""
+    """Format an interval; without one, say whether there are too `few` items or groups.
+
+    A bound is never rounded to zero if the interval excludes zero.
+    """
     if low is None or high is None or not math.isfinite(high - low):
         return "too few" if few else "no interval"
-    return f"{format_number(low, high - low)} to {format_number(high, high - low)}"
+    nearest = 0.0 if low <= 0 <= high else min(abs(low), abs(high))
+    bounds = []
+    for bound in (low, high):
+        shown = format_number(bound, high - low)
+        vanishes = abs(bound) == nearest > 0 and not any(digit in shown for digit in "123456789")
+        bounds.append(format_number(bound, nearest) if vanishes else shown)
+    return " to ".join(bounds)
 
 
 def format_duration(seconds: float) -> str:

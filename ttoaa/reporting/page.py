@@ -22,7 +22,7 @@ from ttoaa.reporting import figures, replication
 from ttoaa.reporting.alone import compare_alone
 from ttoaa.reporting.cost import added, missing_ledgers, stages
 from ttoaa.reporting.estimates import StudyEstimates, collect, described, summary
-from ttoaa.reporting.findings import VERDICTS, format_p
+from ttoaa.reporting.findings import NO_RUN_NOISE, VERDICTS, format_p
 from ttoaa.reporting.insertions import Filled, filled_slots
 from ttoaa.reporting.number_formats import (
     format_duration,
@@ -127,6 +127,7 @@ def write(
         dependence=dependence,
         shared=shared,
         verdicts=VERDICTS,
+        no_run_noise=NO_RUN_NOISE,
         filters=_FILTERS,
         registered=registered,
     )

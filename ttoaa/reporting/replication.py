@@ -119,6 +119,8 @@ def decide(family: Sequence[Evidence]) -> list[Decision]:
         detectable = None if e.interval is None else interval_effect(*e.interval, e.freedom, level)
         seeds = None
         if verdict == UNRESOLVED and p > ALPHA:
+            if e.placebo_interval and _placebo_problem(e):
+                reason += f"; {_placebo_problem(e)}"
             seeds = _seeds_needed(e, level)
             reason += _prospect(e, detectable, seeds)
         decisions.append(Decision(verdict, reason, p, p_within, detectable, seeds))
@@ -132,16 +134,22 @@ def _judge(e: Evidence, p: float, p_within: float) -> tuple[str, str]:
     if p <= ALPHA and e.p_below < e.p_above:
         return CONTRADICTED, OPPOSITE
     if p <= ALPHA:
-        if e.placebo is None:
-            return UNRESOLVED, "above the smallest effect, but no placebo is declared"
-        if e.placebo_interval is None:
-            return UNRESOLVED, "above the smallest effect, but its placebo has no interval"
-        if not e.placebo_interval[0] <= 0 <= e.placebo_interval[1]:
-            return UNRESOLVED, "above the smallest effect, but its placebo differs from zero"
+        if problem := _placebo_problem(e):
+            return UNRESOLVED, f"above the smallest effect, but {problem}"
         return REPLICATED, "above the smallest effect; the placebo's interval contains zero"
     if p_within <= ALPHA:
         return CONTRADICTED, "the difference is within the smallest effect of zero"
     return UNRESOLVED, "neither direction is significant after Holm's correction"
+
+
+def _placebo_problem(e: Evidence) -> str | None:
+    """Return why an effect does not count as replicated, if the placebo is the reason."""
+    if e.placebo is None:
+        return "no placebo is declared"
+    if e.placebo_interval is None:
+        return "its placebo has no interval"
+    low, high = e.placebo_interval
+    return None if low <= 0 <= high else "its placebo differs from zero"
 
 
 def _seeds_needed(e: Evidence, level: float) -> int | None:
@@ -156,7 +164,9 @@ def _seeds_needed(e: Evidence, level: float) -> int | None:
 
 
 def _prospect(e: Evidence, detectable: float | None, seeds: int | None) -> str:
-    shown = f"; detectable: {format_amount(detectable, e.label)}" if detectable else ""
+    shown = (
+        f"; detectable after correction: {format_amount(detectable, e.label)}" if detectable else ""
+    )
     if e.unit == ITEMS:
         return f"{shown}; {FEWEST_RUNS} seeds or more give an interval over runs"
     return f"{shown}; about {seeds:,} seeds would decide" if seeds else shown
@@ -189,16 +199,20 @@ def _interval(row: Mapping[str, Any], prefix: str) -> Interval | None:
     return None if low is None or high is None else (low, high)
 
 
-class Sentence(TypedDict):
+class Row(TypedDict):
     """The columns of a row of replication.json that the terminal shows."""
 
-    sentence: str
+    experiment: str
+    question: str
+    verdict: str
+    decided_over: str
+    finding: str
 
 
 class Replication(TypedDict):
     """The contents of replication.json that other code reads."""
 
-    experiments: list[Sentence]
+    experiments: list[Row]
 
 
 def replication_table(
@@ -254,15 +268,11 @@ def _row(
         **dataclasses.asdict(decision),
         "alone": list(alone),
     }
-    finding = describe_finding(experiment, row)
-    asked = f" {experiment.labels.question}" if experiment.labels.question else ""
-    sentence = f"{experiment.name}:{asked} {decision.verdict.capitalize()}: {finding}"
     return row | {
         "question": experiment.labels.question,
         "title": primary_title(experiment)[1],
         "unit": evidence.label.unit_of_differences,
-        "finding": finding,
-        "sentence": sentence,
+        "finding": describe_finding(experiment, row),
     }
 
 
