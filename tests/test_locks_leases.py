@@ -12,6 +12,7 @@ import time
 import pytest
 
 from ttoaa import locks as module
+from ttoaa import shared_files
 from ttoaa.locks import Leases, list_leases
 
 HOLDER = """
@@ -61,6 +62,19 @@ def test_one_at_a_time_and_anew_after_it_was_dropped(tmp_path):
         one.release("a")
         assert not one.holds("a") and other.acquire("a")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_all_leases_are_found_in_one_listing(tmp_path, monkeypatch):
+    """Of a bucket each takes a request."""
+    names, listed = shared_files.names, []
+    with Leases(tmp_path) as one:
+        assert all(one.acquire(name) for name in ("a", "b", "c"))
+        for name in ("a.1", "a.10"):  # of dead jobs
+            (tmp_path / name).write_text("")
+        monkeypatch.setattr(shared_files, "names", lambda at: listed.append(at) or names(at))
+        assert [x.name for x in list_leases(tmp_path)] == ["a", "b", "c"]
+        assert list_leases(tmp_path)[0].owner == "unknown", "the newest generation counts"
+        assert listed == [tmp_path] * 2
 
 
 def test_names_that_end_or_begin_alike_are_different(tmp_path):

@@ -179,8 +179,8 @@ class Leases:
 
 def list_leases(folder: pathlib.Path) -> list[Lease]:
     """List the newest generation of every lease in a folder, by name."""
-    newest = (_newest_file(folder, name) for name in sorted({p.stem for p in _lease_files(folder)}))
-    return [_read_lease(path) for path in newest if path]
+    newest = {path.stem: path for path in sorted(_lease_files(folder), key=_generation)}
+    return [_read_lease(newest[name]) for name in sorted(newest)]
 
 
 def _lease_files(folder: pathlib.Path, name: str | None = None) -> list[pathlib.Path]:

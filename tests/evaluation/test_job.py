@@ -14,13 +14,14 @@ import pytest
 import studies
 from fakes import Planted
 
-from ttoaa import config
+from ttoaa import config, shared_files
 from ttoaa.evaluation import job as module
 from ttoaa.evaluation import watch
 from ttoaa.evaluation.watch import GaveUp, Patience
-from ttoaa.evaluation.work_list import _listed
+from ttoaa.evaluation.work_list import WorkList, _listed
 from ttoaa.locks import Leases
 from ttoaa.parquet_io import outcome_source
+from ttoaa.study_handle import StudyHandle
 from ttoaa.training.metrics import FILES
 from ttoaa.workdir import RUNS, Workdir, write_bytes
 
@@ -353,6 +354,18 @@ def test_what_was_deleted_unscored_is_told_once(finished, begun, capsys, monkeyp
         assert capsys.readouterr().out.count(line) == (steps is None)
         lost = [f"run step {s}: no such checkpoint, or it was deleted" for s in steps or ()]
         assert failures == lost and written == (6 if steps else 12)
+
+
+def test_a_run_is_listed_once_for_all_of_its_checkpoints(finished, monkeypatch):
+    """In a bucket each listing is a request."""
+    study, workdir = config.load([finished[0] / "config.gin"])[0], Workdir(finished[0])
+    worklist = WorkList(study, workdir, StudyHandle(study, workdir).plan)
+    names, listed = shared_files.names, []
+    monkeypatch.setattr(shared_files, "names", lambda at: listed.append(at) or names(at))
+    asked = [(kind, step) for kind in RUNS for step in (10, 20, 30, 40)]
+    gone = "no such checkpoint, or it was deleted"
+    assert worklist.unscored(asked) == [f"{kind} step 40: {gone}" for kind in RUNS]
+    assert sorted(listed) == sorted(workdir.run(kind) / "checkpoints" for kind in RUNS)
 
 
 def test_a_line_names_a_dozen_steps():

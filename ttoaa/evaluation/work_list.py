@@ -119,24 +119,31 @@ class WorkList:
         """List the checkpoints that do not exist and whose tables are not complete either."""
         return [
             f"{kind} step {step}: no such checkpoint, or it was deleted"
-            for kind, step in runs
-            if self._is_lost(kind, step)
+            for kind, step in self._lost(runs)
         ]
 
     def missed(self) -> str:
         """Return one line on checkpoints that were deleted before they were scored, or ''."""
-        lost = [where for where in sorted(self._seen) if self._is_lost(*where)]
+        lost = self._lost(sorted(self._seen))
         kinds = dict.fromkeys(kind for kind, _ in lost)
         by_kind = {kind: [step for its, step in lost if its == kind] for kind in kinds}
         listed = "; ".join(f"{kind} step {_listed(at)}" for kind, at in by_kind.items() if at)
         line = f"checkpoints that were deleted before they were scored: {len(lost)} ({listed})"
         return line if lost else ""
 
-    def _is_lost(self, kind: str, step: int) -> bool:
-        there = str(step) in shared_files.names(self._folder(kind))
-        return not there and not all(
-            self._has_table(kind, step, e, self.made_of(e)) for e in self.study.experiments
-        )
+    def _lost(self, runs: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+        """Return the checkpoints that are deleted, and whose tables are not complete."""
+        there = {
+            kind: shared_files.names(self._folder(kind)) for kind in {kind for kind, _ in runs}
+        }
+        return [
+            (kind, step)
+            for kind, step in runs
+            if str(step) not in there[kind]
+            and not all(
+                self._has_table(kind, step, e, self.made_of(e)) for e in self.study.experiments
+            )
+        ]
 
     def _has_table(
         self, kind: str, step: int, experiment: Experiment, made_of: Mapping[str, str]
