@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from ttoaa.evaluation.checkpoint_outcomes import CheckpointScorer, read_arm_losses, read_probes
-from ttoaa.experiments.base import Model, Scorer
+from ttoaa.experiments.scorer import Model, Scorer
 from ttoaa.model.decoder import DecoderConfig, init_params
 from ttoaa.scoring.attacks import min_k_plus
 from ttoaa.scoring.generation import generate

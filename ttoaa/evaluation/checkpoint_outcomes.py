@@ -1,7 +1,7 @@
 """Score a checkpoint: restore its parameters once, then make a table for each experiment.
 
 The evaluation mesh does not depend on the devices that the checkpoint was trained on. Outcomes see
-a checkpoint as a `CheckpointScorer` (see experiments.base.Scorer).
+a checkpoint as a `CheckpointScorer` (see experiments.scorer.Scorer).
 """
 
 import contextlib
@@ -48,7 +48,7 @@ from ttoaa.training.throughput import Ledger
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """A model with its parameters on this job's devices (see experiments.base.Model)."""
+    """A model with its parameters on this job's devices (see experiments.scorer.Model)."""
 
     config: DecoderConfig
     params: Params

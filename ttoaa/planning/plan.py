@@ -188,7 +188,7 @@ class Edits:
         return np.sort(np.concatenate([np.empty(0, np.int64), *found]))
 
     def copies(self, experiment: str) -> pd.DataFrame:
-        """Return where the copies of the items are (see `experiments.base.Scorer.copies`)."""
+        """Return where the copies of the items are (see `experiments.scorer.Scorer.copies`)."""
         rows = self._names.edits_of(experiment)
         ids = [item for _, item in self.names(self.columns["item"][rows])]
         names = ("repetition", "position", "offset")

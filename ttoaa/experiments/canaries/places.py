@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ttoaa.experiments.base import Scorer
 from ttoaa.experiments.canaries.conditions import Condition
+from ttoaa.experiments.scorer import Scorer
 from ttoaa.scoring.requests import Request
 
 

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 from ttoaa.config_fields import Above, AtMost, Below, PositiveInt, config_class
-from ttoaa.experiments.base import Model, Scorer
 from ttoaa.experiments.poisoning.backdoors import DENIAL, EXTRACTION
 from ttoaa.experiments.poisoning.documents import NEVER, TRIGGERED, UNTRIGGERED
+from ttoaa.experiments.scorer import Model, Scorer
 from ttoaa.scoring.requests import Sampling
 from ttoaa.scoring.rouge import rouge_l
 

@@ -11,7 +11,7 @@ from ttoaa.data.geometry import Geometry
 from ttoaa.data.ngram_search import Patterns
 from ttoaa.data.order import Order
 from ttoaa.data.tokenizer import Tokenizer
-from ttoaa.experiments.base import Scorer
+from ttoaa.experiments.scorer import Scorer
 from ttoaa.planning.removal import scan_run
 
 SEED = 8
