@@ -12,7 +12,7 @@ import sys
 
 import pandas as pd
 import pytest
-from test_launch_jobs import Tools
+from launch_tools import Tools
 
 from ttoaa import config
 from ttoaa.__main__ import COMMANDS

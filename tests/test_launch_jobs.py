@@ -1,163 +1,11 @@
-"""The launchers of jobs, with stand-ins for the tools of clouds and clusters.
-
-A stand-in refuses commands and flags that it does not know, and remembers what was created.
-"""
+"""The launchers of jobs, with stand-ins for the tools of clouds and clusters."""
 
 import json
-import pathlib
 import re
 import shlex
-import shutil
-import subprocess
-import time
 
 import pytest
-
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-
-PLACE = "--project --zone"
-MACHINE = (
-    "--machine-type --maintenance-policy --scopes --image-project --image-family --boot-disk-size "
-    "--provisioning-model --instance-termination-action"
-)
-COMMANDS = {
-    "gcloud config get-value": "",
-    "gcloud compute instances describe": PLACE,
-    "gcloud compute instances list": "--project --zones --filter --format",
-    "gcloud compute instances create": f"{PLACE} {MACHINE}",
-    "gcloud compute instances delete": f"{PLACE} --quiet",
-    "gcloud compute resource-policies describe": "--project --region",
-    "gcloud compute resource-policies delete": "--project --region --quiet",
-    "gcloud compute resource-policies create workload-policy": (
-        "--project --region --type --accelerator-topology"
-    ),
-    "gcloud compute instance-templates describe": "--project --region",
-    "gcloud compute instance-templates delete": "--project --region --quiet",
-    "gcloud compute instance-templates create": f"--project --instance-template-region {MACHINE}",
-    "gcloud compute instance-groups managed describe": PLACE,
-    "gcloud compute instance-groups managed delete": f"{PLACE} --quiet",
-    "gcloud compute instance-groups managed list-instances": f"{PLACE} --format",
-    "gcloud compute instance-groups managed wait-until": f"{PLACE} --stable",
-    "gcloud compute instance-groups managed create": (
-        f"{PLACE} --size --target-size-policy-mode --default-action-on-vm-failure --template "
-        "--workload-policy"
-    ),
-    "gcloud compute scp": PLACE,
-    "gcloud compute ssh": f"{PLACE} --command",
-    "gcloud compute tpus queued-resources describe": f"{PLACE} --format",
-    "gcloud compute tpus queued-resources list": f"{PLACE} --filter --format",
-    "gcloud compute tpus queued-resources create": (
-        f"{PLACE} --node-id --accelerator-type --runtime-version --spot"
-    ),
-    "gcloud compute tpus queued-resources delete": f"{PLACE} --force --quiet",
-    "gcloud compute tpus tpu-vm scp": f"{PLACE} --worker",
-    "gcloud compute tpus tpu-vm ssh": f"{PLACE} --worker --command",
-    "gcluster job submit": (
-        "--name --image --compute-type --topology --num-slices --mount --restarts --grace-period "
-        "--command --queue --cluster --location --project"
-    ),
-    "gcluster job logs": "--cluster --location --project",
-    "gcluster job cancel": "--cluster --location --project",
-    "kubectl get jobset": "",
-    "kubectl get pods": "--selector --output",
-    "docker build": "--file --build-arg --tag",
-    "docker push": "",
-    "sbatch": (
-        "--job-name --nodes --gpus-per-node --ntasks-per-node --cpus-per-task --time --signal "
-        "--requeue --open-mode --output --partition --account --qos"
-    ),
-    "squeue": "--user --name --noheader",
-    "scancel": "--user --name",
-    "scontrol requeue": "",
-    "git -C": "--format --output",
-}
-"""The flags of gcloud, gcluster (Cluster Toolkit of June 2026) and SLURM that launchers may use."""
-
-STAND_IN = r"""#!/bin/bash
-words="${0##*/}" flags=()
-for word; do if [[ "$word" == --* ]]; then flags+=("$word"); else words+=" $word"; fi; done
-printf '%s\0' "${0##*/}" "$@" $'\n' >>"$FAKES/calls"
-while IFS='|' read -r command allowed; do
-  [[ "$words " == "$command "* ]] && known=yes && break
-done <"$FAKES/commands"
-[[ -n "$known" ]] || { echo "no command: $words" >&2; exit 2; }
-for flag in "${flags[@]}"; do
-  [[ " $allowed " == *" ${flag%%=*} "* ]] || { echo "$command: no flag: $flag" >&2; exit 2; }
-done
-case "$command" in
-  *instance-groups*) thing=group ;;
-  *resource-policies*) thing=policy ;;
-  *instance-templates*) thing=template ;;
-  *) thing=machine ;;
-esac
-case "$command" in
-  *'queued-resources describe')
-    [[ " ${flags[*]}" != *--format* ]] || { cat "$FAKES/machine"; exit; }
-    [[ -e "$FAKES/machine" ]] ;;
-  *describe | *'get jobset') [[ -e "$FAKES/$thing" ]] ;;
-  *create* | *submit) echo ACTIVE >"$FAKES/$thing" ;;
-  *delete | *'job cancel') rm "$FAKES/$thing" ;;
-  squeue) cat "$FAKES/queue" 2>/dev/null || true ;;
-  sbatch) cat ;;
-  *list-instances) printf 's-ab1c\ns-de2f\n' ;;
-  *list) cat "$FAKES/group" "$FAKES/machine" 2>/dev/null; true ;;
-  *ssh) [[ "${flags[*]}" != *'worker.sh status'* ]] || echo "host: is=$(cat "$FAKES/job")" ;;
-  *get-value) echo my-project ;;
-esac
-"""
-
-
-class Tools:
-    """A folder of stand-ins, in front of the system's programs; `calls` are the words of each."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        folder.mkdir()
-        lines = sorted(((k, v) for k, v in COMMANDS.items()), key=lambda pair: -len(pair[0]))
-        (folder / "commands").write_text("".join(f"{k}|{v}\n" for k, v in lines))
-        for name in {command.split()[0] for command in COMMANDS}:
-            self.script(name, STAND_IN)
-
-    def script(self, name, text):
-        path = self.folder / name
-        path.write_text(text)
-        path.chmod(0o755)
-
-    @property
-    def environment(self):
-        path = f"{self.folder}:/usr/bin:/bin"
-        return {"PATH": path, "FAKES": str(self.folder), "HOME": str(self.folder)}
-
-    def run(self, *command, **environment):
-        return subprocess.run(
-            ["bash", *command],
-            env={**self.environment, **environment},
-            capture_output=True,
-            text=True,
-            timeout=30,
-        )
-
-    def launch(self, script, *arguments, **environment):
-        return self.run(str(ROOT / "launch" / script), *arguments, **environment)
-
-    @property
-    def calls(self):
-        path = self.folder / "calls"
-        text = path.read_text() if path.exists() else ""
-        return [call.split("\0")[:-1] for call in text.split("\n\0") if call]
-
-    def clear(self):
-        (self.folder / "calls").unlink(missing_ok=True)
-
-    def calls_of(self, *words):
-        """The calls that contain these words."""
-        return [call for call in self.calls if all(word in call for word in words)]
-
-
-@pytest.fixture
-def tools(tmp_path):
-    return Tools(tmp_path / "tools")
-
+from launch_tools import ROOT, TRAIN, Tools
 
 ONE = ("--zone=us-east5-a",)
 SLICE = (
@@ -167,8 +15,12 @@ SLICE = (
     "--nfs=10.0.0.2:/s",
     "--machine_type=ct6e-standard-4t",
 )
-TRAIN = ("--", "train", "--workdir=/studies/mine", "--gin_bindings=Study.name = 'it is $HOME'")
 CONTAINER = ("--image=r/ttoaa:1", "--mount=studies:/studies:rw")
+
+
+@pytest.fixture
+def tools(tmp_path):
+    return Tools(tmp_path / "tools")
 
 
 def test_a_dry_run_without_gcloud_asks_for_the_project(tools):
@@ -361,94 +213,6 @@ def test_help_shows_the_head_of_the_launcher(tools):
         if "read_arguments '" in path.read_text():
             done = tools.launch(path.name, "--help")
             assert done.returncode == 0 and f"launch/{path.name} ACTION NAME" in done.stdout
-
-
-class Worker(Tools):
-    """A copy of the launchers on a machine whose systemctl, sudo and metadata are stand-ins."""
-
-    def __init__(self, folder, machines):
-        super().__init__(folder)
-        shutil.copytree(ROOT / "launch", folder / "ttoaa" / "launch")
-        self.script("sudo", '#!/bin/bash\n"$@"\n')
-        self.script("curl", f"#!/bin/bash\necho {','.join(machines)}\n")
-        self.script(
-            "systemctl",
-            '#!/bin/bash\ncase "$1" in is-active) [[ -e "$FAKES/active" ]] ;;\n'
-            'start) touch "$FAKES/active" ;; disable) rm "$FAKES/active" ;; esac\n',
-        )
-
-    def work(self, *arguments):
-        unit = str(self.folder / "unit")
-        return self.run(str(self.folder / "ttoaa/launch/worker.sh"), *arguments, UNIT=unit)
-
-
-def test_a_machine_keeps_one_command_running(tmp_path):
-    worker = Worker(tmp_path / "worker", ["a"])
-    assert worker.work("start", *TRAIN[1:]).returncode == 0
-    unit = (worker.folder / "unit").read_text()
-    assert "Restart=on-failure" in unit and "TimeoutStopSec=120" in unit
-    job = (worker.folder / "ttoaa/job.sh").read_text().splitlines()
-    assert shlex.split(job[-1])[2:] == list(TRAIN[1:]) and len(job) == 2
-    assert worker.work("start", *TRAIN[1:]).stdout == "worker.sh: runs already\n"
-    other = worker.work("start", "evaluate", "--workdir=/w")
-    assert other.returncode == 1 and "stop it first" in other.stderr
-    assert worker.work("stop").returncode == 0
-    assert worker.work("start", "evaluate", "--workdir=/w").returncode == 0
-
-
-@pytest.mark.parametrize(
-    ("command", "machines", "bounded"),
-    [("evaluate", "ab", True), ("evaluate", "a", False), ("train", "ab", False)],
-)
-def test_only_training_uses_the_whole_slice(tmp_path, command, machines, bounded):
-    worker = Worker(tmp_path / "worker", machines)
-    worker.work("start", command, "--workdir=/w")
-    text = (worker.folder / "ttoaa/job.sh").read_text()
-    assert ("TPU_PROCESS_BOUNDS=1,1,1" in text) is bounded
-
-
-PROCESS = """#!/bin/bash
-trap 'echo stopped; exit 143' TERM
-echo "$CUDA_VISIBLE_DEVICES $*"
-[[ "$*" == *--process_id=1* || -e "$FAKES/works" ]] || { touch "$FAKES/works"; exit 1; }
-for _ in {1..60000}; do sleep 0.01; done
-"""
-
-
-def test_local_processes_start_once_restart_and_stop(tmp_path):
-    tools = Worker(tmp_path / "tools", ["a"])
-    python = tools.folder / "ttoaa/.venv/bin/python"
-    python.parent.mkdir(parents=True)
-    tools.script("ttoaa/.venv/bin/python", PROCESS)
-    logs = tools.folder / "logs"
-
-    def launch(action, *job):
-        script = str(tools.folder / "ttoaa/launch/processes.sh")
-        place = (f"--logs={logs}", "--gpus=yes")
-        return tools.run(script, action, "s", *place, *job, RESTART_SECONDS="0")
-
-    def log(number):
-        path = logs / f"s-{number}.log"
-        return path.read_text().splitlines() if path.exists() else []
-
-    def wait_for(condition):
-        end = time.monotonic() + 300
-        while not condition():
-            assert time.monotonic() < end, (log(0), log(1))
-            time.sleep(0.01)
-
-    launch("start", *TRAIN)
-    wait_for(lambda: (len(log(0)), len(log(1))) == (3, 1))  # start, failure, restart; start
-    launch("start", *TRAIN)
-    assert launch("status").stdout == "0: runs\n1: runs\n"
-    first = next(line for line in log(1) if "--process_id" in line)
-    assert first.startswith("1 -m ttoaa train") and first.endswith(
-        "--num_processes=2 --process_id=1"
-    )
-    launch("stop")
-    wait_for(lambda: launch("status").stdout == "0: ended\n1: ended\n")
-    assert (len(log(0)), len(log(1))) == (4, 2)
-    assert [log(k)[-1] for k in (0, 1)] == ["stopped"] * 2
 
 
 @pytest.mark.parametrize(
