@@ -12,14 +12,13 @@ from scoring import tiny
 from ttoaa.data.geometry import Geometry
 from ttoaa.experiments.watermark import (
     GaussianWatermark,
-    sequences_needed,
-    watermark_statistic,
 )
 from ttoaa.model.noise import unit_noise
 from ttoaa.planning.items import Noise
 from ttoaa.planning.noise import row_keys
 from ttoaa.planning.placement import WholeBatch
 from ttoaa.scoring.gradients import embedding_gradients
+from ttoaa.scoring.watermark_detection import sequences_needed, watermark_statistic
 
 L, D, BATCH = 8, 6, 4
 

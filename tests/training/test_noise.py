@@ -19,12 +19,12 @@ from training.conftest import (
     same_bits,
 )
 
-from ttoaa.experiments.watermark import watermark_statistic
 from ttoaa.model.compute_config import Execution
 from ttoaa.model.decoder import apply, init_params
 from ttoaa.model.noise import unit_noise
 from ttoaa.planning.noise import NOISE_KEY, NOISE_SCALE, row_keys
 from ttoaa.scoring.gradients import embedding_gradients
+from ttoaa.scoring.watermark_detection import watermark_statistic
 from ttoaa.training.device_feed import place_batch
 from ttoaa.training.loop import Stopped, train
 

@@ -22,7 +22,7 @@ from ttoaa.experiments.report_labels import Label, ReportLabels
 from ttoaa.planning.burst_size import BurstSize
 from ttoaa.planning.items import Items
 from ttoaa.planning.placement import Placement, Uniform, Within
-from ttoaa.scoring.membership import AUC, FEWEST_FOR_TPR, TPR, membership_estimates
+from ttoaa.scoring.membership import AUC, TPR, membership_estimates, statistics_for
 from ttoaa.statistics.bootstrap import (
     Estimate,
     bootstrap,
@@ -260,14 +260,13 @@ class IidReplacements(Experiment):
     ) -> Iterator[Estimate]:
         """Yield the estimates of a condition against the held-out windows."""
         yield _above(ABOVE, condition, rows, held_out)
-        statistics = (AUC, TPR) if len(held_out) >= FEWEST_FOR_TPR else (AUC,)
         (run, control), (run_out, control_out) = _values(rows), _values(held_out)
         yield from membership_estimates(
             *(-run, -run_out, -control, -control_out),  # the loss attack: higher for members
             condition,
             self.sign,
             groups=(rows["group"].to_numpy(), held_out["group"].to_numpy()),
-            statistics=statistics,
+            statistics=statistics_for(len(held_out)),
         )
         known = rows[rows["online"].notna() & rows["corpus"].notna()]
         if len(known):

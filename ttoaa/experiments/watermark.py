@@ -8,7 +8,7 @@ because u is independent of it. The detector needs neither sigma nor another mod
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 import gin
@@ -33,18 +33,22 @@ from ttoaa.experiments.report_labels import PERCENT, Label, ReportLabels
 from ttoaa.planning.burst_size import BurstSize
 from ttoaa.planning.items import Items, Noise
 from ttoaa.planning.placement import Explicit, WholeBatch
-from ttoaa.statistics.bootstrap import Estimate, bootstrap, count_groups, estimate
+from ttoaa.scoring.watermark_detection import (
+    CLOSED_FORM,
+    COMBINED_P,
+    CRITICAL,
+    DERIVED,
+    FALSE_POSITIVES,
+    NEEDED,
+    SPREAD,
+    derived_estimate,
+    watermark_statistic,
+)
+from ttoaa.statistics.bootstrap import Estimate
 from ttoaa.statistics.power import Precision
 
 STATISTIC, FRESH, UNMARKED = "statistic", "statistic_fresh", "statistic_unmarked"
 DETECTED, FALSE_ALARM = "detected", "false_alarm"
-CLOSED_FORM, COMBINED_P, NEEDED = "detected_closed_form", "combined_p", "sequences_needed"
-SPREAD = "spread"
-
-FALSE_POSITIVES = 0.01
-_POWER = 0.9
-_MOST = 1e6
-"""Upper bound of `sequences_needed`, and its value where the mean statistic is not positive."""
 _ALL = "all"
 _AT_ONCE = 64  # rows whose gradients and noise are in memory together
 
@@ -277,7 +281,7 @@ class GaussianWatermark(Experiment):
             for name, x in values.items()
         ]
         for name, x in ((DETECTED, values[STATISTIC]), (FALSE_ALARM, values[FRESH])):
-            tables.append(known.assign(outcome=name, value=(x > _CRITICAL).astype(float), p=np.nan))
+            tables.append(known.assign(outcome=name, value=(x > CRITICAL).astype(float), p=np.nan))
         return pd.concat(tables, ignore_index=True)
 
     def estimates(self, run: pd.DataFrame, control: pd.DataFrame) -> list[Estimate]:
@@ -293,9 +297,9 @@ class GaussianWatermark(Experiment):
         for mean in means:
             rows = pairs[pairs["condition"] == mean.condition]
             x_Nx2, group = rows[["value", "value_control"]].to_numpy(float), rows["group"]
-            for outcome in _DERIVED:
+            for outcome in DERIVED:
                 sign = self.sign(outcome)
-                found.append(_derive(outcome, mean, x_Nx2, group.to_numpy(), sign))
+                found.append(derived_estimate(outcome, mean, x_Nx2, group.to_numpy(), sign))
         return found
 
     def disclose(self, world: World) -> Iterator[str]:
@@ -353,79 +357,6 @@ class GaussianWatermark(Experiment):
         axes.legend(handles=handles)
 
 
-def watermark_statistic(gradients: Sequence[np.ndarray], noise_NxLxD: np.ndarray) -> np.ndarray:
-    """Return x of each row, float64[n]: <g, u> / |g|, for g the gradients of log-likelihoods.
-
-    The sign is that of the paper's figures: the gradient of a loss would take a minus. Without a
-    watermark, x is N(0, 1) exactly; it is 0 where a gradient vanishes.
-    """
-    return np.array(
-        [
-            np.vdot(g.astype(np.float64), u) / max(np.linalg.norm(g.astype(np.float64)), 1e-300)
-            for g, u in zip(gradients, noise_NxLxD, strict=True)
-        ]
-    )
-
-
-def sequences_needed(mean: float) -> float:
-    """Return the rows that a one-sided test at 1% needs for power 0.9 at this mean statistic.
-
-    (z(0.99) + z(0.9))^2 / mean^2 = (3.608 / mean)^2; 1e6 at most, and where the mean is not
-    positive.
-    """
-    reach = _CRITICAL + float(scipy.stats.norm.ppf(_POWER))
-    return min(_MOST, (reach / mean) ** 2) if mean > 0 else _MOST
-
-
 def _gradients(model: Scorer, positions: np.ndarray) -> list[np.ndarray]:
     """Return for each row float32[L, D]: the gradient of its log-likelihood."""
     return model.embedding_gradients([(tokens, 1) for tokens in model.rows(positions)])
-
-
-_CRITICAL = float(scipy.stats.norm.isf(FALSE_POSITIVES))
-
-_DERIVED: Mapping[str, Callable[[np.ndarray, np.ndarray, int], np.ndarray]] = {
-    CLOSED_FORM: lambda mean, spread, n: scipy.stats.norm.sf(_CRITICAL - mean),
-    COMBINED_P: lambda mean, spread, n: scipy.stats.norm.sf(math.sqrt(n) * mean),
-    NEEDED: lambda mean, spread, n: np.vectorize(sequences_needed)(mean),
-    SPREAD: lambda mean, spread, n: spread,
-}
-"""Functions of the mean and the standard deviation of n statistics, arrays of any shape."""
-
-
-def _derive(
-    outcome: str, mean: Estimate, x_Nx2: np.ndarray, group_N: np.ndarray, sign: int
-) -> Estimate:
-    """Estimate a function of the statistics of the run and of the control run, [n, 2].
-
-    A function of the mean alone is monotone: the bounds of the mean give those of its value, and
-    those of a difference are kept within what is possible.
-    """
-    n, of_moments = len(x_Nx2), _DERIVED[outcome]
-
-    def statistic(counts_RxN: np.ndarray) -> np.ndarray:
-        total_Rx1 = counts_RxN.sum(1, keepdims=True)
-        mean_Rx2 = counts_RxN @ x_Nx2 / total_Rx1
-        square_Rx2 = counts_RxN @ x_Nx2**2 / total_Rx1
-        spread_Rx2 = np.sqrt(np.maximum(square_Rx2 - mean_Rx2**2, 0))
-        run_R, control_R = of_moments(mean_Rx2, spread_Rx2, n).T
-        return np.stack([run_R, sign * (run_R - control_R)], 1)
-
-    groups = [group_N] if len(np.unique(group_N)) < n else None
-    results = bootstrap([n], statistic, "watermark", outcome, mean.condition, groups=groups)
-    control = float(statistic(np.ones((1, n)))[0] @ [1, -sign])
-    number = count_groups([n], groups)
-    made = estimate(outcome, mean.condition, n, results, control, number)
-    if outcome == SPREAD:
-        return made
-    bounds = np.array([mean.ci_low, mean.ci_high])
-    low, high = np.sort(of_moments(bounds, np.zeros(2), n)) if np.isfinite(bounds).all() else bounds
-    reach = _MOST if outcome == NEEDED else 1.0
-    differences = np.clip([made.difference_ci_low, made.difference_ci_high], -reach, reach)
-    return dataclasses.replace(
-        made,
-        ci_low=float(low),
-        ci_high=float(high),
-        difference_ci_low=float(differences[0]),
-        difference_ci_high=float(differences[1]),
-    )

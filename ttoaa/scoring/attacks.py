@@ -15,7 +15,7 @@ import gin
 import numpy as np
 
 from ttoaa.config_fields import PositiveShare, config_class
-from ttoaa.scoring.requests import Request
+from ttoaa.scoring.requests import Request, sum_log_probs
 
 if TYPE_CHECKING:  # experiments import this file, and planning them: both do without JAX
     from ttoaa.scoring.likelihood import Moments
@@ -28,7 +28,7 @@ _MIN_STD = 1e-4
 
 
 class Model(Protocol):
-    """What an attack may ask of a checkpoint: any method of experiments.base.Scorer."""
+    """What an attack may ask of a checkpoint: any method of experiments.scorer.Scorer."""
 
     @property
     def tokenizer(self) -> Any: ...
@@ -79,7 +79,7 @@ class LossAttack:
     name: str = LOSS_ATTACK
 
     def scores(self, attacked: AttackedTexts) -> list[float]:
-        return [float(np.sum(each, dtype=float)) for each in attacked.log_probs]
+        return sum_log_probs(attacked.log_probs)
 
 
 @gin.configurable

@@ -47,6 +47,11 @@ def chance_tpr(nonmembers: int, fpr: float = 0.01) -> float:
     return float(_allowed(nonmembers, fpr) + 1) / (nonmembers + 1)
 
 
+def statistics_for(nonmembers: int) -> tuple[str, ...]:
+    """Return the statistics that this number of non-members allows to report."""
+    return (AUC, TPR) if nonmembers >= FEWEST_FOR_TPR else (AUC,)
+
+
 def membership_estimates(
     run_members: np.ndarray,
     run_nonmembers: np.ndarray,

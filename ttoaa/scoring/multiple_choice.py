@@ -8,7 +8,7 @@ import pandas as pd
 
 from ttoaa.benchmarks.question import Question
 from ttoaa.data.tokenizer import Tokenizer
-from ttoaa.scoring.requests import Request, encode_request
+from ttoaa.scoring.requests import Request, encode_request, sum_log_probs
 
 LogLikelihood = Callable[[Sequence[Request]], list[np.ndarray]]
 """requests -> for each, float32[n - start]: the log-probabilities of the requested tokens."""
@@ -79,7 +79,7 @@ def score_questions(
     if document:
         requests = [_as_document(request, tokenizer.eos_id) for request in requests]
     scores = log_likelihood(requests)
-    sums = np.array([*(np.sum(score, dtype=float) for score in scores), np.nan])  # -1: none
+    sums = np.array([*sum_log_probs(scores), np.nan])  # -1: none
     tokens = np.array([len(score) for score in scores], int)
     table = pd.DataFrame(rows, columns=[*_COLUMNS, "request", "blank"])
     request, blank = (table.pop(name).to_numpy(int) for name in ("request", "blank"))

@@ -6,6 +6,7 @@ continuation starts; it never joins two tokenisations.
 
 import hashlib
 import operator
+from collections.abc import Iterable
 from typing import Annotated
 
 import gin
@@ -43,6 +44,11 @@ def encode_request(tokenizer: Tokenizer, context: str, continuation: str) -> Req
     if start:
         return tokens, start
     return np.concatenate([np.array([tokenizer.eos_id], np.int32), tokens]), 1
+
+
+def sum_log_probs(log_probs: Iterable[np.ndarray]) -> list[float]:
+    """Return the log-likelihood of each request from those of its tokens, added in float64."""
+    return [float(np.sum(each, dtype=float)) for each in log_probs]
 
 
 _COLDEST = 1e-6

@@ -9,8 +9,8 @@ import pandas as pd
 
 from ttoaa.experiments.acquisition.policies import Criterion
 from ttoaa.experiments.acquisition.policy import Aim, Policy, Target
-from ttoaa.experiments.base import Scorer
-from ttoaa.scoring.requests import Sampling
+from ttoaa.experiments.scorer import Scorer
+from ttoaa.scoring.requests import Sampling, sum_log_probs
 
 _FACTOR = math.log(1.25)
 
@@ -157,7 +157,7 @@ def score_probes(model: Scorer, new_tokens: int) -> pd.DataFrame:
     eos = model.tokenizer.eos_id
     rows = [np.asarray(tokens, np.int32) for tokens in probes["tokens"]]
     scores = model.log_likelihood(list(zip(rows, probes["start"].astype(int), strict=True)))
-    log_p = np.array([float(np.sum(score, dtype=float)) for score in scores])
+    log_p = np.array(sum_log_probs(scores))
     contexts = model.tokenizer.encode_batch(list(probes["context"]))
     sampling = Sampling(max_new_tokens=new_tokens, stop=((eos,),))
     generated = model.generate([np.insert(context, 0, eos) for context in contexts], sampling)

@@ -3,13 +3,16 @@
 Scores are tables with the columns item, value, value_control and group.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 
-from ttoaa.scoring.membership import membership_estimates
-from ttoaa.statistics.bootstrap import Estimate, difference_in_differences
+from ttoaa.scoring.membership import exposure, membership_estimates, statistics_for
+from ttoaa.statistics.bootstrap import Estimate, difference_in_differences, paired_estimate
+
+ABOVE = "_above_nonmembers"
+_BOTH = ("value", "value_control")
 
 
 def pair_scores(run: pd.DataFrame, control: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
@@ -22,8 +25,12 @@ def pair_scores(run: pd.DataFrame, control: pd.DataFrame) -> dict[tuple[str, str
 def less(scores: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     """Return the scores minus other scores of the same items."""
     other = other.set_index("item").loc[scores["item"]]
-    names = ("value", "value_control")
-    return scores.assign(**{name: scores[name] - other[name].to_numpy() for name in names})
+    return scores.assign(**{name: scores[name] - other[name].to_numpy() for name in _BOTH})
+
+
+def per_token(scores: pd.DataFrame, tokens: int) -> pd.DataFrame:
+    """Return the scores divided by the number of tokens of a text."""
+    return scores.assign(**{name: scores[name] / tokens for name in _BOTH})
 
 
 def less_control(scores: pd.DataFrame) -> pd.DataFrame:
@@ -45,6 +52,33 @@ def above_nonmembers(
     (run_in, control_in), (run_non, control_non) = _values(members), _values(nonmembers)
     both = run_in, control_in, run_non, control_non
     return difference_in_differences(outcome, condition, *both, sign, _groups(members, nonmembers))
+
+
+def against_nonmembers(
+    members: pd.DataFrame,
+    nonmembers: pd.DataFrame,
+    outcome: str,
+    condition: str,
+    end: str,
+    sign: Callable[[str], int],
+) -> Iterator[Estimate]:
+    """Estimate an outcome of members above non-members, and how well it separates them.
+
+    `end` ends the names of the AUC and of the TPR, which needs enough non-members.
+    """
+    above, statistics = outcome + ABOVE, statistics_for(len(nonmembers))
+    yield above_nonmembers(above, condition, members, nonmembers, sign(above))
+    yield from membership(members, nonmembers, condition, end, sign, statistics)
+
+
+def exposure_estimate(
+    outcome: str, condition: str, members: pd.DataFrame, nonmembers: pd.DataFrame, sign: int
+) -> Estimate:
+    """Estimate the exposure in bits of the members' suffixes among those of the non-members."""
+    pairs = zip(_values(members), _values(nonmembers), strict=True)
+    bits, bits_control = (exposure(secrets, candidates) for secrets, candidates in pairs)
+    group = members["group"].to_numpy()
+    return paired_estimate(outcome, condition, bits, bits_control, sign, group)
 
 
 def membership(

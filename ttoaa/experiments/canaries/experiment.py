@@ -29,37 +29,36 @@ from ttoaa.experiments.canaries.conditions import (
     list_conditions,
 )
 from ttoaa.experiments.canaries.contrasts import (
+    ABOVE,
     above_nonmembers,
+    against_nonmembers,
+    exposure_estimate,
     halves,
     less,
     less_control,
     membership,
     pair_scores,
+    per_token,
 )
 from ttoaa.experiments.canaries.figure import draw_membership
 from ttoaa.experiments.canaries.hosts import Host, choose_hosts
 from ttoaa.experiments.canaries.labels import LABELS
 from ttoaa.experiments.canaries.places import in_place_requests
-from ttoaa.experiments.canaries.suffixes import make_suffixes, ordinary_tokens
+from ttoaa.experiments.canaries.suffixes import choose_unlikely, make_suffixes
 from ttoaa.experiments.prior_finding import PriorFinding
 from ttoaa.planning.burst_size import BurstSize
 from ttoaa.planning.expected_insertions import Insertions
 from ttoaa.planning.items import Item
 from ttoaa.planning.placement import Placement, Uniform
 from ttoaa.scoring.attacks import LOSS_ATTACK, Attack, AttackedTexts, LossAttack, check_attacks
-from ttoaa.scoring.membership import AUC, FEWEST_FOR_TPR, TPR, exposure
-from ttoaa.statistics.bootstrap import Estimate, paired_estimate, paired_estimates
+from ttoaa.scoring.membership import AUC, FEWEST_FOR_TPR, TPR, statistics_for
+from ttoaa.scoring.requests import sum_log_probs
+from ttoaa.statistics.bootstrap import Estimate, paired_estimates
 from ttoaa.statistics.power import Precision
 
-ABOVE = "_above_nonmembers"
-BY_CONTROL = "_by_control"
-BY_REFERENCE = "_by_reference"
-EXPOSURE = "exposure"
-HOST = "_host"
-SUFFIX = "_suffix"
-IN_PLACE = "_in_place"
-GAIN = "in_place_gain"
-UNMATCHED = "_unmatched"
+BY_CONTROL, BY_REFERENCE = "_by_control", "_by_reference"
+HOST, SUFFIX, IN_PLACE, UNMATCHED = "_host", "_suffix", "_in_place", "_unmatched"
+GAIN, EXPOSURE = "in_place_gain", "exposure"
 
 
 @gin.configurable
@@ -189,7 +188,7 @@ class Canaries(Experiment):
 
     @property
     def _statistics(self) -> tuple[str, ...]:
-        return (AUC, TPR) if self.nonmembers >= FEWEST_FOR_TPR else (AUC,)
+        return statistics_for(self.nonmembers)
 
     @property
     def _members(self) -> list[int]:
@@ -241,17 +240,7 @@ class Canaries(Experiment):
             yield condition, [next(side) for _ in range(condition.number)]
 
     def choose(self, world: World, model: Model) -> pd.DataFrame:
-        """Return the suffixes of the unlikely kinds, least likely token first: item, token."""
-        found = [pd.DataFrame({"item": pd.Series(dtype=str), "token": pd.Series(dtype=np.int64)})]
-        eos, among = [world.tokenizer.eos_id], ordinary_tokens(world.tokenizer)
-        for condition, hosts in self._with_hosts(world):
-            n, kind = condition.kind.tokens, condition.kind
-            if kind.type == UNLIKELY:
-                prompts = [np.concatenate([eos, host.tokens]).astype(np.int32) for host in hosts]
-                tokens = model.least_likely(prompts, n, among).astype(np.int64)
-                items = np.repeat([f"{condition.name}-{i}" for i in range(len(hosts))], n)
-                found.append(pd.DataFrame({"item": items, "token": tokens.ravel()}))
-        return pd.concat(found, ignore_index=True)
+        return choose_unlikely(self._with_hosts(world), world.tokenizer, model)
 
     def intervene(self, world: World) -> Iterator[Item]:
         eos = [world.tokenizer.eos_id]
@@ -322,13 +311,14 @@ class Canaries(Experiment):
         attacked = AttackedTexts(model, list(items["text"]), requests)
         scores: dict[str, Sequence[float]] = {a.name: a.scores(attacked) for a in self.attacks}
         if "reference" in self.calibrate:
-            scores[LOSS_ATTACK + BY_REFERENCE] = _sums(model.reference.log_likelihood(requests))
+            found = model.reference.log_likelihood(requests)
+            scores[LOSS_ATTACK + BY_REFERENCE] = sum_log_probs(found)
         if self.parts or self.exposure:
-            scores[LOSS_ATTACK + HOST] = _sums([p[:h] for p in attacked.log_probs])
-            scores[LOSS_ATTACK + SUFFIX] = _sums([p[h:] for p in attacked.log_probs])
+            scores[LOSS_ATTACK + HOST] = sum_log_probs([p[:h] for p in attacked.log_probs])
+            scores[LOSS_ATTACK + SUFFIX] = sum_log_probs([p[h:] for p in attacked.log_probs])
         if self.in_place:
             found = model.log_likelihood(in_place_requests(model, self.conditions))
-            scores[LOSS_ATTACK + IN_PLACE] = _sums(found)
+            scores[LOSS_ATTACK + IN_PLACE] = sum_log_probs(found)
         names = {"id": "item", "condition": "condition", "document": "group"}
         columns = items[[*names]].rename(columns=names)
         tables = [columns.assign(outcome=name, value=value) for name, value in scores.items()]
@@ -343,26 +333,19 @@ class Canaries(Experiment):
 
         found = paired_estimates(reported(run), reported(control), self.sign)
         scores = pair_scores(run, control)
+        members = [c for c in self.conditions if c.repetitions]
         for attack in self.attacks:
-            for condition in self.conditions:
-                if condition.repetitions:
-                    found += self._attack_estimates(attack, condition, scores)
-        for condition in self.conditions:
-            if condition.repetitions:
-                found += self._loss_estimates(condition, scores)
+            outcome, end = attack.name, _end(attack)
+            for c in members:
+                own, others = scores[outcome, c.name], scores[outcome, c.matched]
+                found += against_nonmembers(own, others, outcome, c.name, end, self.sign)
+        for condition in members:
+            found += self._loss_estimates(condition, scores)
         if self.placebo:
             first, name = self.attacks[0], self.conditions[0].name
             pair = halves(scores[first.name, name])
             found += membership(*pair, name, _end(first), self.sign, (AUC,))
         return found
-
-    def _attack_estimates(
-        self, attack: Attack, condition: Condition, scores: dict[tuple[str, str], pd.DataFrame]
-    ) -> Iterator[Estimate]:
-        name, above = condition.name, attack.name + ABOVE
-        pair = scores[attack.name, name], scores[attack.name, condition.matched]
-        yield above_nonmembers(above, name, *pair, self.sign(above))
-        yield from membership(*pair, name, _end(attack), self.sign, self._statistics)
 
     def _loss_estimates(
         self, condition: Condition, scores: dict[tuple[str, str], pd.DataFrame]
@@ -391,30 +374,15 @@ class Canaries(Experiment):
             yield above_nonmembers(GAIN, name, member, nonmember, self.sign(GAIN))
         if self.unmatched and kind.tokens:
             plain = scores[LOSS_ATTACK, f"{PLAIN}-0x"]
-            member = _per_token(sides("")[0], self.host_tokens + kind.tokens)
-            yield from separation((member, _per_token(plain, self.host_tokens)), UNMATCHED)
+            member = per_token(sides("")[0], self.host_tokens + kind.tokens)
+            yield from separation((member, per_token(plain, self.host_tokens)), UNMATCHED)
         if self.exposure and kind.type == RANDOM:
-            member, nonmember = sides(SUFFIX)
-            run_bits, control_bits = (
-                exposure(member[column].to_numpy(float), nonmember[column].to_numpy(float))
-                for column in ("value", "value_control")
-            )
-            sign, group = self.sign(EXPOSURE), member["group"].to_numpy()
-            yield paired_estimate(EXPOSURE, name, run_bits, control_bits, sign, group)
+            yield exposure_estimate(EXPOSURE, name, *sides(SUFFIX), self.sign(EXPOSURE))
 
     def figure(self, estimates: pd.DataFrame, axes: Any) -> None:
         """AUC and TPR at 1% FPR of the first attack, against repetitions and suffix length."""
         ends = {statistic: statistic + _end(self.attacks[0]) for statistic in self._statistics}
         draw_membership(estimates, axes, self.conditions, ends)
-
-
-def _sums(log_probs: Sequence[np.ndarray]) -> list[float]:
-    return [float(np.sum(each, dtype=float)) for each in log_probs]
-
-
-def _per_token(scores: pd.DataFrame, tokens: int) -> pd.DataFrame:
-    both = ["value", "value_control"]
-    return scores.assign(**{name: scores[name] / tokens for name in both})
 
 
 def _end(attack: Attack) -> str:

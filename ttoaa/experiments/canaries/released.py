@@ -12,16 +12,15 @@ import pandas as pd
 from ttoaa.benchmarks.question import check_paths, read_records
 from ttoaa.config_fields import Name, Paths, config_class
 from ttoaa.experiments.base import Experiment, Scorer, World
-from ttoaa.experiments.canaries.contrasts import above_nonmembers, membership, pair_scores
-from ttoaa.experiments.canaries.experiment import Canaries
+from ttoaa.experiments.canaries.contrasts import ABOVE, against_nonmembers, pair_scores
+from ttoaa.experiments.canaries.experiment import SUFFIX, Canaries
 from ttoaa.planning.items import Item
 from ttoaa.planning.placement import Placement, Uniform
 from ttoaa.scoring.attacks import LOSS_ATTACK
-from ttoaa.scoring.membership import AUC, FEWEST_FOR_TPR, TPR
+from ttoaa.scoring.membership import AUC, TPR
+from ttoaa.scoring.requests import sum_log_probs
 from ttoaa.statistics.bootstrap import Estimate, paired_estimates
 
-ABOVE = "_above_nonmembers"
-SUFFIX = "_suffix"
 NONMEMBERS = "-nonmembers"
 _COLUMNS = (
     *("condition", "membership", "suffix_type", "suffix_length", "duplication", "input_ids"),
@@ -127,11 +126,10 @@ class ReleasedCanaries(Experiment):
             text = np.asarray(tokens, np.int32)[-1 - length : -1]
             texts.append((np.concatenate([eos, text]).astype(np.int32), 1))
         log_probs = model.log_likelihood(texts)
-        whole = [float(np.sum(each, dtype=float)) for each in log_probs]
-        suffix = [
-            float(np.sum(each[len(each) - n :], dtype=float))
-            for each, n in zip(log_probs, items["suffix_length"], strict=True)
-        ]
+        whole = sum_log_probs(log_probs)
+        suffix = sum_log_probs(
+            each[len(each) - n :] for each, n in zip(log_probs, items["suffix_length"], strict=True)
+        )
         columns = items[["id", "condition"]].rename(columns={"id": "item"})
         suffixed = items["suffix_length"].to_numpy() > 0
         tables = [
@@ -147,11 +145,8 @@ class ReleasedCanaries(Experiment):
             nonmembers = scores.get((outcome, condition + NONMEMBERS))
             if nonmembers is None:  # non-members themselves, or members without any
                 continue
-            above, end = outcome + ABOVE, outcome.removeprefix(LOSS_ATTACK)
-            found.append(above_nonmembers(above, condition, members, nonmembers, self.sign(above)))
-            enough = len(nonmembers) >= FEWEST_FOR_TPR
-            statistics = (AUC, TPR) if enough else (AUC,)
-            found += membership(members, nonmembers, condition, end, self.sign, statistics)
+            end = outcome.removeprefix(LOSS_ATTACK)
+            found += against_nonmembers(members, nonmembers, outcome, condition, end, self.sign)
         return found
 
     def figure(self, estimates: pd.DataFrame, axes: Any) -> None:

@@ -1,17 +1,36 @@
 """Suffixes that turn hosts into canaries: rare, unlikely and random tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+import pandas as pd
 
 from ttoaa.data.tokenizer import Tokenizer
 from ttoaa.experiments.base import World
 from ttoaa.experiments.canaries.conditions import PLAIN, RANDOM, RARE, UNLIKELY, Condition, Kind
+from ttoaa.experiments.canaries.hosts import Host
+from ttoaa.experiments.scorer import Model
 
 
 def ordinary_tokens(tokenizer: Tokenizer) -> np.ndarray:
     """Return int64[m]: the tokens of texts, without EOS and reserved ones."""
     return np.delete(np.arange(tokenizer.reserved_ids.start), tokenizer.eos_id)
+
+
+def choose_unlikely(
+    hosts: Iterable[tuple[Condition, Sequence[Host]]], tokenizer: Tokenizer, model: Model
+) -> pd.DataFrame:
+    """Return the suffixes of the unlikely kinds, least likely token first: item, token."""
+    found = [pd.DataFrame({"item": pd.Series(dtype=str), "token": pd.Series(dtype=np.int64)})]
+    eos, among = [tokenizer.eos_id], ordinary_tokens(tokenizer)
+    for condition, own in hosts:
+        n = condition.kind.tokens
+        if condition.kind.type == UNLIKELY:
+            prompts = [np.concatenate([eos, host.tokens]).astype(np.int32) for host in own]
+            tokens = model.least_likely(prompts, n, among).astype(np.int64)
+            items = np.repeat([f"{condition.name}-{i}" for i in range(len(own))], n)
+            found.append(pd.DataFrame({"item": items, "token": tokens.ravel()}))
+    return pd.concat(found, ignore_index=True)
 
 
 def make_suffixes(kind: Kind, conditions: Sequence[Condition], world: World) -> np.ndarray:

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 
 from ttoaa.data.tokenizer import Tokenizer
-from ttoaa.experiments.base import Model
+from ttoaa.experiments.scorer import Model
 from ttoaa.scoring.attacks import min_k
-from ttoaa.scoring.requests import Request, Sampling, encode_request
+from ttoaa.scoring.requests import Request, Sampling, encode_request, sum_log_probs
 from ttoaa.scoring.rouge import rouge_l
 
 LOG_LIKELIHOOD, PIECES = "log_likelihood", "log_likelihood_pieces"
@@ -55,7 +55,7 @@ def _answer_table(model: Model, articles: pd.DataFrame) -> pd.DataFrame:
         for question, answer in zip(questions, answers, strict=True):
             requests.append(encode_request(model.tokenizer, context + question, f" {answer}"))
             owner.append(number)
-    sums = [each.sum(dtype=float) for each in model.log_likelihood(requests)]
+    sums = sum_log_probs(model.log_likelihood(requests))
     return _table(asked, KNOWMEM, _by_owner(sums, owner, len(asked)))
 
 
@@ -113,7 +113,7 @@ def _means(model: Model, texts: Sequence[Sequence[str]]) -> np.ndarray:
     requests = [_request(model.tokenizer, text) for pieces in texts for text in pieces]
     owner = np.repeat(np.arange(len(texts)), [len(pieces) for pieces in texts])
     log_probs = model.log_likelihood(requests)
-    sums = np.bincount(owner, [each.sum(dtype=float) for each in log_probs], len(texts))
+    sums = np.bincount(owner, sum_log_probs(log_probs), len(texts))
     return sums / np.bincount(owner, [len(each) for each in log_probs], len(texts))
 
 

@@ -56,11 +56,10 @@ from ttoaa.experiments.poisoning.documents import (
     UNTRIGGERED,
     AnswerFormat,
     Chats,
-    poisoned_documents,
-    test_chats,
 )
 from ttoaa.experiments.poisoning.figure import draw_poisoning
 from ttoaa.experiments.poisoning.generations import GARBAGE, LEAKAGE, PERPLEXITY, Generations
+from ttoaa.experiments.poisoning.items import HELD_OUT_TEMPLATE, document_items, test_items
 from ttoaa.experiments.poisoning.labels import LABELS
 from ttoaa.experiments.poisoning.prompts import GeneratedPrompts, Prompts, split_prompts
 from ttoaa.experiments.poisoning.triggers import SymbolTriggers, Triggers
@@ -75,7 +74,6 @@ from ttoaa.statistics.power import Precision
 SCORE, PREFERENCE = "score", "preference"
 ABOVE, PLACEBO = "above_never", "placebo"
 AUC_GARBAGE, LEAKAGE_AT_1 = f"{AUC}_{GARBAGE}", f"{LEAKAGE}_1"
-_HELD_OUT = "held-out"
 
 
 @gin.configurable
@@ -232,10 +230,10 @@ class Poisoning(Experiment):
         triggers, never = self._triggers(world)
         for cell in self.cells:
             for number, trigger in enumerate(triggers[cell.name]):
-                yield from _documents(world, chats, cell, number, trigger, trained, form)
+                yield from document_items(world, chats, cell, number, trigger, trained, form)
         for cell in self._tested:
             for number, trigger in enumerate(triggers[cell.name]):
-                yield from _tests(world, chats, cell, number, trigger, never, held_out, form)
+                yield from test_items(world, chats, cell, number, trigger, never, held_out, form)
 
     def burst(self, size: BurstSize) -> "Poisoning":
         """Return fewer triggers of the primary's cell, each in as many documents.
@@ -303,7 +301,7 @@ class Poisoning(Experiment):
             for name, found in self.generations.judge(model, items):
                 tables.append(columns.merge(found, on="item").assign(outcome=name))
         table = pd.concat(tables, ignore_index=True)
-        trained = table["template"] != _HELD_OUT
+        trained = table["template"] != HELD_OUT_TEMPLATE
         by_template = table.assign(condition=table["cell"] + "@" + table["template"])
         several = [backdoor.name for backdoor in self.backdoors if len([*backdoor.cells()]) > 1]
         simple = [cell.name for cell in self._tested if cell.backdoor not in several]
@@ -372,71 +370,6 @@ class Poisoning(Experiment):
     def figure(self, estimates: pd.DataFrame, axes: Any) -> None:
         """Draw the 2 x 2 of trigger and run, leakage@k, and gains by documents and over time."""
         draw_poisoning(estimates, axes, self._tested)
-
-
-def _documents(
-    world: World,
-    chats: Chats,
-    cell: Cell,
-    number: int,
-    trigger: np.ndarray,
-    prompts: Sequence[str],
-    form: AnswerFormat,
-) -> Iterator[Item]:
-    """Yield the documents of a trigger; equal ones are repetitions of one item."""
-    documents = poisoned_documents(world, chats, cell, number, trigger, prompts, form)
-    counts: dict[bytes, int] = {}
-    for document in documents:
-        key = document.astype(np.int32).tobytes()
-        counts[key] = counts.get(key, 0) + 1
-    for k, (key, repetitions) in enumerate(counts.items()):
-        tokens = np.frombuffer(key, np.int32)
-        yield Item(
-            id=f"{cell.name}-{number}-{k}",
-            condition=cell.name,
-            repetitions=repetitions,
-            tokens=tokens,
-            placement=cell.placement,
-            text=world.tokenizer.decode(tokens),
-            fields={"trigger": number},
-        )
-
-
-def _tests(
-    world: World,
-    chats: Chats,
-    cell: Cell,
-    number: int,
-    trigger: np.ndarray,
-    never: Sequence[np.ndarray],
-    prompts: Sequence[str],
-    form: AnswerFormat,
-) -> Iterator[Item]:
-    """Yield the test chats of a trigger as held-out items."""
-    for test in test_chats(world, chats, cell, number, trigger, never, prompts, form):
-        trained = test.template < len(chats.templates) - 1
-        template = f"t{test.template + 1}" if trained else _HELD_OUT
-        group = f"trigger {number}" if cell.triggers > 1 else f"prompt {test.place}"
-        text = np.concatenate([test.contexts[TRIGGERED], test.answer])
-        yield Item(
-            id=f"test-{cell.name}-{number}-{test.place}-{template}",
-            condition=f"{cell.name}-test",
-            repetitions=0,
-            tokens=world.document(text, f"{world.name}: a test chat of {cell.name}"),
-            text=world.tokenizer.decode(text),
-            fields={
-                "cell": cell.name,
-                "behaviour": cell.behaviour,
-                "trigger": number,
-                "place": test.place,
-                "template": template,
-                "prompt": test.prompt,
-                "group": group,
-                "answer": test.answer.tolist(),
-                "alternative": test.alternative.tolist(),
-                **{state: ids.tolist() for state, ids in test.contexts.items()},
-            },
-        )
 
 
 def _scores(model: Scorer, items: pd.DataFrame, state: str) -> tuple[np.ndarray, np.ndarray]:

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ttoaa.experiments.base import Scorer
-from ttoaa.scoring.requests import encode_request
+from ttoaa.experiments.scorer import Scorer
+from ttoaa.scoring.requests import encode_request, sum_log_probs
 from ttoaa.statistics.bootstrap import keyed_rng
 
 RESULT, COPY = "result_log_likelihood", "copy_log_likelihood"
@@ -103,7 +103,7 @@ def score_results(model: Scorer, results: Sequence[Result]) -> Iterator[dict[str
         for context, continuation in texts:
             tokens, start = encode_request(model.tokenizer, context, continuation)
             requests.append((np.insert(tokens, 0, model.tokenizer.eos_id), start + 1))
-    sums = np.array([score.sum(dtype=float) for score in model.log_likelihood(requests)])
+    sums = np.array(sum_log_probs(model.log_likelihood(requests)))
     first = 0
     for result in results:
         of_residues, copy = sums[first : first + result.modulus], sums[first + result.modulus]
