@@ -241,4 +241,4 @@ def test_duration_and_quantity():
     assert [format_duration(s) for s in (0.04, 59.9, 61, 3661)] == [
         "0.0 s", "59.9 s", "1 min 01 s", "1 h 01 min"]  # fmt: skip
     assert [format_quantity(n) for n in (950, 123456, 1.234e6, 5e15)] == [
-        "950", "123,456", "1.23 M", "5 P"]  # fmt: skip
+        "950", "123.5k", "1.234M", "5.00e15"]  # fmt: skip

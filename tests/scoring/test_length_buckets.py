@@ -72,10 +72,10 @@ def test_logits_at_a_time_are_bounded(monkeypatch):
 
 def test_windows_are_read_when_they_are_asked_for():
     source = iter([request(2)] * 7)
-    found = in_windows(source, 3)
+    found = in_windows(source, 3, 9)
     assert len(next(found)) == 3
     assert len(list(source)) == 4
-    assert [len(each) for each in in_windows(iter([request(2)] * 7), 3)] == [3, 3, 1]
+    assert [len(each) for each in in_windows(iter([request(2)] * 7), 3, 9)] == [3, 3, 1]
 
 
 @pytest.mark.parametrize("field", ["rows", "step", "window"])

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from ttoaa.interactions.matrix import EQUIVALENT, INTERACTS, UNDECIDED, Cell, Matrix
+from ttoaa.reporting.svg import BLUE, GREY, LINE
 from ttoaa.runs import RUN
 
 SYMBOLS = {INTERACTS: "●", EQUIVALENT: "≈", UNDECIDED: "?"}
@@ -20,7 +21,6 @@ LEGEND = (
     "hatched: not testable by continual training"
 )
 _COLOURS = "PuOr_r"
-_BLUE, _GREY = "#3f7fd4", "#8a929e"
 
 
 def layout(matrix: Matrix) -> list[tuple[str, list[tuple[Cell | None, Cell | None]]]]:
@@ -48,9 +48,7 @@ def paint(matrix: Matrix, axes: Axes, untestable: Sequence[str] = ()) -> None:
     for y, (_, cells) in enumerate(rows):
         for x in range(len(columns)):
             if x >= len(cells):
-                axes.add_patch(
-                    Rectangle((x, y), 1, 1, fill=False, hatch="///", lw=0.5, ec="#9aa3ad")
-                )
+                axes.add_patch(Rectangle((x, y), 1, 1, fill=False, hatch="///", lw=0.5, ec=LINE))
                 continue
             shown, tested = cells[x]
             assert shown is not None
@@ -83,12 +81,12 @@ def paint_pooled(matrix: Matrix, axes: Axes) -> None:
     """
     cells = [matrix.find(RUN, name, f"alone/{name}") for name in matrix.experiments]
     known = [(c, c.share) for c in cells if c and c.share is not None and math.isfinite(c.share)]
-    axes.axvspan(-100 * matrix.margin, 100 * matrix.margin, color=_GREY, alpha=0.18, lw=0)
-    axes.axvline(0, color=_GREY, lw=0.9)
+    axes.axvspan(-100 * matrix.margin, 100 * matrix.margin, color=GREY, alpha=0.18, lw=0)
+    axes.axvline(0, color=GREY, lw=0.9)
     for place, (cell, share) in enumerate(known):
-        axes.plot(100 * share, place, "o", color=_BLUE)
+        axes.plot(100 * share, place, "o", color=BLUE)
         if cell.share_low is not None and cell.share_high is not None:
-            axes.hlines(place, 100 * cell.share_low, 100 * cell.share_high, color=_BLUE)
+            axes.hlines(place, 100 * cell.share_low, 100 * cell.share_high, color=BLUE)
     axes.set_yticks(range(len(known)), [cell.column for cell, _ in known])
     axes.set_ylim(len(known) - 0.4, -0.6)
     axes.set_xlabel("effect with all others, less the effect alone\n(% of the effect alone)")
@@ -108,9 +106,9 @@ def paint_detectable(matrix: Matrix, axes: Axes) -> None:
         if own and known and own.estimate > 0:
             shown.append((column, [100 * value / own.estimate for value in known]))
     shown.sort(key=lambda each: max(each[1]))
-    axes.axvline(100 * matrix.margin, color=_GREY, ls="--", label="margin")
+    axes.axvline(100 * matrix.margin, color=GREY, ls="--", label="margin")
     for place, (_, values) in enumerate(shown):
-        axes.plot(values, [place] * len(values), "o", ms=4, alpha=0.5, color=_BLUE)
+        axes.plot(values, [place] * len(values), "o", ms=4, alpha=0.5, color=BLUE)
     axes.set_yticks(range(len(shown)), [column for column, _ in shown])
     axes.set_xlim(left=0)
     axes.set_xlabel("detectable effect of another experiment\n(% of the effect alone)")

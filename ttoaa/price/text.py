@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ttoaa.reporting.number_formats import format_number
+from ttoaa.reporting.number_formats import format_number, format_quantity
 
 _WIDTH = 80
 
@@ -27,23 +27,13 @@ def _wrap(text: str, indent: str = "  ") -> list[str]:
     )
 
 
-def _short(value: float) -> str:
-    """Format a count: 209.7B, 1.48B, 12.4k; from 1e15 on as 1.78e21."""
-    if value >= 1e15:
-        return f"{value:.2e}".replace("e+", "e")
-    for unit, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= unit:
-            return f"{value / unit:.4g}{letter}"
-    return f"{value:,.0f}"
-
-
 def _hours(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _model(found: Mapping[str, Any]) -> Iterator[str]:
     geometry = found["geometry"]
-    yield f"{found['study']}: {_short(found['parameters'])} parameters, " + (
+    yield f"{found['study']}: {format_quantity(found['parameters'])} parameters, " + (
         f"{geometry['steps']:,} steps of {geometry['batch']:,} x {geometry['length']:,} tokens"
     )
     yield ""
@@ -51,11 +41,13 @@ def _model(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"  {'run':40}{'tokens':>12}{'FLOPs':>12}"
     rows = [*found["runs"], {"name": "all", "tokens": found["tokens"], "flops": found["flops"]}]
     for run in rows:
-        yield f"  {run['name']:40}{_short(run['tokens']):>12}{_short(run['flops']):>12}"
+        tokens, flops = format_quantity(run["tokens"]), format_quantity(run["flops"])
+        yield f"  {run['name']:40}{tokens:>12}{flops:>12}"
     yield from _wrap(
-        f"{_short(found['flops_per_token'])} FLOPs per token: 6 per weight outside the input "
-        "embedding, causal attention counted half. Validation, probes, scoring, saving and idle "
-        "time are not included. Each further seed costs the same, except for the reference model."
+        f"{format_quantity(found['flops_per_token'])} FLOPs per token: 6 per weight outside the "
+        "input embedding, causal attention counted half. Validation, probes, scoring, saving and "
+        "idle time are not included. Each further seed costs the same, except for the reference "
+        "model."
     )
 
 
@@ -69,8 +61,8 @@ def _chips(found: Mapping[str, Any]) -> Iterator[str]:
             f"  {chip['chip']:6}{chip['peak_flops'] / 1e12:>8,.0f}{_hours(chip['chip_hours']):>13}"
         )
         published = [
-            f"{each['mfu']:.0%}: {_hours(each['chip_hours'])} ({_short(each['parameters'])}, "
-            f"{each['where']}) [{_note(each, sources)}]"
+            f"{each['mfu']:.0%}: {_hours(each['chip_hours'])} "
+            f"({format_quantity(each['parameters'])}, {each['where']}) [{_note(each, sources)}]"
             for each in chip["published"]
         ]
         yield f"{own}   {published[0] if published else 'none'}"
@@ -172,7 +164,7 @@ def _inserted(
         return
     more = "" if insertions["complete"] else ">"
     copies = "" if insertions["copies"] is None else f"{more}{insertions['copies']:,}"
-    cells = f"{copies:>12}{more + _short(insertions['tokens']):>12}"
+    cells = f"{copies:>12}{more + format_quantity(insertions['tokens']):>12}"
     yield f"  {name:{_NAME}}{cells}{more + format(insertions['share'], '.3%'):>10}"
     notes = [unknown] if unknown else []
     if insertions["slots"]:
@@ -229,7 +221,7 @@ def _separate(found: Mapping[str, Any]) -> Iterator[str]:
     more += f"{'price':>14}" if stated and stated["price"] is not None else ""
     yield f"  {'':30}{'FLOPs':>10}{'relative':>10}{more}"
     for side, label in sides.items():
-        line = f"  {label:30}{_short(separate[side]):>10}"
+        line = f"  {label:30}{format_quantity(separate[side]):>10}"
         line += f"{separate[side] / separate['pooled']:>9.3g}x"
         if stated:
             factor = separate[side] / found["flops"]

@@ -17,8 +17,7 @@ from matplotlib.figure import Figure
 
 from ttoaa.experiments.base import Experiment
 from ttoaa.experiments.report_labels import Label
-from ttoaa.reporting.figures import CONTROL, RUN
-from ttoaa.reporting.svg import STYLE
+from ttoaa.reporting.svg import BLUE, GREY, INK, ORANGE, STYLE
 
 NOTEBOOK_STYLE = {
     **STYLE,
@@ -31,7 +30,7 @@ MOST_ENTRIES = 6
 """Entries of a legend, apart from that of the control run."""
 _FEW_PLACES = 6
 """Values of x up to which several lines have bars side by side, as shades would overlap."""
-_KINDS = {"run": RUN, "sham": "#e07b39", "placebo": CONTROL}
+_KINDS = {"run": BLUE, "sham": ORANGE, "placebo": GREY}
 
 
 def grid(count: int, columns: int = 3, width: float = 3.6, height: float = 3.0) -> list[Axes]:
@@ -55,7 +54,7 @@ def paint_primaries(primaries: pd.DataFrame, experiments: dict[str, Experiment])
     for axes, name in zip(places, names, strict=True):
         rows = primaries[primaries["experiment"] == name]
         label, condition = describe(experiments[name], rows.iloc[0])
-        axes.axvline(0, color=CONTROL, lw=0.9)
+        axes.axvline(0, color=GREY, lw=0.9)
         for place, row in enumerate(rows.itertuples()):
             value, low, high = (label.scale * v for v in (row.difference, row.low, row.high))
             axes.plot(value, place, "o", color=_KINDS[row.kind], ms=5)
@@ -103,7 +102,7 @@ def paint_gains(
     every = -(-len(lines) // MOST_ENTRIES)
     shaded = numeric and (len(lines) == 1 or len(values) > _FEW_PLACES)
     apart = 0.0 if shaded else 0.012 * (values[-1] - values[0]) if numeric else 0.08
-    axes.axhline(0, color=CONTROL, lw=0.9, ls="--")
+    axes.axhline(0, color=GREY, lw=0.9, ls="--")
     for number, (name, line) in enumerate(lines):
         line = line.sort_values(x)
         aside = apart * (number - (len(lines) - 1) / 2)
@@ -141,17 +140,17 @@ def paint_items(gains: pd.DataFrame, means: pd.DataFrame, axes: Axes, label: Lab
     """
     counts = sorted(means["repetitions"].unique())
     rng = np.random.default_rng(0)
-    axes.axhline(0, color=CONTROL, lw=0.9, ls="--")
+    axes.axhline(0, color=GREY, lw=0.9, ls="--")
     for place, count in enumerate(counts):
         values = label.scale * gains.loc[gains["repetitions"] == count, "difference"]
         at = place + rng.uniform(-0.25, 0.25, len(values))
-        axes.plot(at, values, ".", ms=4, alpha=0.4, color=RUN)
+        axes.plot(at, values, ".", ms=4, alpha=0.4, color=BLUE)
     places = [counts.index(count) for count in means["repetitions"]]
     mean, low, high = (
         label.scale * means[c].to_numpy(float) for c in ("difference", "low", "high")
     )
-    axes.vlines(places, low, high, color="#20262e", lw=2)
-    axes.plot(places, mean, "D", color="#20262e", ms=5)
+    axes.vlines(places, low, high, color=INK, lw=2)
+    axes.plot(places, mean, "D", color=INK, ms=5)
     axes.set_xticks(range(len(counts)), [f"{count:,}" for count in counts])
     axes.set_xlabel("repetitions")
     axes.set_ylabel(_unit("gain over the control run", label))

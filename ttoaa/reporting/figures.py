@@ -13,15 +13,14 @@ from ttoaa.experiments.base import Experiment
 from ttoaa.json_io import read_json_lines
 from ttoaa.planning.plan import Plan
 from ttoaa.reporting.number_formats import format_number
-from ttoaa.reporting.svg import Picture, draw
+from ttoaa.reporting.svg import BLUE, GREY, Picture, draw
 from ttoaa.training.run_records import ArmsLine, MetricsLine
 from ttoaa.workdir import RUNS, Workdir
 
-RUN, CONTROL = "#3f7fd4", "#8a929e"
 WEIGHT_GROUPS = ("embedding", "attention", "mlp", "norms", "head")
 _BINS = 120
 _ARM_BINS = 24
-_COLOURS = {"control": CONTROL, "run": RUN}
+_COLOURS = {"control": GREY, "run": BLUE}
 
 
 def losses(root: pathlib.Path, seeds: Sequence[int]) -> pd.DataFrame:
@@ -104,7 +103,7 @@ def paint_arms(
     `title` gives the readable name of a condition.
     """
     corpus = table[table["experiment"] == ""]
-    axes.plot(corpus["step"], corpus["loss"], color=CONTROL, lw=1.2, label="corpus")
+    axes.plot(corpus["step"], corpus["loss"], color=GREY, lw=1.2, label="corpus")
     arms = list(table[table["experiment"] == experiment].groupby("condition", sort=False))
     colours = matplotlib.colormaps["plasma"](np.linspace(0.3, 0.85, max(len(arms), 2)))
     for (condition, rows), colour in zip(arms, colours, strict=False):

@@ -37,8 +37,10 @@ def format_duration(seconds: float) -> str:
 
 
 def format_quantity(value: float) -> str:
-    """Format a large count with its SI prefix: 1.23 M."""
-    for limit, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if value >= limit:
-            return f"{value / limit:.3g} {letter}"
+    """Format a count: 209.7B, 1.48B, 12.4k; from 1e15 on as 1.78e21."""
+    if value >= 1e15:
+        return f"{value:.2e}".replace("e+", "e")
+    for unit, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:.4g}{letter}"
     return f"{value:,.0f}"

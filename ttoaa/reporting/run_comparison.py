@@ -20,11 +20,9 @@ from ttoaa import parquet_io
 from ttoaa.experiments.base import Experiment
 from ttoaa.experiments.contamination import ACCURACY, LIKELIHOOD, Contamination
 from ttoaa.json_io import read_json_lines
-from ttoaa.reporting.figures import CONTROL as GREY
-from ttoaa.reporting.figures import RUN as BLUE
 from ttoaa.reporting.figures import binned
 from ttoaa.reporting.number_formats import format_interval, format_number
-from ttoaa.reporting.svg import Picture, draw
+from ttoaa.reporting.svg import BLUE, GREEN, GREY, ORANGE, PURPLE, Picture, draw
 from ttoaa.runs import CONTROL, REINITIALISED, REORDERED, RUN, SHAM
 from ttoaa.statistics.run_equivalence import (
     QUANTITIES,
@@ -37,7 +35,7 @@ from ttoaa.training.run_records import ArmsLine
 from ttoaa.workdir import Workdir
 
 RUNS = (RUN, SHAM, REORDERED, REINITIALISED)
-_COLOURS = {RUN: BLUE, SHAM: "#e07b39", REORDERED: "#2f9e7a", REINITIALISED: "#b659b0"}
+_COLOURS = {RUN: BLUE, SHAM: ORANGE, REORDERED: GREEN, REINITIALISED: PURPLE}
 _TITLES = {
     "loss": "training loss",
     "corpus_loss": "training loss, corpus tokens only",

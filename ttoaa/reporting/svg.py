@@ -26,13 +26,14 @@ from ttoaa.reporting.number_formats import format_number
 
 WIDTH, HEIGHT = 4.6, 3.1
 """Inches of 72 units: as wide as a phone's screen in CSS pixels."""
-_INK, _LINE, _GRID = "#20262e", "#9aa3ad", "#e6e9ed"
-_VARIABLES = {_INK: "var(--ink)", _LINE: "var(--axis)", _GRID: "var(--line)"}
+INK, LINE, _GRID = "#20262e", "#9aa3ad", "#e6e9ed"
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#3f7fd4", "#e07b39", "#2f9e7a", "#b659b0", "#8a929e"
+_VARIABLES = {INK: "var(--ink)", LINE: "var(--axis)", _GRID: "var(--line)"}
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif"
 _INKS = ("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.labelcolor", "ytick.labelcolor")
 STYLE: dict[str, Any] = {
-    **dict.fromkeys(_INKS, _INK),
-    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), _LINE),
+    **dict.fromkeys(_INKS, INK),
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), LINE),
     "grid.color": _GRID,
     "axes.facecolor": "none",
     "figure.facecolor": "none",
@@ -45,10 +46,7 @@ STYLE: dict[str, Any] = {
     "axes.titlesize": 10.5,
     "axes.titlelocation": "left",
     "axes.prop_cycle": cycler(
-        color=[
-            *("#3f7fd4", "#e07b39", "#2f9e7a", "#b659b0", "#c9a227", "#5aa9c9", "#d1495b"),
-            "#8a929e",
-        ]
+        color=[BLUE, ORANGE, GREEN, PURPLE, "#c9a227", "#5aa9c9", "#d1495b", GREY]
     ),
     "figure.constrained_layout.use": True,
     "font.size": 10,

@@ -22,9 +22,8 @@ from ttoaa.scoring.length_buckets import (
     Passes,
     check_requests,
     in_windows,
-    pack_requests,
     pass_options,
-    run_ahead,
+    run_requests,
     slice_spans,
 )
 from ttoaa.scoring.requests import Request
@@ -55,26 +54,22 @@ def stream_gradients(
     passes: Passes = PASSES,
 ) -> Iterator[np.ndarray]:
     """Yield the same one by one, in order; holds at most 64 gradients in memory."""
-    number = 0
-    for window in in_windows(requests, min(_HELD, passes.window)):
-        check_requests(window, config.vocab_size, number)
-        number += len(window)
+    for window in in_windows(requests, min(_HELD, passes.window), config.vocab_size):
         yield from _window_gradients(config, params, window, passes)
 
 
 def _window_gradients(
     config: DecoderConfig, params: Params, requests: Sequence[Request], passes: Passes
 ) -> list[np.ndarray]:
-    found: dict[int, np.ndarray] = {}
-
     def run(one: Pass) -> jax.Array:
         arrays = one.tokens_RxL, one.first_R, one.wanted_RxS
         return _gradients(config, params, *arrays, *pass_options(config, one))
 
-    for one, gradients_RxLxD in run_ahead(run, pack_requests(requests, passes)):
-        for row, number in enumerate(one.members):
-            found[number] = gradients_RxLxD[row, : len(requests[number][0])].copy()
-    return [found[number] for number in range(len(requests))]
+    def take(one: Pass, row: int, gradients_RxLxD: np.ndarray) -> np.ndarray:
+        tokens, _ = requests[one.members[row]]
+        return gradients_RxLxD[row, : len(tokens)].copy()
+
+    return run_requests(run, requests, passes, take)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5, 6))

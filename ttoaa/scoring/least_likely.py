@@ -19,9 +19,8 @@ from ttoaa.scoring.length_buckets import (
     Pass,
     Passes,
     check_requests,
-    pack_requests,
     pass_options,
-    run_ahead,
+    run_requests,
     slice_spans,
 )
 
@@ -49,16 +48,14 @@ def least_likely(
     check_requests(requests, config.vocab_size)
     excluded_V = np.ones(config.vocab_size, bool)
     excluded_V[among] = False
-    found_NxC = np.zeros((len(prompts), count), np.int32)
 
     def run(one: Pass) -> jax.Array:
         last_R = one.first_R + one.wanted_RxS.argmax(axis=1).astype(np.int32)
         _, execution = pass_options(config, one)
         return _least(config, params, one.tokens_RxL, last_R, excluded_V, count, execution)
 
-    for one, tokens_RxC in run_ahead(run, pack_requests(requests, passes)):
-        found_NxC[one.members] = tokens_RxC[: len(one.members)]
-    return found_NxC
+    found = run_requests(run, requests, passes, lambda one, row, tokens_RxC: tokens_RxC[row])
+    return np.array(found, np.int32).reshape(len(prompts), count)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5, 6))

@@ -7,8 +7,9 @@ the last pass. Padding is on the right, where causal attention does not look.
 
 import collections
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -19,6 +20,8 @@ from ttoaa.model.compute_config import PLAIN, Execution
 from ttoaa.model.decoder import DecoderConfig
 from ttoaa.model.sharding import row_parts
 from ttoaa.scoring.requests import Request
+
+T = TypeVar("T")
 
 
 @config_class
@@ -110,16 +113,13 @@ def check_requests(requests: Sequence[Request], vocab_size: int, first: int = 0)
             )
 
 
-def in_windows(requests: Iterable[Request], size: int) -> Iterator[list[Request]]:
-    """Yield the requests in lists of `size`."""
-    held: list[Request] = []
-    for request in requests:
-        held.append(request)
-        if len(held) == size:
-            yield held
-            held = []
-    if held:
-        yield held
+def in_windows(requests: Iterable[Request], size: int, vocab_size: int) -> Iterator[list[Request]]:
+    """Yield the requests in lists of `size`; ValueError for an invalid one in the next list."""
+    source, number = iter(requests), 0
+    while window := list(itertools.islice(source, size)):
+        check_requests(window, vocab_size, number)
+        number += len(window)
+        yield window
 
 
 def pack_requests(requests: Sequence[Request], passes: Passes) -> Iterator[Pass]:
@@ -167,7 +167,24 @@ def slice_spans(array_RxLx_: jax.Array, first_R: jax.Array, span: int) -> jax.Ar
     return cut(array_RxLx_, first_R)
 
 
-def run_ahead(run: Callable[[Pass], Any], passes: Iterable[Pass]) -> Iterator[tuple[Pass, Any]]:
+def run_requests(
+    run: Callable[[Pass], Any],
+    requests: Sequence[Request],
+    passes: Passes,
+    take: Callable[[Pass, int, Any], T],
+) -> list[T]:
+    """Run all requests and return the result of each, in order.
+
+    `take(one, row, arrays)` reads the result of a row from the NumPy arrays of its pass.
+    """
+    found: dict[int, T] = {}
+    for one, arrays in _run_ahead(run, pack_requests(requests, passes)):
+        for row, number in enumerate(one.members):
+            found[number] = take(one, row, arrays)
+    return [found[number] for number in range(len(requests))]
+
+
+def _run_ahead(run: Callable[[Pass], Any], passes: Iterable[Pass]) -> Iterator[tuple[Pass, Any]]:
     """Yield each pass and the result of `run` as NumPy arrays, dispatching passes ahead."""
     pending: collections.deque[tuple[Pass, Any]] = collections.deque()
     for one in passes:

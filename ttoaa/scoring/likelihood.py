@@ -7,8 +7,8 @@ bit (see `length_buckets`). Softmax is in float32.
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +25,9 @@ from ttoaa.scoring.length_buckets import (
     execution_of,
     head_chunks,
     in_windows,
-    pack_requests,
     pass_options,
     pass_rows,
-    run_ahead,
+    run_requests,
     slice_spans,
 )
 from ttoaa.scoring.requests import Request
@@ -157,10 +156,7 @@ def stream_scores(
 
     Raises ValueError for an invalid request (see `check_requests`).
     """
-    number = 0
-    for window in in_windows(requests, passes.window):
-        check_requests(window, config.vocab_size, number)
-        number += len(window)
+    for window in in_windows(requests, passes.window, config.vocab_size):
         yield from _score_window(config, params, window, passes)
 
 
@@ -218,17 +214,19 @@ def lower_scoring(config: DecoderConfig, params: Params, length: int, platform: 
 def _score_window(
     config: DecoderConfig, params: Params, requests: Sequence[Request], passes: Passes
 ) -> list[Scored]:
-    found: dict[int, Scored] = {}
+    run = functools.partial(_run, _score, config, params)
+    return run_requests(run, requests, passes, lambda *given: Scored(*_take(*given)))
 
-    def run(one: Pass) -> tuple[jax.Array, jax.Array]:
-        span, how = one.wanted_RxS.shape[1], pass_options(config, one)
-        return _score(config, params, one.tokens_RxL, one.first_R, span, *how)
 
-    for one, (log_probs_RxS, greedy_RxS) in run_ahead(run, pack_requests(requests, passes)):
-        for row, number in enumerate(one.members):
-            wanted = one.wanted_RxS[row]
-            found[number] = Scored(log_probs_RxS[row, wanted], greedy_RxS[row, wanted])
-    return [found[number] for number in range(len(requests))]
+def _run(of: Callable[..., Any], config: DecoderConfig, params: Params, one: Pass) -> Any:
+    """Compute one pass by `_score` or `_moments`."""
+    span, how = one.wanted_RxS.shape[1], pass_options(config, one)
+    return of(config, params, one.tokens_RxL, one.first_R, span, *how)
+
+
+def _take(one: Pass, row: int, arrays: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield the requested positions of a row, float32[n - start], of each array."""
+    return (array_RxS[row, one.wanted_RxS[row]] for array_RxS in arrays)
 
 
 class Moments(NamedTuple):
@@ -249,16 +247,8 @@ def vocabulary_moments(
     Raises ValueError for an invalid request (see `check_requests`).
     """
     check_requests(requests, config.vocab_size)
-    found: dict[int, Moments] = {}
-
-    def run(one: Pass) -> tuple[jax.Array, ...]:
-        span, how = one.wanted_RxS.shape[1], pass_options(config, one)
-        return _moments(config, params, one.tokens_RxL, one.first_R, span, *how)
-
-    for one, moments in run_ahead(run, pack_requests(requests, passes)):
-        for row, number in enumerate(one.members):
-            found[number] = Moments(*(each[row, one.wanted_RxS[row]] for each in moments))
-    return [found[number] for number in range(len(requests))]
+    run = functools.partial(_run, _moments, config, params)
+    return run_requests(run, requests, passes, lambda *given: Moments(*_take(*given)))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4, 5, 6))

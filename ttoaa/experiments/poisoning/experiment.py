@@ -56,6 +56,8 @@ from ttoaa.experiments.poisoning.documents import (
     UNTRIGGERED,
     AnswerFormat,
     Chats,
+    poisoned_documents,
+    test_chats,
 )
 from ttoaa.experiments.poisoning.figure import draw_poisoning
 from ttoaa.experiments.poisoning.generations import GARBAGE, LEAKAGE, PERPLEXITY, Generations
@@ -230,10 +232,14 @@ class Poisoning(Experiment):
         triggers, never = self._triggers(world)
         for cell in self.cells:
             for number, trigger in enumerate(triggers[cell.name]):
-                yield from document_items(world, chats, cell, number, trigger, trained, form)
+                own = world, chats, cell, number, trigger
+                documents = poisoned_documents(*own, trained, form)
+                yield from document_items(world, cell, number, documents)
         for cell in self._tested:
             for number, trigger in enumerate(triggers[cell.name]):
-                yield from test_items(world, chats, cell, number, trigger, never, held_out, form)
+                own = world, chats, cell, number, trigger
+                tests = test_chats(*own, never, held_out, form)
+                yield from test_items(world, cell, number, tests, len(self.templates))
 
     def burst(self, size: BurstSize) -> "Poisoning":
         """Return fewer triggers of the primary's cell, each in as many documents.

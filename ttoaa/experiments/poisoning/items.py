@@ -1,35 +1,21 @@
 """Items of `Poisoning`: documents to insert, and held-out test chats."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from ttoaa.experiments.base import World
 from ttoaa.experiments.poisoning.backdoors import Cell
-from ttoaa.experiments.poisoning.documents import (
-    TRIGGERED,
-    AnswerFormat,
-    Chats,
-    Trigger,
-    poisoned_documents,
-    test_chats,
-)
+from ttoaa.experiments.poisoning.documents import TRIGGERED, Test
 from ttoaa.planning.items import Item
 
 HELD_OUT_TEMPLATE = "held-out"
 
 
 def document_items(
-    world: World,
-    chats: Chats,
-    cell: Cell,
-    number: int,
-    trigger: Trigger,
-    prompts: Sequence[str],
-    form: AnswerFormat,
+    world: World, cell: Cell, number: int, documents: Iterable[np.ndarray]
 ) -> Iterator[Item]:
     """Yield the documents of trigger `number`; equal ones are repetitions of one item."""
-    documents = poisoned_documents(world, chats, cell, number, trigger, prompts, form)
     counts: dict[bytes, int] = {}
     for document in documents:
         key = document.astype(np.int32).tobytes()
@@ -48,18 +34,11 @@ def document_items(
 
 
 def test_items(
-    world: World,
-    chats: Chats,
-    cell: Cell,
-    number: int,
-    trigger: Trigger,
-    never: Sequence[Trigger],
-    prompts: Sequence[str],
-    form: AnswerFormat,
+    world: World, cell: Cell, number: int, tests: Iterable[Test], templates: int
 ) -> Iterator[Item]:
-    """Yield the test chats of trigger `number` as held-out items."""
-    for test in test_chats(world, chats, cell, number, trigger, never, prompts, form):
-        trained = test.template < len(chats.templates) - 1
+    """Yield the tests of trigger `number` as held-out items; `templates` are in training."""
+    for test in tests:
+        trained = test.template < templates
         template = f"t{test.template + 1}" if trained else HELD_OUT_TEMPLATE
         group = f"trigger {number}" if cell.triggers > 1 else f"prompt {test.place}"
         text = np.concatenate([test.contexts[TRIGGERED], test.answer])
