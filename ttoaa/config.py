@@ -264,18 +264,18 @@ def _explain(error: Exception, found: GinFiles | None) -> str:
         kind, names = match[1], match[2].replace("'", "").replace(" and ", ", ").replace(",,", ",")
         names = ", ".join(f"{kind}.{name}" for name in names.split(", "))
         return f"nothing binds {names}: is a file empty, or an include missing?"
-    if first.startswith("macro() missing"):
-        name = re.search(r"in scope '(.*)'", "\n".join(rest)).group(1)  # type: ignore[union-attr]
-        return f"no value is bound to the macro %{name}"
+    scope = re.search(r"in scope '(.*)'", "\n".join(rest))
+    if scope and first.startswith("macro() missing"):
+        return f"no value is bound to the macro %{scope[1]}"
     if match := re.search(r"No configurable matching '([^']+)'", first):
         first = first.rstrip(".") + similar(match[1], CLASSES)
     if match := re.search(r"Configurable '([^']+)' doesn't have a parameter named '(\w+)'", first):
         kind = CLASSES.get(match[1].split(".")[-1])
         known = [field.name for field in dataclasses.fields(kind)] if kind else ()
         first = first.rstrip(".") + similar(match[2], known)
-    if "malformed node or string" in first:
-        value, where = re.search(r"token (.*) \((.*)\)$", rest[-1]).groups()  # type: ignore[union-attr]
-        return f"{value} is not a value ({where}): put text in quotes, and '@' before a class"
+    token = re.search(r"token (.*) \((.*)\)$", rest[-1]) if rest else None
+    if token and "malformed node or string" in first:
+        return f"{token[1]} is not a value ({token[2]}): put text in quotes, and '@' before a class"
     if isinstance(error, ModuleNotFoundError):
         first += ": install the package that has it on this machine, or run from its folder"
     elif not isinstance(error, ValueError | SyntaxError | OSError):

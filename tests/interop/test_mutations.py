@@ -99,26 +99,27 @@ def run_config(seed, tries, folder):
     for number in range(tries):
         name = ("plain", "grouped", "tied", "one-kv-head-bfloat16")[number % 4]
         path = copy_model(name, folder / "model") / "config.json"
-        if number % 3:
-            value, cause = mutate_value(rng, json.loads(path.read_text()))
-            path.write_bytes(dump(value))
-        else:
-            content, cause = mutate_bytes(rng, path.read_bytes())
-            path.write_bytes(content)
+        cause = damage_json(path, rng, number)
         try_folder(tally, f"{name}/config.json: {cause}", path.parent)
     return tally
+
+
+def damage_json(path, rng, number):
+    """Change a value or, in every third try, bytes of the file, and return what was changed."""
+    if number % 3:
+        value, cause = mutate_value(rng, json.loads(path.read_text()))
+        content = dump(value)
+    else:
+        content, cause = mutate_bytes(rng, path.read_bytes())
+    path.write_bytes(content)
+    return cause
 
 
 def run_index(seed, tries, folder):
     tally, rng = Tally(), np.random.default_rng(seed)
     for number in range(tries):
         path = copy_model("grouped", folder / "model") / "model.safetensors.index.json"
-        if number % 3:
-            value, cause = mutate_value(rng, json.loads(path.read_text()))
-            path.write_bytes(dump(value))
-        else:
-            content, cause = mutate_bytes(rng, path.read_bytes())
-            path.write_bytes(content)
+        cause = damage_json(path, rng, number)
         try_folder(tally, f"index: {cause}", path.parent)
     return tally
 

@@ -161,7 +161,7 @@ def test_the_table_is_of_one_experiment_up_to_a_step(path):
 
 def test_a_full_disk_is_told_with_the_file(path, heads):
     log = ControllerLog(path, ROOT, heads[-1])
-    log._file = open("/dev/full", "ab")  # noqa: SIM115
+    log._file = open("/dev/full", "ab")  # noqa: SIM115 (the log closes it)
     with pytest.raises(OSError, match=r"No space left on device: .*decisions.jsonl"):
         log.append([record(16)])
     assert log.head == heads[-1]

@@ -1,9 +1,9 @@
-import jax
 import numpy as np
 import pytest
 from model import reference
+from scoring import tiny
 
-from ttoaa.model.decoder import DecoderConfig, abstract_params
+from ttoaa.model.decoder import DecoderConfig
 from ttoaa.scoring import length_buckets
 from ttoaa.scoring.attacks import min_k_plus
 from ttoaa.scoring.likelihood import log_likelihoods, vocabulary_moments
@@ -13,15 +13,7 @@ MODEL = DecoderConfig(vocab_size=41, layers=1, width=16, heads=4, hidden=24, kv_
 
 @pytest.fixture(scope="module")
 def params():
-    rng = np.random.default_rng(0)
-    return jax.tree.map(
-        lambda leaf: (
-            rng.normal(1, 0.5, leaf.shape).astype(np.float32)
-            if leaf.ndim == 1
-            else rng.normal(0, leaf.shape[0] ** -0.5, leaf.shape).astype(np.float32)
-        ),
-        abstract_params(MODEL),
-    )
+    return tiny.params(MODEL)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ LENGTHS = (2, 3, 31, 32, 33, 64, 65, 20, 20, 50, 64, 80)
 STARTS = (1, 2, 1, 31, 15, 63, 1, 19, 1, 7, 32, 40)
 
 
-def params():
+def params(model=MODEL):
     rng = np.random.default_rng(0)
     return jax.tree.map(
         lambda leaf: (
@@ -19,7 +19,7 @@ def params():
             if leaf.ndim == 1
             else rng.normal(0, leaf.shape[0] ** -0.5, leaf.shape).astype(np.float32)
         ),
-        abstract_params(MODEL),
+        abstract_params(model),
     )
 
 

@@ -168,11 +168,11 @@ _Document = tuple[str, str]
 """Name and text."""
 
 
-def _items(condition: str, repetitions: int, **content: np.ndarray) -> Items:
+def _items(condition: str, repetitions: int, **content: Any) -> Items:
     """Return items of whole rows."""
     given = next(iter(content.values()))
     if "tokens" in content:
         lengths = np.full(len(given), given.shape[1])
         content = {"tokens": given.ravel(), "lengths": lengths}
     ids = [f"{condition}-{number}" for number in range(len(given))]
-    return Items(ids=ids, condition=condition, repetitions=repetitions, **content)  # type: ignore[arg-type]
+    return Items(ids=ids, condition=condition, repetitions=repetitions, **content)

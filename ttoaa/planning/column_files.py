@@ -27,7 +27,7 @@ class NpyWriter:
         self.path, self.dtype, self._row = path, np.dtype(dtype), row
         self.count = 0
         self._digest = hashlib.sha256()
-        self._file = open(path, "wb")  # noqa: SIM115 (closed by close)
+        self._file = path.open("wb")
         self._file.write(bytes(_HEADER))
 
     def append(self, rows: np.ndarray) -> None:

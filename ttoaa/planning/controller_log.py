@@ -127,7 +127,7 @@ class ControllerLog:
         self.kept = self._truncate(root)
         """The remaining lines, oldest first."""
         # Kept open: a paused trainer whose run was taken over writes into its old file.
-        self._file = open(path, "a+b")  # noqa: SIM115
+        self._file = path.open("a+b")
 
     def _truncate(self, root: str) -> list[Line]:
         kept: list[Line] = []

@@ -144,10 +144,7 @@ class MetricsLog:
                 content = b"".join(raw for raw, line in lines if line["step"] <= step)
             write_bytes(path, content)  # a new file: a paused trainer writes into its old one
             self._digests[name] = RunningDigest(content)
-        self._files = {
-            name: open(folder / f"{name}.jsonl", "a+b")  # noqa: SIM115
-            for name in FILES
-        }
+        self._files = {name: (folder / f"{name}.jsonl").open("a+b") for name in FILES}
 
     def metrics(self, step: int, **values: float) -> None:
         self._write("metrics", {"step": step, **values})
