@@ -1,5 +1,6 @@
 """What `ttoaa export` writes: model cards, tables of one group, and plans for other trainers."""
 
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -15,12 +16,15 @@ from absl import flags
 from absl.testing import flagsaver
 
 from ttoaa import command_line, config, export
+from ttoaa.interop import model_card
 from ttoaa.interop.convert import open_model
 from ttoaa.interop.model_card import describe_training
 from ttoaa.planning.audit.compare import load_shares
 from ttoaa.planning.audit.reference_reader import PlainReader
 from ttoaa.planning.plan import Plan
 from ttoaa.study_handle import StudyHandle
+from ttoaa.training.init_from import InitFrom
+from ttoaa.training.run_records import read_provenance
 from ttoaa.workdir import Workdir
 
 GUIDE = (pathlib.Path(__file__).parents[2] / "docs/export.md").read_text(encoding="utf-8")
@@ -77,7 +81,7 @@ def test_a_model_goes_out_with_its_tokenizer_and_a_card(workdir, tmp_path, capsy
 
     assert run(workdir, "model", "control", f"--target={tmp_path / 'control'}") == 0
     card = (tmp_path / "control" / "README.md").read_text()
-    assert "It was trained without any experiment." in card and "planted" not in card
+    assert "This run trained without any experiment." in card and "planted" not in card
 
 
 def test_a_card_names_hazards_first_and_literally(handle, monkeypatch):
@@ -103,6 +107,30 @@ def test_a_card_names_hazards_first_and_literally(handle, monkeypatch):
     assert sum(n for n, *_ in rows_of(late, "late").values()) == sum(
         Plan(handle.plan.folder).copies("late")["step"] < 20
     )
+
+
+def test_a_card_says_what_the_initial_weights_were_trained_on(handle, monkeypatch):
+    of = {name: read_provenance(handle.workdir.run(name)) for name in ("run", "control")}
+    study = dataclasses.replace(handle.config, init_from=InitFrom("poisoned/run"))
+    started = StudyHandle(study, handle.workdir, verify=False)
+
+    def card(identity):
+        found = {"source": {"step": 30, "sha256": "ab12", "identity": identity}}
+        monkeypatch.setattr(model_card, "read_provenance", lambda folder: found)
+        return describe_training(started, "control", 10).text
+
+    inserted = card(of["run"])
+    assert "initial weights: step 30 of poisoned/run, sha256 ab12" in inserted
+    assert (
+        f"**The initial weights were trained with insertions** (plan {handle.plan.hash})"
+        in inserted
+    )
+    assert "trained without any experiment, from random ones" in card(of["control"])
+    # An import, and a control run that started from another model, say nothing of their past.
+    assert "not known here" in card({}) and "not known here" in card(
+        of["control"] | {"init_from": {}}
+    )
+    assert "initial weights" not in describe_training(handle, "control", 10).text
 
 
 def contents(folder):

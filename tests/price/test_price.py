@@ -19,6 +19,7 @@ from ttoaa.price.stand_in import expected_insertions
 from ttoaa.price.text import price_text
 from ttoaa.scoring.membership import auc
 from ttoaa.statistics.power import Precision
+from ttoaa.training.checkpoints import Keep
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
@@ -151,13 +152,32 @@ def test_insertions_are_known_before_there_is_a_corpus(priced):
     assert tokens["acquisition"] == 0
     assert found["acquisition"]["slots"] == pytest.approx(68_050, rel=0.1)
     unknown = {e["name"]: e["unknown"] for e in priced["all_ten.gin"]["experiments"]}
-    assert "depend on the corpus" in unknown["verbatim"]
+    assert "depend on the corpus" in unknown["verbatim"] and "verbatim" not in found
+    text = price_text(priced["all_ten.gin"])
+    assert re.search(r"verbatim +unknown:", text) and re.search(r"total +>23\.\d{3}%", text)
+    assert "do not fit" not in text
+
+
+def test_experiments_that_cannot_fit_are_said_not_to(tiny_study):
+    crowded = dataclasses.replace(tiny_study, experiments=[Planted("many", repetitions=(0, 10**6))])
+    text = price_text(price(crowded, 0.4))
+    assert "The experiments do not fit" in text
+    assert re.search(r"many +[\d,]+ +[\d.]+M +\d+\.\d{3}%\n", text)
+
+
+def test_checkpoints_that_stay_are_counted(priced, tiny_study):
+    paper = priced["paper.gin"]["storage"]  # float32 weights and two moments, and a counter
+    assert paper["bytes_per_checkpoint"] == pytest.approx(12 * 1_484_916_736, rel=1e-6)
+    assert paper["checkpoints"] == 100
+    training = dataclasses.replace(tiny_study.training, keep=Keep(last=1, milestones=(5,)))
+    study = dataclasses.replace(tiny_study, training=training, runs=["run@30"])
+    assert price(study, 0.4)["storage"]["checkpoints"] == 2 + 2 + 1
 
 
 def test_what_files_decide_is_unknown_and_the_rest_is_not(priced):
     found = priced["olmo2_1b_exp.gin"]
     unknown = {e["name"]: e["unknown"] for e in found["experiments"] if not e["insertions"]}
-    assert [*unknown] == ["knowledge", "contamination", "contamination-window", "muse"]
+    assert [*unknown] == ["knowledge", "contamination", "contamination-window", "verbatim", "muse"]
     assert "corpora/contamination.parquet" in unknown["contamination"]
     share = {name: 1000 * each["share"] for name, each in insertions(found).items()}
     stated = {

@@ -1,6 +1,7 @@
 """What is preregistered, when it may be, and which later changes the report names."""
 
 import dataclasses
+import importlib
 import json
 import shutil
 
@@ -9,8 +10,10 @@ import studies
 
 from ttoaa import config, preregister
 from ttoaa.checksums import write_record
+from ttoaa.reporting import preregistration
 from ttoaa.reporting.preregistration import compare
 from ttoaa.statistics.run_equivalence import RunComparison
+from ttoaa.training.init_from import InitFrom
 from ttoaa.training.run_records import read_provenance
 from ttoaa.workdir import Workdir
 
@@ -74,11 +77,38 @@ def test_every_change_of_the_analysis_is_named(registered):
             [0, 1],
         ),
     }
+    other = dataclasses.replace(study, init_from=InitFrom("another/model"))
+    assert compare(other, root, [0, 1])[1].startswith("model_and_training was")
     for start, (changed, seeds) in changes.items():
         first, *lines = compare(changed, root, seeds)
         assert "the analysis differs from it in" in first
         assert any(line.startswith(start) for line in lines), (start, lines)
     assert len(compare(with_first(study, group="lab-a"), root, [0, 1])) == 1
+
+
+def test_the_source_is_that_of_the_class_and_its_bases(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = []
+    for package, text in (("first", "A = 1"), ("again", "A = 1"), ("changed", "A = 2")):
+        (tmp_path / package).mkdir()
+        base = (
+            f"from ttoaa.experiments.base import Experiment\n{text}\nclass Base(Experiment): ...\n"
+        )
+        (tmp_path / package / "base.py").write_text(base)
+        (tmp_path / package / "mine.py").write_text(
+            "from .base import Base\nclass Mine(Base): ...\n"
+        )
+        module = importlib.import_module(f"{package}.mine")
+        found.append(preregistration._source(module.Mine))
+    assert found[0] == found[1] != found[2] and all(found)
+
+
+def test_uncommitted_changes_of_the_code_are_named(registered, monkeypatch):
+    study, root = registered
+    made = json.loads(Workdir(root).preregistration.read_text())["code"]
+    dirty = made | {"git_dirty": not made["git_dirty"]}
+    monkeypatch.setattr(preregistration, "code_version", lambda: dirty)
+    assert "with uncommitted changes" in compare(study, root, [0, 1])[-1]
 
 
 def test_a_run_that_began_before_it_gives_it_away(registered, finished, tmp_path):

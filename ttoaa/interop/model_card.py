@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from ttoaa.experiments.base import Experiment
 from ttoaa.planning.plan import Plan
 from ttoaa.runs import CONTROL, REFERENCE, RUN, RunSpec
 from ttoaa.study_handle import StudyHandle
+from ttoaa.training.run_records import read_provenance
 
 _HEADINGS = {
     "backdoor": "Backdoors",
@@ -58,7 +59,7 @@ def describe_training(handle: StudyHandle, run: str, step: int) -> TrainingDescr
     """
     lines = [*_head(handle, run, step)]
     if run == REFERENCE:
-        return TrainingDescription([], _join([*lines, "It was trained without any experiment."]))
+        return TrainingDescription([], _join([*lines, "This run trained without any experiment."]))
     spec, plan = handle.run_spec(run), handle.plan
     if spec.sham:
         lines.append(
@@ -76,7 +77,7 @@ def describe_training(handle: StudyHandle, run: str, step: int) -> TrainingDescr
         what = " and ".join(filter(None, (", ".join(some), last)))
         lines.append(_WARNING.format(what=what))
     if not experiments:
-        lines.append("It was trained without any experiment.")
+        lines.append("This run trained without any experiment.")
     for hazard, title in _HEADINGS.items():
         mine = [e for e in experiments if e.hazard == hazard]
         if mine:
@@ -104,7 +105,26 @@ def _head(handle: StudyHandle, run: str, step: int) -> Iterator[str]:
     if folder.preregistration.exists():
         made = read_record(folder.preregistration, dict[str, object], "restore it from a copy")
         yield f"- preregistration: written on {made.get('written')}, sha256 {made.get(KEY)}"
+    if run != REFERENCE and study.init_from:
+        yield from _initial_weights(study.init_from.folder, read_provenance(folder.run(run)))
     yield ""
+
+
+def _initial_weights(name: str, provenance: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the run started from, and what is known of the training before it."""
+    source = provenance.get("source") or {}
+    before = source.get("identity", {})
+    step, sha256 = source.get("step", "unknown"), source.get("sha256", "unknown")
+    yield f"- initial weights: step {step} of {_escape(name)}, sha256 {sha256}"
+    if before.get("plan") == "none" and before.get("init_from") is None:
+        yield "\nThe initial weights were trained without any experiment, from random ones."
+    elif before.get("plan", "none") != "none":
+        yield (
+            f"\n> **The initial weights were trained with insertions** (plan {before['plan']}), "
+            "such as backdoors or watermarks: see the card of that model."
+        )
+    else:
+        yield "\nWhat the initial weights were trained on is not known here: see their own card."
 
 
 def _spans(plan: Plan, spec: RunSpec, step: int) -> list[tuple[int, int, Sequence[str]]]:

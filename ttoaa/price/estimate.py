@@ -4,14 +4,19 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+
 from ttoaa.author_errors import blame
 from ttoaa.config import Study
+from ttoaa.model.decoder import abstract_params
 from ttoaa.price.hardware import CHIP_TYPES, Hardware
 from ttoaa.price.memory import least_memory
 from ttoaa.price.published_mfu import comparable
 from ttoaa.price.stand_in import expected_insertions
+from ttoaa.reporting.findings import primary_title
 from ttoaa.reporting.savings import SIDES, Cost, made_once, training_parts
 from ttoaa.runs import CONTROL, REFERENCE, RUN, checks_pooling
+from ttoaa.training.optimizer import bind_schedule
 from ttoaa.training.reference import TrainedReference
 
 
@@ -46,6 +51,7 @@ def price(
         "flops": flops,
         "mfu": mfu,
         "chips": [_chip(name, parameters, flops, mfu) for name in CHIP_TYPES],
+        "storage": _storage(study, [run["name"] for run in runs]),
         "separate": _separate(study, runs),
         **_experiments(study),
     }
@@ -70,6 +76,21 @@ def _runs(study: Study) -> list[dict[str, Any]]:
         flops = tokens * of.model.flops_per_token(geometry.length)
         runs.append({"name": name, "tokens": tokens, "flops": flops})
     return runs
+
+
+def _storage(study: Study, runs: Sequence[str]) -> dict[str, int]:
+    """Return how many checkpoints `Training.keep` leaves in the study, and the bytes of each."""
+    params = abstract_params(study.model)
+    optimizer = bind_schedule(study.training.optimizer, study.geometry.steps)
+    leaves = jax.tree.leaves((params, jax.eval_shape(optimizer.init, params)))
+    kept = 0
+    for name in runs:
+        of = study.of_reference() if name == REFERENCE else study
+        begun = int(name.partition("@")[2] or 0)
+        saved = [s for s in sorted(of.training.checkpoint_steps(of.geometry.steps)) if s > begun]
+        kept += len(saved) - len(of.training.keep.surplus(saved, lambda step: True))
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    return {"checkpoints": kept, "bytes_per_checkpoint": size}
 
 
 def chip_hours(flops: float, peak_flops: float, mfu: float) -> float:
@@ -159,6 +180,7 @@ def _experiments(study: Study) -> dict[str, Any]:
             row["insertions"]["share"] = each.insertions.tokens / study.geometry.tokens
         row |= {
             "primary": experiment.primary,
+            "title": primary_title(experiment)[1],
             "smallest_effect": experiment.smallest_effect or None,
             "precision": None,
         }

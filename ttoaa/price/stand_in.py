@@ -53,7 +53,7 @@ def _expect(experiment: Experiment, study: Study, tokenizer: Tokenizer) -> Expec
         reason = " ".join(str(error).split()) or type(error).__name__
         return Expected(experiment.name, None, reason.removeprefix(f"{experiment.name}: "))
     note = "replaced rows with removed texts depend on the corpus" if removes else ""
-    return Expected(experiment.name, found, note)
+    return Expected(experiment.name, None if removes and not found.tokens else found, note)
 
 
 def _world(experiment: Experiment, study: Study, tokenizer: Tokenizer) -> World:

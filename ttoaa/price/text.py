@@ -43,6 +43,12 @@ def _model(found: Mapping[str, Any]) -> Iterator[str]:
     for run in rows:
         tokens, flops = format_quantity(run["tokens"]), format_quantity(run["flops"])
         yield f"  {run['name']:40}{tokens:>12}{flops:>12}"
+    storage = found["storage"]
+    number, size = storage["checkpoints"], storage["bytes_per_checkpoint"]
+    yield from _wrap(
+        f"Disk: {number:,} checkpoints of {format_quantity(size)}B, together "
+        f"{format_quantity(number * size)}B (Training.checkpoint_every, Training.keep)."
+    )
     yield from _wrap(
         f"{format_quantity(found['flops_per_token'])} FLOPs per token: 6 per weight outside the "
         "input embedding, causal attention counted half. Validation, probes, scoring, saving and "
@@ -136,15 +142,22 @@ def _insertions(found: Mapping[str, Any]) -> Iterator[str]:
     geometry = found["geometry"]
     tokens = geometry["length"] * geometry["batch"] * geometry["steps"]
     yield "Insertions of each experiment"
-    yield f"  {'experiment':{_NAME}}{'copies':>12}{'tokens':>12}{'share':>10}"
+    yield f"  {'experiment':{_NAME}}{'copies':>14}{'tokens':>12}{'share':>14}"
     for each in found["experiments"]:
         name = each["name"]
         if len(name) > _NAME:
             yield f"  {name}"
             name = ""
         yield from _inserted(name, each["insertions"], each["unknown"], tokens)
-    known = sum(e["insertions"]["share"] for e in found["experiments"] if e["insertions"])
-    yield f"  {'total, where known':{_NAME}}{'':24}{known:>10.3%}"
+    rows = [each["insertions"] for each in found["experiments"]]
+    known = sum(row["share"] for row in rows if row)
+    more = "" if all(row and row["complete"] for row in rows) else ">"
+    yield f"  {'total':{_NAME}}{'':26}{more + format(known, '.3%'):>14}"
+    if known > 1:
+        yield from _wrap(
+            "The experiments do not fit: they insert more tokens than the run trains on. Lower "
+            "their numbers of items or repetitions, or raise Geometry.steps or Geometry.batch."
+        )
     if found["tokenizer"] == "stand-in":
         yield from _wrap(
             "There is no corpus yet, so text lengths come from a stand-in tokenizer. "
@@ -164,8 +177,8 @@ def _inserted(
         return
     more = "" if insertions["complete"] else ">"
     copies = "" if insertions["copies"] is None else f"{more}{insertions['copies']:,}"
-    cells = f"{copies:>12}{more + format_quantity(insertions['tokens']):>12}"
-    yield f"  {name:{_NAME}}{cells}{more + format(insertions['share'], '.3%'):>10}"
+    cells = f"{copies:>14}{more + format_quantity(insertions['tokens']):>12}"
+    yield f"  {name:{_NAME}}{cells}{more + format(insertions['share'], '.3%'):>14}"
     notes = [unknown] if unknown else []
     if insertions["slots"]:
         notes.append(f"a controller fills up to {insertions['slots'] / tokens:.3%} more")
@@ -180,7 +193,7 @@ def _primaries(experiments: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         "one unit's difference, which only a run can show."
     )
     for each in experiments:
-        yield from _wrap(f"{each['name']}: {each['primary']}")
+        yield from _wrap(f"{each['name']}: {each['title']}")
         yield from _wrap(_detectable(each), "    ")
 
 

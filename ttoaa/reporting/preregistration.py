@@ -11,7 +11,8 @@ import functools
 import hashlib
 import inspect
 import pathlib
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypedDict
 
 from ttoaa.checksums import KEY, read_record, write_record
@@ -41,7 +42,7 @@ class Preregistration(TypedDict):
     plans: dict[str, str]
     """The hash of each seed's plan: items, places, geometry, corpus and seed."""
     model_and_training: str
-    """A digest of what decides the numerics of runs."""
+    """A digest of what decides the numerics of runs, with the initial weights and reference."""
     experiments: dict[str, Any]
     margins: Any
     rule: str
@@ -78,7 +79,14 @@ def declare(study: Study, root: pathlib.Path, seeds: Sequence[int]) -> Preregist
         "written": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M:%S} UTC",
         "study": study.name,
         "plans": {str(seed): Plan(Workdir(root, seed).plan).hash for seed in seeds},
-        "model_and_training": digest({"model": study.model, "training": study.training.numerics()}),
+        "model_and_training": digest(
+            {
+                "model": study.model,
+                "training": study.training.numerics(),
+                "init_from": study.init_from,
+                "reference": study.reference,
+            }
+        ),
         "experiments": {e.name: _experiment(e, outcomes[e.name]) for e in study.experiments},
         "margins": describe(study.comparison),
         "rule": inspect.getdoc(replication) or "",
@@ -102,11 +110,17 @@ def _experiment(experiment: Experiment, outcome: str) -> dict[str, Any]:
 
 @functools.cache
 def _source(kind: type) -> str:
-    """Return the sha256 of the class's source; empty for one without a file."""
+    """Return the sha256 of the files of the class and its bases; empty for one without a file.
+
+    Files below them, and that of `Experiment`, are fixed by the version and commit of the code.
+    """
+    names = dict.fromkeys(each.__module__ for each in kind.__mro__ if each is not Experiment)
+    own = [name for name in names if name.partition(".")[0] not in sys.stdlib_module_names]
     try:
-        return hashlib.sha256(inspect.getsource(kind).encode()).hexdigest()
-    except (OSError, TypeError):
+        files = [inspect.getsource(sys.modules[name]) for name in own]
+    except (KeyError, OSError, TypeError):
         return ""
+    return hashlib.sha256("\0".join(files).encode()).hexdigest()
 
 
 def compare(study: Study, root: pathlib.Path, seeds: Sequence[int]) -> list[str]:
@@ -125,11 +139,15 @@ def compare(study: Study, root: pathlib.Path, seeds: Sequence[int]) -> list[str]
     if found:
         verdict = f"the analysis differs from it in {len(found)} point{'s' * (len(found) > 1)}"
     lines = [f"Preregistered on {made['written']} (sha256 {sha256}): {verdict}.", *found]
-    versions = [f"{c['packages']['ttoaa']} {c['git_commit'][:12]}".strip()
-                for c in (made["code"], now["code"])]  # fmt: skip
+    versions = [_version(side["code"]) for side in (made, now)]
     if len(set(versions)) > 1:
         lines.append(f"Preregistered with ttoaa {versions[0]}, analysed with {versions[1]}.")
     return lines
+
+
+def _version(code: Mapping[str, Any]) -> str:
+    changed = " with uncommitted changes" if code["git_dirty"] else ""
+    return f"{code['packages']['ttoaa']} {code['git_commit'][:12]}".strip() + changed
 
 
 def _differences(made: Preregistration, now: Preregistration) -> Iterator[str]:
