@@ -8,19 +8,25 @@ set -uo pipefail
 echo "$$" >"$1"
 shift
 
-stopped=''
-trap 'stopped=yes; kill -TERM "$child"' TERM
-for _ in {0..5}; do
+stopped='' child=''
+trap 'stopped=yes; [[ -z "$child" ]] || kill -TERM "$child" 2>/dev/null' TERM
+
+run() { # a command; SIGTERM, before or while it runs, reaches it and ends this script
+  local code
   "$@" &
   child=$!
+  [[ -z "$stopped" ]] || kill -TERM "$child"
   wait "$child"
   code=$?
-  if [[ -n "$stopped" ]]; then # the signal ended the wait, not yet the command
-    wait "$child"
-    exit "$?"
-  fi
-  [[ "$code" != 0 ]] || exit 0
+  [[ -n "$stopped" ]] || return "$code"
+  wait "$child" # the signal ended the wait, not yet the command
+  exit "$?"
+}
+
+for _ in {0..5}; do
+  run "$@" && exit 0
+  code=$?
   echo "restart.sh: ended with status $code"
-  sleep "${RESTART_SECONDS:-10}"
+  run sleep "${RESTART_SECONDS:-10}"
 done
 exit "$code"

@@ -94,3 +94,12 @@ def test_local_processes_start_once_restart_and_stop(tmp_path):
     wait_for(lambda: launch("status").stdout == "0: ended\n1: ended\n")
     assert (len(log(0)), len(log(1))) == (4, 2)
     assert [log(k)[-1] for k in (0, 1)] == ["stopped"] * 2
+
+
+def test_a_stop_between_two_attempts_is_not_lost(tmp_path):
+    tools = Tools(tmp_path / "tools")
+    tools.script("sleep", '#!/bin/bash\nkill -TERM "$PPID"\n')
+    tools.script("job", "#!/bin/bash\necho started\nexit 1\n")
+    restart = str(ROOT / "launch/restart.sh")
+    done = tools.run(restart, str(tmp_path / "pid"), "job")
+    assert done.stdout.splitlines() == ["started", "restart.sh: ended with status 1"]
