@@ -71,11 +71,11 @@ create_text() {
 
 delete_text() {
   if [[ -z "$TOPOLOGY" ]]; then
-    if_so "$(instance describe)" "$(instance delete) --quiet"
+    if_exists "$(instance describe)" "$(instance delete) --quiet"
   else
-    if_so "$(group describe)" "$(group delete) --quiet"
-    if_so "$(template describe)" "$(template delete) --quiet"
-    if_so "$(policy describe)" "$(policy delete) --quiet"
+    if_exists "$(group describe)" "$(group delete) --quiet"
+    if_exists "$(template describe)" "$(template delete) --quiet"
+    if_exists "$(policy describe)" "$(policy delete) --quiet"
   fi
 }
 

@@ -28,6 +28,8 @@ read_arguments 'image start status logs delete' \
   'image compute_type topology slices mount restarts cluster location project queue' "$@"
 place=(${CLUSTER:+"--cluster=$CLUSTER"} ${LOCATION:+"--location=$LOCATION"}
   ${PROJECT:+"--project=$PROJECT"})
+# The JobSets whose names contain this one, as a table. gcluster also points kubectl to its cluster.
+list="$(quote gcluster job list "--name-contains=$NAME" "${place[@]}")"
 
 text() {
   case "$ACTION" in
@@ -41,16 +43,22 @@ text() {
       required IMAGE
       in_bucket || required MOUNT
       # SIGTERM comes two minutes before the end of a pod, so that training saves.
-      unless "$(quote kubectl get jobset "$NAME")" "$(command_of gcluster job submit \
+      echo "jobs=\"\$($list)\""
+      echo "grep -q '^$NAME ' <<<\"\$jobs\" || $(command_of gcluster job submit \
         "--name=$NAME" "${place[@]}" ${QUEUE:+"--queue=$QUEUE"} "--image=$IMAGE" \
         "--compute-type=$COMPUTE_TYPE" ${TOPOLOGY:+"--topology=$TOPOLOGY"} \
         "--num-slices=$SLICES" ${MOUNT:+"--mount=$MOUNT"} "--restarts=$RESTARTS" --grace-period=2m \
         "--command=$(quote ttoaa "${JOB[@]}")")"
       ;;
-    status) quote kubectl get pods "--selector=jobset.sigs.k8s.io/jobset-name=$NAME" --output=wide ;;
+    status)
+      echo "$list"
+      quote kubectl get pods "--selector=jobset.sigs.k8s.io/jobset-name=$NAME" --output=wide
+      ;;
     logs) quote gcluster job logs "$NAME" "${place[@]}" ;;
-    delete) if_so "$(quote kubectl get jobset "$NAME")" \
-      "$(quote gcluster job cancel "$NAME" "${place[@]}")" ;;
+    delete)
+      echo "jobs=\"\$($list)\""
+      echo "! grep -q '^$NAME ' <<<\"\$jobs\" || $(quote gcluster job cancel "$NAME" "${place[@]}")"
+      ;;
   esac
 }
 

@@ -83,8 +83,15 @@ unless() { # run the command $2 if the command $1 fails
   printf '%s >/dev/null 2>&1 ||\n  %s\n' "$1" "${2//$'\n'/$'\n'  }"
 }
 
-if_so() { # run the command $2 if the command $1 succeeds
-  printf 'if %s >/dev/null 2>&1; then\n  %s\nfi\n' "$1" "$2"
+if_exists() { # run the command $2 if the command $1 finds NAME; fail if it cannot tell
+  cat <<EOT
+if found="\$($1 2>&1)"; then
+  $2
+elif ! grep -q "/$NAME' was not found" <<<"\$found"; then
+  echo "\$found" >&2
+  exit 1
+fi
+EOT
 }
 
 # What TPU machines that are reached by ssh have in common. The launcher defines the texts

@@ -55,7 +55,7 @@ create_text() {
 }
 
 delete_text() {
-  if_so "$(resource describe)" "$(resource delete) --force --quiet"
+  if_exists "$(resource describe)" "$(resource delete) --force --quiet"
 }
 
 running_text() {

@@ -49,9 +49,9 @@ COMMANDS = {
         "--name --image --compute-type --topology --num-slices --mount --restarts --grace-period "
         "--command --queue --cluster --location --project"
     ),
+    "gcluster job list": "--name-contains --cluster --location --project",
     "gcluster job logs": "--cluster --location --project",
     "gcluster job cancel": "--cluster --location --project",
-    "kubectl get jobset": "",
     "kubectl get pods": "--selector --output",
     "docker build": "--file --build-arg --tag",
     "docker push": "",
@@ -83,11 +83,17 @@ case "$command" in
   *instance-templates*) thing=template ;;
   *) thing=machine ;;
 esac
+name="${words##* }"
+fail() { echo "$*" >&2; exit 1; }
+[[ ! -e "$FAKES/expired" || "$command" == *get-value ]] || fail "the login has expired"
 case "$command" in
   *'queued-resources describe')
     [[ " ${flags[*]}" != *--format* ]] || { cat "$FAKES/machine"; exit; }
-    [[ -e "$FAKES/machine" ]] ;;
-  *describe | *'get jobset') [[ -e "$FAKES/$thing" ]] ;;
+    [[ -e "$FAKES/machine" ]] || fail "NOT_FOUND: Resource 'queued/$name' was not found." ;;
+  *describe) [[ -e "$FAKES/$thing" ]] || fail " - The resource '$thing/$name' was not found" ;;
+  *'job list')
+    printf 'NAME   STATUS\nan-s   Running\n'
+    [[ ! -e "$FAKES/machine" ]] || echo 's      Running' ;;
   *create* | *submit) echo ACTIVE >"$FAKES/$thing" ;;
   *delete | *'job cancel') rm "$FAKES/$thing" ;;
   squeue) cat "$FAKES/queue" 2>/dev/null || true ;;

@@ -15,6 +15,7 @@ SLICE = (
     "--nfs=10.0.0.2:/s",
     "--machine_type=ct6e-standard-4t",
 )
+CLUSTER = ("--cluster=c", "--location=l", "--project=p")
 CONTAINER = ("--image=r/ttoaa:1", "--mount=studies:/studies:rw")
 
 
@@ -40,7 +41,7 @@ def test_a_dry_run_without_gcloud_asks_for_the_project(tools):
         ("queued_tpu.sh", ("start", "s", *ONE, *TRAIN)),
         ("gke.sh", ("image", "s", *CONTAINER)),
         ("gke.sh", ("status", "s")),
-        ("gke.sh", ("logs", "s", "--cluster=c", "--location=l", "--project=p")),
+        ("gke.sh", ("logs", "s", *CLUSTER)),
         ("slurm.sh", ("start", "s", *TRAIN)),
         ("slurm.sh", ("stop", "s")),
     ],
@@ -61,21 +62,43 @@ def test_a_dry_run_calls_nothing_and_prints_what_would_run(tools, script, argume
     assert printed and sorted(c for c in tools.calls if "get-value" not in c) == printed
 
 
-@pytest.mark.parametrize(
+LAUNCHERS = pytest.mark.parametrize(
     ("script", "arguments", "things"),
     [
         ("compute_engine.sh", ONE, 1),
         ("compute_engine.sh", SLICE, 3),
         ("queued_tpu.sh", ONE, 1),
+        ("gke.sh", CLUSTER, 1),
     ],
-    ids=["machine", "slice", "queued"],
+    ids=["machine", "slice", "queued", "gke"],
 )
+
+
+@LAUNCHERS
 def test_machines_are_created_once_and_deleted_once(tools, script, arguments, things):
-    for action, verb in (("create", "create"), ("delete", "delete")):
+    create = ("create", "s", *arguments)
+    if script == "gke.sh":
+        create = ("start", "s", *arguments, *CONTAINER, *TRAIN)
+    for command in (create, ("delete", "s", *arguments)):
         for _ in range(2):
-            done = tools.launch(script, action, "s", *arguments)
+            done = tools.launch(script, *command)
             assert done.returncode == 0, done.stderr
-        assert len(tools.calls_of(verb)) == things
+    assert len(tools.calls_of("create")) + len(tools.calls_of("submit")) == things
+    assert len(tools.calls_of("delete")) + len(tools.calls_of("cancel")) == things
+
+
+@LAUNCHERS
+def test_what_cannot_be_looked_up_is_not_taken_as_deleted(tools, script, arguments, things):
+    (tools.folder / "expired").touch()
+    done = tools.launch(script, "delete", "s", *arguments)
+    assert (done.returncode, done.stderr) == (1, "the login has expired\n")
+
+
+def test_gke_asks_the_cluster_of_the_flags(tools):
+    """kubectl has no such flags: `gcluster` points it to the cluster first."""
+    assert tools.launch("gke.sh", "status", "s", *CLUSTER).returncode == 0
+    gcluster, kubectl = tools.calls
+    assert set(CLUSTER) < set(gcluster) and kubectl[0] == "kubectl"
 
 
 def test_a_slice_is_one_group_in_the_shape_of_its_policy(tools):
