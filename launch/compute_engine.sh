@@ -25,7 +25,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/jobs.sh"
 MACHINE_TYPE=ct6e-standard-8t DISK=200GB TOPOLOGY='' HOSTS=1 SPOT='' PROJECT='' ZONE='' NFS=''
 IMAGE_FAMILY=ubuntu-accel-2204-amd64-tpu-v5e-v5p-v6e
 read_arguments 'create install start watch status healthy logs stop delete' \
-  'zone machine_type topology hosts nfs spot image_family disk project' "$@"
+  'zone machine_type topology hosts nfs spot? image_family disk project' "$@"
 required ZONE
 [[ "$HOSTS" =~ ^[1-9][0-9]*$ ]] || fail "--hosts=$HOSTS must be a number"
 [[ -n "$TOPOLOGY" || "$HOSTS" == 1 ]] || fail "--hosts=$HOSTS needs the --topology= of the slice"

@@ -20,7 +20,8 @@ quote() { # the words as shell text that reads as the same words
 }
 
 # Sets ACTION (one of the words $1), NAME, JOB (the words after --) and DRY_RUN; and for each
-# --flag=value among the words $2 a variable in capitals. FLAGS has the flags as they were given.
+# --flag=value among the words $2 a variable in capitals. The value of a flag that has a ? there is
+# yes or no, and no is stored as nothing. FLAGS has the flags as they were given.
 read_arguments() {
   local actions=" $1 " known=" $2 " flag value
   shift 2
@@ -38,11 +39,15 @@ read_arguments() {
     flag="${flag#--}"
     if [[ "$1" == --dry_run ]]; then
       DRY_RUN=yes
+    elif [[ "$1" == --*=* && "$known" == *" $flag? "* ]]; then
+      [[ "$value" == yes || "$value" == no ]] || fail "$1 must be --$flag=yes or --$flag=no"
+      printf -v "${flag^^}" %s "${value#no}"
+      FLAGS+=("$1")
     elif [[ "$1" == --*=* && "$known" == *" $flag "* ]]; then
       printf -v "${flag^^}" %s "$value"
       FLAGS+=("$1")
     else
-      fail "$1 is not a flag: use --dry_run or --flag=value with one of$known"
+      fail "$1 is not a flag: use --dry_run or --flag=value with one of${known//\?/}"
     fi
     shift
   done

@@ -16,7 +16,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/jobs.sh"
 
 PROCESSES=2 GPUS='' PORT=8476 LOGS="$ROOT/runs/logs"
-read_arguments 'start status logs stop' 'processes gpus port logs' "$@"
+read_arguments 'start status logs stop' 'processes gpus? port logs' "$@"
 [[ "$PROCESSES" =~ ^[1-9][0-9]*$ ]] || fail "--processes=$PROCESSES must be a number"
 
 text() {

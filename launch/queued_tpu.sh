@@ -25,7 +25,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/jobs.sh"
 
 ACCELERATOR_TYPE=v6e-8 RUNTIME_VERSION='' SPOT='' PROJECT='' ZONE='' NFS=''
 read_arguments 'create install start watch status healthy logs stop delete' \
-  'zone accelerator_type runtime_version nfs spot project' "$@"
+  'zone accelerator_type runtime_version nfs spot? project' "$@"
 required ZONE
 [[ -z "$SPOT" || -n "$NFS" || ${#JOB[@]} -eq 0 ]] || in_bucket ||
   fail "--spot needs --nfs= or a study in a bucket (--workdir=gs://…)"

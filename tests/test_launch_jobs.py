@@ -223,12 +223,29 @@ def test_a_slurm_job_that_was_stopped_goes_back_into_the_queue(tools, code, agai
         ("gke.sh", ("start", "s", "--mount=a:/b:rw", *TRAIN), "--image="),
         ("gke.sh", ("start", "s", "--image=r/ttoaa:1", *TRAIN), "--mount="),
         ("processes.sh", ("start", "s", "--processes=two", *TRAIN), "must be a number"),
+        ("processes.sh", ("start", "s", "--gpus=8", *TRAIN), "--gpus=yes or --gpus=no"),
+        ("compute_engine.sh", ("create", "s", *ONE, "--spot=true"), "--spot=yes or --spot=no"),
     ],
 )
 def test_a_wrong_command_line_is_told_in_one_line(tools, script, arguments, says):
     done = tools.launch(script, *arguments)
     assert done.returncode == 1 and says in done.stderr
     assert done.stderr.count("\n") == 1 and not tools.calls_of("create")
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "shows"),
+    [
+        ("compute_engine.sh", ("create", "s", *ONE, "--spot={}"), "SPOT"),
+        ("queued_tpu.sh", ("create", "s", *ONE, "--spot={}"), "--spot"),
+        ("processes.sh", ("start", "s", "--gpus={}", *TRAIN), "CUDA_VISIBLE_DEVICES"),
+    ],
+)
+def test_a_flag_of_yes_and_no_can_be_no(tools, script, arguments, shows):
+    for value in ("yes", "no"):
+        given = [word.format(value) for word in arguments]
+        done = tools.launch(script, *given[:2], "--dry_run", *given[2:])
+        assert done.returncode == 0 and (shows in done.stdout) == (value == "yes")
 
 
 def test_help_shows_the_head_of_the_launcher(tools):
