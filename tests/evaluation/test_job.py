@@ -1,7 +1,5 @@
 """The job: waiting for a trainer, sharing with other jobs, and stopping, all in this process."""
 
-import collections
-import contextlib
 import os
 import shutil
 import signal
@@ -12,6 +10,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import studies
+from evaluation.ongoing import deliver, end, run, tables, trainer
 from fakes import Planted
 
 from ttoaa import config, shared_files
@@ -22,78 +21,9 @@ from ttoaa.evaluation.work_list import WorkList, _listed
 from ttoaa.locks import Leases
 from ttoaa.parquet_io import outcome_source
 from ttoaa.study_handle import StudyHandle
-from ttoaa.training.metrics import FILES
-from ttoaa.workdir import RUNS, Workdir, write_bytes
+from ttoaa.workdir import RUNS, Workdir
 
 NAMES = ("planted", "late", "forgetting")
-
-
-@pytest.fixture
-def begun(finished, tmp_path):
-    """The finished study, but for its tables and all but the plan; `deliver` brings the rest."""
-    return studies.copy(finished[0], tmp_path / "work", "plan")
-
-
-def deliver(finished, begun, kind, step):
-    """As Orbax commits a checkpoint: by a rename."""
-    folder = begun / kind / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f"{step}.orbax-checkpoint-tmp"
-    shutil.copytree(finished / kind / "checkpoints" / str(step), unfinished)
-    for name in FILES:
-        copy_record(finished, begun, kind, f"{name}.jsonl")
-    unfinished.rename(folder / str(step))
-
-
-def copy_record(finished, begun, kind, name):
-    """As a trainer writes it: whole or not at all."""
-    write_bytes(begun / kind / name, (finished / kind / name).read_bytes())
-
-
-def end(finished, begun, kind):
-    for name in ("ledger.json", "provenance.json", "finished.json"):
-        copy_record(finished, begun, kind, name)
-
-
-def run(workdir, steps=None, experiments=(), **patience):
-    study = config.only(config.load([workdir / "config.gin"])[0], experiments)
-    return module.evaluate(study, Workdir(workdir), steps, Patience(poll=0.01, **patience))
-
-
-def tables(workdir):
-    paths = (workdir / "tables").rglob("*.parquet")
-    return {str(path.relative_to(workdir / "tables")): path.read_bytes() for path in paths}
-
-
-@pytest.fixture
-def commits(monkeypatch):
-    """How often each table was written."""
-    counted, write = collections.Counter(), module.parquet_io.write_outcomes
-
-    def count(table, path, source):
-        counted["/".join(path.parts[-3:])] += 1
-        write(table, path, source)
-
-    monkeypatch.setattr(module.parquet_io, "write_outcomes", count)
-    return counted
-
-
-@contextlib.contextmanager
-def trainer(action):
-    """Runs beside what is within; what it raises is raised here."""
-    faults = []
-
-    def act():
-        try:
-            action()
-        except BaseException as error:
-            faults.append(error)
-
-    thread = threading.Thread(target=act)
-    thread.start()
-    yield
-    thread.join()
-    assert not faults, faults
 
 
 def test_it_scores_what_comes_and_ends_with_the_runs(finished, begun, commits):

@@ -311,4 +311,20 @@ class Experiment:
         raise NotImplementedError
 
 
+def members_by_repetitions(
+    name: str, members: int | Sequence[int], repetitions: Sequence[int]
+) -> list[int]:
+    """Return the members of each number of repetitions, of which one number may stand for all.
+
+    Raises ValueError, with the experiment's `name`, for a list of another length.
+    """
+    found = [members] * len(repetitions) if isinstance(members, int) else [*members]
+    if len(found) != len(repetitions):
+        raise ValueError(
+            f"{name}: members has {len(found)} numbers for {len(repetitions)} numbers of "
+            "repetitions"
+        )
+    return found
+
+
 _NAME = frozenset(string.ascii_letters + string.digits + "-_.")

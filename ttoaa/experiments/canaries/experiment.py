@@ -19,7 +19,7 @@ from ttoaa.config_fields import (
     config_class,
 )
 from ttoaa.data.geometry import Geometry
-from ttoaa.experiments.base import Experiment, Model, Scorer, World
+from ttoaa.experiments.base import Experiment, Model, Scorer, World, members_by_repetitions
 from ttoaa.experiments.canaries.conditions import (
     PLAIN,
     RANDOM,
@@ -136,11 +136,7 @@ class Canaries(Experiment):
                     f"{self.name}: a kind is 'plain', 'rare-<n>', 'unlikely-<n>' or 'random-<n>', "
                     f"not {kind!r}"
                 )
-        if len(self._members) != len(self.repetitions):
-            raise ValueError(
-                f"{self.name}: members has {len(self._members)} numbers for "
-                f"{len(self.repetitions)} numbers of repetitions"
-            )
+        members_by_repetitions(self.name, self.members, self.repetitions)
         self._check_options()
         if self.primary.startswith(TPR) and TPR not in self._statistics:
             raise ValueError(
@@ -193,9 +189,7 @@ class Canaries(Experiment):
     @property
     def _members(self) -> list[int]:
         """The members of each number of repetitions."""
-        if isinstance(self.members, int):
-            return [self.members] * len(self.repetitions)
-        return [*self.members]
+        return members_by_repetitions(self.name, self.members, self.repetitions)
 
     @property
     def conditions(self) -> list[Condition]:

@@ -19,7 +19,7 @@ from ttoaa.config_fields import (
     config_class,
 )
 from ttoaa.data.geometry import Geometry
-from ttoaa.experiments.base import Experiment, Scorer, World
+from ttoaa.experiments.base import Experiment, Scorer, World, members_by_repetitions
 from ttoaa.experiments.muse.articles import (
     FORGET,
     RETAIN1,
@@ -121,11 +121,7 @@ class MuseNews(Experiment):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self._members) != len(self.repetitions):
-            raise ValueError(
-                f"{self.name}: members has {len(self._members)} numbers for "
-                f"{len(self.repetitions)} numbers of repetitions"
-            )
+        members_by_repetitions(self.name, self.members, self.repetitions)
         outcome, _, condition = self.primary.partition("/")
         if outcome.startswith(GENERATED) and not self.generate:
             raise ValueError(f"{self.name}: the primary {outcome} needs generate = True")
@@ -138,9 +134,7 @@ class MuseNews(Experiment):
     @property
     def _members(self) -> list[int]:
         """The articles of a condition, for each number of repetitions."""
-        if isinstance(self.members, int):
-            return [self.members] * len(self.repetitions)
-        return [*self.members]
+        return members_by_repetitions(self.name, self.members, self.repetitions)
 
     @property
     def _conditions(self) -> list[tuple[str, str, int, int]]:
