@@ -13,13 +13,14 @@ from absl import flags
 from absl.testing import flagsaver
 from interactions.effect_frames import effects
 
-from ttoaa import new_experiment, plan, prepare, study
+from ttoaa import config, new_experiment, plan, prepare, study
 from ttoaa.interactions import results
 from ttoaa.reporting import figures, page, run_comparison, svg
 
 sys.path.append(str(notebook_cells.FOLDER))
 import clean
 
+CONFIGS = notebook_cells.FOLDER.parent / "configs"
 NAMES = sorted(path.stem for path in notebook_cells.FOLDER.glob("*.ipynb"))
 
 
@@ -47,6 +48,16 @@ def test_the_readme_lists_every_notebook():
 
 def no_command(line):
     raise AssertionError(f"a finished study needs no command: {line}")
+
+
+def test_the_dependence_notebook_makes_the_matrix_if_there_is_none(finished):
+    asked = []
+    with pytest.raises(FileNotFoundError, match=r"dependence\.json"):
+        [*notebook_cells.run("dependence", asked.append, WORKDIR=str(finished[0]))]
+    _, *command = shlex.split(asked[0])
+    assert command == ["-m", "ttoaa", "dependence", f"--workdir={finished[0]}", "--checkpoints=200"]
+    quickstart = config.load([CONFIGS / "quickstart.gin"])[0]
+    assert 200 in quickstart.training.checkpoint_steps(quickstart.geometry.steps)
 
 
 @pytest.mark.parametrize(

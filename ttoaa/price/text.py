@@ -27,6 +27,13 @@ def _wrap(text: str, indent: str = "  ") -> list[str]:
     )
 
 
+def _bytes(size: float) -> str:
+    for unit, name in ((1e12, "TB"), (1e9, "GB")):
+        if size >= unit:
+            return f"{size / unit:.3g} {name}"
+    return f"{size / 1e6:.3g} MB"
+
+
 def _hours(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
@@ -46,8 +53,8 @@ def _model(found: Mapping[str, Any]) -> Iterator[str]:
     storage = found["storage"]
     number, size = storage["checkpoints"], storage["bytes_per_checkpoint"]
     yield from _wrap(
-        f"Disk: {number:,} checkpoints of {format_quantity(size)}B, together "
-        f"{format_quantity(number * size)}B (Training.checkpoint_every, Training.keep)."
+        f"Disk: {number:,} checkpoints of {_bytes(size)}, together {_bytes(number * size)} "
+        "(Training.checkpoint_every, Training.keep)."
     )
     yield from _wrap(
         f"{format_quantity(found['flops_per_token'])} FLOPs per token: 6 per weight outside the "
