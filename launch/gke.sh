@@ -31,6 +31,28 @@ place=(${CLUSTER:+"--cluster=$CLUSTER"} ${LOCATION:+"--location=$LOCATION"}
 # The JobSets whose names contain this one, as a table. gcluster also points kubectl to its cluster.
 list="$(quote gcluster job list "--name-contains=$NAME" "${place[@]}")"
 
+start_text() { # for the command $1
+  local containers='{.spec.replicatedJobs[0].template.spec.template.spec.containers[0]'
+  cat <<EOT
+jobs="\$($list)"
+if row="\$(grep '^$NAME ' <<<"\$jobs")"; then
+  runs="\$($(quote kubectl get jobset "$NAME" "--output=jsonpath=$containers.command[2]}"))"
+  test "\$runs" = $(quote "$1") || {
+    echo "$NAME: delete it first, or use another name: its command is \$runs" >&2
+    exit 1
+  }
+  read -r _ status _ <<<"\$row"
+  echo "$NAME has this command already, status \$status: delete it to start it again"
+  exit
+fi
+EOT
+  # SIGTERM comes two minutes before the end of a pod, so that training saves.
+  command_of gcluster job submit "--name=$NAME" "${place[@]}" ${QUEUE:+"--queue=$QUEUE"} \
+    "--image=$IMAGE" "--compute-type=$COMPUTE_TYPE" ${TOPOLOGY:+"--topology=$TOPOLOGY"} \
+    "--num-slices=$SLICES" ${MOUNT:+"--mount=$MOUNT"} "--restarts=$RESTARTS" --grace-period=2m \
+    "--command=$1"
+}
+
 text() {
   case "$ACTION" in
     image)
@@ -42,13 +64,7 @@ text() {
     start)
       required IMAGE
       in_bucket || required MOUNT
-      # SIGTERM comes two minutes before the end of a pod, so that training saves.
-      echo "jobs=\"\$($list)\""
-      echo "grep -q '^$NAME ' <<<\"\$jobs\" || $(command_of gcluster job submit \
-        "--name=$NAME" "${place[@]}" ${QUEUE:+"--queue=$QUEUE"} "--image=$IMAGE" \
-        "--compute-type=$COMPUTE_TYPE" ${TOPOLOGY:+"--topology=$TOPOLOGY"} \
-        "--num-slices=$SLICES" ${MOUNT:+"--mount=$MOUNT"} "--restarts=$RESTARTS" --grace-period=2m \
-        "--command=$(quote ttoaa "${JOB[@]}")")"
+      start_text "$(quote ttoaa "${JOB[@]}")"
       ;;
     status)
       echo "$list"

@@ -3,9 +3,10 @@
 #
 #   bash launch/restart.sh PIDFILE COMMAND
 #
+# PIDFILE gets the number of this process, and the command on its second line.
 # SIGTERM is passed on to the command, which is then not started again.
 set -uo pipefail
-echo "$$" >"$1"
+printf '%s\n' "$$" "${*:2}" >"$1"
 shift
 
 stopped='' child=''

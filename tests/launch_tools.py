@@ -52,6 +52,7 @@ COMMANDS = {
     "gcluster job list": "--name-contains --cluster --location --project",
     "gcluster job logs": "--cluster --location --project",
     "gcluster job cancel": "--cluster --location --project",
+    "kubectl get jobset": "--output",
     "kubectl get pods": "--selector --output",
     "docker build": "--file --build-arg --tag",
     "docker push": "",
@@ -94,7 +95,11 @@ case "$command" in
   *'job list')
     printf 'NAME   STATUS\nan-s   Running\n'
     [[ ! -e "$FAKES/machine" ]] || echo 's      Running' ;;
-  *create* | *submit) echo ACTIVE >"$FAKES/$thing" ;;
+  *'get jobset') cat "$FAKES/jobset" ;;
+  *submit)
+    touch "$FAKES/machine"
+    for word; do [[ "$word" != --command=* ]] || echo "${word#*=}" >"$FAKES/jobset"; done ;;
+  *create*) echo ACTIVE >"$FAKES/$thing" ;;
   *delete | *'job cancel') rm "$FAKES/$thing" ;;
   squeue) cat "$FAKES/queue" 2>/dev/null || true ;;
   sbatch) cat ;;

@@ -170,8 +170,14 @@ def test_watch_makes_preempted_machines_again_and_ends_with_the_command(tools):
 
 
 def test_a_jobset_is_submitted_once_with_time_to_save(tools):
-    for _ in range(2):
-        assert tools.launch("gke.sh", "start", "s", *CONTAINER, *TRAIN).returncode == 0
+    for said in ("", "s has this command already, status Running: delete it to start it again\n"):
+        done = tools.launch("gke.sh", "start", "s", *CONTAINER, *TRAIN)
+        assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
+    other = ("--", "evaluate", "--workdir=/studies/mine")
+    done = tools.launch("gke.sh", "start", "s", *CONTAINER, *other)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("s: delete it first, or use another name: ")
+    assert "ttoaa train --workdir=/studies/mine" in done.stderr
     (submitted,) = tools.calls_of("submit")
     assert {"--grace-period=2m", "--restarts=100", "--mount=studies:/studies:rw"} < set(submitted)
     (command,) = (word for word in submitted if word.startswith("--command="))

@@ -84,8 +84,11 @@ def test_local_processes_start_once_restart_and_stop(tmp_path):
 
     launch("start", *TRAIN)
     wait_for(lambda: (len(log(0)), len(log(1))) == (3, 1))  # start, failure, restart; start
-    launch("start", *TRAIN)
+    assert launch("start", *TRAIN).stdout == "0: runs already\n1: runs already\n"
     assert launch("status").stdout == "0: runs\n1: runs\n"
+    other = launch("start", "--", "evaluate", "--workdir=/w")
+    assert (other.returncode, other.stdout) == (1, "") and other.stderr.count("\n") == 1
+    assert other.stderr.startswith("s: stop it first, ") and "-m ttoaa train " in other.stderr
     first = next(line for line in log(1) if "--process_id" in line)
     assert first.startswith("1 -m ttoaa train") and first.endswith(
         "--num_processes=2 --process_id=1"
