@@ -263,7 +263,10 @@ def _explain(error: Exception, found: GinFiles | None) -> str:
     if match := re.search(r"(\w+)\.__init__\(\) missing \d+ required .*?: (.*)", first):
         kind, names = match[1], match[2].replace("'", "").replace(" and ", ", ").replace(",,", ",")
         names = ", ".join(f"{kind}.{name}" for name in names.split(", "))
-        return f"nothing binds {names}: is a file empty, or an include missing?"
+        return (
+            f"nothing binds {names}: is a file empty or an include missing, or does the file add to "
+            "another config, which must be named first?"
+        )
     scope = re.search(r"in scope '(.*)'", "\n".join(rest))
     if scope and first.startswith("macro() missing"):
         return f"no value is bound to the macro %{scope[1]}"
