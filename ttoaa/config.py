@@ -264,7 +264,7 @@ def _explain(error: Exception, found: GinFiles | None) -> str:
         kind, names = match[1], match[2].replace("'", "").replace(" and ", ", ").replace(",,", ",")
         names = ", ".join(f"{kind}.{name}" for name in names.split(", "))
         return (
-            f"nothing binds {names}: is a file empty or an include missing, or does the file add to "
+            f"nothing binds {names}: is a file empty or an include missing, or does it add to "
             "another config, which must be named first?"
         )
     scope = re.search(r"in scope '(.*)'", "\n".join(rest))
