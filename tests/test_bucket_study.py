@@ -7,7 +7,7 @@ import buckets
 import pytest
 import studies
 
-from ttoaa import bucket, evaluate, train
+from ttoaa import bucket, dependence, evaluate, train
 from ttoaa.evaluation.study_status import study_status
 from ttoaa.gcs_objects import Object
 from ttoaa.parquet_io import read_outcomes
@@ -59,3 +59,16 @@ def test_it_ends_in_the_same_bits_and_tables(finished, there, capsys):
     study, _ = studies.config.load([one.config])
     (state,) = study_status(study, one.root)["seeds"]
     assert state["run"]["finished"] and state["run"]["checkpoints"] == [10, 20, 30]
+
+
+def test_bursts_made_on_one_machine_are_not_made_on_another(there, capsys):
+    flags = ("--checkpoints=20", "--burst_steps=8", "--share=0.1", "--burst_seeds=0")
+    for machine, made in (
+        ("one", "2 rows trained, 6 tables written"),
+        ("two", "0 rows trained, 0 "),
+    ):
+        there(machine)
+        assert studies.main(dependence, URL, *flags, "--rows=control,alone/planted") in (0, None)
+        assert made in capsys.readouterr().out
+    tables = [name for name, _ in Object("bucket", "study/bursts").files() if "/tables/" in name]
+    assert sum(name.endswith(".parquet") for name in tables) == 6

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from ttoaa import identity
+from ttoaa import bucket, identity
 from ttoaa.author_errors import blame
 from ttoaa.checksums import read_record, write_record
 from ttoaa.config import Study
@@ -78,7 +78,9 @@ def find_source(
     the end of the learning-rate schedule.
     """
     study, workdir = handle.config, handle.workdir
-    init = InitFrom(folder or str(workdir.run(CONTROL)), step, optimizer=True)
+    # By its URL, if it is in a bucket: the path of the copy is another one on another machine.
+    run = bucket.named_by_url(str(workdir.run(CONTROL)))
+    init = InitFrom(folder or run, step, optimizer=True)
     available_steps(init.checkpoints, step)
     meta = read_meta(init.checkpoints, step)
     if "opt" not in meta["fingerprints"]:
