@@ -79,19 +79,20 @@ def test_the_tiny_plan_has_what_the_tests_need(by_hand, tiny_plan):
         assert part.any()
 
 
-# Resume points by the number of threads that read ahead: each without threads, and with some.
-STARTS = {
-    0: (0, 1, BOUNDARY - 1, BOUNDARY, BOUNDARY + 1, STEPS - 1, STEPS),
-    1: (1, BOUNDARY + 1, STEPS - 1),
-    4: (0, BOUNDARY - 1, BOUNDARY, STEPS),
-}
+# Each share from the start and from within, and each number of threads at every kind of step.
+CASES = [(name, 0, (0, BOUNDARY, STEPS - 1)) for name in SHARES] + [
+    ("uneven", 0, (1, BOUNDARY - 1, BOUNDARY + 1, STEPS)),
+    ("two", 1, (1, BOUNDARY + 1, STEPS - 1)),
+    ("uneven", 4, (0, BOUNDARY - 1, BOUNDARY, STEPS)),
+]
 
 
-@pytest.mark.parametrize("threads", STARTS)
-@pytest.mark.parametrize("shares", SHARES.values(), ids=SHARES)
-def test_hosts_threads_and_resume_points_give_the_same_batches(load, expected, shares, threads):
-    for start in STARTS[threads]:
-        hosts = [load(rows=rows, start=start, threads=threads) for rows in shares]
+@pytest.mark.parametrize(("share", "threads", "starts"), CASES)
+def test_hosts_threads_and_resume_points_give_the_same_batches(
+    load, expected, share, threads, starts
+):
+    for start in starts:
+        hosts = [load(rows=rows, start=start, threads=threads) for rows in SHARES[share]]
         assert hashes(hosts) == expected[start:]
 
 
