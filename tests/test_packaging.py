@@ -209,10 +209,12 @@ from ttoaa import config, training_job
 from ttoaa.choices import make_choices
 from ttoaa.data.prepare.pipeline import prepare
 from ttoaa.evaluation.job import evaluate
-from ttoaa.reporting import page
+from ttoaa.reporting import figures, page, run_comparison, svg
 from ttoaa.study_handle import StudyHandle
 from ttoaa.workdir import Workdir, write_text
 
+for module in (figures, page, run_comparison):  # drawing takes long, and Matplotlib is no risk
+    module.draw = lambda *_, **__: svg.Picture("", "not drawn")
 root, file, *bindings = sys.argv[1:]
 workdir = Workdir(pathlib.Path(root))
 small, resolved = config.load([pathlib.Path(file)], bindings)
