@@ -26,10 +26,19 @@ IMAGE='' COMPUTE_TYPE=v6e-8 TOPOLOGY='' SLICES=1 MOUNT='' RESTARTS=100
 CLUSTER='' LOCATION='' PROJECT='' QUEUE=''
 read_arguments 'image start status logs delete' \
   'image compute_type topology slices mount restarts cluster location project queue' "$@"
+[[ "${TOPOLOGY:-1}" =~ ^[0-9]+(x[0-9]+)*$ ]] || fail "--topology=$TOPOLOGY must be such as 4x4"
 place=(${CLUSTER:+"--cluster=$CLUSTER"} ${LOCATION:+"--location=$LOCATION"}
   ${PROJECT:+"--project=$PROJECT"})
 # The JobSets whose names contain this one, as a table. gcluster also points kubectl to its cluster.
 list="$(quote gcluster job list "--name-contains=$NAME" "${place[@]}")"
+
+single_machine() { # whether the job gets one machine; the number in a type counts its chips, for v4 cores
+  local most=4 chips=1
+  case "$COMPUTE_TYPE" in *-1 | *-1t) most=1 ;; v4-8 | v5litepod-8 | v6e-8 | *-8t) most=8 ;; esac
+  [[ ! "$COMPUTE_TYPE" =~ -([0-9]+)$ ]] || chips="${BASH_REMATCH[1]}"
+  [[ -z "$TOPOLOGY" ]] || chips="${TOPOLOGY//x/*}"
+  [[ "$SLICES" == 1 ]] && ((chips <= most))
+}
 
 start_text() { # for the command $1
   local containers='{.spec.replicatedJobs[0].template.spec.template.spec.containers[0]'
@@ -64,6 +73,8 @@ text() {
     start)
       required IMAGE
       in_bucket || required MOUNT
+      [[ "${JOB[0]}" == train ]] || single_machine || fail "${JOB[0]} runs on a single machine:" \
+        "start several jobs, such as of --compute_type=v6e-8, in place of several machines or slices"
       start_text "$(quote ttoaa "${JOB[@]}")"
       ;;
     status)

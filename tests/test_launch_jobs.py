@@ -184,6 +184,27 @@ def test_a_jobset_is_submitted_once_with_time_to_save(tools):
     assert shlex.split(command.removeprefix("--command=")) == ["ttoaa", *TRAIN[1:]]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "single"),
+    [
+        ((), True),
+        (("--slices=2",), False),
+        (("--compute_type=v6e-16",), False),
+        (("--compute_type=v5p-8",), False),
+        (("--compute_type=ct6e-standard-4t", "--topology=2x2"), True),
+        (("--compute_type=ct6e-standard-4t", "--topology=2x4"), False),
+        (("--compute_type=ct5p-hightpu-4t", "--topology=2x2x1"), True),
+        (("--compute_type=ct5p-hightpu-4t", "--topology=4x4x4"), False),
+    ],
+)
+def test_gke_evaluates_on_a_single_machine(tools, arguments, single):
+    job = ("start", "s", "--dry_run", *CONTAINER, *arguments, "--")
+    done = tools.launch("gke.sh", *job, "evaluate", "--workdir=/w")
+    assert done.returncode == (0 if single else 1)
+    assert done.stderr.count("\n") == (0 if single else 1)
+    assert tools.launch("gke.sh", *job, "train", "--workdir=/w").returncode == 0
+
+
 @pytest.mark.parametrize(("command", "tasks"), [("train", 4), ("evaluate", 1), ("dependence", 1)])
 def test_slurm_runs_training_with_a_task_for_each_gpu(tools, command, tasks):
     job = ("--nodes=2", "--gpus=4", "--", command, "--workdir=/w")
@@ -228,6 +249,7 @@ def test_a_slurm_job_that_was_stopped_goes_back_into_the_queue(tools, code, agai
         ("queued_tpu.sh", ("stop", "s", *ONE, *TRAIN), "takes no command"),
         ("gke.sh", ("start", "s", "--mount=a:/b:rw", *TRAIN), "--image="),
         ("gke.sh", ("start", "s", "--image=r/ttoaa:1", *TRAIN), "--mount="),
+        ("gke.sh", ("start", "s", "--topology=4*4", *CONTAINER, *TRAIN), "such as 4x4"),
         ("processes.sh", ("start", "s", "--processes=two", *TRAIN), "must be a number"),
         ("processes.sh", ("start", "s", "--gpus=8", *TRAIN), "--gpus=yes or --gpus=no"),
         ("compute_engine.sh", ("create", "s", *ONE, "--spot=true"), "--spot=yes or --spot=no"),
