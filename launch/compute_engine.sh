@@ -17,15 +17,17 @@
 #   --spot=yes                         preemptible and deleted when preempted: needs the same
 #   --image_family=FAMILY              for TPU7x: ubuntu-accel-2404-amd64-tpu-tpu7x
 #   --disk=200GB
+#   --packages=wandb --env_file=FILE   install also these, and run jobs with the variables in FILE,
+#                                      lines such as WANDB_API_KEY=…, which is copied to the machines
 #   --project=PROJECT                  default: that of gcloud
 #   --dry_run                          print the commands
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/jobs.sh"
 
-MACHINE_TYPE=ct6e-standard-8t DISK=200GB TOPOLOGY='' HOSTS=1 SPOT='' PROJECT='' ZONE='' NFS=''
+MACHINE_TYPE=ct6e-standard-8t DISK=200GB TOPOLOGY='' HOSTS=1 SPOT='' PROJECT='' ZONE='' NFS='' PACKAGES='' ENV_FILE=''
 IMAGE_FAMILY=ubuntu-accel-2204-amd64-tpu-v5e-v5p-v6e
 read_arguments 'create install start watch status healthy logs stop delete' \
-  'zone machine_type topology hosts nfs spot? image_family disk project' "$@"
+  'zone machine_type topology hosts nfs spot? image_family disk packages env_file project' "$@"
 required ZONE
 [[ "$HOSTS" =~ ^[1-9][0-9]*$ ]] || fail "--hosts=$HOSTS must be a number"
 [[ -n "$TOPOLOGY" || "$HOSTS" == 1 ]] || fail "--hosts=$HOSTS needs the --topology= of the slice"
@@ -86,7 +88,7 @@ running_text() {
     "--filter=$names AND status=RUNNING" '--format=value(name)'
 }
 
-on_workers() { # text that runs the command $1 on all machines, after copying the file $2, if any
+on_workers() { # text that runs the command $1 on all machines, after copying the files given, if any
   local workers="$NAME"
   [[ -z "$TOPOLOGY" ]] ||
     workers="\$($(group list-instances) '--format=value(instance.basename())')"
@@ -95,7 +97,7 @@ on_workers() { # text that runs the command $1 on all machines, after copying th
   echo "  {"
   if [[ -n "${2-}" ]]; then # a new machine takes a while until it accepts connections
     echo "    for attempt in {1..10}; do"
-    echo "      gcloud compute scp $(quote "$2") \"\$worker\": ${zone[*]} && break"
+    echo "      gcloud compute scp $(quote "${@:2}") \"\$worker\": ${zone[*]} && break"
     echo "      sleep 15"
     echo "    done"
   fi

@@ -14,6 +14,9 @@
 #   --slices=1
 #   --mount=STUDIES:/studies:rw      such as the claim of a Filestore volume; written as your
 #                                    version of gcluster wants it. A study in a bucket needs none
+#   --packages=wandb                 image: install also these
+#   --env_file=/studies/job.env      start: a file in the mounted volume whose variables the job gets,
+#                                    lines such as WANDB_API_KEY=…; gcluster passes no secrets
 #   --restarts=100
 #   --cluster= --location= --project= --queue=   default: those of `gcluster job config`
 #   --dry_run                        print the commands
@@ -22,10 +25,10 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/jobs.sh"
 
-IMAGE='' COMPUTE_TYPE=v6e-8 TOPOLOGY='' SLICES=1 MOUNT='' RESTARTS=100
+IMAGE='' COMPUTE_TYPE=v6e-8 TOPOLOGY='' SLICES=1 MOUNT='' RESTARTS=100 PACKAGES='' ENV_FILE=''
 CLUSTER='' LOCATION='' PROJECT='' QUEUE=''
 read_arguments 'image start status logs delete' \
-  'image compute_type topology slices mount restarts cluster location project queue' "$@"
+  'image compute_type topology slices mount restarts packages env_file cluster location project queue' "$@"
 [[ "${TOPOLOGY:-1}" =~ ^[0-9]+(x[0-9]+)*$ ]] || fail "--topology=$TOPOLOGY must be such as 4x4"
 place=(${CLUSTER:+"--cluster=$CLUSTER"} ${LOCATION:+"--location=$LOCATION"}
   ${PROJECT:+"--project=$PROJECT"})
@@ -63,11 +66,12 @@ EOT
 }
 
 text() {
+  local command
   case "$ACTION" in
     image)
       required IMAGE
       command_of docker build "--file=$ROOT/launch/Containerfile" --build-arg=ACCELERATOR=tpu \
-        "--tag=$IMAGE" "$ROOT"
+        ${PACKAGES:+"--build-arg=PACKAGES=${PACKAGES//,/ }"} "--tag=$IMAGE" "$ROOT"
       quote docker push "$IMAGE"
       ;;
     start)
@@ -75,7 +79,9 @@ text() {
       in_bucket || required MOUNT
       [[ "${JOB[0]}" == train ]] || single_machine || fail "${JOB[0]} runs on a single machine:" \
         "start several jobs, such as of --compute_type=v6e-8, in place of several machines or slices"
-      start_text "$(quote ttoaa "${JOB[@]}")"
+      command="$(quote ttoaa "${JOB[@]}")"
+      [[ -z "$ENV_FILE" ]] || command="set -a && . $(quote "$ENV_FILE") && exec $command"
+      start_text "$command"
       ;;
     status)
       echo "$list"

@@ -101,7 +101,7 @@ EOT
 
 # What TPU machines that are reached by ssh have in common. The launcher defines the texts
 # `delete_text`, `create_text`, `running_text`, which lists what runs, a line each, and `on_workers`,
-# which runs the command $1 on all machines, after copying the file $2 there if it is given.
+# which runs the command $1 on all machines, after copying the other arguments, files, there.
 tpu_machines_text() {
   local archive="/tmp/ttoaa-$NAME.tar.gz" worker="bash ttoaa/launch/worker.sh"
   case "$ACTION" in
@@ -110,14 +110,25 @@ tpu_machines_text() {
     delete) delete_text ;;
     install)
       command_of git -C "$ROOT" archive --format=tar.gz --output="$archive" HEAD
-      on_workers "mkdir -p ttoaa && tar -xzf $(basename "$archive") -C ttoaa && $worker install $(
-        quote "${NFS-}"
-      )" "$archive"
+      install_text "$archive"
       ;;
     start) on_workers "$worker start $(quote "${JOB[@]}")" ;;
     watch) watch_text ;;
     *) on_workers "$worker $ACTION" ;;
   esac
+}
+
+install_text() { # unpack the archive $1, and keep the environment file for the service
+  local words command file
+  file="$(quote "$(basename "$ENV_FILE")")"
+  IFS=, read -ra words <<<"$PACKAGES"
+  command="mkdir -p ttoaa && tar -xzf $(basename "$1") -C ttoaa"
+  if [[ -n "$ENV_FILE" ]]; then
+    [[ -n "$DRY_RUN" || -f "$ENV_FILE" ]] || fail "there is no file --env_file=$ENV_FILE"
+    command+=" && mv $file ttoaa/job.env && chmod 600 ttoaa/job.env"
+  fi
+  command+=" && bash ttoaa/launch/worker.sh install $(quote "$NFS" "${words[@]}")"
+  on_workers "$command" "$1" ${ENV_FILE:+"$ENV_FILE"}
 }
 
 watch_text() { # make the machines again when they were preempted, until the command has ended

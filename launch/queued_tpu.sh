@@ -18,14 +18,16 @@
 #   --nfs=10.0.0.2:/studies    mounted at /studies on every machine; several machines need it, or a study
 #                              in a bucket (--workdir=gs://…)
 #   --spot=yes                 preemptible: needs the same
+#   --packages=wandb --env_file=FILE   install also these, and run jobs with the variables in FILE,
+#                              lines such as WANDB_API_KEY=…, which is copied to the machines
 #   --project=PROJECT          default: that of gcloud
 #   --dry_run                  print the commands
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/jobs.sh"
 
-ACCELERATOR_TYPE=v6e-8 RUNTIME_VERSION='' SPOT='' PROJECT='' ZONE='' NFS=''
+ACCELERATOR_TYPE=v6e-8 RUNTIME_VERSION='' SPOT='' PROJECT='' ZONE='' NFS='' PACKAGES='' ENV_FILE=''
 read_arguments 'create install start watch status healthy logs stop delete' \
-  'zone accelerator_type runtime_version nfs spot? project' "$@"
+  'zone accelerator_type runtime_version nfs spot? packages env_file project' "$@"
 required ZONE
 [[ -z "$SPOT" || -n "$NFS" || ${#JOB[@]} -eq 0 ]] || in_bucket ||
   fail "--spot needs --nfs= or a study in a bucket (--workdir=gs://…)"
@@ -63,8 +65,8 @@ running_text() {
     "--filter=name~/$NAME\$ AND state.state=ACTIVE" '--format=value(name)'
 }
 
-on_workers() { # text that runs the command $1 on all machines, after copying the file $2, if any
-  [[ -z "${2-}" ]] || command_of gcloud compute tpus tpu-vm scp "$2" "$NAME:" "${zone[@]}" --worker=all
+on_workers() { # text that runs the command $1 on all machines, after copying the files given, if any
+  [[ -z "${2-}" ]] || command_of gcloud compute tpus tpu-vm scp "${@:2}" "$NAME:" "${zone[@]}" --worker=all
   command_of gcloud compute tpus tpu-vm ssh "$NAME" "${zone[@]}" --worker=all "--command=$1"
 }
 

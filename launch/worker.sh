@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs on a TPU machine, where the launchers copy it: keeps one command of ttoaa running.
 #
-#   bash ttoaa/launch/worker.sh install [NFS]              into .venv/; mounts NFS at /studies
+#   bash ttoaa/launch/worker.sh install [NFS] [PACKAGES]   into .venv/; mounts NFS at /studies
 #   bash ttoaa/launch/worker.sh start COMMAND              as a service; nothing if it runs already
 #   bash ttoaa/launch/worker.sh status | logs | stop
 #
@@ -22,12 +22,12 @@ mount_studies() { # the NFS share $1, now and at every boot
   sudo chmod 1777 /studies
 }
 
-install_without_tensorflow() { # uv brings a Python; that of the image can be too old
+install_without_tensorflow() { # and the packages $@; uv brings a Python; that of the image can be too old
   command -v uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
   cd "$ROOT"
   [[ -x .venv/bin/python ]] || uv venv --python 3.13 .venv
   uv pip install --python .venv/bin/python -r constraints/pod.txt -c constraints/jax-0.12.txt \
-    'jax[tpu]' gcsfs
+    'jax[tpu]' gcsfs "$@"
   uv pip install --python .venv/bin/python --no-deps .
 }
 
@@ -63,6 +63,7 @@ StartLimitBurst=20
 [Service]
 User=$(id -un)
 WorkingDirectory=$ROOT
+EnvironmentFile=-$ROOT/job.env
 ExecStart=/bin/bash $ROOT/job.sh
 Restart=on-failure
 RestartSec=30
@@ -81,7 +82,7 @@ EOT
 case "${1-}" in
   install)
     [[ -z "${2-}" ]] || mount_studies "$2"
-    install_without_tensorflow
+    install_without_tensorflow "${@:3}"
     ;;
   start) start "${@:2}" ;;
   status) echo "$(hostname): is=$(systemctl is-active ttoaa || true)" ;;

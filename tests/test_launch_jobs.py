@@ -146,6 +146,31 @@ def test_a_study_in_a_bucket_needs_no_shared_file_system(tools, script, argument
     assert (done.returncode, done.stderr) == (0, "") and "gs://b/mine" in done.stdout
 
 
+@pytest.mark.parametrize("script", ["compute_engine.sh", "queued_tpu.sh"])
+def test_a_tracker_gets_its_package_and_its_key_on_the_machine(tools, tmp_path, script):
+    """The key is in a file that is copied, and in no command."""
+    secrets = tmp_path / "job.env"
+    install = ("install", "s", *ONE, "--packages=wandb,trackio>=0.43", f"--env_file={secrets}")
+    assert "there is no file" in tools.launch(script, *install).stderr
+    secrets.write_text("WANDB_API_KEY=hidden\n")
+    assert tools.launch(script, *install).returncode == 0
+    assert str(secrets) in tools.calls_of("scp")[0]
+    (command,) = (word for word in tools.calls_of("ssh")[0] if word.startswith("--command="))
+    assert "mv job.env ttoaa/job.env && chmod 600 ttoaa/job.env" in command
+    assert shlex.split(command)[-3:] == ["", "wandb", "trackio>=0.43"]
+    assert "hidden" not in str(tools.calls)
+
+
+def test_a_tracker_gets_its_package_and_its_key_on_gke(tools):
+    assert tools.launch("gke.sh", "image", "s", *CONTAINER, "--packages=wandb,a").returncode == 0
+    (built,) = tools.calls_of("build")
+    assert "--build-arg=PACKAGES=wandb a" in built
+    tools.launch("gke.sh", "start", "s", *CONTAINER, "--env_file=/studies/job.env", *TRAIN)
+    (submitted,) = tools.calls_of("submit")
+    begin = "--command=set -a && . /studies/job.env && exec ttoaa train "
+    assert any(word.startswith(begin) for word in submitted)
+
+
 @pytest.mark.parametrize(
     ("kind", "version"), [("v5p-128", "v2-alpha-tpuv5"), ("v4-8", "tpu-ubuntu2204-base")]
 )

@@ -32,6 +32,7 @@ def test_a_machine_keeps_one_command_running(tmp_path):
     assert worker.work("start", *TRAIN[1:]).returncode == 0
     unit = (worker.folder / "unit").read_text()
     assert "Restart=on-failure" in unit and "TimeoutStopSec=120" in unit
+    assert f"EnvironmentFile=-{worker.folder}/ttoaa/job.env" in unit
     job = (worker.folder / "ttoaa/job.sh").read_text().splitlines()
     assert shlex.split(job[-1])[2:] == list(TRAIN[1:]) and len(job) == 2
     assert worker.work("start", *TRAIN[1:]).stdout == "worker.sh: runs already\n"
@@ -50,6 +51,13 @@ def test_only_training_uses_the_whole_slice(tmp_path, command, machines, bounded
     worker.work("start", command, "--workdir=/w")
     text = (worker.folder / "ttoaa/job.sh").read_text()
     assert ("TPU_PROCESS_BOUNDS=1,1,1" in text) is bounded
+
+
+def test_a_machine_installs_further_packages(tmp_path):
+    worker = Worker(tmp_path / "worker", ["a"])
+    worker.script("uv", '#!/bin/bash\nprintf "%s " "$@" >>"$FAKES/installed"\n')
+    assert worker.work("install", "", "wandb").returncode == 0
+    assert " jax[tpu] gcsfs wandb " in (worker.folder / "installed").read_text()
 
 
 PROCESS = """#!/bin/bash
