@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs ttoaa on GPU nodes of a SLURM cluster, from a checkout with .venv/ on a shared file system.
+# Runs ttoaa on GPU nodes of a SLURM cluster, from a checkout on a shared file system where
+# `bash launch/install.sh cuda13` has made .venv/.
 #
 #   bash launch/slurm.sh ACTION NAME [flags] [-- COMMAND]
 #
@@ -21,6 +22,13 @@ source "$(dirname "${BASH_SOURCE[0]}")/jobs.sh"
 NODES=1 GPUS=8 CPUS=8 TIME=24:00:00 PARTITION='' ACCOUNT='' QOS='' LOGS="$ROOT/runs/logs"
 read_arguments 'start status logs stop' \
   'nodes gpus cpus time partition account qos logs' "$@"
+
+has_gpu_plugin() { # whether JAX in .venv/ finds a plugin, where a login node has no GPU to find
+  "$PYTHON" -c 'import importlib.metadata as m, sys
+sys.exit(not m.entry_points(group="jax_plugins"))' 2>/dev/null
+}
+[[ "$ACTION" != start || -n "$DRY_RUN" ]] || has_gpu_plugin ||
+  fail "JAX in $VENV has no CUDA: bash launch/install.sh cuda13 (cuda12 for drivers before 580)"
 
 script() { # what the job runs; training that was stopped by a signal exits with 143
   cat <<EOT

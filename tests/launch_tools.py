@@ -4,6 +4,7 @@ A stand-in refuses commands and flags that it does not know, and remembers what 
 """
 
 import pathlib
+import shutil
 import subprocess
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -115,11 +116,16 @@ TRAIN = ("--", "train", "--workdir=/studies/mine", "--gin_bindings=Study.name = 
 
 
 class Tools:
-    """A folder of stand-ins, in front of the system's programs; `calls` are the words of each."""
+    """A folder of stand-ins, in front of the system's programs; `calls` are the words of each.
+
+    The launchers are copied to `ttoaa/`, where the Python of `.venv/` is a stand-in too.
+    """
 
     def __init__(self, folder):
         self.folder = folder
-        folder.mkdir()
+        shutil.copytree(ROOT / "launch", folder / "ttoaa/launch")
+        (folder / "ttoaa/.venv/bin").mkdir(parents=True)
+        self.script("ttoaa/.venv/bin/python", "#!/bin/bash\n")
         lines = sorted(((k, v) for k, v in COMMANDS.items()), key=lambda pair: -len(pair[0]))
         (folder / "commands").write_text("".join(f"{k}|{v}\n" for k, v in lines))
         for name in {command.split()[0] for command in COMMANDS}:
@@ -145,7 +151,8 @@ class Tools:
         )
 
     def launch(self, script, *arguments, **environment):
-        return self.run(str(ROOT / "launch" / script), *arguments, **environment)
+        path = self.folder / "ttoaa/launch" / script
+        return self.run(str(path), *arguments, **environment)
 
     @property
     def calls(self):

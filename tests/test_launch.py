@@ -62,6 +62,13 @@ def test_each_extra_is_installed_for_itself(checkout):
     assert checkout.installs() == [".", ".[test]"]
 
 
+def test_extras_can_be_named_where_there_is_no_accelerator(checkout):
+    for extras, installed in ((["cuda13,wandb"], ".[cuda13,wandb]"), ([], ".")):
+        command = f'bash "{checkout.folder}/launch/install.sh" {" ".join(extras)}'
+        assert checkout.shell(command).returncode == 0
+        assert checkout.installs()[-1] == installed
+
+
 def test_changed_requirements_are_installed_again(checkout):
     checkout.shell("install_ttoaa")
     with open(checkout.folder / "setup.py", "a") as file:

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import sys
 
 import pytest
 from launch_tools import ROOT, TRAIN, Tools
@@ -241,6 +242,16 @@ def test_slurm_runs_training_with_a_task_for_each_gpu(tools, command, tasks):
     (tools.folder / "queue").write_text("17 s RUNNING\n")
     assert "already" in tools.launch("slurm.sh", "start", "s", *job).stdout
     assert not tools.calls_of("sbatch")
+
+
+def test_slurm_needs_a_jax_with_cuda(tools):
+    job = ("start", "s", "--", "train", "--workdir=/w")
+    assert tools.launch("slurm.sh", *job).returncode == 0
+    tools.script("ttoaa/.venv/bin/python", f'#!/bin/bash\nexec "{sys.executable}" -S -I "$@"\n')
+    tools.clear()
+    done = tools.launch("slurm.sh", *job)
+    assert done.returncode == 1 and "bash launch/install.sh cuda13" in done.stderr
+    assert done.stderr.count("\n") == 1 and not tools.calls
 
 
 @pytest.mark.parametrize(("code", "again"), [(143, 1), (0, 0), (1, 0)])

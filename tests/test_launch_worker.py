@@ -1,7 +1,6 @@
 """The script that keeps one command running on each machine, and local processes."""
 
 import shlex
-import shutil
 import time
 
 import pytest
@@ -13,7 +12,6 @@ class Worker(Tools):
 
     def __init__(self, folder, machines):
         super().__init__(folder)
-        shutil.copytree(ROOT / "launch", folder / "ttoaa" / "launch")
         self.script("sudo", '#!/bin/bash\n"$@"\n')
         self.script("curl", f"#!/bin/bash\necho {','.join(machines)}\n")
         self.script(
@@ -24,7 +22,7 @@ class Worker(Tools):
 
     def work(self, *arguments):
         unit = str(self.folder / "unit")
-        return self.run(str(self.folder / "ttoaa/launch/worker.sh"), *arguments, UNIT=unit)
+        return self.launch("worker.sh", *arguments, UNIT=unit)
 
 
 def test_a_machine_keeps_one_command_running(tmp_path):
@@ -70,15 +68,12 @@ for _ in {1..60000}; do sleep 0.01; done
 
 def test_local_processes_start_once_restart_and_stop(tmp_path):
     tools = Worker(tmp_path / "tools", ["a"])
-    python = tools.folder / "ttoaa/.venv/bin/python"
-    python.parent.mkdir(parents=True)
     tools.script("ttoaa/.venv/bin/python", PROCESS)
     logs = tools.folder / "logs"
 
     def launch(action, *job):
-        script = str(tools.folder / "ttoaa/launch/processes.sh")
         place = (f"--logs={logs}", "--gpus=yes")
-        return tools.run(script, action, "s", *place, *job, RESTART_SECONDS="0")
+        return tools.launch("processes.sh", action, "s", *place, *job, RESTART_SECONDS="0")
 
     def log(number):
         path = logs / f"s-{number}.log"
