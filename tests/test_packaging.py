@@ -3,6 +3,7 @@
 import importlib.metadata
 import pathlib
 import platform
+import re
 import runpy
 import shutil
 import subprocess
@@ -114,9 +115,11 @@ def test_every_file_under_the_package_is_shipped(arguments):
 
 
 def test_a_wheel_has_the_types_and_the_command(tmp_path):
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "ttoaa", "configs", "docs"):
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, tmp_path / name)
+    container = (ROOT / "launch/Containerfile").read_text()  # what it copies has to be enough
+    for copied in re.findall("^COPY (.+) ", container, re.MULTILINE):
+        for name in copied.split():
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            copy(ROOT / name, tmp_path / name)
     build = "from setuptools import build_meta; build_meta.build_wheel('.')"
     command = [sys.executable, "-c", build]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
