@@ -112,10 +112,11 @@ def test_who_is_at_what(workdir):
         (seed,) = told["seeds"]
         (running,) = seed["running"]
         assert (running["run"], running["step"], running["experiment"]) == ("run", 20, "late")
-        assert running["owner"] == job.owner and 0 <= running["seconds"] < 60
+        assert running["owner"] == job.owner and running["seconds"] >= 0
         assert seed["jobs"] == [job.owner] and told["next"] == []
         shown = text(workdir)
-        assert f"running  run step 20: late, by {job.owner} for 0 s, seen 0 s ago" in shown
+        line = rf"running  run step 20: late, by {re.escape(job.owner)} for \d+ s, seen \d+ s ago"
+        assert re.search(line, shown)
         assert "next: nothing to run, the missing parts are in progress" in shown
     assert status.read(workdir)["next"] == [command(workdir, "evaluate")]
 

@@ -79,7 +79,7 @@ def judge(differences, smallest=0.0, placebo="loss/0x", **kwargs):
     [
         ((1.0, 1.1, 0.9), 0.0, REPLICATED, "above the smallest effect"),
         ((1.0, 1.1, 0.9), 0.5, REPLICATED, "above the smallest effect"),
-        ((1.0, 1.1, 0.9), 0.9, UNRESOLVED, "Holm's correction; detectable after correction: "),
+        ((1.0, 1.1, 0.9), 0.9, UNRESOLVED, "Holm's correction; detectable: "),
         ((-1.0, -1.1, -0.9), 0.0, CONTRADICTED, "opposite sign"),
         ((-1.0, -1.1, -0.9), 2.0, CONTRADICTED, "opposite sign"),
         ((0.02, -0.01, 0.03), 0.5, CONTRADICTED, "within the smallest effect of zero"),

@@ -123,7 +123,7 @@ class StudyFrames:
 
     @property
     def findings(self) -> pd.DataFrame:
-        """The finding of each experiment in one sentence, with its question and its verdict."""
+        """The finding of each experiment with its question and its verdict."""
         rows = [
             {
                 "experiment": row["experiment"],

@@ -164,9 +164,7 @@ def _seeds_needed(e: Evidence, level: float) -> int | None:
 
 
 def _prospect(e: Evidence, detectable: float | None, seeds: int | None) -> str:
-    shown = (
-        f"; detectable after correction: {format_amount(detectable, e.label)}" if detectable else ""
-    )
+    shown = f"; detectable: {format_amount(detectable, e.label)}" if detectable else ""
     if e.unit == ITEMS:
         return f"{shown}; {FEWEST_RUNS} seeds or more give an interval over runs"
     return f"{shown}; about {seeds:,} seeds would decide" if seeds else shown
