@@ -12,6 +12,7 @@ import re
 import matplotlib
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.transforms import Bbox
 
 FOLDER = pathlib.Path(__file__).resolve().parents[1] / "notebooks"
 
@@ -70,5 +71,7 @@ def check_figure(figure, most=7):
     for axes in figure.axes:
         assert axes.has_data()
         assert axes.get_xlabel() and (axes.get_ylabel() or axes.get_yticklabels())
-        legend = axes.get_legend()
-        assert legend is None or 0 < len(legend.get_texts()) <= most
+        if legend := axes.get_legend():
+            assert 0 < len(legend.get_texts()) <= most
+            covered = Bbox.intersection(legend.get_window_extent(), axes.get_window_extent())
+            assert covered is None or covered.width < 1, "a legend may cover data"

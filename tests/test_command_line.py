@@ -1,5 +1,6 @@
 """What every command shares: `ttoaa NAME`, its help, and errors of one line."""
 
+import logging
 import os
 import pathlib
 import re
@@ -12,7 +13,7 @@ import pytest
 
 import ttoaa
 from ttoaa.__main__ import COMMANDS, overview
-from ttoaa.command_line import one_line
+from ttoaa.command_line import call, one_line
 from ttoaa.data.geometry import Geometry
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -247,3 +248,11 @@ def test_an_error_of_a_class_that_gin_knows_is_one_line():
     assert "\n" in str(error.value), "gin says where the class was called"
     message = one_line(error.value)
     assert message.startswith("Geometry.length must be an integer") and "\n" not in message
+
+
+def test_libraries_do_not_report_their_caches_in_the_terminal():
+    def main(argv):
+        assert not logging.getLogger("matplotlib.font_manager").isEnabledFor(logging.INFO)
+
+    logging.getLogger("matplotlib").setLevel(logging.INFO)
+    call("report", main, [])

@@ -1,6 +1,7 @@
 """Run a command: parse its flags, print its help, and turn expected errors into one line."""
 
 import functools
+import logging
 import sys
 import textwrap
 import types
@@ -47,6 +48,8 @@ def run(
 
 def call(name: str, main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
     """Call `main`; exit with one line where it raises a ValueError or an OSError."""
+    for library in ("jax", "matplotlib"):
+        logging.getLogger(library).setLevel(logging.WARNING)  # absl shows what they say at INFO
     try:
         main(argv)
     except (ValueError, OSError) as error:

@@ -1,7 +1,6 @@
 """Resolve flags and gin files to one `Study`, and check everything before work starts."""
 
 import dataclasses
-import logging
 import os
 import re
 from collections.abc import Sequence
@@ -134,7 +133,6 @@ def load_from_flags(more: Sequence[str] = ()) -> Study:
     `more` are bindings that a command makes from its flags. The resolved config is written to
     `<workdir>/config.gin`, so that later commands need only the workdir.
     """
-    logging.getLogger("jax").setLevel(logging.WARNING)  # absl shows what libraries say at INFO
     workdir = workdir_from_flags()
     bindings = [*GIN_BINDINGS.value, *more]
     if not GIN_FILE.value:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from reporting.synthetic import STEPS, make_study
 
-from ttoaa.reporting.figures import arm_losses, binned, losses
+from ttoaa.reporting.figures import arm_losses, binned, draw_losses, losses
 from ttoaa.workdir import Workdir, write_text
 
 
@@ -22,6 +22,19 @@ def test_losses_of_all_runs(tmp_path):
     table = losses(tmp_path, [0, 1])
     assert set(table.groupby(["kind", "seed"])["loss"].count()) == {STEPS}
     assert set(table.groupby(["kind", "seed"])["validation_loss"].count()) == {3}
+
+
+def test_alternative_text_of_losses_has_the_mean_of_the_seeds():
+    rows = [
+        {"kind": kind, "seed": seed, "step": step, "loss": 4.0, "validation_loss": loss}
+        for kind, ends in (("control", (2.0, 3.0)), ("run", (1.0, 2.0)))
+        for seed, end in enumerate(ends)
+        for step, loss in ((1, 9.0), (2, end), (3, np.nan))
+    ]
+    (picture,) = draw_losses(pd.DataFrame(rows))
+    assert "at the end (mean of 2 seeds): control 2.500, run 1.500." in picture.alt
+    (single,) = draw_losses(pd.DataFrame(rows).query("seed == 0"))
+    assert "at the end: control 2.000, run 1.000." in single.alt
 
 
 def test_arm_losses_are_weighted_by_tokens_and_joined_by_each_seeds_plan(tmp_path):

@@ -172,7 +172,7 @@ def test_a_figure_that_fails_is_one_line(tmp_path):
 
 
 def test_other_studies_and_dependence_matrices_are_shown(tmp_path):
-    small, large = tmp_path / "small", tmp_path / "large"
+    small, large = tmp_path / "small", tmp_path / "study-of-a-rather-large-model"
     experiments = make_study(small, {"a": ["0x", "4x"]}, effect=0.1)
     page.write(large, "large", make_study(large, {"a": ["0x", "4x"]}, effect=0.2))
     picture = draw(lambda axes: axes.plot([1, 2], "o-"), "matrix", "2 tested cells")
@@ -180,8 +180,13 @@ def test_other_studies_and_dependence_matrices_are_shown(tmp_path):
     _, report = page.write(small, "small", experiments, (), None, matrices, [large])
     text = Reader(report.read_text()).text()
     assert "Step 10 2 tested cells." in text
-    gains = re.findall(r"(small|large) 0\.(\d)\d+ 0\.\d+ to 0\.\d+ over items 1 unresolved", text)
-    assert gains == [("small", "1"), ("large", "2")]
+    gains = re.findall(r"(small|model) 0\.(\d)\d+ 0\.\d+ to 0\.\d+ over items 1 unresolved", text)
+    assert gains == [("small", "1"), ("model", "2")]
+    places = re.findall(
+        r'<text x="(\d+)" y="\d+">(small|study-of-a-rather-large-m…)<', report.read_text()
+    )
+    assert [name for _, name in places] == ["small", "study-of-a-rather-large-m…"]
+    assert all(int(x) >= 6 * 26 for x, _ in places), "a label begins left of the chart"
     with pytest.raises(ValueError, match="is missing: run ttoaa report there first"):
         compare_primaries(small, [], experiments, [tmp_path])
 

@@ -247,6 +247,8 @@ def test_tensorboard_has_one_event_a_step_of_every_start(tmp_path):
     assert list(first) == [1, 2, 3], "step 4 may lack a probe"
     write(tmp_path, [4, 5], 3).close(finished=True)
     assert [list(start) for start in on_board(tmp_path)] == [[1, 2, 3], [4]]
+    names = sorted(path.name for path in (tmp_path / "tensorboard").iterdir())
+    assert names == ["start-00", "start-01-from-3"]
     assert first[2] == {
         **{"loss": 0.5, "grad_norm": pytest.approx(np.nan, nan_ok=True), "corpus/loss": 0.5},
         **{"arm-7/loss": pytest.approx(0.1), "canaries/probe/plain": 1.0},

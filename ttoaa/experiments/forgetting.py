@@ -287,6 +287,7 @@ class Forgetting(Experiment):
                 axes.fill_between(rows["lag"], low, high, color=color, alpha=shade, linewidth=0)
         axes.axhline(0, color="gray", linestyle="--", label="control run")
         axes.set_xscale("symlog", linthresh=1)
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.set_xlim(left=-0.1)
         axes.set_xlabel("lag (steps since just before the update)")
         axes.set_ylabel("gain (nats per token)")

@@ -298,7 +298,9 @@ class IidReplacements(Experiment):
         axes.axhline(0, color="gray", linestyle="--", label="held-out windows")
         ends = {_UNIFORM: "anywhere", _SELECTED: "several copies"}
         labels = [ends.get(name, name.removeprefix("decile-")) for name in names]
-        axes.set_xticks(range(len(names)), labels, rotation=30)
+        axes.set_xticks(range(len(names)), labels)
+        for tick in axes.get_xticklabels()[-len(ends) :]:  # the only long ones
+            tick.set(rotation=30, ha="right", rotation_mode="anchor")
         axes.set_xlabel("tenth of training that the row replaced")
         axes.set_ylabel("gain (nats per token)")
         axes.legend()

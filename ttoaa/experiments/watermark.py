@@ -327,6 +327,7 @@ class GaussianWatermark(Experiment):
             (UNMARKED, "value", "C2", "rows without watermark"),
         ]
         rates = axes.twinx()
+        rates.grid(visible=False)  # it would cross the lines of the first axis
         for number, (outcome, column, color, label) in enumerate(lines):
             rows = final[final["outcome"] == outcome]
             at = rows["condition"].map(place) + (number - 1.5) * 0.12

@@ -17,7 +17,7 @@ from ttoaa.runs import RUN
 
 SYMBOLS = {INTERACTS: "●", EQUIVALENT: "≈", UNDECIDED: "?"}
 LEGEND = (
-    "● interacts    ≈ equivalent within the margin    ? not enough power\n"
+    "● interacts; ≈ equivalent within the margin; ? not enough power\n"
     "hatched: not testable by continual training"
 )
 _COLOURS = "PuOr_r"

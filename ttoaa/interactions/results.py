@@ -187,9 +187,9 @@ def _describe(matrix: Matrix) -> Iterator[str]:
 def count_verdicts(matrix: Matrix) -> str:
     """Return a sentence on the verdicts, and one on power."""
     counts = summarize(matrix)
-    verdicts = ", ".join(f"{n} {verdict}" for verdict, n in counts["verdicts"].items())
+    verdicts = "; ".join(f"{verdict}: {n}" for verdict, n in counts["verdicts"].items())
     return (
-        f"{len(matrix.tested)} tested cells: {verdicts}. {counts['powered']:.0%} of them could "
+        f"{len(matrix.tested)} tested cells ({verdicts}). {counts['powered']:.0%} of them could "
         f"detect an effect of the margin ({matrix.margin:.0%} of the column's own effect)."
     )
 

@@ -68,6 +68,12 @@ def paint_primaries(primaries: pd.DataFrame, experiments: dict[str, Experiment])
     return places[0].figure.get_figure(root=True)
 
 
+def move_legend(axes: Axes) -> None:
+    """Put the legend, if any, to the right of the axes: the place "best" may cover bars."""
+    if legend := axes.get_legend():
+        legend.set(loc="upper left", bbox_to_anchor=(1, 1))
+
+
 def wrap(text: str, width: int = 38) -> str:
     """Break a title into lines of at most `width` characters; 38 fit a panel of `grid`."""
     return "\n".join(textwrap.wrap(text, width))
@@ -130,7 +136,8 @@ def paint_gains(
     axes.set_xlabel({"step": "training step", "lag": "steps since the update"}.get(x, x))
     axes.set_ylabel(_unit("gain over the control run", label))
     if len(lines) > 1:
-        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))  # bars are no obstacle to "best"
+        axes.legend()
+        move_legend(axes)
 
 
 def paint_items(gains: pd.DataFrame, means: pd.DataFrame, axes: Axes, label: Label) -> None:

@@ -117,11 +117,16 @@ def draw_losses(losses: pd.DataFrame) -> list[Picture]:
     """Draw the losses of the run and the control run, if there are any."""
     if losses.empty:
         return []
-    last = losses.dropna(subset=["validation_loss"]).groupby("kind")["validation_loss"].last()
-    ends = ", ".join(f"{kind} {format_number(last[kind], 0.01)}" for kind in RUNS if kind in last)
+    ends = losses.dropna(subset=["validation_loss"]).groupby(["kind", "seed"]).last()
+    means = ends["validation_loss"].groupby("kind").mean()
+    shown = [kind for kind in RUNS if kind in means]
+    values = ", ".join(f"{kind} {format_number(means[kind], 0.01)}" for kind in shown)
+    seeds = losses["seed"].nunique()
+    mean = f" (mean of {seeds} seeds)" if seeds > 1 else ""
     caption = "Training and validation loss of the run and the control run."
     paint = functools.partial(paint_losses, losses)
-    return [draw(paint, "losses", f"{caption} Validation loss at the end: {ends}.", caption)]
+    alt = f"{caption} Validation loss at the end{mean}: {values}."
+    return [draw(paint, "losses", alt, caption)]
 
 
 def draw_arms(arms: pd.DataFrame, experiment: Experiment) -> Picture | None:

@@ -265,6 +265,7 @@ def draw_trajectories(arms: Sequence[str], estimates: pd.DataFrame, axes: Any) -
     above.legend(fontsize="small", ncols=2)
     most = final.loc[final["outcome"] == TEXTS, "value"].max()
     below.set_yscale("symlog", linthresh=1)
+    below.yaxis.set_major_formatter("{x:g}")
     below.set_ylim(0, 1.5 * max(1, np.nan_to_num(most)))
     below.set_ylabel("texts")
     below.set_xlabel("step")
