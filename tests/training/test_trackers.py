@@ -248,7 +248,7 @@ def test_tensorboard_has_one_event_a_step_of_every_start(tmp_path):
     write(tmp_path, [4, 5], 3).close(finished=True)
     assert [list(start) for start in on_board(tmp_path)] == [[1, 2, 3], [4]]
     names = sorted(path.name for path in (tmp_path / "tensorboard").iterdir())
-    assert names == ["start-00", "start-01-from-3"]
+    assert names == ["00", "01-from-3"]
     assert first[2] == {
         **{"loss": 0.5, "grad_norm": pytest.approx(np.nan, nan_ok=True), "corpus/loss": 0.5},
         **{"arm-7/loss": pytest.approx(0.1), "canaries/probe/plain": 1.0},

@@ -83,7 +83,7 @@ class TensorBoard:
 
         starts = len(list(folder.glob("*")))
         self.last = step if starts else -1
-        name = f"start-{starts:02d}" + (f"-from-{self.last}" if self.last > 0 else "")
+        name = f"{starts:02d}" + (f"-from-{self.last}" if self.last > 0 else "")
         path = folder / name  # short, as TensorBoard shows "run/tensorboard/<name>" next to curves
         path.mkdir(parents=True, exist_ok=True)  # the user may have removed an earlier start's
         self._writer = EventsWriter(str(path / "events"))
