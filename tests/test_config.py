@@ -85,7 +85,8 @@ def test_the_quickstart_reloads_to_an_equal_study(tmp_path):
     ("line", "message"),
     [
         ("Geometry.lenght = 3", "'Geometry' doesn't have a parameter named 'lenght'"),
-        ("Geometri.length = 3", "No configurable matching 'Geometri'"),
+        ("Geometri.length = 3", "No configurable matching 'Geometri': did you mean Geometry?"),
+        ("Study.experiments = [@early/Forgeting()]", "did you mean Forgetting?"),
         ("earyl/Planted.items = 3", "nothing uses the binding of earyl/Planted.items"),
         ("planted/Geometry.steps = 3", "nothing uses the binding of planted/Geometry.steps"),
         ("experiments = [@Forgetting()]", "nothing uses the binding of experiments"),

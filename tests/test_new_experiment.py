@@ -50,6 +50,9 @@ def test_what_it_writes_plans_and_passes_its_own_test(here, plan_of, capsys, tmp
     assert (study.name, experiment.name) == ("radio-calls", "radio-calls")
     few = {"people": 3, "repetitions": (0, 2), "primary": "log_likelihood_above_holdout/2x"}
     experiment = dataclasses.replace(experiment, **few)
+    for wrong in ({"primary": "log_likelihood_above_holdout/3x"}, {"repetitions": (2, 4)}):
+        with pytest.raises(ValueError, match="repetitions must have 0 and those of"):
+            dataclasses.replace(experiment, **wrong)
     plan = plan_of([experiment], geometry=Geometry(length=64, batch=8, steps=20))
     assert [(arm["name"], arm["edits"]) for arm in plan.arms] == [("radio-calls/2x", 6)]
     assert len(plan.items("radio-calls")) == 6

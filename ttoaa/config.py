@@ -268,8 +268,8 @@ def _explain(error: Exception, found: GinFiles | None) -> str:
     scope = re.search(r"in scope '(.*)'", "\n".join(rest))
     if scope and first.startswith("macro() missing"):
         return f"no value is bound to the macro %{scope[1]}"
-    if match := re.search(r"No configurable matching '([^']+)'", first):
-        first = first.rstrip(".") + similar(match[1], CLASSES)
+    if match := re.search(r"No configurable matching (?:reference '@)?'?([\w./]+)", first):
+        first = first.rstrip(".") + similar(match[1].split("/")[-1], CLASSES)
     if match := re.search(r"Configurable '([^']+)' doesn't have a parameter named '(\w+)'", first):
         kind = CLASSES.get(match[1].split(".")[-1])
         known = [field.name for field in dataclasses.fields(kind)] if kind else ()

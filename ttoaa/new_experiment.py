@@ -48,6 +48,8 @@ def main(argv: Sequence[str]) -> None:
     code, config, test = made
     print(f"new-experiment: wrote {code}, {config} and {test}; from {here}:")
     print(f"new-experiment: test it with  python -m pytest {test}")
+    if importlib.util.find_spec("pytest") is None:
+        print("new-experiment: which needs    pip install pytest")
     print(f"new-experiment: run it with   ttoaa study --gin_file={config} --workdir=runs/{name}")
 
 

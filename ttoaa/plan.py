@@ -5,7 +5,7 @@
   ttoaa plan --workdir=runs/mine --dry_run                the same, and check that it all fits
   ttoaa plan --workdir=runs/mine --check=overlap          also search the corpus for the items
   ttoaa plan --workdir=runs/mine --show=step=100          print what batch 100 holds
-  ttoaa plan --workdir=runs/mine --show=item=canaries/7   print where each copy of an item is
+  ttoaa plan --workdir=runs/mine --show=item=plain-16x-3  print where each copy of an item is
   ttoaa plan --workdir=runs/mine --audit=20               re-derive 20 random batches independently
 
 A plan is made once; to change it, move it away and plan again.

@@ -21,8 +21,7 @@ def main(argv: Sequence[str]) -> None:
 
     study, root = config.load_from_flags(), config.workdir_from_flags().root
     made, sha256 = preregister(study, root)
-    seeds = ", ".join(made["plans"])
-    print(f"preregister: seeds {seeds}, {len(made['experiments'])} experiments:")
+    print(f"preregister: planned for seed {', '.join(made['plans'])}:")
     for name, e in made["experiments"].items():
         sign = "rises" if e["expected_sign"] > 0 else "falls"
         print(f"preregister: {name}: {e['primary']} {sign} by more than {e['smallest_effect']:g}")

@@ -133,6 +133,9 @@ class Tokenizer:
         self.path = pathlib.Path(path)
         try:
             content = self.path.read_bytes()
+        except OSError as error:
+            raise ValueError(f"cannot read the tokenizer {self.path}: {error.strerror}") from error
+        try:
             self._encoder = open_encoder(content)
         except Exception as error:  # `tokenizers` raises a bare Exception for an invalid file
             reason = " ".join(str(error).split())[:200]
