@@ -85,7 +85,9 @@ def test_a_corpus_is_made_published_and_fetched_by_another(folder, tmp_path):
     gin, url = f"--gin_file={folder}/study.gin", f"file://{tmp_path}/bucket/corpus"
     code, said, error = run(tmp_path / "one", gin, f"--to={url}")
     assert code == 0, error
-    assert "is ready: train" in said and f"{url} has the corpus now" in said
+    assert (
+        "is ready: " in said and "prepare: train " in said and f"{url} has the corpus now" in said
+    )
     drawn = [line for line in said.splitlines() if "characters of 60 documents of text of" in line]
     assert [line.rsplit(".", 1)[1] for line in drawn] == ["jsonl", "parquet"]
 

@@ -71,10 +71,8 @@ def main(argv: Sequence[str]) -> None:
         _report_skipped(source)
     corpus = prepare(chosen, folder)
     found = "exists already" if existed else "is ready"
-    print(
-        f"prepare: {folder} {found}: {corpus.describe()}; "
-        f"{corpus.vocab_size:,} ids; {corpus.manifest.source}"
-    )
+    print(f"prepare: {folder} {found}: {corpus.manifest.source}")
+    print(f"prepare: {corpus.describe()}, {corpus.vocab_size:,} token ids")
     for drawn in source.drawn if isinstance(source, Mixture) else ():
         print(f"prepare: {drawn}")
     if _TO.value:

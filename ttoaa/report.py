@@ -83,7 +83,7 @@ def main(argv: Sequence[str]) -> None:
             print(f"report: {sentence}")
     for line in terminal_lines(read_json(Workdir(root).replication, Replication)["experiments"]):
         print(line)
-    print(f"report: wrote {summary} and {report}")
+    print(f"report: wrote {summary.name} and {report.name} in {root}")
     if _TESTS.value:
         margins = hypothesis_tests.parse_margins(_MARGINS.value)
         against = bucket.expand(_AGAINST.value) if _AGAINST.value else None

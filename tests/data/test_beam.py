@@ -199,7 +199,7 @@ def test_the_command_prepares_and_scans(tmp_path, capsys):
     workdir = f"--workdir={tmp_path / 'work'}"
     gin = f"--gin_file={studies.write_gin(tmp_path / 'gin', [str(tmp_path / 'a.txt')])}"
     assert command("prepare", workdir, gin, RUNNER) is None
-    assert "/corpus is ready: train " in capsys.readouterr().out
+    assert "/corpus is ready: " in capsys.readouterr().out
     assert command("prepare", workdir, RUNNER) is None
     assert "exists already" in capsys.readouterr().out
     corpus = Corpus.open(tmp_path / "work" / "corpus")

@@ -120,7 +120,7 @@ def test_the_summary_says_what_a_person_wants_to_know(tiny_plan):
     assert lines[-2].split()[-1] == f"{tiny_plan.columns['length'].sum() / 10240:.2%}"
     # Validation, the windows of one experiment, and a batch with its twin.
     assert lines[-1] == (
-        "reserve: 27 of 261 windows have 4 uses; documents shared by two of them: 0"
+        "reserve: 27 of 261 windows are taken; uses: 4; documents shared by two uses: 0"
     )
 
 

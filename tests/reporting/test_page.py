@@ -157,6 +157,22 @@ def test_shows_the_plan_that_the_run_recorded(plain):
     assert '<th scope="row">plan</th><td>run</td>' in plain and "ab" * 32 not in plain
 
 
+def test_definitions_fill_lines_and_keep_lists():
+    class Kind:
+        """Summary.
+
+        A paragraph of
+        two lines:
+
+        - an item of
+          two lines
+        - another
+        """
+
+    lines = ["Summary.", "A paragraph of two lines:", "- an item of two lines\n- another"]
+    assert page.define(Kind) == lines
+
+
 def test_a_figure_that_fails_is_one_line(tmp_path):
     @dataclasses.dataclass(frozen=True)
     class Broken(Fake):

@@ -95,10 +95,10 @@ class Reserve:
         documents = (
             "the documents are unknown, as the corpus has the order of another run"
             if shared is None
-            else f"documents shared by two of them: {shared}"
+            else f"documents shared by two uses: {shared}"
         )
         windows = f"{sum(map(len, uses)):,} of {len(self.run):,} windows"
-        return f"reserve: {windows} have {len(uses)} uses; {documents}"
+        return f"reserve: {windows} are taken; uses: {len(uses)}; {documents}"
 
 
 def deal_reserve(

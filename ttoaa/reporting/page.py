@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import inspect
 import pathlib
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypedDict
@@ -239,6 +240,13 @@ def _template() -> jinja2.Template:
     return environment.get_template("page.html")
 
 
+def define(kind: type) -> list[str]:
+    """Return the paragraphs of a class's docstring; only items of lists begin a new line."""
+    return [
+        re.sub(r"\n(?! *- ) *", " ", part) for part in (inspect.getdoc(kind) or "").split("\n\n")
+    ]
+
+
 def _section(
     root: pathlib.Path,
     experiment: Experiment,
@@ -265,7 +273,7 @@ def _section(
         kind=type(experiment).__name__,
         question=labels.question,
         method=labels.method,
-        definition=(inspect.getdoc(type(experiment)) or "").split("\n\n"),
+        definition=define(type(experiment)),
         finding=finding,
         chart=chart_of(finding, experiment),
         rises=experiment.expected_sign > 0,
