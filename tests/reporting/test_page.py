@@ -143,6 +143,7 @@ def test_placebos_are_counted_and_experiments_without_one_named(tmp_path):
     assert re.search(r"\b[23] of 6 placebo intervals contain zero; 5\.7 are expected", text)
     assert "; ".join(f"c: loss (4 repetitions), seed {k}" for k in range(3)) + "." in text
     assert "Without a placebo: b." in text
+    assert "declared one outcome and its direction before the run" in text
     assert "95% interval over runs" in text and "95% interval over items" in text
 
 
