@@ -41,18 +41,23 @@ EOT
 }
 
 text() {
-  local tasks=1 log queued
+  local tasks=1 log queued job
   queued="$(quote squeue "--user=$(id -un)" "--name=$NAME")"
   log="$(quote "$LOGS/$NAME.log")"
   case "$ACTION" in
     start)
       [[ "${JOB[0]}" != train ]] || tasks="$GPUS"
+      job="$(quote ttoaa "${JOB[@]}")"
       quote mkdir -p "$LOGS"
-      echo "if test -n \"\$($queued --noheader)\"; then"
+      echo "runs=\"\$($queued --noheader --format=%k)\""
+      echo "if test \"\$runs\" = $(quote "$job"); then"
       echo "  echo $(quote "$NAME waits or runs already")"
+      echo "elif test -n \"\$runs\"; then"
+      echo "  echo $(quote "$NAME: stop it first, or use another name: its command is") \"\$runs\" >&2"
+      echo "  exit 1"
       echo "else"
       # Two minutes before the time limit, training gets SIGTERM, and saves.
-      command_of sbatch "--job-name=$NAME" "--nodes=$NODES" "--gpus-per-node=$GPUS" \
+      command_of sbatch "--job-name=$NAME" "--comment=$job" "--nodes=$NODES" "--gpus-per-node=$GPUS" \
         "--ntasks-per-node=$tasks" "--cpus-per-task=$CPUS" "--time=$TIME" --signal=TERM@120 \
         --requeue --open-mode=append "--output=$LOGS/$NAME.log" \
         ${PARTITION:+"--partition=$PARTITION"} ${ACCOUNT:+"--account=$ACCOUNT"} \

@@ -59,9 +59,9 @@ COMMANDS = {
     "docker push": "",
     "sbatch": (
         "--job-name --nodes --gpus-per-node --ntasks-per-node --cpus-per-task --time --signal "
-        "--requeue --open-mode --output --partition --account --qos"
+        "--requeue --open-mode --output --partition --account --qos --comment"
     ),
-    "squeue": "--user --name --noheader",
+    "squeue": "--user --name --noheader --format",
     "scancel": "--user --name",
     "scontrol requeue": "",
     "git -C": "--format --output",

@@ -239,8 +239,14 @@ def test_slurm_runs_training_with_a_task_for_each_gpu(tools, command, tasks):
     wanted = {"--nodes=2", "--gpus-per-node=4", f"--ntasks-per-node={tasks}", "--requeue"}
     assert {*wanted, "--signal=TERM@120", "--open-mode=append"} < set(submitted)
     tools.clear()
-    (tools.folder / "queue").write_text("17 s RUNNING\n")
+    (comment,) = (each for each in submitted if each.startswith("--comment="))
+    (tools.folder / "queue").write_text(comment.removeprefix("--comment=") + "\n")
     assert "already" in tools.launch("slurm.sh", "start", "s", *job).stdout
+    other = tools.launch("slurm.sh", "start", "s", *job[:-1], "--workdir=/other")
+    assert other.returncode == 1 and other.stderr.count("\n") == 1
+    assert (
+        other.stderr.startswith("s: stop it first, ") and f"{command} --workdir=/w" in other.stderr
+    )
     assert not tools.calls_of("sbatch")
 
 

@@ -66,7 +66,7 @@ for _ in {1..60000}; do sleep 0.01; done
 """
 
 
-def test_local_processes_start_once_restart_and_stop(tmp_path):
+def test_local_processes_start_once_restart_and_stop(tmp_path, request):
     tools = Worker(tmp_path / "tools", ["a"])
     tools.script("ttoaa/.venv/bin/python", PROCESS)
     logs = tools.folder / "logs"
@@ -74,6 +74,8 @@ def test_local_processes_start_once_restart_and_stop(tmp_path):
     def launch(action, *job):
         place = (f"--logs={logs}", "--gpus=yes")
         return tools.launch("processes.sh", action, "s", *place, *job, RESTART_SECONDS="0")
+
+    request.addfinalizer(lambda: launch("stop"))  # also if the test fails
 
     def log(number):
         path = logs / f"s-{number}.log"
