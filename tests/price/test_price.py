@@ -271,7 +271,9 @@ def test_a_price_is_readable_in_80_columns(priced):
         assert "upper bounds" in text and "None" not in text and "nan" not in text
     text = price_text(priced["olmo2_1b_exp.gin"])
     assert "72% (compiler: an upper bound)" in text
-    assert "54.6 of 95.74 GiB a chip: it fits" in " ".join(text.split())
+    flat = " ".join(text.split())
+    assert "54.6 of 95.74 GiB a chip: it fits. Steps with noise on embeddings need more:" in flat
+    assert "noise on embeddings" not in price_text(priced["paper.gin"])
     assert "n = 4,000 and 2,181 (canaries): at most" in text
     assert "n = 9 (batches): 1.07 SD" in text
 

@@ -25,6 +25,8 @@ class Insertions(NamedTuple):
     """Tokens of slots, which a controller fills or leaves to the corpus: an upper bound."""
     complete: bool = True
     """False: there are more, but counting them takes too long."""
+    noise: bool = False
+    """Whether some of the rows have noise, whose training steps need more memory."""
 
 
 def count_insertions(
@@ -40,15 +42,19 @@ def count_insertions(
     """
     until = time.process_time() + _SECONDS
     copies = tokens = slots = 0.0
+    noise = complete = False
     for number, block in enumerate(blocks(name, items, geometry.length, vocab)):
         if number and time.process_time() > until:
-            return Insertions(round(copies), round(tokens), round(slots), complete=False)
+            break
         factor = np.array([factors.get(condition, 1.0) for condition in block.conditions])
         edits = block.repetitions * factor[block.code]
         edits = np.where(block.kind == MARK, 0, edits)  # a mark keeps the text of the corpus
         length = np.where(block.kind == NOISE, geometry.length, block.length)
         slot = block.kind == SLOT
+        noise = noise or bool((block.kind == NOISE).any())
         copies += edits[~slot].sum()
         tokens += (edits * length)[~slot].sum()
         slots += (edits * length)[slot].sum()
-    return Insertions(round(copies), round(tokens), round(slots))
+    else:
+        complete = True
+    return Insertions(round(copies), round(tokens), round(slots), complete, noise)

@@ -114,15 +114,18 @@ def _hardware(on: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {label:30}{_hours(at['hours']):>10}{_hours(at['chip_hours']):>14}{cost}"
     if not priced:
         yield from _wrap("For a price: --price_per_chip_hour. Idle machines and disks cost extra.")
-    yield from _memory(on)
+    noise = any(each["insertions"] and each["insertions"]["noise"] for each in found["experiments"])
+    yield from _memory(on, noise)
 
 
-def _memory(on: Mapping[str, Any]) -> Iterator[str]:
+def _memory(on: Mapping[str, Any], noise: bool) -> Iterator[str]:
+    """Yield whether a plain step fits, and where to learn what one with `noise` needs."""
     memory, compiled = on["memory"], on.get("compiled")
+    more = " Steps with noise on embeddings need more: ttoaa compile --noise." if noise else ""
     if compiled:
         yield from _wrap(
             f"Memory, by the compiler: {compiled['hbm_gib']:.3g} of {compiled['capacity_gib']} GiB "
-            f"a chip: {'it fits' if compiled['fits'] else 'it does not fit'}."
+            f"a chip: {'it fits' if compiled['fits'] else 'it does not fit'}.{more}"
         )
         return
     fits = memory["total"] <= memory["capacity"]
@@ -135,7 +138,7 @@ def _memory(on: Mapping[str, Any]) -> Iterator[str]:
     yield from _wrap(
         f"Memory of a device: at least {memory['total']:.3g} of {memory['capacity']:g} GiB "
         f"({memory['state']:.3g} for weights, moments and gradients, {memory['activations']:.3g} "
-        f"for {memory['rows']} rows at once): it {verdict}.{advice}"
+        f"for {memory['rows']} rows at once): it {verdict}.{advice}{more}"
     )
     if on["topology"]:
         yield from _wrap("--compile asks the compiler; it needs libtpu and takes minutes.")
