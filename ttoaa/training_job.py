@@ -144,9 +144,10 @@ def make_tracking(handle: StudyHandle, spec: RunSpec, kind: str | None = None) -
 def _send_records(folder: pathlib.Path, label: str, made: Finished, to: Tracking) -> str:
     """Send a finished run's records to a tracker, which may have a part; return how it went."""
     trackers.check(to.kind)
-    rows = TrackerRows(open_tracker(folder, label, made["identity"], to), to.arms)
-    rows.fill_up(folder, made["step"])
-    rows.close(finished=True)
+    with exclusive_trainer(folder):  # two commands at once would send the same rows
+        rows = TrackerRows(open_tracker(folder, label, made["identity"], to), to.arms)
+        rows.fill_up(folder, made["step"])
+        rows.close(finished=True)
     return f"its records are {'not all ' if rows.failed else ''}in {to.kind}"
 
 

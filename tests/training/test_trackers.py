@@ -15,6 +15,7 @@ from training.conftest import TIMES, make_job, params_at, records, same_bits
 from training.test_loop import Crash, crash_at
 
 from ttoaa import train as command
+from ttoaa.locks import running_trainer
 from ttoaa.training import trackers
 from ttoaa.training.loop import train
 from ttoaa.training.tracker_rows import TrackerRows
@@ -192,11 +193,19 @@ def test_the_command_refuses_first_and_sends_the_records_of_a_finished_run(
     refused = studies.main(command, workdir, "--run=control", "--tracker=wandb")
     assert refused.startswith("train: --tracker=wandb needs the package wandb")
     assert not (workdir / "control/metrics.jsonl").exists()
-    server = Server()
+    server, locked = Server(), []
+    show = TrackerRows.add
+
+    def add(self, *line):
+        locked.append(running_trainer(workdir / "run") is not None)
+        show(self, *line)
+
+    monkeypatch.setattr(TrackerRows, "add", add)
     monkeypatch.setitem(sys.modules, "wandb", server.wandb())
     for _ in range(2):  # the second time, all of them are there
         assert studies.main(command, workdir, "--run=run", "--tracker=wandb") == 0
         assert "run is finished already; its records are in wandb" in capsys.readouterr().out
+    assert all(locked), "a second command would send them too"
     ((project, group, name, _),) = server.runs
     assert (project, group, name) == ("tiny", "mine", "run")
     shown = server.shown()
