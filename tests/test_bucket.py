@@ -16,6 +16,8 @@ import pytest
 from ttoaa import bucket, locks, shared_files, workdir
 from ttoaa.gcs_objects import Object
 from ttoaa.locks import CheckpointGone, Leases, deletion_mark, list_leases, pin
+from ttoaa.training import throughput
+from ttoaa.training.throughput import Attempts
 
 STUDY = "gs://bucket/mine"
 
@@ -93,6 +95,37 @@ def test_a_folder_is_seen_once_it_is_whole(there):
     assert (two / "plan/part").read_text() == "x"
     with pytest.raises(FileExistsError, match="another process has made it"):
         bucket.publish_folder(made, two / "plan")
+
+
+def test_heartbeats_of_a_run_do_not_wait_for_the_bucket(there, monkeypatch, capsys):
+    path, upload, answers = there() / "run/attempts.jsonl", Object.upload, threading.Event()
+    monkeypatch.setattr(throughput, "HEARTBEAT_SECONDS", 0.0)
+    waited = []
+
+    def fail_late(self, file):
+        waited.append(answers.wait(30))
+        raise OSError(5, "cannot be reached", str(self))
+
+    attempts = Attempts(path, step=0)
+    attempts.upload()
+    monkeypatch.setattr(Object, "upload", fail_late)
+    for step in (1, 2, 3):
+        attempts.beat(step)
+    answers.set()
+    with pytest.raises(OSError, match="cannot be reached"):
+        attempts.upload()  # a checkpoint relies on it
+    attempts.beat(4)
+    attempts.end()
+    assert all(waited), "a step waited until the bucket answered"
+    told = f"{STUDY}/run/attempts.jsonl: cannot be reached; the next upload includes these lines\n"
+    assert capsys.readouterr().out == told, "once"
+    monkeypatch.setattr(Object, "upload", upload)
+    attempts.beat(5)
+    attempts.upload()
+    there("two")
+    copy = bucket.local_path(STUDY) / "run/attempts.jsonl"
+    bucket.pull_file(copy)
+    assert [line["step"] for line in throughput.read_attempts(copy)] == [0, 1, 2, 3, 4, 4, 5]
 
 
 def test_lines_that_are_not_uploaded_yet_are_kept(there):

@@ -22,8 +22,11 @@ import os
 import pathlib
 import re
 import socket
+import threading
 from collections.abc import Iterator
 from typing import Any, BinaryIO
+
+import tqdm
 
 from ttoaa.gcs_objects import SCHEME, Object, one_line_errors
 
@@ -131,6 +134,36 @@ def upload(path: pathlib.Path, file: BinaryIO | None = None) -> None:
         return
     with contextlib.ExitStack() as stack:
         there.upload(file or stack.enter_context(open(path, "rb")))
+
+
+class BackgroundUpload:
+    """Upload a file that grows in one thread, so that its writer does not wait for the bucket."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self.path, self._failed = path, False
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin an upload, unless one is running; the next one includes what that one misses."""
+        if find(self.path) and not (self._thread and self._thread.is_alive()):
+            self._thread = threading.Thread(target=self._try, daemon=True)
+            self._thread.start()
+
+    def finish(self) -> None:
+        """Upload the whole file now; raise OSError where that fails."""
+        if self._thread:
+            self._thread.join()  # so that no older content arrives later
+        upload(self.path)
+
+    def _try(self) -> None:
+        try:
+            upload(self.path)
+            self._failed = False
+        except OSError as error:
+            if not self._failed:  # one line per outage
+                reason = f"{error.filename}: {error.strerror}"
+                tqdm.tqdm.write(f"{reason}; the next upload includes these lines")
+            self._failed = True
 
 
 def remove(path: pathlib.Path) -> None:

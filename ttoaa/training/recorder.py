@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import tqdm
 
-from ttoaa import bucket
 from ttoaa.checksums import FileDigest, digest_file, write_record
 from ttoaa.training.job import Job
 from ttoaa.training.metrics import MetricsLog
@@ -116,9 +115,8 @@ class Recorder:
         """Return the digest of each file that grows, with those of `others`, after `sync`."""
         own: dict[str, FileDigest] = {}
         if writes_records():
-            attempts = self._job.folder / ATTEMPTS
-            bucket.upload(attempts)
-            own[ATTEMPTS] = digest_file(attempts)
+            self.attempts.upload()
+            own[ATTEMPTS] = digest_file(self._job.folder / ATTEMPTS)
         return {**self.log.digests, **others, **own}
 
     def write_final_records(self, others: Mapping[str, FileDigest]) -> None:

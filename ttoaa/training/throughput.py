@@ -83,7 +83,8 @@ class Attempts:
         resumed: bool = False,
     ) -> None:
         """`began`, in time.time(), is when the process started; by default now."""
-        self._path, self._last = path, float("-inf")
+        self._last = float("-inf")
+        self._upload = bucket.BackgroundUpload(path) if path else None
         lines = read_attempts(path) if path else []
         self._start = 1 + max((line["start"] for line in lines), default=-1)
         if path:
@@ -106,6 +107,13 @@ class Attempts:
     def end(self) -> None:
         """Record the end of a process that was not killed."""
         self._append(self._step, time.time())
+        with contextlib.suppress(OSError):
+            self.upload()
+
+    def upload(self) -> None:
+        """Upload the file to a bucket, before a checkpoint that relies on it."""
+        if self._upload:
+            self._upload.finish()
 
     def goodput(self, useful: float) -> dict[str, float]:
         """Return {"goodput"} for the seconds of useful steps of the whole run; empty if unknown."""
@@ -115,12 +123,11 @@ class Attempts:
         return {"goodput": min(1.0, useful / held)} if held > 0 else {}
 
     def _append(self, step: int, seconds: float) -> None:
-        if self._path:
-            with open(self._path, "a", encoding="utf-8") as file:
+        if self._upload:
+            with open(self._upload.path, "a", encoding="utf-8") as file:
                 line = {"start": self._start, "time": round(seconds, 3), "step": step}
                 file.write(json.dumps(line) + "\n")
-            with contextlib.suppress(OSError):  # the next heartbeat, or the next save, uploads it
-                bucket.upload(self._path)
+            self._upload.start()
 
 
 class _Line(TypedDict):
