@@ -81,12 +81,13 @@ def test_a_folder_is_seen_once_it_is_whole(there):
     (made := one.parent / "made").mkdir(parents=True)
     (made / "part").write_text("x")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bucket, "publish", lambda *paths: 1 / 0)
+        patch.setattr(bucket, "publish", lambda *arguments: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             bucket.publish_folder(made, one / "plan")
     two = there("two")
     shared_files.touch(two / "plan/part")
-    bucket.pull(two)
+    for folder in (two, two / "plan"):
+        bucket.pull(folder)
     assert not (two / "plan").exists(), "it is not whole"
     there()
     bucket.publish_folder(made, one / "plan")
@@ -97,12 +98,68 @@ def test_a_folder_is_seen_once_it_is_whole(there):
         bucket.publish_folder(made, two / "plan")
 
 
+def test_the_next_upload_of_a_folder_removes_what_a_killed_one_left(there):
+    one = there()
+    for name in (".uploading", "items/of_another_config", "part", "leases/plan.0"):
+        Object("bucket", f"mine/plan/{name}").write(b"left")
+    bucket.remove_unfinished(one / "plan")
+    assert objects() == ["plan/leases/plan.0"], "another process may hold it"
+    Object("bucket", "mine/plan/leases/plan.0").delete()
+    Object("bucket", "mine/plan/.uploading").write(b"")
+    Object("bucket", "mine/plan/items/of_another_config").write(b"left")
+    (made := one.parent / "made").mkdir(parents=True)
+    (made / "part").write_text("x")
+    bucket.publish_folder(made, one / "plan")
+    assert objects() == ["plan/part"] and Object("bucket", "mine/plan/part").read() == b"x"
+    bucket.remove_unfinished(one / "plan")
+    assert objects() == ["plan/part"], "it is whole"
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ()], ids=["during", "after"])
+def test_a_suspended_upload_of_a_folder_changes_nothing_of_the_next_one(there, monkeypatch, names):
+    """The next one begins when the first has uploaded some files, or all of them."""
+    one = there()
+    first, second = (one.parent / name for name in ("first", "second"))
+    for made in (first, second):
+        made.mkdir(parents=True)
+        for name in names:
+            (made / name).write_text(made.name)
+    write = Object.write
+
+    def write_and_pause(self, content, generation=None):
+        new = write(self, content, generation)
+        monkeypatch.setattr(Object, "write", write)
+        (second / "more").write_text("second")
+        bucket.publish_folder(second, one / "plan")
+        return new
+
+    monkeypatch.setattr(Object, "write", write_and_pause)
+    with pytest.raises(FileExistsError, match="another process"):
+        bucket.publish_folder(first, one / "plan")
+    assert objects() == sorted(f"plan/{name}" for name in (*names, "more"))
+    assert {Object("bucket", f"mine/{name}").read() for name in objects()} == {b"second"}
+
+
+def test_a_reply_that_is_lost_is_no_other_process(there, monkeypatch):
+    one, upload = there(), Object.upload
+    (made := one.parent / "made").mkdir(parents=True)
+    (made / "part").write_text("x")
+
+    def upload_twice(self, file, generation=None):
+        upload(self, file, generation)
+        return upload(self, file, generation)  # as the client does when no reply comes
+
+    monkeypatch.setattr(Object, "upload", upload_twice)
+    bucket.publish_folder(made, one / "plan")
+    assert objects() == ["plan/part"]
+
+
 def test_heartbeats_of_a_run_do_not_wait_for_the_bucket(there, monkeypatch, capsys):
     path, upload, answers = there() / "run/attempts.jsonl", Object.upload, threading.Event()
     monkeypatch.setattr(throughput, "HEARTBEAT_SECONDS", 0.0)
     waited = []
 
-    def fail_late(self, file):
+    def fail_late(self, file, generation=None):
         waited.append(answers.wait(30))
         raise OSError(5, "cannot be reached", str(self))
 

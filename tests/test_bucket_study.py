@@ -7,7 +7,8 @@ import buckets
 import pytest
 import studies
 
-from ttoaa import bucket, dependence, evaluate, train
+from ttoaa import bucket, dependence, evaluate, prepare, train
+from ttoaa.data.corpus import Corpus
 from ttoaa.evaluation.study_status import study_status
 from ttoaa.gcs_objects import Object
 from ttoaa.parquet_io import read_outcomes
@@ -72,3 +73,19 @@ def test_bursts_made_on_one_machine_are_not_made_on_another(there, capsys):
         assert made in capsys.readouterr().out
     tables = [name for name, _ in Object("bucket", "study/bursts").files() if "/tables/" in name]
     assert sum(name.endswith(".parquet") for name in tables) == 6
+
+
+@pytest.mark.parametrize("fetched", [False, True])
+def test_prepare_removes_what_a_killed_fetch_left(finished, monkeypatch, tmp_path, fetched):
+    local = finished[0]
+    with buckets.emulated(monkeypatch, tmp_path / "one"):
+        Object("bucket", "study/config.gin").write((local / "config.gin").read_bytes())
+        for name in (".uploading", "tokenizer.json", "left"):
+            Object("bucket", f"study/corpus/{name}").write(b"of another corpus")
+        source = [f"--from=file://{local}/corpus"] if fetched else []
+        assert studies.main(prepare, URL, *source) == 0
+        buckets.enter(monkeypatch, tmp_path / "two")
+        corpus = Corpus.open(bucket.local_path(URL) / "corpus")
+        assert corpus.fingerprint == Corpus.open(local / "corpus").fingerprint
+        assert not (corpus.folder / "left").exists()
+        assert not Object("bucket", "study").child("corpus/left").look()

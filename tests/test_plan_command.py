@@ -1,5 +1,6 @@
 """python -m ttoaa.plan, in processes of its own, and the functions behind it."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -15,7 +16,7 @@ import pytest
 import studies
 from fakes import Given, Planted
 
-from ttoaa import study_handle
+from ttoaa import locks, study_handle
 from ttoaa.planning.audit import compare
 from ttoaa.planning.checks.findings import Checks
 from ttoaa.planning.items import Item
@@ -260,7 +261,26 @@ def test_seeds_have_plans_of_their_own(tiny_study, made):
 def test_a_plan_without_a_corpus_says_what_to_run(tiny_study, tmp_path):
     with pytest.raises(ValueError, match=r"no finished corpus .*run python -m ttoaa.prepare"):
         StudyHandle(tiny_study, Workdir(tmp_path)).make_plan()
-    assert list(tmp_path.iterdir()) == []
+    assert not any(tmp_path.glob("*"))
+
+
+def test_one_process_at_a_time_makes_a_plan(tiny_study, made, make_workdir, monkeypatch):
+    workdir = make_workdir()
+    with (
+        locks.exclusive(workdir.root, "plan", "planned", stale=20.0),
+        pytest.raises(ValueError, match=f"^{workdir.root} is being planned by .*: stop that"),
+    ):
+        StudyHandle(tiny_study, workdir).make_plan()
+    assert not workdir.plan.exists()
+
+    @contextlib.contextmanager
+    def wait_for_another(*arguments):
+        shutil.copytree(made.plan, workdir.plan)
+        yield
+
+    monkeypatch.setattr(study_handle, "exclusive", wait_for_another)
+    plan, new = StudyHandle(tiny_study, workdir).make_plan()
+    assert not new and plan.hash == Plan.open(made.plan).hash
 
 
 def test_the_audit_looks_at_random_batches_of_the_whole_run(made, monkeypatch):

@@ -18,6 +18,7 @@ import concurrent.futures
 import contextlib
 import errno
 import functools
+import itertools
 import os
 import pathlib
 import re
@@ -99,32 +100,59 @@ def unfinished_name(path: pathlib.Path) -> pathlib.Path:
     return path.with_name(f"{path.name}.tmp-{socket.gethostname()}-{os.getpid()}")
 
 
-def publish(unfinished: pathlib.Path, path: pathlib.Path) -> None:
-    """Upload a file that is about to be renamed to `path`."""
+def publish(unfinished: pathlib.Path, path: pathlib.Path, generation: int | None = None) -> None:
+    """Upload a file that is about to be renamed to `path`.
+
+    Raises FileExistsError where `generation` is given and the object has another one and content.
+    """
     there = find(path)
     if there is None or _NOT_PUBLISHED.search(f"/{there.name}"):
         return
     with open(unfinished, "rb") as file:
-        _mark(unfinished, there.upload(file))
+        try:
+            blob = there.upload(file, generation)
+        except FileExistsError:  # ours too, if a lost reply made the client repeat it
+            blob = there.look()
+            if blob is None or blob.crc32c != _crc32c(unfinished, unfinished.stat().st_size):
+                raise
+    _mark(unfinished, blob)
 
 
 def publish_folder(unfinished: pathlib.Path, folder: pathlib.Path) -> None:
     """Upload a folder that is about to be renamed to `folder`; others see it once it is whole.
+
+    The caller holds the folder's lock. If it was suspended and lost the lock, the conditions on
+    generations stop it before it changes what the new holder writes.
 
     Raises FileExistsError where the bucket has the folder already.
     """
     there = find(folder)
     if there is None:
         return
-    marker, there_now = Object(there.bucket, f"{there.name}/{_UPLOADING}"), there.children()
-    if there_now and _UPLOADING not in there_now:
+    remove_unfinished(folder)
+    if there.children():
         raise FileExistsError(errno.EEXIST, "another process has made it", str(there))
-    marker.write(b"")
+    marker = there.child(_UPLOADING)
+    generation = marker.write(b"", generation=0)
     paths = [path for path in unfinished.rglob("*") if path.is_file()]
     names = [folder / path.relative_to(unfinished) for path in paths]
     with concurrent.futures.ThreadPoolExecutor(_PARALLEL) as pool:
-        list(pool.map(publish, paths, names))
-    marker.delete()
+        list(pool.map(publish, paths, names, itertools.repeat(0)))
+    marker.delete(marker.write(b"", generation))  # the write fails if another process took over
+
+
+def remove_unfinished(folder: pathlib.Path) -> None:
+    """Delete what a killed `publish_folder` uploaded; the caller holds the folder's lock."""
+    there = find(folder)
+    if there is None:
+        return
+    found = {n: blob.generation for n, blob in there.files() if not n.startswith("leases/")}
+    if _UPLOADING not in found:
+        return
+    marker = found.pop(_UPLOADING)
+    with concurrent.futures.ThreadPoolExecutor(_PARALLEL) as pool:
+        list(pool.map(Object.delete, map(there.child, found), found.values()))
+    there.child(_UPLOADING).delete(marker)  # last: until then the folder does not count
 
 
 def upload(path: pathlib.Path, file: BinaryIO | None = None) -> None:
@@ -177,11 +205,9 @@ def delete_folder(folder: pathlib.Path, first: str) -> None:
     """Delete all objects of a folder, beginning with the one whose absence makes it unfinished."""
     there = find(folder)
     assert there is not None
-    Object(there.bucket, f"{there.name}/{first}").delete()
-    names = [name for name, _ in there.files()]
-    objects = [Object(there.bucket, f"{there.name}/{name}") for name in names]
+    there.child(first).delete()
     with concurrent.futures.ThreadPoolExecutor(_PARALLEL) as pool:
-        list(pool.map(Object.delete, objects))
+        list(pool.map(Object.delete, [there.child(name) for name, _ in there.files()]))
 
 
 def move_folder(folder: pathlib.Path, target: pathlib.Path) -> None:
@@ -189,7 +215,7 @@ def move_folder(folder: pathlib.Path, target: pathlib.Path) -> None:
     there, aside = find(folder), find(target)
     assert there is not None and aside is not None
     for name, _ in list(there.files()):
-        Object(there.bucket, f"{there.name}/{name}").move(f"{aside.name}/{name}")
+        there.child(name).move(aside.child(name).name)
 
 
 _pulled: set[pathlib.Path] = set()
@@ -220,7 +246,8 @@ def pull(folder: pathlib.Path) -> None:
     # First: a file that appears in the copy after this look was in the bucket before.
     here = {name: folder / name for name in _walk(folder)}
     found = dict(there.files(_is_pulled))
-    partial = tuple(n.removesuffix(_UPLOADING) for n in found if n.endswith(f"/{_UPLOADING}"))
+    marked = (name.rpartition("/") for name in found)
+    partial = tuple(start + slash for start, slash, name in marked if name == _UPLOADING)
     found = {name: blob for name, blob in found.items() if not name.startswith(partial or "//")}
     with concurrent.futures.ThreadPoolExecutor(_PARALLEL) as pool:
         list(pool.map(lambda name: _fetch(found[name], folder / name), found))

@@ -25,6 +25,10 @@ class Object(NamedTuple):
     def __str__(self) -> str:
         return f"{SCHEME}{self.bucket}/{self.name}"
 
+    def child(self, name: str) -> "Object":
+        """Return the object of this name in a folder."""
+        return Object(self.bucket, f"{self.name}/{name}")
+
     def look(self) -> Any:
         """Return its metadata, or None where it does not exist."""
         with one_line_errors(self):
@@ -46,11 +50,11 @@ class Object(NamedTuple):
             blob.upload_from_string(content, if_generation_match=generation)
         return int(blob.generation)
 
-    def upload(self, file: BinaryIO) -> Any:
-        """Write a file's content; return its metadata."""
-        blob = self._blob()
+    def upload(self, file: BinaryIO, generation: int | None = None) -> Any:
+        """Write a file's content; return its metadata. `generation` as in `write`."""
+        blob, size = self._blob(), os.fstat(file.fileno()).st_size
         with one_line_errors(self):
-            blob.upload_from_file(file, rewind=True, size=os.fstat(file.fileno()).st_size)
+            blob.upload_from_file(file, rewind=True, size=size, if_generation_match=generation)
         return blob
 
     def delete(self, generation: int | None = None) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags
 
-from ttoaa import command_line, study_flags
+from ttoaa import bucket, command_line, study_flags
 from ttoaa.data.sources.files import RECORD_KINDS, TextFiles
 
 _INPUT = flags.DEFINE_list(
@@ -58,13 +58,19 @@ def main(argv: Sequence[str]) -> None:
     from ttoaa.data.corpus import MANIFEST
     from ttoaa.data.prepare.pipeline import prepare
     from ttoaa.data.sources.mixture import Mixture
+    from ttoaa.locks import exclusive
 
     study = config.load_from_flags(_bindings())
     chosen = study.prepare
-    folder = config.workdir_from_flags().corpus
+    workdir = config.workdir_from_flags()
+    folder = workdir.corpus
     existed = (folder / MANIFEST).exists()
-    if _FROM.value and not existed:
-        storage.stage(_FROM.value, folder, check=functools.partial(_check_manifest, chosen))
+    if not existed:
+        with exclusive(workdir.root, folder.name, "prepared"):
+            bucket.remove_unfinished(folder)
+            if _FROM.value:
+                check = functools.partial(_check_manifest, chosen)
+                storage.stage(_FROM.value, folder, check=check)
     source = getattr(chosen, "source", None)
     if not existed:
         study.check_vocabulary(chosen.tokenizer.check())

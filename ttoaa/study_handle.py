@@ -33,6 +33,7 @@ from ttoaa.experiments.context import (
     removes_texts,
 )
 from ttoaa.experiments.controllers import Named, check_controllers, slot_texts
+from ttoaa.locks import exclusive
 from ttoaa.parquet_io import read_table
 from ttoaa.planning.build import PlanInputs, build_plan, replace_rows
 from ttoaa.planning.checks.report import Report, check_plan
@@ -255,7 +256,8 @@ class StudyHandle:
     def make_plan(self) -> tuple[Plan, bool]:
         """Return (the plan, whether it is new): compile and store it, or find it made.
 
-        Raises ValueError, before anything is trained, if a run of `Study.runs` is impossible.
+        Raises ValueError, before anything is trained, if a run of `Study.runs` is impossible, or if
+        another process makes the plan.
         """
         if self.workdir.plan.exists():
             plan = Plan.open(self.workdir.plan)
@@ -265,14 +267,19 @@ class StudyHandle:
             check_planned(plan, self.config.experiments, complete=True)
             self._check_runs()
             return plan, False
-        ledger = Ledger()
-        with ledger.phase("plan"):
-            self._build_plan()
-        write_record(self.workdir.plan / "ledger.json", {"seconds": ledger.seconds})
-        return Plan.open(self.workdir.plan), True
+        self._check_runs()
+        with exclusive(self.workdir.root, self.workdir.plan.name, "planned"):
+            if not self.workdir.plan.exists():  # a process waited for may have made it
+                ledger = Ledger()
+                with ledger.phase("plan"):
+                    self._build_plan()
+                write_record(self.workdir.plan / "ledger.json", {"seconds": ledger.seconds})
+                return Plan.open(self.workdir.plan), True
+        return self.make_plan()
 
     def try_plan(self) -> str:
         """Compile and check the plan without storing it; return its summary."""
+        self._check_runs()
         return self._build_plan(dry_run=True)
 
     def check_plan(self, *, new: bool, overlap: bool) -> Report:
@@ -310,7 +317,6 @@ class StudyHandle:
                 self.check_possible(name)
 
     def _build_plan(self, dry_run: bool = False) -> str:
-        self._check_runs()
         config = self.config
         inputs = PlanInputs(
             interventions=self.interventions,
