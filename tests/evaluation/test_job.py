@@ -315,14 +315,13 @@ def test_seconds_that_no_ledger_has_are_told(finished, begun, capsys, monkeypatc
     assert f"s of work are missing from the ledger: {path} is in use" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_asked_to_stop_it_leaves_nothing_half_done(finished, begun, number, code):
+def test_asked_to_stop_it_leaves_nothing_half_done(finished, begun):
     deliver(finished[0], begun, "control", 10)
     studies.edit_config(begun, add="import stopping")
-    done = studies.run("evaluate", begun, env={"TTOAA_TEST_STOP": f"{number:d}"})
-    assert done[0] == code, done
+    done = studies.run("evaluate", begun, env={"TTOAA_TEST_STOP": f"{signal.SIGTERM:d}"})
+    assert done[0] == 143, done
     lines = done[2].splitlines()
-    assert lines[-1] == f"evaluate: stopped by {number.name}; run it again to continue"
+    assert lines[-1] == "evaluate: stopped by SIGTERM; run it again to continue"
     assert "Traceback" not in done[2]
     assert list(tables(begun)) == ["control/00000010/planted.parquet"]
     assert not list((begun / "tables/leases").iterdir())

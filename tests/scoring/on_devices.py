@@ -9,7 +9,7 @@ from ttoaa.model.sharding import Layout, make_mesh, shardings
 from ttoaa.scoring.gradients import embedding_gradients
 from ttoaa.scoring.likelihood import score_requests
 
-MESHES = {"1": (1, 1, 1), "2": (2, 1, 1), "8": (2, 2, 2)}
+MESHES = {"1": (1, 1, 1), "8": (2, 2, 2)}
 NUMBERS = (0, 2, 3, 7, 8, 9)
 """Of the requests; the first three are also computed without the others, the last first."""
 
