@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import studies
 from fakes import SENTENCE, Planted
+from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from ttoaa import config
 from ttoaa.data.geometry import Geometry
@@ -23,6 +25,7 @@ from ttoaa.data.vocabulary import TrainBPE
 from ttoaa.experiments.forgetting import Forgetting
 from ttoaa.model.decoder import DecoderConfig
 from ttoaa.planning.placement import Within
+from ttoaa.reporting import figures, page, run_comparison, svg
 from ttoaa.study_handle import StudyHandle
 from ttoaa.training.config import Training
 from ttoaa.training.lr_schedules import ConstantLinear
@@ -163,3 +166,19 @@ def finished(corpus_prepare, tmp_path_factory):
     printed = (copy / "printed").read_text()
     there = (copy / "folder").read_text()
     return copy / "work", printed.replace(there, str(copy))
+
+
+@pytest.fixture(scope="module")
+def sketched():
+    """Reports show what figures are made of instead of figures, whose rendering takes longest."""
+
+    def sketch(paint, name, alt, caption="", *_, **__):
+        axes = Figure().add_subplot()
+        paint(axes)
+        drawn = [axes.dataLim.bounds, *(line.get_xydata().tolist() for line in axes.lines)]
+        return svg.Picture(Markup(f"<p>{drawn}</p>"), alt, caption)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (figures, page, run_comparison):
+            patch.setattr(module, "draw", sketch)
+        yield

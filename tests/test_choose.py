@@ -34,6 +34,8 @@ from ttoaa.training.reference import ReferenceCheckpoint
 from ttoaa.training.run_records import read_finished
 from ttoaa.workdir import Workdir
 
+pytestmark = pytest.mark.usefixtures("sketched")
+
 OWN = """
 import killing
 

@@ -15,7 +15,6 @@ from interactions.effect_frames import effects
 
 from ttoaa import config, new_experiment, plan, prepare, study
 from ttoaa.interactions import results
-from ttoaa.reporting import figures, page, run_comparison, svg
 
 sys.path.append(str(notebook_cells.FOLDER))
 import clean
@@ -109,14 +108,13 @@ SMALL = [
 ]
 
 
+@pytest.mark.usefixtures("sketched")
 def test_the_own_experiment_is_written_planned_trained_and_read(tmp_path, monkeypatch):
     words = np.random.default_rng(0).choice(["The", "phone", "number", "of", "is"], (200, 30))
     (tmp_path / "text.txt").write_text("\n".join(" ".join(line) for line in words.tolist()))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(study, "_Runner", studies.InThisProcess)
-    for module in (figures, page, run_comparison):  # the report's figures take most of the time
-        monkeypatch.setattr(module, "draw", lambda *_, **__: svg.Picture("", "not drawn"))
     modules = {"prepare": prepare, "plan": plan, "study": study}
     ran = []
 

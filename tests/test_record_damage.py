@@ -12,6 +12,8 @@ from ttoaa import evaluate, report, status
 from ttoaa.checksums import KEY
 from ttoaa.workdir import write_json
 
+pytestmark = pytest.mark.usefixtures("sketched")
+
 TABLE = "tables/run/00000030/late.parquet"
 """Made by `evaluate` in each case."""
 SECONDS = "tables/ledger.json"

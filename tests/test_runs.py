@@ -25,6 +25,8 @@ from ttoaa.training.init_from import InitFrom
 from ttoaa.training_job import check_run, make_job
 from ttoaa.workdir import Workdir
 
+pytestmark = pytest.mark.usefixtures("sketched")
+
 NAMES = ("alone/planted", "without/planted", "sham", "reordered", "reinitialised")
 
 

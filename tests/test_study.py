@@ -11,6 +11,8 @@ import studies
 from ttoaa import plan, report, study
 from ttoaa.workdir import Workdir
 
+pytestmark = pytest.mark.usefixtures("sketched")
+
 COLUMNS = {
     *("experiment", "outcome", "condition", "primary", "seed", "n", "value", "ci_low", "ci_high"),
     *("control_value", "difference", "difference_ci_low", "difference_ci_high"),

@@ -15,6 +15,8 @@ from ttoaa.experiments.context import added_later, ask_reserve, intervene, make_
 from ttoaa.planning.plan import Plan
 from ttoaa.workdir import Workdir
 
+pytestmark = pytest.mark.usefixtures("sketched")
+
 LIST = "Study.experiments = [@planted/Planted(), @late/Planted(), @Forgetting(), {}]"
 ADDED = LIST.format("@asked/HeldOut()") + "\nasked/HeldOut.name = 'asked'\n"
 

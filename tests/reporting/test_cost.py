@@ -6,6 +6,8 @@ from ttoaa.reporting import page
 from ttoaa.reporting.cost import added, stages
 from ttoaa.workdir import Workdir, write_json
 
+pytestmark = pytest.mark.usefixtures("sketched")
+
 
 def test_what_each_experiment_added(tmp_path):
     make_study(tmp_path, {"a": ["0x", "4x", "16x"], "b": ["0x"]}, seeds=(0, 1))

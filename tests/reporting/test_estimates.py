@@ -20,6 +20,8 @@ from ttoaa.reporting.frames import StudyFrames
 from ttoaa.statistics.power import paired_effect
 from ttoaa.workdir import RUNS, Workdir
 
+pytestmark = pytest.mark.usefixtures("sketched")
+
 COLUMNS = [
     *("experiment", "outcome", "condition", "primary", "seed", "n", "value", "ci_low", "ci_high"),
     *("control_value", "difference", "difference_ci_low", "difference_ci_high"),

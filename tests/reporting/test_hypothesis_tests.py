@@ -11,6 +11,8 @@ from ttoaa.statistics.equivalence import binary_equivalence
 from ttoaa.statistics.power import paired_effect
 from ttoaa.workdir import Workdir
 
+pytestmark = pytest.mark.usefixtures("sketched")
+
 CONDITIONS = ["0x", "4x", "16x"]
 
 
