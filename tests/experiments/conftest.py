@@ -74,7 +74,7 @@ class FakeScorer:
         ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_scorer(tokenizer):
     def make(items, token_score=lambda tokens, i: -1.0, **more):
         rows = [

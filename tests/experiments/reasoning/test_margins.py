@@ -83,6 +83,34 @@ def solves(stated, written, answer):
     return [0.01 + (r == answer) for r in range(M)]
 
 
+def outcomes_of(model, experiment, tests, make_scorer):
+    """The outcomes of a model that gives the numbers after "= " these chances."""
+    scorer = make_scorer(tests)
+    by_context = {item.text.rpartition("= ")[0]: item for item in tests}
+
+    def score(tokens, i):
+        text = scorer.tokenizer.decode(tokens[1 : i + 1])
+        before, _, number = text.rpartition("= ")
+        if before not in by_context or not number.isdigit():
+            return -0.01
+        item = by_context[before]
+        question = item.fields["question"]
+        if model is copies_a_constant:
+            question = " ".join(re.findall(r"equals \d\.", question))
+        stated, written = (_numbers(t) for t in (question, before.partition(":")[2]))
+        weights = model(stated, written, item.fields["answer"])
+        total = sum(weights) if len(weights) == M else 1
+        return math.log(weights[int(number)] / total)
+
+    scorer.token_score = score
+    return experiment.outcome(scorer)
+
+
+@pytest.fixture(scope="module")
+def nothing(experiment, tests, make_scorer):
+    return outcomes_of(knows_nothing, experiment, tests, make_scorer)
+
+
 STATED, NEW, RESIDUES = "margin_stated/op-1", "margin_new/op-3", "margin_residues/op-1"
 
 
@@ -101,32 +129,10 @@ STATED, NEW, RESIDUES = "margin_stated/op-1", "margin_new/op-3", "margin_residue
         (solves, {RESIDUES, STATED, NEW, "margin_residues/op-3"}),
     ],
 )
-def test_only_a_solver_passes_the_primaries(model, passed, experiment, tests, make_scorer):
+def test_only_a_solver_passes_the_primaries(model, passed, experiment, tests, nothing, make_scorer):
     """A model passes if the interval of its gain over one that knows nothing is above zero."""
-    of = {item.text: item for item in tests}
-
-    def tables(model):
-        scorer = make_scorer(tests)
-        by_context = {text.rpartition("= ")[0]: item for text, item in of.items()}
-
-        def score(tokens, i):
-            text = scorer.tokenizer.decode(tokens[1 : i + 1])
-            before, _, number = text.rpartition("= ")
-            if before not in by_context or not number.isdigit():
-                return -0.01
-            item = by_context[before]
-            question = item.fields["question"]
-            if model is copies_a_constant:
-                question = " ".join(re.findall(r"equals \d\.", question))
-            stated, written = (_numbers(t) for t in (question, before.partition(":")[2]))
-            weights = model(stated, written, item.fields["answer"])
-            total = sum(weights) if len(weights) == M else 1
-            return math.log(weights[int(number)] / total)
-
-        scorer.token_score = score
-        return experiment.outcome(scorer)
-
-    found = paired_estimates(tables(model), tables(knows_nothing), experiment.sign)
+    scored = outcomes_of(model, experiment, tests, make_scorer)
+    found = paired_estimates(scored, nothing, experiment.sign)
     rows = {f"{e.outcome}/{e.condition}": e for e in found}
     margin_rows = {name for name in rows if name.startswith("margin")} - {experiment.placebo}
     assert {f"margin_residues/{c}" for c in CONDITIONS} < margin_rows
