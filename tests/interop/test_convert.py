@@ -326,30 +326,27 @@ def test_a_model_passes_through_memory_and_is_never_whole_in_it(tmp_path):
     assert_equal_trees(load_params(tmp_path / "large-out"), params)
 
 
+def test_an_import_recognises_the_kind_of_a_folder(tmp_path):
+    line = convert.import_folder(GOLDEN / "plain", tmp_path / "plain", None)
+    assert line == f"21,600 parameters are in {tmp_path / 'plain'}"
+    with pytest.raises(ValueError, match="/plain is a Hugging Face folder, "):
+        convert.import_folder(GOLDEN / "plain", tmp_path / "a", True)
+    with pytest.raises(ValueError, match=r"/golden has no config\.json and no config\.yaml: "):
+        convert.import_folder(GOLDEN, tmp_path / "b", None)
+    assert [path.name for path in tmp_path.iterdir()] == ["plain"]
+
+
 @pytest.mark.parametrize(
-    ("arguments", "source", "code", "line"),
+    ("arguments", "code", "line"),
     [
-        (["import"], "plain", 0, r"convert: 21,600 parameters are in .*/target"),
-        (
-            ["import"],
-            "olmo",
-            0,
-            "convert: 4,992 parameters with the moments of 3 updates .*",
-        ),
-        (["import", "--optimizer"], "plain", 1, "convert: .*/plain is a Hugging Face folder, .*"),
-        (["import"], ".", 1, "convert: .*/golden has no config.json and no config.yaml: .*"),
-        (
-            ["safetensors", "--nooptimizer"],
-            "olmo",
-            1,
-            "convert: --optimizer is a flag of import:.*",
-        ),
-        (["export", "import"], "plain", 1, "convert: the task must be .*, not export import"),
+        (["import"], 0, "convert: 4,992 parameters with the moments of 3 updates .*"),
+        (["safetensors", "--nooptimizer"], 1, "convert: --optimizer is a flag of import:.*"),
+        (["export", "import"], 1, "convert: the task must be .*, not export import"),
     ],
 )
-def test_the_command_says_what_it_did_or_what_is_wrong(arguments, source, code, line, tmp_path):
+def test_the_command_says_what_it_did_or_what_is_wrong(arguments, code, line, tmp_path):
     command = [sys.executable, "-m", "ttoaa.interop", *arguments]
-    command += [f"--source={GOLDEN / source}", f"--target={tmp_path / 'target'}"]
+    command += [f"--source={GOLDEN / 'olmo'}", f"--target={tmp_path / 'target'}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr
     assert re.fullmatch(line, (done.stderr if code else done.stdout).splitlines()[-1])
