@@ -1,8 +1,9 @@
-"""python -m ttoaa.plan, in processes of its own, and the functions behind it."""
+"""`ttoaa plan`, twice in a process of its own, and the functions behind it."""
 
 import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -16,7 +17,7 @@ import pytest
 import studies
 from fakes import Given, Planted
 
-from ttoaa import locks, study_handle
+from ttoaa import locks, plan, study_handle
 from ttoaa.planning.audit import compare
 from ttoaa.planning.checks.findings import Checks
 from ttoaa.planning.items import Item
@@ -73,6 +74,16 @@ def run(root, *flags):
     )
 
 
+def call(root, *flags):
+    """As `run`, in this process, which saves the start."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        left = studies.main(plan, root, *flags)
+    error = f"{left}\n" if isinstance(left, str) else ""
+    code = 1 if error else left or 0
+    return subprocess.CompletedProcess(flags, code, out.getvalue(), error)
+
+
 @pytest.fixture(scope="module")
 def planned(make_workdir):
     """(workdir, what the first call printed)."""
@@ -99,7 +110,7 @@ def test_the_command_makes_a_plan_and_prints_its_summary(planned):
 def test_again_it_does_nothing_and_says_so(planned):
     workdir, _ = planned
     before = files(workdir.root)
-    done = run(workdir.root)
+    done = call(workdir.root)
     assert done.returncode == 0
     assert done.stdout == (
         f"plan: {workdir.plan} is made already ({Plan.open(workdir.plan).hash[:12]})\n"
@@ -111,13 +122,13 @@ def test_show_prints_the_step(planned):
     workdir, _ = planned
     table = pd.read_parquet(workdir.plan / "provenance.parquet")
     edit = table.iloc[7]
-    done = run(workdir.root, f"--show=step={edit['step']}")
+    done = call(workdir.root, f"--show=step={edit['step']}")
     head = f"row {edit['row']} tokens {edit['offset']}-{edit['offset'] + 8}  {edit['arm']}  "
     assert done.returncode == 0 and f"{head}item {edit['item']}" in done.stdout
 
 
 def test_show_needs_a_plan(planned, tmp_path):
-    done = run(tmp_path, "--show=step=1")
+    done = call(tmp_path, "--show=step=1")
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr == (
         f"plan: {tmp_path / 'plan'} holds no plan: run python -m ttoaa.plan first\n"
@@ -126,12 +137,12 @@ def test_show_needs_a_plan(planned, tmp_path):
 
 def test_check_of_a_plan_that_is_made_looks_again(planned):
     workdir, _ = planned
-    done = run(workdir.root, "--check=overlap")
+    done = call(workdir.root, "--check=overlap")
     assert done.returncode == 0, done.stderr
     assert "not checked" not in done.stdout and "mean share of 13-grams" not in done.stdout
     assert done.stdout.endswith(f"plan: more in {workdir.plan / 'checks.txt'}\n")
     assert "mean share of 13-grams" in (workdir.plan / "checks.txt").read_text()
-    assert run(workdir.root, "--check=fast").stderr == (
+    assert call(workdir.root, "--check=fast").stderr == (
         "plan: --check is quick or overlap, not 'fast'\n"
     )
 
@@ -140,7 +151,7 @@ def test_checks_that_a_kill_kept_from_being_made_are_made_later(planned):
     workdir, _ = planned
     whole = (workdir.plan / "checks.json").read_bytes()
     (workdir.plan / "checks.json").unlink()
-    done = run(workdir.root)
+    done = call(workdir.root)
     assert "0 errors" in done.stdout and done.stdout.endswith(
         f"is made already ({Plan.open(workdir.plan).hash[:12]})\n"
     )
@@ -154,14 +165,14 @@ def test_checks_that_a_kill_kept_from_being_made_are_made_later(planned):
 
 def test_the_audit_takes_steps_and_hosts_or_nothing(planned):
     workdir, _ = planned
-    assert run(workdir.root, "--audit").stdout == (
+    assert call(workdir.root, "--audit").stdout == (
         "plan: 10 batches (2,560 tokens and arms) audited, no difference\n"
     )
-    done = run(workdir.root, "--audit_steps=1,39", "--audit_hosts=1,2")
+    done = call(workdir.root, "--audit_steps=1,39", "--audit_hosts=1,2")
     assert done.stdout == (
         "plan: 2 batches (512 tokens and arms) audited as each of 1, 2 hosts, no difference\n"
     )
-    done = run(workdir.root, "--audit", "--show=step=1")
+    done = call(workdir.root, "--audit", "--show=step=1")
     assert (done.returncode, done.stderr) == (1, "plan: --show and --audit: one at a time\n")
     done = run(workdir.root, "--audit", "5")
     said = "plan: unexpected argument '5': write the value of a flag after '='"
@@ -181,7 +192,7 @@ def test_an_error_is_one_line_and_leaves_nothing(planned):
     config = workdir.config.read_text()
     studies.edit_config(workdir.root, add="Planted.length = 33")
     before = files(workdir.root)
-    done = run(workdir.root, "--seed=1")
+    done = call(workdir.root, "--seed=1")
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr == (
         "plan: planted: item '0x-0' has 33 tokens, a row holds 1 to 32: "
@@ -198,7 +209,7 @@ def test_bindings_that_do_not_fit_the_plan_are_not_remembered(planned):
         ("Planted.length = 31", "planted.length"),
         ("Study.experiments = [@Planted()]", "late"),
     ):
-        done = run(workdir.root, "--seed=1", f"--gin_bindings={binding}")
+        done = call(workdir.root, "--seed=1", f"--gin_bindings={binding}")
         assert done.returncode == 1 and done.stdout == ""
         assert f"plan was made with experiments.{path}" in done.stderr
     assert files(workdir.root) == before
@@ -238,8 +249,8 @@ def test_a_plan_whose_reserve_was_dealt_otherwise_is_refused(tiny_study, made, m
 
 def test_the_same_experiments_in_another_order_are_the_same_plan(tiny_study, made):
     turned = dataclasses.replace(tiny_study, experiments=tiny_study.experiments[::-1])
-    plan, new = StudyHandle(turned, made).make_plan()
-    assert not new and plan.hash == Plan.open(made.plan).hash
+    same, new = StudyHandle(turned, made).make_plan()
+    assert not new and same.hash == Plan.open(made.plan).hash
 
 
 def test_another_corpus_is_refused(tiny_study, made, tmp_path):
@@ -252,10 +263,10 @@ def test_another_corpus_is_refused(tiny_study, made, tmp_path):
 
 def test_seeds_have_plans_of_their_own(tiny_study, made):
     one = Workdir(made.root, 1)
-    plan, new = StudyHandle(tiny_study, one).make_plan()
-    assert new and plan.folder == made.root / "plan-s1"
-    assert plan.hash != Plan.open(made.plan).hash
-    assert plan.contents["order"]["seed"] == plan.contents["seed"] == 1
+    other, new = StudyHandle(tiny_study, one).make_plan()
+    assert new and other.folder == made.root / "plan-s1"
+    assert other.hash != Plan.open(made.plan).hash
+    assert other.contents["order"]["seed"] == other.contents["seed"] == 1
 
 
 def test_a_plan_without_a_corpus_says_what_to_run(tiny_study, tmp_path):

@@ -165,7 +165,7 @@ def test_every_command_handles_signals_from_its_first_line_on(tmp_path, name, nu
     assert len(text.splitlines()) <= 1, text
 
 
-@pytest.mark.parametrize("name", ["plan", "evaluate", "train"])
+@pytest.mark.parametrize("name", ["evaluate", "train"])
 def test_stopped_at_random_and_started_again_it_ends_as_ever(finished, tmp_path, name):
     (command,) = (each for each in stops.COMMANDS if each.name == name)
     whole = stops.Whole(tmp_path, finished[0])
