@@ -1,5 +1,6 @@
-"""python -m ttoaa.prepare, in processes of its own: its flags, and what it says."""
+"""`ttoaa prepare`, once in a process of its own: its flags, and what it says."""
 
+import contextlib
 import importlib.resources
 import io
 import json
@@ -13,7 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import sentencepiece
+import studies
 
+from ttoaa import prepare
 from ttoaa.data.corpus import Corpus
 
 TESTS = pathlib.Path(__file__).parent
@@ -81,6 +84,14 @@ def run(root, *flags):
     return done.returncode, done.stdout, done.stderr.splitlines()[-1:]
 
 
+def call(root, *flags):
+    """As `run`, in this process, which saves the start."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
+        left = studies.main(prepare, root, *map(str, flags))
+    return int(bool(left)), out.getvalue(), [left] if left else []
+
+
 def test_a_corpus_is_made_published_and_fetched_by_another(folder, tmp_path):
     gin, url = f"--gin_file={folder}/study.gin", f"file://{tmp_path}/bucket/corpus"
     code, said, error = run(tmp_path / "one", gin, f"--to={url}")
@@ -91,7 +102,7 @@ def test_a_corpus_is_made_published_and_fetched_by_another(folder, tmp_path):
     drawn = [line for line in said.splitlines() if "characters of 60 documents of text of" in line]
     assert [line.rsplit(".", 1)[1] for line in drawn] == ["jsonl", "parquet"]
 
-    code, _, error = run(
+    code, _, error = call(
         tmp_path / "two", gin, f"--from={url}", "--gin_bindings=TrainBPE.reserved=9"
     )
     assert code == 1 and not (tmp_path / "two" / "corpus").exists()
@@ -100,7 +111,7 @@ def test_a_corpus_is_made_published_and_fetched_by_another(folder, tmp_path):
         "change the config"
     )
 
-    code, said, error = run(tmp_path / "three", gin, f"--from={url}", f"--to={url}")
+    code, said, error = call(tmp_path / "three", gin, f"--from={url}", f"--to={url}")
     assert code == 0, error
     assert "is ready" in said and "had the corpus already" in said and "tokenizing" not in said
     one, three = (Corpus.open(tmp_path / name / "corpus") for name in ("one", "three"))
@@ -112,7 +123,7 @@ def test_input_of_any_kind_and_a_sentencepiece_model(folder, tmp_path):
     (tmp_path / "in" / "c.parquet").symlink_to(folder / "c.parquet")
     (tmp_path / "in" / "c.csv").touch()
     flags = [f"--gin_file={folder}/study.gin", f"--input={tmp_path}/in", "--field=body"]
-    code, said, error = run(tmp_path, *flags, f"--tokenizer={folder}/small.model")
+    code, said, error = call(tmp_path, *flags, f"--tokenizer={folder}/small.model")
     assert code == 0, error
     assert f"skips 1 files of other types, such as {tmp_path}/in/c.csv" in said
     corpus = Corpus.open(tmp_path / "corpus")
@@ -142,7 +153,7 @@ def test_input_may_be_a_folder_of_tfds(folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "importlib_resources", importlib.resources)
     Few(data_dir=tmp_path, file_format="array_record").download_and_prepare()
     flags = [f"--gin_file={folder}/study.gin", f"--input={tmp_path}/few/1.0.0", "--field=body"]
-    code, said, error = run(tmp_path / "study", *flags)
+    code, said, error = call(tmp_path / "study", *flags)
     assert code == 0, error
     assert f"'body' of train of {tmp_path}/few/1.0.0" in said
     assert sum(Corpus.open(tmp_path / "study" / "corpus").manifest.documents.values()) == 70
@@ -158,5 +169,5 @@ def test_input_may_be_a_folder_of_tfds(folder, tmp_path, monkeypatch):
 )
 def test_bad_flags_are_one_line(folder, tmp_path, flags, message):
     flags = [flag.format(folder) for flag in flags]
-    code, _, error = run(tmp_path, f"--gin_file={folder}/study.gin", *flags)
+    code, _, error = call(tmp_path, f"--gin_file={folder}/study.gin", *flags)
     assert code == 1 and message in error[0]
