@@ -1,16 +1,9 @@
 """Part of the kill matrix (kills.py), and a run that goes on on other devices and processes."""
 
-import concurrent.futures
-
 import numpy as np
 import pytest
 import studies
 from interrupted import JAXS, Interrupted, Kill, Study
-
-CASES = {
-    "alone": Interrupted((Kill("delete before"),)),
-    "in pairs": Interrupted((Kill("commit before"),), processes=2),
-}
 
 
 @pytest.fixture(scope="module")
@@ -19,23 +12,13 @@ def study(corpus_prepare, corpus_folder, tmp_path_factory):
     return Study(root, corpus_prepare.source.paths, corpus_folder)
 
 
-@pytest.fixture(scope="module")
-def told(study):
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:  # most of it is start-up
-        return dict(zip(CASES, pool.map(study.run, CASES, CASES.values()), strict=True))
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_killed_and_started_again_it_ends_in_the_same_bits(told, name):
-    line = told[name]
-    assert set(line["same"].values()) == {True} and line["good"], line
-
-
-def test_what_the_kills_left_and_told(told):
-    (alone,), (pair,) = (told[name]["kills"] for name in CASES)
-    assert alone["left"]["checkpoints"] == [8] and "deleting-4" in alone["left"]["other"]
-    assert pair["left"] == {"checkpoints": [], "other": ["4.orbax-checkpoint-tmp"]}
-    assert "lost another process of the run" in pair["told"][0] or JAXS in pair["told"][0]
+def test_killed_and_started_again_it_ends_in_the_same_bits(study):
+    """Two processes; one alone is killed in test_train.py and test_controlled.py."""
+    told = study.run("in pairs", Interrupted((Kill("commit before"),), processes=2))
+    assert set(told["same"].values()) == {True} and told["good"], told
+    (kill,) = told["kills"]
+    assert kill["left"] == {"checkpoints": [], "other": ["4.orbax-checkpoint-tmp"]}
+    assert "lost another process of the run" in kill["told"][0] or JAXS in kill["told"][0]
 
 
 def losses(lines):
@@ -43,7 +26,7 @@ def losses(lines):
     return [line[name] for line in lines["metrics"] for name in names if name in line]
 
 
-def test_begun_on_8_devices_gone_on_by_2_processes_and_ended_on_1_device(study, told):
+def test_begun_on_8_devices_gone_on_by_2_processes_and_ended_on_1_device(study):
     """Sums over rows and width are taken in other orders; a loss is about 5."""
     folder = study.folder("elsewhere")
     killed = [

@@ -1,4 +1,4 @@
-"""One run by one, two and four real processes on this machine, through the command itself."""
+"""One run by one and two real processes on this machine, through the command itself."""
 
 import json
 import shutil
@@ -111,13 +111,7 @@ def test_two_processes_give_the_bits_of_one_with_two_devices(run, alone):
     params = [studies.params(folder.parent, "control", STEPS) for folder in folders]
     assert studies.same_bits(*params)
     assert_same_losses(found, alone)
-
-
-def test_four_processes_give_the_losses_of_one_device(run, alone):
-    """Among four, the order of a sum between processes is another than within one."""
-    folder = run(4, 1, fsdp=2)
-    assert_same_losses(studies.records(folder), alone)
     # What is written once was written by one of them.
-    lines = (folder / "attempts.jsonl").read_text().splitlines()
+    lines = (folders[0] / "attempts.jsonl").read_text().splitlines()
     assert {json.loads(line)["start"] for line in lines} == {0}
-    assert len(list((folder / "tensorboard").iterdir())) == 1
+    assert len(list((folders[0] / "tensorboard").iterdir())) == 1
