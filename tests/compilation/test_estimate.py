@@ -127,9 +127,10 @@ def test_a_module_is_measured_by_all_that_is_known_of_it():
 
 
 def test_layers_are_added_along_a_line():
-    few, more = {"hbm_gib": 3.0, "roofline": 0.2}, {"hbm_gib": 5.0, "roofline": 0.3}
+    few = {"hbm_gib": 3.0, "roofline": 0.2, "compile_seconds": 9.0}
+    more = {"hbm_gib": 5.0, "roofline": 0.3, "compile_seconds": 4.0}
     found = extrapolate(few, more, (2, 4, 16))
-    assert found == pytest.approx({"hbm_gib": 17.0, "roofline": 0.9})
+    assert found == pytest.approx({"hbm_gib": 17.0, "roofline": 0.9, "compile_seconds": 13.0})
 
 
 @pytest.fixture

@@ -143,9 +143,13 @@ def measure(program: CompiledProgram, mesh: Mesh) -> Measures:
 
 
 def extrapolate(few: Measures, more: Measures, layers: tuple[int, int, int]) -> Measures:
-    """Extrapolate linearly from layers[0] and layers[1] layers to layers[2]."""
+    """Extrapolate linearly from layers[0] and layers[1] layers to layers[2].
+
+    Seconds of compilation are added instead, since they are spent on both.
+    """
     share = (layers[2] - layers[0]) / (layers[1] - layers[0])
-    return {name: few[name] + share * (more.get(name, 0.0) - few[name]) for name in few}
+    whole = {name: few[name] + share * (more.get(name, 0.0) - few[name]) for name in few}
+    return whole | {"compile_seconds": few["compile_seconds"] + more["compile_seconds"]}
 
 
 def _chip_of(mesh: Mesh) -> Chip | None:
