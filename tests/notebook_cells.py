@@ -13,6 +13,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.transforms import Bbox
+from pandas.io.formats.style import Styler
 
 FOLDER = pathlib.Path(__file__).resolve().parents[1] / "notebooks"
 
@@ -60,6 +61,8 @@ def _run_cell(source, scope, where):
         if isinstance(shown, pd.DataFrame):
             assert len(shown), f"{where}: an empty table"
             shown._repr_html_()
+        elif isinstance(shown, Styler):
+            assert len(shown.index) and shown.to_html(), f"{where}: an empty table"
     return shown, [plt.figure(number) for number in plt.get_fignums()]
 
 

@@ -42,9 +42,10 @@ SCRIPT = """<script nonce="test">addEventListener('load', () => {
     [...each.childNodes].some(node => node.nodeType === 3 && node.data.trim()));
   const faint = texts.filter(each => contrast(each) < 4.5).map(
     each => `${each.tagName} ${each.textContent.trim().slice(0, 40)}: ${contrast(each)}`);
+  const names = [...document.querySelectorAll('.provenance th')].map(each => box(each).width);
   const found = {title: document.title, plots, levels, unnamed, texts: texts.length, faint,
                  page: channels(getComputedStyle(document.body).backgroundColor).slice(0, 3),
-                 wide: document.documentElement.scrollWidth};
+                 names, wide: document.documentElement.scrollWidth};
   parent.postMessage({width: innerWidth, found}, '*');
 });</script></body>"""
 FRAMES = """<!doctype html><body><pre>FOUND[]END</pre><script>
@@ -101,6 +102,7 @@ def test_page_in_a_browser(tmp_path):
             assert page_["levels"][0] == 1 and page_["unnamed"] == 0
             assert all(b - a <= 1 for a, b in itertools.pairwise(page_["levels"]))
             assert page_["wide"] <= width, "it scrolls sideways"
+            assert min(page_["names"]) > 90, "letters of a name are below each other"
             assert page_["texts"] > 100 and page_["faint"] == [], "contrast below WCAG AA"
         pages.append(found[WIDTHS[0]]["page"])
     assert min(pages[0]) > 200 and max(pages[1]) < 60  # light, then dark

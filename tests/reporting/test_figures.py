@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from reporting.synthetic import STEPS, make_study
 
+from ttoaa.reporting.effect_figures import show_texts
 from ttoaa.reporting.figures import arm_losses, binned, draw_losses, losses
 from ttoaa.workdir import Workdir, write_text
 
@@ -56,3 +57,8 @@ def test_arm_losses_are_weighted_by_tokens_and_joined_by_each_seeds_plan(tmp_pat
     assert set(arm["condition"]) == {"4x"}
     assert arm["loss"].tolist() == pytest.approx([2.0, 3 / 4])
     assert table[table["experiment"] == ""]["loss"].tolist() == pytest.approx([5.0, 4.0])
+
+
+def test_texts_of_a_table_are_shown_not_run():
+    shown = show_texts(pd.DataFrame({"text": ["<b>bold</b>"], "gain": [0.12345]})).to_html()
+    assert "&lt;b&gt;bold" in shown and "0.123<" in shown

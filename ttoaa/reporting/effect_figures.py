@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
 
 from ttoaa.experiments.base import Experiment
 from ttoaa.experiments.report_labels import Label
@@ -72,6 +73,12 @@ def move_legend(axes: Axes) -> None:
     """Put the legend, if any, to the right of the axes: the place "best" may cover bars."""
     if legend := axes.get_legend():
         legend.set(loc="upper left", bbox_to_anchor=(1, 1))
+
+
+def show_texts(table: pd.DataFrame) -> Styler:
+    """Return a table for a notebook whose sentences begin at the left."""
+    left = {"selector": "th, td", "props": "text-align: left"}
+    return table.style.hide().format(precision=3, escape="html").set_table_styles([left])
 
 
 def wrap(text: str, width: int = 38) -> str:
