@@ -107,7 +107,7 @@ def test_separate_processes_with_settings_of_their_own(
     jobs = [
         ((0, 3), {"threads": 0}),
         ((3, 8), {"threads": 4, "stop": BOUNDARY}),
-        ((3, 8), {"threads": 1, "start": BOUNDARY, "workers": 2}),
+        ((3, 8), {"threads": 1, "start": BOUNDARY, "workers": 1}),
     ]
     running = []
     for number, ((first, last), options) in enumerate(jobs):
