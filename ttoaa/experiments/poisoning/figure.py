@@ -89,7 +89,7 @@ def _draw_doses(estimates: pd.DataFrame, panel: Any, cells: Sequence[Cell]) -> N
             panel.vlines(x, low, high, color=f"C{number}")
     panel.axhline(0, color="gray", linestyle="--")
     panel.set_xscale("log")
-    counts = sorted({cell.documents for cell in cells})
+    counts = sorted({cell.documents for cell in cells if cell.documents})
     panel.set_xticks(counts, [f"{count:,}" for count in counts])
     panel.minorticks_off()
     panel.set(xlabel="documents of a trigger", ylabel="gain (nats per token)")
