@@ -147,6 +147,13 @@ def test_nothing_is_replicated_without_a_placebo_that_contains_zero():
     assert judge((-1.0, -1.1, -0.9), placebos=(0.5, 0.51, 0.49)).verdict == CONTRADICTED
 
 
+def test_a_finding_says_once_that_there_is_no_placebo():
+    own = rows((1.0, 1.1, 0.9), placebos=(None, None, None))
+    (row,) = replication_table([Fake("a", "loss/x", -1, "")], own, {})["experiments"]
+    assert row["verdict"] == UNRESOLVED
+    assert row["finding"].lower().count("no placebo is declared") == 1
+
+
 def test_a_placebo_or_difference_without_an_interval_decides_nothing():
     experiment = Fake("a", "loss/x", -1, "loss/0x")
     for prefix, reason in (("placebo", "has no interval"), ("difference", "no interval")):

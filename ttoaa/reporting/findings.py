@@ -45,7 +45,9 @@ def describe_finding(experiment: Experiment, row: Mapping[str, Any]) -> str:
     if row["verdict"] == UNRESOLVED or (row["verdict"] == CONTRADICTED and not against):
         first, *more = row["reason"].split("; ")
         parts.append(first[:1].upper() + first[1:] + (f" ({', '.join(more)})" if more else ""))
-    parts.append(_placebo(experiment, row["placebo"]))
+    placebo = _placebo(experiment, row["placebo"])
+    if placebo.lower() not in row["reason"]:
+        parts.append(placebo)
     if (sham := row["sham_difference"]) is not None:
         shown = format_amount(way * sham, label, _width(interval), unit=False)
         parts.append(f"Sham run: {shown}")
