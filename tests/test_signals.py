@@ -144,6 +144,20 @@ command_line.run("example", main)
     assert ended.returncode == (-signal.SIGABRT if code else 0)
 
 
+def test_the_watcher_does_not_stop_a_command_that_has_saved(monkeypatch):
+    stopped = []
+    monkeypatch.setattr(signals, "_stop", stopped.append)
+    monkeypatch.setattr(signals, "_received", False)
+    signals._respond(signal.SIGTERM, watcher=True)  # the main thread is in a long call
+    assert stopped == [signal.SIGTERM]
+    with signals.deferred() as stop:
+        signals._respond(signal.SIGTERM)
+    signals._respond(signal.SIGTERM, watcher=True)  # late: the main thread has left its context
+    assert (stop.number, stopped) == (signal.SIGTERM, [signal.SIGTERM])
+    signals._respond(signal.SIGTERM)  # another signal, while the command exits
+    assert stopped == [signal.SIGTERM] * 2
+
+
 def test_handlers_are_given_back():
     before = {number: signal.getsignal(number) for number in NUMBERS}
     with signals.deferred() as stop:

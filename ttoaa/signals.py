@@ -31,6 +31,8 @@ _installed = False
 _unfinished: dict[pathlib.Path, Callable[[pathlib.Path], None]] = {}
 _children: dict[int, None] = {}
 _deferring: list["StopSignal"] = []
+_received = False
+"""Whether a signal was postponed: the command then exits by itself."""
 _lock = threading.RLock()
 """The thread that stops the process never releases it, so no other thread creates new files."""
 _shielded_thread = 0
@@ -243,16 +245,19 @@ def _watch(reader: int) -> None:
                 continue
             if not first:
                 first = number
-                threading.Thread(target=_respond, args=(number,), daemon=True).start()
+                threading.Thread(target=_respond, args=(number, True), daemon=True).start()
             elif number == signal.SIGINT:
                 _end_at_once(first)
 
 
-def _respond(number: int) -> None:
+def _respond(number: int, watcher: bool = False) -> None:
+    """Postpone the exit or stop; the watcher may come when the main thread has done the first."""
+    global _received
     deferring = _deferring[-1:]  # one look: the main thread may leave its context meanwhile
     if deferring:
+        _received = True
         deferring[0].receive(number)
-    else:
+    elif not (watcher and _received):
         _stop(number)
 
 
