@@ -48,10 +48,12 @@ def test_what_one_machine_writes_another_reads_and_removes(there):
     workdir.write_text(one / "alone/profile/ledger.json", "an experiment of that name")
     workdir.write_text(one / "run/profile/trace", "kept")
     workdir.write_text(one / "corpus/unfinished/part", "not uploaded")
+    workdir.write_text(one / "corpus.fetching/train-00000.bin", "not uploaded")
     with workdir.unfinished_folder(one / "plan") as unfinished:
         workdir.write_text(unfinished / "items/a", "a")
         workdir.write_text(unfinished / "plan.json", "{}")
         workdir.commit_folder(unfinished, one / "plan")
+    own = ["corpus.fetching/train-00000.bin", "corpus/unfinished/part", "run/profile/trace"]
     two = there("two")
     bucket.pull(two)
     shared = ["alone/profile/ledger.json", "config.gin", "plan/items/a", "plan/plan.json"]
@@ -59,10 +61,10 @@ def test_what_one_machine_writes_another_reads_and_removes(there):
     workdir.write_text(two / "config.gin", "second")
     bucket.remove(two / "plan/plan.json")
     bucket.remove(two / "plan/items/a")
-    assert names(there()) == sorted([*shared, "corpus/unfinished/part", "run/profile/trace"])
+    assert names(there()) == sorted([*shared, *own])
     bucket.pull(one)
     assert (one / "config.gin").read_text() == "second" and not (one / "plan").exists()
-    assert (one / "corpus/unfinished/part").exists()
+    assert all((one / name).exists() for name in own)
 
 
 def test_what_is_there_already_is_not_copied_again(there, monkeypatch):

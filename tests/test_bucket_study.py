@@ -89,3 +89,4 @@ def test_prepare_removes_what_a_killed_fetch_left(finished, monkeypatch, tmp_pat
         assert corpus.fingerprint == Corpus.open(local / "corpus").fingerprint
         assert not (corpus.folder / "left").exists()
         assert not Object("bucket", "study").child("corpus/left").look()
+        assert not Object("bucket", "study/corpus.fetching").children(), "uploaded twice"

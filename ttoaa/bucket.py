@@ -37,7 +37,7 @@ _NOT_PULLED = {
     *("checkpoints", "leases", "pins"),  # in the bucket alone
     *("tensorboard", "wandb", "profile", ".cache", "unfinished", "scans"),  # of one machine
 }
-_NOT_PUBLISHED = re.compile(r"\.tmp-|/corpus/(?:unfinished|scans)/|/\.cache/")
+_NOT_PUBLISHED = re.compile(r"\.tmp-|\.fetching/|/corpus/(?:unfinished|scans)/|/\.cache/")
 _UPLOADING = ".uploading"
 """Object in a folder that is not whole yet."""
 _PARALLEL = 8
@@ -288,7 +288,9 @@ def _is_pulled(name: str) -> bool:
     inner = zip(parts[:-1], kinds, strict=False)
     if any(part in _NOT_PULLED and kind not in ("alone", "without") for part, kind in inner):
         return False
-    return ".tmp-" not in name and not (parts[0] == "corpus" and name.endswith(".bin"))
+    if ".tmp-" in name or parts[0].endswith(".fetching"):  # unfinished
+        return False
+    return not (parts[0] == "corpus" and name.endswith(".bin"))
 
 
 def _fetch(blob: Any, path: pathlib.Path) -> None:
