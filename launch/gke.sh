@@ -76,7 +76,7 @@ text() {
       ;;
     start)
       required IMAGE
-      in_bucket || required MOUNT
+      if [[ -n "$ENV_FILE" ]] || ! in_bucket; then required MOUNT; fi
       [[ "${JOB[0]}" == train ]] || single_machine || fail "${JOB[0]} runs on a single machine:" \
         "start several jobs, such as of --compute_type=v6e-8, in place of several machines or slices"
       command="$(quote ttoaa "${JOB[@]}")"

@@ -170,6 +170,9 @@ def test_a_tracker_gets_its_package_and_its_key_on_gke(tools):
     (submitted,) = tools.calls_of("submit")
     begin = "--command=set -a && . /studies/job.env && exec ttoaa train "
     assert any(word.startswith(begin) for word in submitted)
+    arguments = ("start", "t", "--image=i", "--env_file=/studies/job.env", "--", "train")
+    done = tools.launch("gke.sh", *arguments, "--workdir=gs://bucket/study")
+    assert done.stderr == "gke.sh: start needs --mount=\n", "the file is in the volume"
 
 
 @pytest.mark.parametrize(
