@@ -29,7 +29,7 @@ start_text() {
       command+=("--coordinator=localhost:$PORT" "--num_processes=$PROCESSES" "--process_id=$number")
     [[ -z "$GPUS" ]] || command=(env "CUDA_VISIBLE_DEVICES=$number" "${command[@]}")
     cat <<EOT
-runs="\$(flock --nonblock $lock true || tail -n +2 $(quote "$log.pid"))"
+runs="\$(flock --nonblock $lock true || tail -n +2 $(quote "$log.pid") 2>/dev/null || true)"
 test -z "\$runs" || test "\$runs" = $(quote "${command[*]}") || {
   echo "$NAME: stop it first, or use another name: process $number runs \$runs" >&2
   exit 1
