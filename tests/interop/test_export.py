@@ -131,6 +131,10 @@ def test_a_card_says_what_the_initial_weights_were_trained_on(handle, monkeypatc
         of["control"] | {"init_from": {}}
     )
     assert "initial weights" not in describe_training(handle, "control", 10).text
+    read = []
+    monkeypatch.setattr(model_card, "read_provenance", lambda folder: read.append(folder) or {})
+    describe_training(started, "control@10", 20)
+    assert read == [handle.workdir.run("control")], "a what-if run began as the run it continues"
 
 
 def contents(folder):

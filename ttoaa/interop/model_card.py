@@ -106,7 +106,9 @@ def _head(handle: StudyHandle, run: str, step: int) -> Iterator[str]:
         made = read_record(folder.preregistration, dict[str, object], "restore it from a copy")
         yield f"- preregistration: written on {made.get('written')}, sha256 {made.get(KEY)}"
     if run != REFERENCE and study.init_from:
-        yield from _initial_weights(study.init_from.folder, read_provenance(folder.run(run)))
+        spec = handle.run_spec(run)
+        began = run if spec.start is None else spec.base
+        yield from _initial_weights(study.init_from.folder, read_provenance(folder.run(began)))
     yield ""
 
 
