@@ -71,7 +71,8 @@ COMMANDS = {
 STAND_IN = r"""#!/bin/bash
 words="${0##*/}" flags=()
 for word; do if [[ "$word" == --* ]]; then flags+=("$word"); else words+=" $word"; fi; done
-printf '%s\0' "${0##*/}" "$@" $'\n' >>"$FAKES/calls"
+# Bash writes line by line, so calls at one time would mix without a lock.
+{ flock 9; printf '%s\0' "${0##*/}" "$@" $'\n' >&9; } 9>>"$FAKES/calls"
 while IFS='|' read -r command allowed; do
   [[ "$words " == "$command "* ]] && known=yes && break
 done <"$FAKES/commands"

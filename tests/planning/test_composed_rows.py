@@ -110,7 +110,7 @@ def test_they_can_be_refused(tiny_study, make_workdir):
         StudyHandle(
             study_with(tiny_study, rule, Given("given", items=(DULL, VARIED))), workdir
         ).make_plan()
-    assert [path.name for path in workdir.root.iterdir()] == ["corpus"]
+    assert {path.name for path in workdir.root.iterdir()} == {"corpus", "leases"}
     assert describe(rule) == describe(AFTER)  # a run's identity does not hang on it
 
 
@@ -130,7 +130,7 @@ def test_an_arm_that_is_never_trained_on_is_an_error(tiny_study, make_workdir):
     workdir = make_workdir()
     with pytest.raises(ValueError, match=r"^mia/rare-8-1x: all 6 edits, .* to 'before_edits'"):
         StudyHandle(study_with(tiny_study, after, canaries), workdir).make_plan()
-    assert [path.name for path in workdir.root.iterdir()] == ["corpus"]
+    assert {path.name for path in workdir.root.iterdir()} == {"corpus", "leases"}
     before = dataclasses.replace(after, when="before_edits")
     plan, _ = StudyHandle(study_with(tiny_study, before, canaries), workdir).make_plan()
     assert not any("rare" in line for line in plan.meta["warnings"])
@@ -193,7 +193,7 @@ def test_what_one_removes_no_one_may_insert(tiny_study, make_workdir, texts, nam
         f"{name}: item 'puts-back' inserts a text that is removed from training, verbatim/text-0: "
         "drop it from one of the two"
     )
-    assert [path.name for path in workdir.root.iterdir()] == ["corpus"]
+    assert {path.name for path in workdir.root.iterdir()} == {"corpus", "leases"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -124,7 +124,7 @@ def test_a_disk_that_fills_leaves_nothing_half_written(config, tmp_path, monkeyp
 
 def test_a_bad_tokenizer_is_found_before_text_is_read(tmp_path):
     config = Prepare(TextFiles(["nowhere"]), ExistingTokenizer("missing.json"))
-    with pytest.raises(ValueError, match=r"missing\.json is not a readable tokenizer"):
+    with pytest.raises(ValueError, match=r"cannot read the tokenizer missing\.json: No such"):
         prepare(config, tmp_path / "c", progress=False)
 
 
