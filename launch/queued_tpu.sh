@@ -44,9 +44,10 @@ runtime_version() { # of the machine image
     *) fail "--accelerator_type=$ACCELERATOR_TYPE needs its --runtime_version=" ;;
   esac
 }
+# Also for watch, which would try again and again.
+[[ "$ACTION" != create && "$ACTION" != watch ]] || RUNTIME_VERSION="${RUNTIME_VERSION:-$(runtime_version)}"
 
 create_text() {
-  RUNTIME_VERSION="${RUNTIME_VERSION:-$(runtime_version)}"
   unless "$(resource describe)" "$(command_of gcloud compute tpus queued-resources create "$NAME" \
     "${zone[@]}" "--node-id=$NAME" "--accelerator-type=$ACCELERATOR_TYPE" \
     "--runtime-version=$RUNTIME_VERSION" ${SPOT:+--spot})"

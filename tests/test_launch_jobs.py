@@ -289,6 +289,11 @@ def test_a_slurm_job_that_was_stopped_goes_back_into_the_queue(tools, code, agai
         ("queued_tpu.sh", ("start", "s", *ONE, "--spot=yes", *TRAIN), "--nfs="),
         ("queued_tpu.sh", ("start", "s", *ONE, *TRAIN, "--dry_run"), "before --"),
         ("queued_tpu.sh", ("create", "s", *ONE, "--accelerator_type=v9-8"), "--runtime_version="),
+        (
+            "queued_tpu.sh",
+            ("watch", "s", *ONE, "--accelerator_type=v9-8", "--nfs=1:/s", *TRAIN),
+            "--runtime_version=",
+        ),
         ("queued_tpu.sh", ("start", "s", *ONE, "--", "train"), "--workdir="),
         ("queued_tpu.sh", ("start", "s", *ONE, "--", "plan"), "not a job"),
         ("queued_tpu.sh", ("stop", "s", *ONE, *TRAIN), "takes no command"),

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import pathlib
 import shutil
 
 import pytest
@@ -10,6 +11,7 @@ import studies
 
 from ttoaa import config, preregister
 from ttoaa.checksums import write_record
+from ttoaa.experiments import watermark
 from ttoaa.reporting import preregistration
 from ttoaa.reporting.preregistration import compare
 from ttoaa.statistics.run_equivalence import RunComparison
@@ -86,21 +88,19 @@ def test_every_change_of_the_analysis_is_named(registered):
     assert len(compare(with_first(study, group="lab-a"), root, [0, 1])) == 1
 
 
-def test_the_source_is_that_of_the_class_and_its_bases(tmp_path, monkeypatch):
+def test_the_source_is_that_of_the_package_of_the_class(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     found = []
     for package, text in (("first", "A = 1"), ("again", "A = 1"), ("changed", "A = 2")):
         (tmp_path / package).mkdir()
-        base = (
-            f"from ttoaa.experiments.base import Experiment\n{text}\nclass Base(Experiment): ...\n"
-        )
-        (tmp_path / package / "base.py").write_text(base)
-        (tmp_path / package / "mine.py").write_text(
-            "from .base import Base\nclass Mine(Base): ...\n"
-        )
+        (tmp_path / package / "helper.py").write_text(text)
+        (tmp_path / package / "__init__.py").write_text("from . import helper")
+        mine = "from ttoaa.experiments.base import Experiment\nclass Mine(Experiment): ...\n"
+        (tmp_path / package / "mine.py").write_text(mine)
         module = importlib.import_module(f"{package}.mine")
         found.append(preregistration._source(module.Mine))
     assert found[0] == found[1] != found[2] and all(found)
+    assert preregistration._files(watermark.__name__) == [pathlib.Path(watermark.__file__)]
 
 
 def test_uncommitted_changes_of_the_code_are_named(registered, monkeypatch):

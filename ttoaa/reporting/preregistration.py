@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypedDict
 
+import ttoaa
 from ttoaa.checksums import KEY, read_record, write_record
 from ttoaa.config import Study
 from ttoaa.experiments.base import Experiment
@@ -112,15 +113,29 @@ def _experiment(experiment: Experiment, outcome: str) -> dict[str, Any]:
 def _source(kind: type) -> str:
     """Return the sha256 of the files of the class and its bases; empty for one without a file.
 
-    Files below them, and that of `Experiment`, are fixed by the version and commit of the code.
+    Of a package other than ttoaa, all files count: the class may use any. Of ttoaa, the version and
+    commit of the code fix the rest.
     """
     names = dict.fromkeys(each.__module__ for each in kind.__mro__ if each is not Experiment)
-    own = [name for name in names if name.partition(".")[0] not in sys.stdlib_module_names]
     try:
-        files = [inspect.getsource(sys.modules[name]) for name in own]
+        found = dict.fromkeys(path for name in names for path in _files(name))
+        contents = [path.read_bytes() for path in found]
     except (KeyError, OSError, TypeError):
         return ""
-    return hashlib.sha256("\0".join(files).encode()).hexdigest()
+    return hashlib.sha256(b"\0".join(contents)).hexdigest()
+
+
+def _files(module: str) -> list[pathlib.Path]:
+    """Return the file of a module, or all of its package if that is neither ttoaa nor Python's."""
+    top = module.partition(".")[0]
+    if top in sys.stdlib_module_names:
+        return []
+    package = sys.modules[top]
+    if top != ttoaa.__name__ and hasattr(package, "__path__"):
+        return sorted(
+            path for root in package.__path__ for path in pathlib.Path(root).rglob("*.py")
+        )
+    return [pathlib.Path(inspect.getfile(sys.modules[module]))]
 
 
 def compare(study: Study, root: pathlib.Path, seeds: Sequence[int]) -> list[str]:
