@@ -99,7 +99,7 @@ def test_the_finding_of_each_experiment_and_no_row_of_a_curve(tmp_path, monkeypa
     assert "Does it learn?" in text
     assert re.search(
         r"Loss on it \(16 repetitions\) is 0\.\d+ nats lower than in the control run, as expected "
-        r"\(95% interval over items of one run: 0\.\d+ to 0\.\d+; corrected p .*\)\. "
+        r"\(95% interval over items of one run: 0\.\d+ to 0\.\d+; corrected p\s.*\)\. "
         r"Placebo, expected to be 0: ",
         text,
     )
