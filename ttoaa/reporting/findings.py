@@ -101,8 +101,7 @@ def _certainty(row: Mapping[str, Any], label: Label, bounds: Interval | None) ->
     if bounds is None:
         return f"{runs}, too few items for an interval"
     over = runs if row["decided_over"] == RUNS else f"items of {runs}"
-    p = f"p {format_p(row['p'])}".replace(" ", "\N{NO-BREAK SPACE}")
-    return f"95% interval over {over}: {_bounds(bounds, label)}; corrected {p}"
+    return f"95% interval over {over}: {_bounds(bounds, label)}; corrected p {format_p(row['p'])}"
 
 
 def _placebo(experiment: Experiment, placebo: Mapping[str, Any]) -> str:
