@@ -273,7 +273,8 @@ def exclusive(
                         "until it ends"
                     )
                 if youngest == float("inf"):
-                    tqdm.tqdm.write(f"{folder}: checking whether {other.owner} is still alive")
+                    where = bucket.named_by_url(str(folder))
+                tqdm.tqdm.write(f"{where}: checking whether {other.owner} is still alive")
                 youngest = other.age
             time.sleep(poll)
         bucket.pull(folder)  # what the last holder did
