@@ -8,7 +8,7 @@ from interactions.effect_frames import effects
 from matplotlib.figure import Figure
 from scipy import stats
 
-from ttoaa.interactions.figure import paint
+from ttoaa.interactions.figure import format_effect, paint
 from ttoaa.interactions.matrix import (
     EQUIVALENT,
     INTERACTS,
@@ -132,3 +132,8 @@ def test_files_have_every_cell_verdicts_and_the_published_matrix(tmp_path):
     assert (tmp_path / "dependence-10.png").stat().st_size > 1000
     (read,), untestable = read_matrices(tmp_path)
     assert matrix_json(read) == matrix_json(one(frame)) and untestable == ("gone",)
+
+
+def test_an_effect_is_shown_with_two_digits_and_rounding_errors_as_zero():
+    shown = [format_effect(value) for value in (2.8e-17, -0.0, 0.0034, -0.051, 17.3, -123.4)]
+    assert shown == ["0", "0", "+0.0034", "-0.051", "+17", "-123"]

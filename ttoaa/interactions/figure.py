@@ -126,4 +126,6 @@ def _share(matrix: Matrix, cell: Cell) -> float:
 
 
 def format_effect(value: float) -> str:
+    if abs(value) < 1e-12:  # a mean of differences that cancel, but for the rounding of floats
+        return "0"
     return f"{value:+.2g}" if abs(value) < 100 else f"{value:+.0f}"
