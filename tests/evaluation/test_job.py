@@ -181,27 +181,6 @@ def test_what_failed_here_and_another_job_made_is_no_failure(finished, begun, he
     assert all(line.startswith(reason) and "test_job.py:" in line for line in failures)
 
 
-def test_what_failed_is_tried_again_when_the_checkpoint_is_another(finished, begun, monkeypatch):
-    """The trainer sets a damaged one aside and makes it anew."""
-    seen, leave_out = threading.Event(), module.leave_out
-    monkeypatch.setattr(module, "leave_out", lambda *told: (seen.set(), leave_out(*told))[1])
-    deliver(finished[0], begun, "control", 10)
-    folder = begun / "control/checkpoints"
-    for path in (folder / "10/params/d").iterdir():
-        path.write_bytes(bytes(reversed(path.read_bytes())))
-
-    def train():
-        assert seen.wait(60)
-        (folder / "10").rename(folder / "damaged-10")
-        deliver(finished[0], begun, "control", 10)
-        for kind in RUNS:
-            (begun / kind).mkdir(exist_ok=True)
-            end(finished[0], begun, kind)
-
-    with trainer(train):
-        assert run(begun, watch=True) == (3, [])
-
-
 def test_it_gives_up_without_news_and_says_for_what(finished, begun, monkeypatch, capsys):
     monkeypatch.setattr(watch, "REPORT_EVERY", 0.05)
     deliver(finished[0], begun, "control", 10)
